@@ -1,0 +1,92 @@
+/*
+ * A volume as its users see it. Drivers (file, nbd, remote, memory, stream) and filters (throttle, fault, delay,
+ * powercut) implement it: driver.h. A block belongs to one ring and one thread.
+ *
+ * A request is the caller's memory and stays valid until done(), which runs exactly once, from the ring's loop and never
+ * from within block_submit(). Requests in flight may complete in any order and are not ordered against each other.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "base/list.h"
+#include "block/digest.h"
+#include "range/extent.h"
+#include "ring/ring.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct block;
+
+enum block_op {
+	BLOCK_READ,    /* buf gets length bytes; a short end is an error, except on a stream (info.stream): see done */
+	BLOCK_WRITE,   /* buf has length bytes */
+	BLOCK_ZERO,    /* the range reads as zero afterwards; deallocated where that can be; any length */
+	BLOCK_FLUSH,   /* what was acknowledged before the submit is on stable storage when done */
+	BLOCK_EXTENTS, /* extents[extents_max] describe a prefix of the range; done's res is how many (>= 1) */
+	BLOCK_DIGEST,  /* digest.h: keyed digests of the range, computed where the data is */
+	BLOCK_SHA256,  /* feeds the range to a running SHA-256; offset 0 starts anew, else it follows the last range */
+	BLOCK_RESIZE,  /* length is the new size of an image file; -EOPNOTSUPP elsewhere if it differs */
+};
+
+#define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */
+
+struct block_io {
+	/* set by the caller */
+	enum block_op op;
+	uint64_t offset, length; /* bytes, inside the volume; any alignment unless info.request_align says otherwise */
+	void *buf;               /* READ, WRITE: data, aligned to 4096 for speed; DIGEST: digests; SHA256: 32 bytes, the digest so far */
+	struct extent *extents;
+	uint32_t extents_max;
+	uint32_t granularity;           /* DIGEST: DIGEST_LEAF times a power of 16, at most DIGEST_CHUNK */
+	const struct digest_key *key;   /* DIGEST */
+	void (*done)(struct block_io *io, int res); /* 0 (EXTENTS: a count; a stream's READ: bytes, 0 at the end) or -errno */
+	void *user;
+
+	/* belongs to the driver that has the request */
+	struct block *block;
+	struct list_node node;
+	struct ring_op ring_op;
+	void *driver_pointer;
+	uint64_t driver_u64[2];
+};
+
+/* Set at open. */
+struct block_info {
+	char name[256];         /* as the user wrote it, for messages */
+	uint64_t size;          /* bytes; 0 for a stream */
+	uint32_t sector_size;   /* logical sector, bytes: 512, 4096; 1 for image files */
+	uint32_t request_align; /* offsets and lengths must be multiples of this, but for the end of the volume; 1: any */
+	bool writable;
+	bool zeroed;    /* nothing was ever written: all reads as zero (a file that this open created) */
+	bool created;   /* this open made the file */
+	bool stream;    /* not addressable: requests come in order of offset */
+	bool remote;    /* a network lies between: digests are cheaper than data */
+	bool resizable; /* an image file */
+};
+
+/*
+ * What preflight, resume and saved digests ask about a volume. Texts are empty when there is nothing to say. The agent
+ * gathers them where the volume is.
+ */
+struct block_facts {
+	char id[160];        /* stable identity: what this volume is; empty: cannot be known */
+	char mark[160];      /* differs whenever the volume was written in between; empty: cannot be known */
+	char mounted[160];   /* where it, or a partition or mapping on it, is mounted or used as swap */
+	char held[160];      /* who holds it exclusively: dm-3, md0, loop1, another O_EXCL user */
+	char writer[160];    /* a process that has it open for writing: "pid 12 (qemu-system-x86)" */
+	char signature[160]; /* by libblkid: "ext4, UUID 3a..., label srv"; "dos partition table" */
+	uint64_t allocated;  /* bytes that the volume takes on its disk, as far as known; else its size */
+};
+
+void block_submit(struct block *block, struct block_io *io);
+/* Submits and runs the ring until it is done; returns its result. Control paths and tests only. */
+int block_wait(struct block *block, struct block_io *io);
+const struct block_info *block_info(const struct block *block);
+struct ring *block_ring(const struct block *block);
+/* Asks afresh. Control path: it may run the ring. Returns 0 or -errno with words. */
+int block_facts(struct block *block, struct block_facts *ret, struct error *error);
+/* -ENOTCONN, with words about how the link broke, once a remote or nbd volume lost its link; else 0. */
+int block_link_error(struct block *block, struct error *error);
+/* Closes; no request may be under way. A filter frees the block below it. Takes NULL; returns NULL. */
+struct block *block_free(struct block *block);

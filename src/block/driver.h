@@ -1,0 +1,38 @@
+/* For those who implement a block: drivers and filters. Users include block.h alone. */
+#pragma once
+
+#include "block/block.h"
+
+struct block_driver {
+	const char *name;
+	/*
+	 * Takes a request that block_submit() has checked: op known, range inside the volume (not for a stream), READ and WRITE
+	 * at most BLOCK_IO_MAX, DIGEST inside one DIGEST_CHUNK, writes only on a writable block, length 0 already answered. Must
+	 * complete it through block_complete(), later, from the ring's loop. BLOCK_DIGEST and BLOCK_SHA256 may be handed to
+	 * digest_reader_submit(); BLOCK_EXTENTS to block_extents_all_data().
+	 */
+	void (*submit)(struct block *block, struct block_io *io);
+	/* NULL: nothing is known (all texts empty). */
+	int (*facts)(struct block *block, struct block_facts *ret, struct error *error);
+	/* NULL: there is no link. */
+	int (*link_error)(struct block *block, struct error *error);
+	void (*free)(struct block *block);
+};
+
+/* Every driver's structure begins with this. */
+struct block {
+	const struct block_driver *driver;
+	struct ring *ring;
+	struct block_info info;
+};
+
+/* Ends the request now; only from the ring's loop. */
+static inline void block_complete(struct block_io *io, int res)
+{
+	io->done(io, res);
+}
+
+/* Ends the request from the loop, for answers known within submit(). Uses io->ring_op. */
+void block_complete_later(struct block *block, struct block_io *io, int res);
+/* Answers BLOCK_EXTENTS with one EXTENT_DATA of the whole range, for volumes that know no better. */
+void block_extents_all_data(struct block *block, struct block_io *io);

@@ -1,0 +1,16 @@
+/* The file driver's inside, for file_open.c and for simulations. */
+#pragma once
+
+#include "block/block.h"
+
+struct file_options {
+	struct block_info info;
+	int fd;          /* buffered */
+	int fd_direct;   /* opened with O_DIRECT, or -1 */
+	uint32_t direct_align; /* offsets, lengths and memory of direct I/O; power of two */
+	bool cached_reads;     /* reads look into the page cache first (CACHE_AUTO) */
+	bool device;           /* a block device */
+};
+
+/* Takes both descriptors, also on failure. Descriptors of a simulated ring are not closed here. */
+int file_new(struct block **ret, struct ring *ring, const struct file_options *options, struct error *error);

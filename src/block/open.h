@@ -1,0 +1,54 @@
+/* Opens any endpoint as a block. */
+#pragma once
+
+#include "block/block.h"
+#include "block/endpoint.h"
+
+enum cache_mode {
+	CACHE_AUTO,   /* what lies in the page cache is read from it, all else goes past it (O_DIRECT where it can) */
+	CACHE_DIRECT, /* past the cache always: reads come from the medium */
+	CACHE_BUFFERED,
+};
+
+enum compress_mode { COMPRESS_AUTO, COMPRESS_NONE, COMPRESS_ZSTD };
+
+/* How the far side is reached. Strings are borrowed until block_free(). */
+struct link_options {
+	const char *const *ssh_options; /* further words for ssh, NULL at the end; or NULL */
+	const char *ssh_program;        /* NULL: "ssh" */
+	const char *agent_path;         /* NULL: "blkmove" from the remote PATH */
+	enum compress_mode compress;
+	int compress_level;        /* zstd's; 0: 1 */
+	unsigned timeout_ms;       /* connecting, and the longest silence of a live link; 0: 30,000 */
+	unsigned nbd_connections;  /* 0: 4 where the server allows several */
+	const char *tls_certificates, *tls_psk_file, *tls_username; /* NBD, beside what the URI says; or NULL */
+	bool tls_insecure;         /* NBD: does not verify the server's certificate */
+};
+
+struct block_open_options {
+	bool write;
+	bool create;          /* makes a missing image file of create_size bytes; an existing one is opened as it is */
+	uint64_t create_size;
+	bool force_held;      /* a device that is held exclusively by another is opened all the same */
+	enum cache_mode cache;
+	struct link_options link;
+};
+
+/*
+ * Opens and, for writing, locks: a second writer of the same volume is refused with -EALREADY and the pid of the first; a
+ * device held exclusively (mounted, in an md or dm device, ...) with -EBUSY and its holder. Runs the ring while it connects.
+ * Errors name the endpoint and the next step; a link that broke or could not be made is -ENOTCONN.
+ */
+int block_open(struct block **ret, struct ring *ring, const struct endpoint *endpoint,
+    const struct block_open_options *options, struct error *error);
+
+/* The drivers behind it. */
+struct path_policy;
+/* `policy` (block/path_policy.h) confines an agent; NULL allows all. */
+int file_open(struct block **ret, struct ring *ring, const char *path, const struct path_policy *policy,
+    const struct block_open_options *options, struct error *error);
+int nbd_open(struct block **ret, struct ring *ring, const struct endpoint *endpoint,
+    const struct block_open_options *options, struct error *error);
+int remote_open(struct block **ret, struct ring *ring, const struct endpoint *endpoint,
+    const struct block_open_options *options, struct error *error);
+int stream_open(struct block **ret, struct ring *ring, const struct block_open_options *options, struct error *error);

@@ -1,0 +1,85 @@
+/*
+ * One event loop: disk I/O, pipes, sockets, poll and timers, on io_uring (ring_new) or simulated (ring_sim.h).
+ * Everything of a ring runs on one thread. An operation is the caller's memory and stays valid until done().
+ *
+ * Rules that all callers lean on:
+ *  - done() runs exactly once for each submitted operation, from ring_run*() and never from within ring_submit();
+ *  - ring_submit() does not fail: an error arrives in done() as -errno;
+ *  - done() may submit, cancel, and free the operation that it was called for.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "base/list.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct ring;
+
+enum ring_opcode {
+	RING_READ,      /* buf, length, offset (or RING_STREAM); res: bytes read, 0 at the end */
+	RING_WRITE,     /* buf, length, offset (or RING_STREAM); res: bytes written, may be short */
+	RING_WRITEV,    /* iov, iov_count, offset (or RING_STREAM); res: bytes written, may be short */
+	RING_FSYNC,     /* data only, as fdatasync(2) */
+	RING_FALLOCATE, /* mode as fallocate(2), offset, length */
+	RING_POLL,      /* events (POLLIN...), once; res: what happened */
+	RING_TIMER,     /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
+	RING_NOP,       /* res: what ring_defer() was given */
+};
+
+#define RING_STREAM UINT64_MAX
+
+struct ring_op {
+	/* set by the caller */
+	enum ring_opcode opcode;
+	int fd;
+	uint64_t offset, length; /* bytes; READ and WRITE take at most INT32_MAX */
+	void *buf;
+	const struct iovec *iov;
+	unsigned iov_count;
+	int mode;
+	short events;
+	uint64_t deadline_ns;
+	void (*done)(struct ring_op *op, int res);
+
+	/* the ring's own */
+	struct list_node node;
+	int result;
+	bool active;
+	uint64_t private_u64[2];
+};
+
+/* A ring implementation; io_uring's is in ring.c, the simulated one in ring_sim.c. */
+struct ring_ops {
+	void (*submit)(struct ring *ring, struct ring_op *op);
+	void (*cancel)(struct ring *ring, struct ring_op *op);
+	/* Waits for and delivers at least one completion. Returns 0 or -errno; -EDEADLK when nothing is under way. */
+	int (*step)(struct ring *ring);
+	uint64_t (*now_ns)(struct ring *ring);
+	void (*free)(struct ring *ring);
+};
+
+/* The part of a ring that every implementation begins with. */
+struct ring {
+	const struct ring_ops *ops;
+	bool simulated;
+};
+
+/* Makes a ring on io_uring with `entries` (a power of two, 8..4096) submission entries. */
+int ring_new(struct ring **ret, unsigned entries, struct error *error);
+/* No operation may be under way. Takes NULL; returns NULL. */
+struct ring *ring_free(struct ring *ring);
+
+void ring_submit(struct ring *ring, struct ring_op *op);
+/* Asks an active operation to end soon; done() still runs once: with -ECANCELED, or its result if that was first. */
+void ring_cancel(struct ring *ring, struct ring_op *op);
+/* Completes an operation with `res` from the loop: for drivers that know the answer at once. */
+void ring_defer(struct ring *ring, struct ring_op *op, int res);
+/* Runs until *until is true. Returns 0, or -errno if the loop itself broke. May be nested for control-path waits. */
+int ring_run_until(struct ring *ring, const bool *until);
+/* Runs one operation to its end and returns its result: for control paths only. Sets op->done. */
+int ring_wait(struct ring *ring, struct ring_op *op);
+/* Monotonic nanoseconds; simulated in a simulation. */
+uint64_t ring_now_ns(struct ring *ring);
