@@ -1,0 +1,135 @@
+/* The checks that every request passes before a driver sees it, and the waits of control paths. */
+#include "block/driver.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static void later_done(struct ring_op *op, int res)
+{
+	block_complete(container_of(op, struct block_io, ring_op), res);
+}
+
+void block_complete_later(struct block *block, struct block_io *io, int res)
+{
+	io->ring_op.done = later_done;
+	ring_defer(block->ring, &io->ring_op, res);
+}
+
+void block_extents_all_data(struct block *block, struct block_io *io)
+{
+	io->extents[0] = (struct extent){.offset = io->offset, .length = io->length, .kind = EXTENT_DATA};
+	block_complete_later(block, io, 1);
+}
+
+static bool inside(const struct block_info *info, const struct block_io *io)
+{
+	return info->stream || (io->offset <= info->size && io->length <= info->size - io->offset);
+}
+
+static bool digest_shape_ok(const struct block_io *io)
+{
+	uint32_t granularity = io->granularity;
+
+	if (granularity != DIGEST_LEAF && granularity != DIGEST_LEAF * DIGEST_FANOUT &&
+	    granularity != DIGEST_CHUNK)
+		return false;
+	return io->offset % granularity == 0 && io->key &&
+	       io->offset / DIGEST_CHUNK == (io->offset + io->length - 1) / DIGEST_CHUNK;
+}
+
+/* 0 to go on to the driver, or the answer. */
+static int check(const struct block *block, const struct block_io *io)
+{
+	bool writes = io->op == BLOCK_WRITE || io->op == BLOCK_ZERO || io->op == BLOCK_RESIZE;
+
+	if (writes && !block->info.writable)
+		return -EROFS;
+	if (io->op == BLOCK_FLUSH || io->op == BLOCK_RESIZE)
+		return 0;
+	if (!inside(&block->info, io))
+		return -EINVAL;
+	if ((io->op == BLOCK_READ || io->op == BLOCK_WRITE) && io->length > BLOCK_IO_MAX)
+		return -EINVAL;
+	if (io->op == BLOCK_EXTENTS && (io->extents_max == 0 || io->length == 0))
+		return -EINVAL;
+	if (io->op == BLOCK_DIGEST && io->length > 0 && !digest_shape_ok(io))
+		return -EINVAL;
+	return 0;
+}
+
+void block_submit(struct block *block, struct block_io *io)
+{
+	int res = check(block, io);
+
+	io->block = block;
+	list_init(&io->node);
+	if (res < 0)
+		block_complete_later(block, io, res);
+	else if (io->length == 0 && io->op != BLOCK_FLUSH && io->op != BLOCK_RESIZE && io->op != BLOCK_SHA256)
+		block_complete_later(block, io, 0);
+	else
+		block->driver->submit(block, io);
+}
+
+struct wait {
+	bool done;
+	int res;
+};
+
+static void wait_done(struct block_io *io, int res)
+{
+	struct wait *wait = io->user;
+
+	wait->done = true;
+	wait->res = res;
+}
+
+int block_wait(struct block *block, struct block_io *io)
+{
+	struct wait wait = {0};
+	int res;
+
+	io->done = wait_done;
+	io->user = &wait;
+	block_submit(block, io);
+	res = ring_run_until(block->ring, &wait.done);
+	return res < 0 ? res : wait.res;
+}
+
+const struct block_info *block_info(const struct block *block)
+{
+	return &block->info;
+}
+
+struct ring *block_ring(const struct block *block)
+{
+	return block->ring;
+}
+
+int block_facts(struct block *block, struct block_facts *ret, struct error *error)
+{
+	struct block_facts facts = {.allocated = block->info.size};
+
+	if (block->driver->facts) {
+		int res = block->driver->facts(block, &facts, error);
+
+		if (res < 0)
+			return res;
+	}
+	*ret = facts;
+	return 0;
+}
+
+int block_link_error(struct block *block, struct error *error)
+{
+	return block->driver->link_error ? block->driver->link_error(block, error) : 0;
+}
+
+struct block *block_free(struct block *block)
+{
+	if (block)
+		block->driver->free(block);
+	return NULL;
+}

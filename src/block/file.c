@@ -1,0 +1,263 @@
+/*
+ * Image files and block devices on a ring. Aligned requests go past the page cache (O_DIRECT) where the file
+ * allows it; what is not aligned, such as the last bytes of an odd-sized image, goes through it. Owns both
+ * descriptors.
+ */
+#include "block/file.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "block/digest_reader.h"
+#include "block/driver.h"
+#include "block/file_zero.h"
+#include "block/inspect.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct file {
+	struct block block;
+	/* set at open */
+	struct file_options options;
+	struct digest_reader *digest_reader;
+	struct file_zero *zero;
+};
+
+static struct file *to_file(struct block *block)
+{
+	return container_of(block, struct file, block);
+}
+
+/* True when every page of the range lies in the page cache: cachestat(2), Linux 6.5; false where that is not
+ * known. */
+static bool is_cached(int fd, uint64_t offset, uint64_t length)
+{
+#ifdef SYS_cachestat
+	const long number = SYS_cachestat;
+#else
+	const long number = 451;
+#endif
+	struct {
+		uint64_t offset, length;
+	} range = {offset, length};
+	struct {
+		uint64_t cached, dirty, writeback, evicted, recently_evicted;
+	} stat;
+	uint64_t pages = (align_up(offset + length, 4096) - align_down(offset, 4096)) / 4096;
+
+	return syscall(number, fd, &range, &stat, 0) == 0 && stat.cached >= pages;
+}
+
+/*
+ * Submits the next piece of a read or write: driver_u64[0] bytes are done. Pieces are direct where position
+ * and memory are aligned, else buffered.
+ */
+static void submit_piece(struct file *file, struct block_io *io)
+{
+	uint64_t done = io->driver_u64[0], at = io->offset + done, left = io->length - done;
+	uint64_t align = file->options.direct_align;
+	char *buf = (char *)io->buf + done;
+	struct ring_op *op = &io->ring_op;
+	bool direct =
+	    file->options.fd_direct >= 0 && at % align == 0 && left >= align && (uintptr_t)buf % align == 0;
+
+	if (direct)
+		left = align_down(left, align);
+	else if (file->options.fd_direct >= 0 && at % align)
+		left = min_u64(left, align_up(at, align) - at);
+	if (direct && io->op == BLOCK_READ && io->driver_u64[1])
+		direct = false; /* found in the page cache as a whole */
+	if (!direct && io->op == BLOCK_READ && file->options.fd_direct >= 0 && !file->options.cached_reads)
+		posix_fadvise(file->options.fd, (off_t)at, (off_t)left, POSIX_FADV_DONTNEED);
+	op->opcode = io->op == BLOCK_READ ? RING_READ : RING_WRITE;
+	op->fd = direct ? file->options.fd_direct : file->options.fd;
+	op->offset = at;
+	op->buf = buf;
+	op->length = left;
+	ring_submit(file->block.ring, op);
+}
+
+static void piece_done(struct ring_op *op, int res)
+{
+	struct block_io *io = container_of(op, struct block_io, ring_op);
+
+	if (res == -EINTR || res == -EAGAIN)
+		res = 0;
+	else if (res == 0)
+		res = io->op == BLOCK_READ ? -EIO
+		                           : -ENOSPC; /* the file became shorter; the device took nothing */
+	if (res < 0) {
+		block_complete(io, res);
+		return;
+	}
+	io->driver_u64[0] += (uint64_t)res;
+	if (io->driver_u64[0] < io->length)
+		submit_piece(to_file(io->block), io);
+	else
+		block_complete(io, 0);
+}
+
+static void submit_data(struct file *file, struct block_io *io)
+{
+	io->driver_u64[0] = 0;
+	io->driver_u64[1] = io->op == BLOCK_READ && file->options.cached_reads &&
+	                    is_cached(file->options.fd, io->offset, io->length);
+	io->ring_op.done = piece_done;
+	submit_piece(file, io);
+}
+
+static void simple_done(struct ring_op *op, int res)
+{
+	block_complete(container_of(op, struct block_io, ring_op), res < 0 ? res : 0);
+}
+
+static void submit_flush(struct file *file, struct block_io *io)
+{
+	io->ring_op.opcode = RING_FSYNC;
+	io->ring_op.fd = file->options.fd;
+	io->ring_op.done = simple_done;
+	ring_submit(file->block.ring, &io->ring_op);
+}
+
+/* lseek(2) tells holes without reading. Returns how many extents were filled, or -errno. */
+static int find_extents(int fd, struct block_io *io)
+{
+	uint64_t at = io->offset, end = io->offset + io->length;
+	uint32_t count = 0;
+
+	while (at < end && count < io->extents_max) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+		uint64_t next;
+		enum extent_kind kind = EXTENT_ZERO;
+
+		if (data < 0 && errno != ENXIO)
+			return -errno;
+		next = data < 0 ? end : (uint64_t)data;
+		if (next <= at) {
+			off_t hole = lseek(fd, (off_t)at, SEEK_HOLE);
+
+			if (hole < 0)
+				return -errno;
+			kind = EXTENT_DATA;
+			next = max_u64((uint64_t)hole, at + 1);
+		}
+		next = min_u64(next, end);
+		io->extents[count++] = (struct extent){.offset = at, .length = next - at, .kind = kind};
+		at = next;
+	}
+	return (int)count;
+}
+
+static void submit_extents(struct file *file, struct block_io *io)
+{
+	int res;
+
+	if (file->options.device || file->block.ring->simulated) {
+		block_extents_all_data(&file->block, io);
+		return;
+	}
+	res = find_extents(file->options.fd, io);
+	if (res == -EINVAL || res == -EOPNOTSUPP)
+		block_extents_all_data(&file->block, io);
+	else
+		block_complete_later(&file->block, io, res);
+}
+
+static int resize(struct file *file, uint64_t size)
+{
+	struct block_info *info = &file->block.info;
+
+	if (!info->resizable)
+		return size == info->size ? 0 : -EOPNOTSUPP;
+	if (ftruncate(file->options.fd, (off_t)size) < 0)
+		return -errno;
+	info->size = size;
+	return 0;
+}
+
+static void file_submit(struct block *block, struct block_io *io)
+{
+	struct file *file = to_file(block);
+
+	if (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO || io->op == BLOCK_RESIZE)
+		digest_reader_forget(file->digest_reader, io->offset, io->length);
+	switch (io->op) {
+	case BLOCK_READ:
+	case BLOCK_WRITE:
+		submit_data(file, io);
+		break;
+	case BLOCK_ZERO:
+		file_zero_submit(file->zero, io);
+		break;
+	case BLOCK_FLUSH:
+		submit_flush(file, io);
+		break;
+	case BLOCK_EXTENTS:
+		submit_extents(file, io);
+		break;
+	case BLOCK_DIGEST:
+	case BLOCK_SHA256:
+		digest_reader_submit(file->digest_reader, io);
+		break;
+	case BLOCK_RESIZE:
+		block_complete_later(block, io, resize(file, io->length));
+		break;
+	}
+}
+
+static int file_facts(struct block *block, struct block_facts *ret, struct error *error)
+{
+	struct file *file = to_file(block);
+
+	return block->ring->simulated ? 0 : inspect_fd(file->options.fd, ret, error);
+}
+
+static void file_free(struct block *block)
+{
+	struct file *file = to_file(block);
+
+	digest_reader_free(file->digest_reader);
+	file_zero_free(file->zero);
+	if (!block->ring->simulated) {
+		cleanup_close(&file->options.fd_direct);
+		cleanup_close(&file->options.fd);
+	}
+	free(file);
+}
+
+static const struct block_driver file_driver = {
+    .name = "file",
+    .submit = file_submit,
+    .facts = file_facts,
+    .free = file_free,
+};
+
+int file_new(struct block **ret, struct ring *ring, const struct file_options *options, struct error *error)
+{
+	struct file *file = calloc(1, sizeof(*file));
+	int res = -ENOMEM;
+
+	if (!file) {
+		int fds[] = {options->fd, options->fd_direct};
+
+		for (int i = 0; i < 2 && !ring->simulated; i++)
+			cleanup_close(&fds[i]);
+		return error_set(error, -ENOMEM, "cannot open %s: out of memory", options->info.name);
+	}
+	file->block = (struct block){.driver = &file_driver, .ring = ring, .info = options->info};
+	file->options = *options;
+	res = digest_reader_new(&file->digest_reader, &file->block, error);
+	if (res == 0)
+		res = file_zero_new(&file->zero, &file->block, options->fd, options->device, error);
+	if (res < 0) {
+		file_free(&file->block);
+		return error_prefix(error, "cannot open %s", options->info.name);
+	}
+	*ret = &file->block;
+	return 0;
+}

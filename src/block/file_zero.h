@@ -1,0 +1,15 @@
+/*
+ * BLOCK_ZERO for the file driver. First choice: fallocate(2) PUNCH_HOLE, which on files and on devices with write-zeroes
+ * both deallocates and promises zeros (fallocate(2); blkdev_fallocate in the kernel's block/fops.c). Where that is
+ * missing, only what does not read as zero already is overwritten, so that a thin volume stays thin.
+ */
+#pragma once
+
+#include "block/block.h"
+
+struct file_zero;
+
+/* `fd` is borrowed. */
+int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device, struct error *error);
+struct file_zero *file_zero_free(struct file_zero *zero);
+void file_zero_submit(struct file_zero *zero, struct block_io *io);

@@ -1,0 +1,216 @@
+/*
+ * The ring on io_uring. Owns the kernel ring; one thread. Answers that are known at once wait in `ready`, so
+ * that done() never runs from within a submit.
+ */
+#include "ring/ring.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct ring_uring {
+	struct ring ring;
+	struct io_uring uring;
+	struct list_node ready;
+	unsigned ready_count;
+	unsigned under_way; /* operations whose done() has not run */
+};
+
+static struct ring_uring *to_uring(struct ring *ring)
+{
+	return container_of(ring, struct ring_uring, ring);
+}
+
+static struct io_uring_sqe *next_sqe(struct ring_uring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+	while (!sqe) {
+		/* The queue is full: hand it to the kernel. Only an interrupted call can fail to empty it. */
+		int res = io_uring_submit(&ring->uring);
+
+		assert(res >= 0 || res == -EINTR || res == -EAGAIN || res == -EBUSY);
+		sqe = io_uring_get_sqe(&ring->uring);
+	}
+	return sqe;
+}
+
+static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
+{
+	struct __kernel_timespec *deadline = (struct __kernel_timespec *)op->private_u64;
+
+	_Static_assert(sizeof(*deadline) == sizeof(op->private_u64), "a deadline fits into the operation");
+	switch (op->opcode) {
+	case RING_READ:
+		io_uring_prep_read(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
+		break;
+	case RING_WRITE:
+		io_uring_prep_write(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
+		break;
+	case RING_WRITEV:
+		io_uring_prep_writev(sqe, op->fd, op->iov, op->iov_count, op->offset);
+		break;
+	case RING_FSYNC:
+		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
+		break;
+	case RING_FALLOCATE:
+		/* The library's own helper cuts the length to 32 bits. */
+		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, op->fd, (const void *)(uintptr_t)op->length,
+		    (unsigned)op->mode, op->offset);
+		break;
+	case RING_POLL:
+		io_uring_prep_poll_add(sqe, op->fd, (unsigned)op->events);
+		break;
+	case RING_TIMER:
+		deadline->tv_sec = (int64_t)(op->deadline_ns / 1000000000);
+		deadline->tv_nsec = (int64_t)(op->deadline_ns % 1000000000);
+		io_uring_prep_timeout(sqe, deadline, 0, IORING_TIMEOUT_ABS);
+		break;
+	case RING_NOP:
+		assert(!"answered without the kernel");
+	}
+	io_uring_sqe_set_data(sqe, op);
+}
+
+static void uring_submit(struct ring *base, struct ring_op *op)
+{
+	struct ring_uring *ring = to_uring(base);
+
+	ring->under_way++;
+	if (op->opcode == RING_NOP) {
+		list_append(&ring->ready, &op->node);
+		ring->ready_count++;
+	} else {
+		prepare(next_sqe(ring), op);
+	}
+}
+
+static void uring_cancel(struct ring *base, struct ring_op *op)
+{
+	struct ring_uring *ring = to_uring(base);
+	struct io_uring_sqe *sqe;
+
+	if (op->opcode == RING_NOP)
+		return;
+	sqe = next_sqe(ring);
+	io_uring_prep_cancel(sqe, op, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+static void deliver(struct ring_uring *ring, struct ring_op *op, int res)
+{
+	ring->under_way--;
+	op->active = false;
+	op->done(op, res);
+}
+
+/* Delivers what the kernel has finished. One at a time: done() may run the loop itself. */
+static bool reap(struct ring_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+	bool any = false;
+
+	while (io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
+		struct ring_op *op = io_uring_cqe_get_data(cqe);
+		int res = cqe->res;
+
+		io_uring_cqe_seen(&ring->uring, cqe);
+		if (!op)
+			continue;
+		if (op->opcode == RING_TIMER && res == -ETIME)
+			res = 0;
+		deliver(ring, op, res);
+		any = true;
+	}
+	return any;
+}
+
+/* Only what is ready now: what these add comes next time, after the kernel's completions. */
+static bool deliver_ready(struct ring_uring *ring)
+{
+	unsigned count = ring->ready_count;
+	struct list_node *node;
+	bool any = count > 0;
+
+	while (count-- > 0 && (node = list_pop(&ring->ready))) {
+		struct ring_op *op = container_of(node, struct ring_op, node);
+
+		ring->ready_count--;
+		deliver(ring, op, op->result);
+	}
+	return any;
+}
+
+static int uring_step(struct ring *base)
+{
+	struct ring_uring *ring = to_uring(base);
+	bool ready;
+	int res;
+
+	if (ring->under_way == 0)
+		return -EDEADLK;
+	ready = deliver_ready(ring);
+	res =
+	    ready ? io_uring_submit_and_get_events(&ring->uring) : io_uring_submit_and_wait(&ring->uring, 1);
+	if (res < 0 && res != -EINTR && res != -EAGAIN && res != -EBUSY && res != -ETIME)
+		return res;
+	reap(ring);
+	return 0;
+}
+
+static uint64_t uring_now_ns(struct ring *ring)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void uring_free(struct ring *base)
+{
+	struct ring_uring *ring = to_uring(base);
+
+	assert(ring->under_way == 0);
+	io_uring_queue_exit(&ring->uring);
+	free(ring);
+}
+
+static const struct ring_ops uring_ops = {
+    .submit = uring_submit,
+    .cancel = uring_cancel,
+    .step = uring_step,
+    .now_ns = uring_now_ns,
+    .free = uring_free,
+};
+
+int ring_new(struct ring **ret, unsigned entries, struct error *error)
+{
+	/* The first set saves interrupts (Linux 6.1); the second is for kernels without it. */
+	static const unsigned tries[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, 0};
+	struct ring_uring *ring = calloc(1, sizeof(*ring));
+	int res = -EINVAL;
+
+	if (!ring)
+		return error_set(error, -ENOMEM, "cannot make an event loop: out of memory");
+	for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]) && res == -EINVAL; i++) {
+		struct io_uring_params params = {.flags = tries[i]};
+
+		res = io_uring_queue_init_params(entries, &ring->uring, &params);
+	}
+	if (res < 0) {
+		free(ring);
+		return error_set(error, res,
+		    "cannot make an event loop: io_uring says: %s; it needs Linux 5.15 or later with "
+		    "io_uring allowed "
+		    "(sysctl kernel.io_uring_disabled)",
+		    strerror(-res));
+	}
+	io_uring_ring_dontfork(&ring->uring);
+	list_init(&ring->ready);
+	ring->ring.ops = &uring_ops;
+	*ret = &ring->ring;
+	return 0;
+}
