@@ -1,14 +1,16 @@
 /*
  * Keyed digests of volume contents, a tree of fan-out 16: 4 KiB leaves, 64 KiB nodes, 1 MiB chunks. A leaf is the
- * AES-128-GMAC (NIST SP 800-38D) of its bytes, a node that of its children's digests in order; the key is random for each
- * run and the nonce constant, so that the collision bound is GHASH's as a universal hash: for two different inputs of at
- * most n bytes, (n/16 + 1) / 2^128 over the choice of the key, against whoever knows neither key nor digests. The last
- * leaf of a volume may be short and is digested at its own length. docs/formats/digests.md has the whole definition.
+ * AES-128-GMAC (NIST SP 800-38D) of its bytes, a node that of its children's digests in order, under keys that are derived
+ * from one random key for each level; the nonce is constant, so that the collision bound is GHASH's as a universal hash:
+ * for two different inputs of at most n bytes, (n/16 + 1) / 2^128 over the choice of the key, against whoever knows neither
+ * key nor digests. The last leaf of a range may be short and is digested at its own length. docs/formats/digests.md has the
+ * whole definition.
  */
 #pragma once
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +19,12 @@
 #define DIGEST_FANOUT 16u
 #define DIGEST_CHUNK  (1u << 20)
 
+/* DIGEST_LEAF times a power of the fan-out. */
+static inline bool digest_granularity_ok(uint32_t granularity)
+{
+	return granularity == DIGEST_LEAF || granularity == DIGEST_LEAF * DIGEST_FANOUT || granularity == DIGEST_CHUNK;
+}
+
 struct digest_key {
 	uint8_t bytes[16];
 };
@@ -24,10 +32,12 @@ struct digest_key {
 struct digest; /* a key made ready; not to be used by two threads at once */
 
 int digest_key_random(struct digest_key *ret, struct error *error);
+/* An independent key for another purpose: the first half of HMAC-SHA-256 over the purpose's letters. */
+int digest_derive(const struct digest_key *key, const char *purpose, struct digest_key *ret, struct error *error);
 int digest_new(struct digest **ret, const struct digest_key *key, struct error *error);
 struct digest *digest_free(struct digest *digest);
 
-/* The digest of up to DIGEST_CHUNK bytes as one leaf or node's input. */
+/* The digest of up to DIGEST_CHUNK bytes as one leaf. */
 void digest_bytes(struct digest *digest, const void *data, size_t length, uint8_t ret[DIGEST_BYTES]);
 /*
  * Leaf digests of `length` bytes (at most DIGEST_CHUNK) that begin at a leaf border: DIV_UP(length, DIGEST_LEAF) of

@@ -26,3 +26,5 @@ bool range_set_contains(const struct range_set *set, uint64_t offset, uint64_t l
  * `end`; false when there is none.
  */
 bool range_set_gap(const struct range_set *set, uint64_t offset, uint64_t end, struct range *ret);
+/* Takes the lowest range, or the first length_max bytes of it, out of the set; false when the set is empty. */
+bool range_set_take(struct range_set *set, uint64_t length_max, struct range *ret);
