@@ -61,8 +61,11 @@ static int open_or_create(const char *path, const struct path_policy *policy,
 		fd = path_policy_open(policy, path, flags | O_CREAT | O_EXCL, 0600, &why);
 		*ret_created = fd >= 0;
 	}
-	if (fd >= 0)
+	if (fd >= 0) {
+		/* O_NONBLOCK was against waiting for a fifo's other end. */
+		fcntl(fd, F_SETFL, 0);
 		return fd;
+	}
 	if (why.text[0] && fd == -EACCES)
 		return error_set(error, fd, "%s", why.text);
 	return open_words(fd, path, options->write, error);
