@@ -1,0 +1,286 @@
+/* The life of a job: states, lost links, controls. See job.h. */
+#include "sync/job_private.h"
+
+#include "base/bytes.h"
+#include "filter/throttle.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECKPOINT_NS    2000000000u
+#define BACKOFF_FIRST_NS 500000000u
+#define BACKOFF_MAX_NS   30000000000u
+
+int job_new(struct job **ret, struct ring *ring, const struct job_options *options, struct error *error)
+{
+	struct job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return error_set(error, -ENOMEM, "cannot begin: out of memory");
+	job->ring = ring;
+	job->options = *options;
+	if (!job->options.checkpoint_ns)
+		job->options.checkpoint_ns = CHECKPOINT_NS;
+	job->rate = options->rate;
+	job->journal_fd = -1;
+	*ret = job;
+	return 0;
+}
+
+struct job *job_free(struct job *job)
+{
+	if (!job)
+		return NULL;
+	job_close(job);
+	job_journal_end(job, false);
+	range_set_done(&job->done);
+	range_set_done(&job->fresh);
+	range_set_done(&job->flushing);
+	range_set_done(&job->bad);
+	range_set_done(&job->differences);
+	free(job);
+	return NULL;
+}
+
+void job_set_state(struct job *job, enum job_state state)
+{
+	job_state_set(&job->state, state);
+	if (job->options.state_changed)
+		job->options.state_changed(job->options.data, state);
+}
+
+void job_warn(struct job *job, const char *format, ...)
+{
+	char text[512];
+	va_list args;
+
+	if (!job->options.warning)
+		return;
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	job->options.warning(job->options.data, text);
+}
+
+bool job_link_broken(struct job *job)
+{
+	return (job->source && block_link_error(job->source, &job->error) < 0) ||
+	       (job->target && block_link_error(job->target, &job->error) < 0);
+}
+
+int job_wait_for(struct job *job, bool *done)
+{
+	int res;
+
+	job->wake_wait = done;
+	if (job->cancelled)
+		*done = true;
+	res = ring_run_until(job->ring, done);
+	job->wake_wait = NULL;
+	return res < 0 ? res : job->cancelled ? -ECANCELED : 0;
+}
+
+struct nap {
+	struct ring_op op;
+	bool over;
+};
+
+static void nap_over(struct ring_op *op, int res)
+{
+	container_of(op, struct nap, op)->over = true;
+}
+
+static int backoff(struct job *job)
+{
+	uint64_t wait =
+	    min_u64((uint64_t)BACKOFF_FIRST_NS << min_u64(job->retries_in_a_row - 1, 10), BACKOFF_MAX_NS);
+	struct nap nap = {.op = {.opcode = RING_TIMER, .done = nap_over}};
+	int res;
+
+	job_warn(job, "%s; trying again in %.1f s (%u of %u)", job->error.text, (double)wait / 1e9,
+	    job->retries_in_a_row, job->options.retries);
+	nap.op.deadline_ns = ring_now_ns(job->ring) + wait;
+	ring_submit(job->ring, &nap.op);
+	res = job_wait_for(job, &nap.over);
+	ring_cancel(job->ring, &nap.op);
+	while (nap.op.active)
+		if (job->ring->ops->step(job->ring) < 0)
+			break;
+	return res;
+}
+
+/* Once through: open, move, flush, verify. */
+static int attempt(struct job *job)
+{
+	uint64_t before = job->done.bytes;
+	int res = job_open(job);
+
+	if (res == 0)
+		res = job_journal_create(job);
+	if (res == 0)
+		res = job->options.kind == JOB_VERIFY ? job_compare(job) : job_transfer(job);
+	if (res == 0 && job->options.verify && job_writes(job))
+		res = job_compare(job);
+	if (res == 0 && !job->options.dry_run && !(job->options.allow & ALLOW_LIVE_SOURCE))
+		res = job_check_source_mark(job);
+	if (res < 0 && res != -ECANCELED && job_link_broken(job))
+		res = -ENOTCONN;
+	if (job->done.bytes != before)
+		job->retries_in_a_row = 0;
+	return res;
+}
+
+/* Whether another attempt may help: the link, or a remote end that has not yet noticed that we are gone. */
+static bool is_worth_retrying(const struct job *job, int res)
+{
+	bool stream =
+	    job->options.source && job->options.target &&
+	    (job->options.source->kind == ENDPOINT_STREAM || job->options.target->kind == ENDPOINT_STREAM);
+
+	if (!job->opened_before || stream || job->cancelled || job->retries_in_a_row >= job->options.retries)
+		return false;
+	return res == -ENOTCONN || (job->retries > 0 && res == -EALREADY);
+}
+
+static int run_attempts(struct job *job)
+{
+	for (;;) {
+		int res = job->cancelled ? -ECANCELED : attempt(job);
+
+		if (!is_worth_retrying(job, res))
+			return res;
+		/* What was acknowledged but not flushed may be lost with the far side: it is done again. */
+		range_set_done(&job->fresh);
+		job_close(job);
+		job_set_state(job, JOB_WAITING);
+		job->retries++;
+		job->retries_in_a_row++;
+		res = backoff(job);
+		if (res < 0)
+			return res;
+	}
+}
+
+static enum job_result judge_end(struct job *job, int res)
+{
+	bool differs = job->differences.count > 0 ||
+	               (job->options.kind == JOB_VERIFY && job->source_size != job->target_size);
+
+	switch (res) {
+	case 0:
+		break;
+	case -ECANCELED:
+		error_set(&job->error, res, "interrupted; the target is not usable yet: go on with --resume");
+		return JOB_INTERRUPTED;
+	case -EPERM:
+	case -EBUSY:
+		return JOB_REFUSED;
+	case -EALREADY:
+		return JOB_LOCKED;
+	case -ENOTCONN:
+		return JOB_LINK_LOST;
+	default:
+		return JOB_TROUBLE;
+	}
+	if (job->options.kind == JOB_VERIFY)
+		return differs ? JOB_DIFFERS : JOB_OK;
+	if (differs && !job->bad.count) {
+		error_set(&job->error, -EILSEQ,
+		    "the target reads back differently from the source in %zu ranges, the first at byte "
+		    "%llu: do not use it; "
+		    "check both devices, then run blkmove sync",
+		    job->differences.count, (unsigned long long)job->differences.ranges[0].offset);
+		return JOB_TROUBLE;
+	}
+	if (job->bad.count) {
+		error_set(&job->error, -EIO,
+		    "%llu bytes of %s in %zu ranges could not be read and are zeros on the target; the "
+		    "report lists them",
+		    (unsigned long long)job->bad.bytes, block_info(job->source)->name, job->bad.count);
+		return JOB_BAD_RANGES;
+	}
+	return JOB_OK;
+}
+
+enum job_result job_run(struct job *job, struct error *error)
+{
+	int res = run_attempts(job);
+	enum job_result result = judge_end(job, res);
+	bool good = result == JOB_OK || result == JOB_DIFFERS || result == JOB_BAD_RANGES;
+
+	job_journal_end(job, good);
+	job_set_state(job, good ? JOB_COMPLETED : result == JOB_INTERRUPTED ? JOB_CANCELLED : JOB_FAILED);
+	*error = job->error;
+	return result;
+}
+
+void job_cancel(struct job *job)
+{
+	job->cancelled = true;
+	job_pause(job, false);
+	job_set_rate(job, 0);
+	if (job->copy)
+		copy_stop(job->copy);
+	if (job->wake_wait)
+		*job->wake_wait = true;
+}
+
+void job_pause(struct job *job, bool paused)
+{
+	job->paused = paused;
+	if (job->source)
+		(paused ? throttle_pause : throttle_go_on)(job->source);
+}
+
+void job_set_rate(struct job *job, uint64_t rate)
+{
+	job->rate = rate;
+	if (job->source)
+		throttle_set_rate(job->source, rate);
+}
+
+uint64_t job_rate(const struct job *job)
+{
+	return job->rate;
+}
+
+void job_progress(struct job *job, struct job_progress *ret)
+{
+	struct copy_counts counts = job->earlier;
+	uint64_t position = job->done.bytes + job->fresh.bytes + job->flushing.bytes;
+
+	if (job->copy) {
+		counts.data += copy_counts(job->copy)->data;
+		counts.zeroed += copy_counts(job->copy)->zeroed;
+		counts.bad += copy_counts(job->copy)->bad;
+	}
+	if (job->options.kind == JOB_VERIFY)
+		position = job->verified;
+	job->position_max = max_u64(job->position_max, position);
+	*ret = (struct job_progress){
+	    .state = job->state,
+	    .total = job->end,
+	    .position = job->position_max,
+	    .resumed = job->resumed,
+	    .same = job->same,
+	    .sent = counts.data,
+	    .zeroed = counts.zeroed,
+	    .bad = counts.bad,
+	    .verified = job->verified,
+	    .paused = job->paused,
+	    .retries = job->retries,
+	};
+}
+
+const struct range_set *job_bad_ranges(const struct job *job)
+{
+	return &job->bad;
+}
+
+const struct range_set *job_differences(const struct job *job)
+{
+	return &job->differences;
+}

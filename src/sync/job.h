@@ -1,0 +1,95 @@
+/*
+ * A whole run of copy, sync or verify: opens both volumes, judges whether it may, moves the data, keeps the
+ * journal, waits for lost links, flushes, verifies. job_run() does it all on the calling thread and runs the
+ * ring; the other functions may be called from ring callbacks meanwhile. Prints nothing: events and the
+ * result say what happened.
+ */
+#pragma once
+
+#include "block/open.h"
+#include "range/range_set.h"
+#include "sync/job_state.h"
+#include "sync/preflight.h"
+
+enum job_kind { JOB_COPY, JOB_SYNC, JOB_VERIFY };
+
+/* Also the exit codes of the program. */
+enum job_result {
+	JOB_OK = 0,          /* completed; verify: the volumes are equal */
+	JOB_DIFFERS = 1,     /* verify: they differ */
+	JOB_TROUBLE = 2,     /* failed */
+	JOB_REFUSED = 3,     /* preflight said no; nothing was written */
+	JOB_INTERRUPTED = 4, /* stopped by the user; --resume goes on */
+	JOB_BAD_RANGES = 5,  /* all done but for unreadable ranges, which are listed and zero on the target */
+	JOB_LINK_LOST = 6,   /* the link stayed away; --resume goes on */
+	JOB_LOCKED = 7,      /* another blkmove writes to this target */
+};
+
+enum job_changes {
+	CHANGES_AUTO,    /* saved digests when they fit, else a comparison */
+	CHANGES_HASH,    /* compare both volumes */
+	CHANGES_DIGESTS, /* saved digests, or refuse */
+};
+
+/* Where things stand. Byte counts; `position` never goes backwards. */
+struct job_progress {
+	enum job_state state;
+	uint64_t total;    /* bytes to decide about; 0: not known (a stream) */
+	uint64_t position; /* decided: same, sent or zeroed */
+	uint64_t resumed;  /* of these, by an earlier run */
+	uint64_t same, sent, zeroed, bad;
+	uint64_t verified; /* of total, while verifying */
+	bool paused;
+	unsigned retries; /* links lost and found again */
+};
+
+struct job_options {
+	enum job_kind kind;
+	const struct endpoint *source, *target; /* borrowed */
+	struct link_options link;
+	enum cache_mode cache;
+	bool dry_run, verify, resume;
+	bool trust_holes;      /* verify: what both sides say is a hole is not read */
+	bool list_read_errors; /* --on-read-error=list */
+	bool ignore_holes;     /* read what is said to be a hole, too */
+	bool assume_unchanged; /* resume: trust although it cannot be seen that the source was not written */
+	bool detect_zeroes;
+	enum size_mismatch size_mismatch;
+	unsigned allow; /* set of preflight_allow */
+	const char *overwrite;
+	uint64_t rate; /* bytes per second; 0: no limit */
+	enum job_changes changes;
+	const char *digests_path; /* saved digests, read and renewed; or NULL */
+	uint32_t top_granularity; /* sync: first block size compared; 0: chosen */
+	const char *state_dir;    /* where journals lie; NULL: no journal, no resume */
+	unsigned retries;         /* how often in a row a lost link is tried again without progress */
+	uint64_t checkpoint_ns;   /* 0: 2 s */
+
+	/* All may be NULL. */
+	void *data;
+	void (*state_changed)(void *data, enum job_state state);
+	void (*warning)(void *data, const char *text); /* the run goes on; the user should know */
+	/* Simulations open their own volumes and journals. */
+	int (*open_block)(void *data, bool target, const struct block_open_options *options,
+	    struct block **ret, struct error *error);
+	int (*open_journal)(void *data, bool create); /* a descriptor, which stays the caller's, or -errno */
+	void (*remove_journal)(void *data);
+};
+
+struct job;
+
+/* Strings and endpoints are borrowed until job_free(). */
+int job_new(struct job **ret, struct ring *ring, const struct job_options *options, struct error *error);
+struct job *job_free(struct job *job);
+/* Runs to an end state. Words are in `error` for every result but JOB_OK and JOB_DIFFERS. */
+enum job_result job_run(struct job *job, struct error *error);
+/* Ends soon, in a state that resume continues: JOB_CANCELLED. */
+void job_cancel(struct job *job);
+void job_pause(struct job *job, bool paused);
+void job_set_rate(struct job *job, uint64_t rate);
+uint64_t job_rate(const struct job *job);
+void job_progress(struct job *job, struct job_progress *ret);
+/* Unreadable ranges so far. */
+const struct range_set *job_bad_ranges(const struct job *job);
+/* What differs, found by a verify. */
+const struct range_set *job_differences(const struct job *job);

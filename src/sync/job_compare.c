@@ -1,0 +1,114 @@
+/* Reads both volumes back and compares them: the verify of a copy and the verify command. */
+#include "sync/job_private.h"
+
+#include "base/bytes.h"
+#include "sync/hash_extents.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void woken(void *data)
+{
+	*(bool *)data = true;
+}
+
+static void found_same(void *data, uint64_t offset, uint64_t length)
+{
+	struct job *job = data;
+
+	job->verified += length;
+	if (job->options.kind == JOB_VERIFY)
+		job->same += length;
+}
+
+static int note_difference(struct job *job, const struct extent *extent)
+{
+	job->verified += extent->length;
+	return range_set_add(&job->differences, extent->offset, extent->length);
+}
+
+static int drain(struct job *job, struct extents *extents)
+{
+	for (;;) {
+		bool awake = false;
+		struct extent extent;
+		int res;
+
+		extents->wake = woken;
+		extents->wake_data = &awake;
+		res = extents_next(extents, DIGEST_CHUNK, &extent);
+		if (job->cancelled)
+			return -ECANCELED;
+		if (res == 1) {
+			res = note_difference(job, &extent);
+			extents_finish(extents, &extent, 0);
+		} else if (res == 0) {
+			res = job_wait_for(job, &awake);
+		} else if (res == 2) {
+			return 0;
+		} else {
+			job->error = *hash_extents_error(extents);
+		}
+		if (res < 0)
+			return res;
+	}
+}
+
+/* Behind the source's end the target must be zero where that was asked for. */
+static int compare_tail(struct job *job)
+{
+	static const uint32_t piece = 1u << 20;
+	uint64_t at = job->end, size = block_info(job->target)->size;
+	void *buf = NULL;
+	int res = 0;
+
+	if (job->options.kind == JOB_VERIFY || job->options.size_mismatch != SIZE_ZERO_TAIL || at >= size)
+		return 0;
+	if (posix_memalign(&buf, 4096, piece))
+		return error_set(&job->error, -ENOMEM, "out of memory");
+	while (res == 0 && at < size && !job->cancelled) {
+		struct block_io io = {
+		    .op = BLOCK_READ, .offset = at, .length = min_u64(piece, size - at), .buf = buf};
+
+		res = block_wait(job->target, &io);
+		if (res == 0 && !bytes_are_zero(buf, io.length))
+			res = range_set_add(&job->differences, at, io.length);
+		at += io.length;
+	}
+	free(buf);
+	if (res < 0)
+		error_set(&job->error, res, "cannot read back %s: %s", block_info(job->target)->name,
+		    strerror(-res));
+	return job->cancelled ? -ECANCELED : res;
+}
+
+int job_compare(struct job *job)
+{
+	struct hash_extents_options options = {
+	    .end = job->end,
+	    .ignore_holes = !job->options.trust_holes,
+	    .same = found_same,
+	    .same_data = job,
+	};
+	struct extents *extents;
+	struct digest_key key;
+	int res = digest_key_random(&key, &job->error);
+
+	if (res < 0)
+		return res;
+	job_set_state(job, job->options.kind == JOB_VERIFY ? JOB_RUNNING : JOB_VERIFYING);
+	options.key = &key;
+	job->verified = 0;
+	if (job->options.kind == JOB_VERIFY)
+		job->same = 0;
+	range_set_done(&job->differences);
+	res = hash_extents_new(&extents, job->source, job->target, &options, &job->error);
+	if (res < 0)
+		return res;
+	res = drain(job, extents);
+	extents_free(extents);
+	if (res == 0)
+		res = compare_tail(job);
+	return res < 0 && res != -ECANCELED && job_link_broken(job) ? -ENOTCONN : res;
+}

@@ -1,0 +1,116 @@
+/* The extents of a job, wrapped so that the job learns what became of each. */
+#include "sync/job_private.h"
+
+#include "sync/all_extents.h"
+#include "sync/hash_extents.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct tracked {
+	struct extents extents;
+	struct extents *inner;
+	struct job *job;
+};
+
+static struct tracked *to_tracked(struct extents *extents)
+{
+	return container_of(extents, struct tracked, extents);
+}
+
+static void note(struct job *job, uint64_t offset, uint64_t length)
+{
+	struct range_set *set = job_writes(job) ? &job->fresh : &job->done;
+
+	/* Without memory to note it the range is merely not known to be done. */
+	if (length)
+		(void)range_set_add(set, offset, length);
+}
+
+static int tracked_next(struct extents *extents, uint64_t length_max, struct extent *ret)
+{
+	return extents_next(to_tracked(extents)->inner, length_max, ret);
+}
+
+static void tracked_finish(struct extents *extents, const struct extent *extent, int res)
+{
+	struct tracked *tracked = to_tracked(extents);
+
+	if (res == 0)
+		note(tracked->job, extent->offset, extent->length);
+	extents_finish(tracked->inner, extent, res);
+}
+
+static void tracked_free(struct extents *extents)
+{
+	struct tracked *tracked = to_tracked(extents);
+
+	extents_free(tracked->inner);
+	free(tracked);
+}
+
+static void inner_wakes(void *data)
+{
+	extents_wake(data);
+}
+
+static const struct extents_ops tracked_ops = {
+    .next = tracked_next,
+    .finish = tracked_finish,
+    .free = tracked_free,
+};
+
+static void found_same(void *data, uint64_t offset, uint64_t length)
+{
+	struct job *job = data;
+
+	job->same += length;
+	note(job, offset, length);
+}
+
+static int make_inner(struct extents **ret, struct job *job, struct range_set *skip)
+{
+	struct digest_key key;
+	int res;
+
+	if (block_info(job->source)->stream)
+		return stream_extents_new(ret, &job->error);
+	if (!job->compare) {
+		struct all_extents_options all = {
+		    .end = job->end, .done = skip, .ignore_holes = job->options.ignore_holes};
+
+		return all_extents_new(ret, job->source, &all, &job->error);
+	}
+	res = digest_key_random(&key, &job->error);
+	if (res < 0)
+		return res;
+	struct hash_extents_options hash = {.end = job->end,
+	    .done = skip,
+	    .ignore_holes = job->options.ignore_holes,
+	    .key = &key,
+	    .top_granularity = job->options.top_granularity,
+	    .same = found_same,
+	    .same_data = job};
+
+	return hash_extents_new(ret, job->source, job->target, &hash, &job->error);
+}
+
+int job_extents_new(struct extents **ret, struct job *job, struct range_set *skip)
+{
+	struct tracked *tracked = calloc(1, sizeof(*tracked));
+	int res;
+
+	if (!tracked)
+		return error_set(&job->error, -ENOMEM, "out of memory");
+	res = make_inner(&tracked->inner, job, skip);
+	if (res < 0) {
+		free(tracked);
+		return res;
+	}
+	tracked->extents.ops = &tracked_ops;
+	tracked->job = job;
+	tracked->inner->wake = inner_wakes;
+	tracked->inner->wake_data = &tracked->extents;
+	*ret = &tracked->extents;
+	return 0;
+}

@@ -1,0 +1,219 @@
+/* Opens both volumes, looks at them, judges; after a lost link insists on the very same volumes. */
+#include "sync/job_private.h"
+
+#include "filter/throttle.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int open_one(
+    struct job *job, bool target, const struct block_open_options *options, struct block **ret)
+{
+	const struct endpoint *endpoint = target ? job->options.target : job->options.source;
+
+	if (job->options.open_block)
+		return job->options.open_block(job->options.data, target, options, ret, &job->error);
+	return block_open(ret, job->ring, endpoint, options, &job->error);
+}
+
+static int open_source(struct job *job)
+{
+	struct block_open_options options = {.cache = job->options.cache, .link = job->options.link};
+	struct block *block;
+	int res;
+
+	/* A verify reads what is on the medium. */
+	if (job->options.verify || job->options.kind == JOB_VERIFY)
+		options.cache = CACHE_DIRECT;
+	res = open_one(job, false, &options, &block);
+	if (res < 0)
+		return res;
+	res = throttle_new(&job->source, block, job->rate, &job->error);
+	if (res < 0)
+		return res;
+	if (job->paused)
+		throttle_pause(job->source);
+	return 0;
+}
+
+static int open_target(struct job *job)
+{
+	struct block_open_options options = {
+	    .write = job_writes(job),
+	    .create = job_writes(job) && !job->opened_before,
+	    .create_size = block_info(job->source)->size,
+	    .force_held = job->options.allow & (ALLOW_HELD | ALLOW_MOUNTED),
+	    .cache = job->options.cache,
+	    .link = job->options.link,
+	};
+	int res;
+
+	if (job->options.verify || job->options.kind == JOB_VERIFY)
+		options.cache = CACHE_DIRECT;
+	res = open_one(job, true, &options, &job->target);
+	if (res == -ENOENT && job->options.dry_run) {
+		job->target_missing = true;
+		return 0;
+	}
+	return res;
+}
+
+static int look(struct job *job, struct block *block, struct block_facts *ret)
+{
+	struct error error = {0};
+	int res = block_facts(block, ret, &error);
+
+	if (res < 0 && !block_link_error(block, &job->error))
+		job->error = error;
+	return res;
+}
+
+static bool same_host(const struct endpoint *a, const struct endpoint *b)
+{
+	if (!a || !b || a->kind != b->kind)
+		return false;
+	return a->kind == ENDPOINT_PATH || (a->kind == ENDPOINT_SSH && !strcmp(a->host, b->host));
+}
+
+/* -ESTALE: a name leads elsewhere than it did. */
+static int check_again(struct job *job, struct block *block, const struct block_facts *now,
+    const struct block_facts *before, uint64_t size)
+{
+	const struct block_info *info = block_info(block);
+
+	if (info->size != size)
+		return error_set(&job->error, -ESTALE,
+		    "%s had %llu bytes and has %llu since the link came back; look what it is now, then run "
+		    "again",
+		    info->name, (unsigned long long)size, (unsigned long long)info->size);
+	if (strcmp(now->id, before->id))
+		return error_set(&job->error, -ESTALE,
+		    "%s is another volume since the link came back (it was %s, it is %s); look what it is "
+		    "now, then run again",
+		    info->name, before->id[0] ? before->id : "unknown", now->id[0] ? now->id : "unknown");
+	return 0;
+}
+
+static int reopen_checks(struct job *job, const struct block_facts *source, const struct block_facts *target)
+{
+	int res = check_again(job, job->source, source, &job->source_facts, job->source_size);
+
+	if (res == 0)
+		res = check_again(job, job->target, target, &job->target_facts, job->target_size);
+	if (res < 0)
+		return res;
+	if (strcmp(source->mark, job->source_facts.mark)) {
+		job_warn(job, "%s was written while the link was away: comparing all of it again",
+		    block_info(job->source)->name);
+		job->source_facts = *source;
+		range_set_done(&job->done);
+		job->compare = job->restart_journal = true;
+	}
+	return 0;
+}
+
+static int judge(struct job *job, const struct block_facts *source, const struct block_facts *target)
+{
+	struct preflight preflight = {.source = block_info(job->source),
+	    .target = block_info(job->target),
+	    .source_facts = source,
+	    .target_facts = target,
+	    .allow = job->options.allow,
+	    .overwrite = job->options.overwrite,
+	    .size_mismatch = job->options.size_mismatch,
+	    .update = job->update || job->options.kind == JOB_SYNC,
+	    .same_host = same_host(job->options.source, job->options.target)};
+
+	if (job->options.kind != JOB_VERIFY)
+		return preflight_check(&preflight, &job->end, &job->error);
+	job->end =
+	    preflight.source->size < preflight.target->size ? preflight.source->size : preflight.target->size;
+	return 0;
+}
+
+static void remember(struct job *job, const struct block_facts *source, const struct block_facts *target)
+{
+	job->source_facts = *source;
+	job->target_facts = *target;
+	job->source_size = block_info(job->source)->size;
+	job->end = job->source_size;
+	if (job->target) {
+		job->target_size = block_info(job->target)->size;
+		job->blank = block_info(job->target)->zeroed;
+	}
+	job->compare = job->options.kind == JOB_SYNC && !job->blank && job->target;
+}
+
+static int first_checks(struct job *job, const struct block_facts *source, const struct block_facts *target)
+{
+	int res;
+
+	remember(job, source, target);
+	if (!job->target)
+		return 0;
+	res = job_journal_load(job);
+	if (res == 0)
+		res = judge(job, source, target);
+	return res;
+}
+
+/* What keeps a copy from being of one moment is told before a target is made. */
+static int judge_source(struct job *job, const struct block_facts *source)
+{
+	static const struct block_facts nothing;
+	struct preflight preflight = {.source = block_info(job->source),
+	    .target = block_info(job->source),
+	    .source_facts = source,
+	    .target_facts = &nothing,
+	    .allow = job->options.allow};
+	uint64_t end;
+
+	if (job->options.kind == JOB_VERIFY || job->opened_before)
+		return 0;
+	return preflight_check(&preflight, &end, &job->error);
+}
+
+int job_open(struct job *job)
+{
+	struct block_facts source = {0}, target = {0};
+	int res;
+
+	job_set_state(job, JOB_OPENING);
+	res = open_source(job);
+	if (res == 0)
+		res = look(job, job->source, &source);
+	if (res == 0)
+		res = judge_source(job, &source);
+	if (res == 0)
+		res = open_target(job);
+	if (res == 0 && job->target)
+		res = look(job, job->target, &target);
+	if (res < 0)
+		return res;
+	res = job->opened_before ? reopen_checks(job, &source, &target) : first_checks(job, &source, &target);
+	if (res == 0)
+		job->opened_before = true;
+	return res;
+}
+
+void job_close(struct job *job)
+{
+	job->target = block_free(job->target);
+	job->source = block_free(job->source);
+}
+
+int job_check_source_mark(struct job *job)
+{
+	struct block_facts now = {0};
+	int res = look(job, job->source, &now);
+
+	if (res < 0)
+		return res;
+	if (!strcmp(now.mark, job->source_facts.mark))
+		return 0;
+	return error_set(&job->error, -ESTALE,
+	    "the source %s was written while it was read, so the target is not of one moment; stop the "
+	    "writer and run "
+	    "blkmove sync, or copy a snapshot",
+	    block_info(job->source)->name);
+}

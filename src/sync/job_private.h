@@ -1,0 +1,89 @@
+/* What the files of a job share: job.c (life), job_open.c, job_journal.c, job_checkpoint.c, job_transfer.c,
+ * job_compare.c. */
+#pragma once
+
+#include "sync/copy.h"
+#include "sync/job.h"
+#include "sync/journal.h"
+
+struct job {
+	/* set at the start */
+	struct ring *ring;
+	struct job_options options;
+
+	/* set by the first open; checked by every later one */
+	bool opened_before;
+	struct block_facts source_facts, target_facts;
+	uint64_t source_size, target_size;
+	uint64_t end;         /* bytes of the source to move */
+	bool blank;           /* this job made the target, and nothing was written to it before */
+	bool target_missing;  /* a dry run, and there is no target yet */
+	bool restart_journal; /* the journal is not to be trusted: a new one replaces it */
+	bool compare;         /* find what differs instead of copying all */
+	bool update;          /* the target may carry what an earlier run wrote */
+
+	/* ring thread only */
+	enum job_state state;
+	struct block *source, *target; /* the source with its throttle on top */
+	struct range_set done;         /* on the target's stable storage */
+	struct range_set fresh;        /* acknowledged by the target */
+	struct range_set flushing;     /* being made durable */
+	struct range_set bad, differences;
+	struct journal *journal;
+	int journal_fd;
+	struct copy *copy;          /* while data moves */
+	struct copy_counts earlier; /* of engines before a lost link */
+	uint64_t same, resumed, verified;
+	uint64_t position_max;
+	unsigned retries, retries_in_a_row;
+	bool cancelled, paused;
+	uint64_t rate;
+	bool *wake_wait; /* a wait that a cancel ends early */
+
+	/* checkpoint */
+	struct ring_op timer;
+	bool timer_wanted;
+	bool checkpoint_busy;
+	struct block_io flush;
+	int checkpoint_res;
+
+	struct error error;
+};
+
+/* job_open.c: opens what is not open, judges, and on later times insists on the same volumes. */
+int job_open(struct job *job);
+void job_close(struct job *job);
+/* Facts once more: -ESTALE with words when the source was written since the first look. */
+int job_check_source_mark(struct job *job);
+
+/* Sets job->error to how a link broke, if one did. */
+bool job_link_broken(struct job *job);
+
+/* job_journal.c. On resume, before the judgement: takes an earlier run's journal and fills job->done. */
+int job_journal_load(struct job *job);
+/* After the judgement, before the first write: begins a journal where none goes on. */
+int job_journal_create(struct job *job);
+void job_journal_end(struct job *job, bool remove);
+
+/* job_checkpoint.c: makes what was written durable, now and then, and notes it in the journal. */
+void job_checkpoint_start(struct job *job);
+/* Ends the timer, waits for what is under way. */
+void job_checkpoint_stop(struct job *job);
+/* Flushes and notes all that is fresh. Control path. */
+int job_checkpoint_now(struct job *job);
+
+/* job_extents.c: the extents of this job, and what became of them. */
+int job_extents_new(struct extents **ret, struct job *job, struct range_set *skip);
+
+/* job_transfer.c: moves the data once over; job_compare.c: verifies once over. */
+int job_transfer(struct job *job);
+int job_compare(struct job *job);
+
+void job_set_state(struct job *job, enum job_state state);
+void job_warn(struct job *job, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Runs the ring until *done, or until the job is cancelled (-ECANCELED). */
+int job_wait_for(struct job *job, bool *done);
+static inline bool job_writes(const struct job *job)
+{
+	return job->options.kind != JOB_VERIFY && !job->options.dry_run;
+}

@@ -1,0 +1,164 @@
+/* Moves the data once over, from the extents to the last flush. */
+#include "sync/job_private.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct pass {
+	bool done;
+	int res;
+};
+
+static void pass_done(void *data, int res)
+{
+	struct pass *pass = data;
+
+	pass->done = true;
+	pass->res = res;
+}
+
+static void bad_range(void *data, uint64_t offset, uint64_t length, int res)
+{
+	struct job *job = data;
+
+	(void)range_set_add(&job->bad, offset, length);
+}
+
+static void add_counts(struct job *job)
+{
+	const struct copy_counts *counts = copy_counts(job->copy);
+
+	job->earlier.data += counts->data;
+	job->earlier.zeroed += counts->zeroed;
+	job->earlier.bad += counts->bad;
+}
+
+/* Runs the engine over the extents; what was written by then is flushed and noted, unless that failed itself.
+ */
+static int run_engine(struct job *job, struct extents *extents)
+{
+	struct copy_options options = {.detect_zeroes = job->options.detect_zeroes,
+	    .skip_zeroes = job->blank,
+	    .dry_run = job->options.dry_run,
+	    .bad_range = job->options.list_read_errors ? bad_range : NULL,
+	    .bad_range_data = job};
+	struct pass pass = {0};
+	int res = copy_new(&job->copy, job->source, job->target, extents, &options, &job->error);
+	int loop;
+
+	if (res < 0)
+		return res;
+	job_checkpoint_start(job);
+	copy_start(job->copy, pass_done, &pass);
+	if (job->cancelled)
+		copy_stop(job->copy);
+	loop = ring_run_until(job->ring, &pass.done);
+	job_checkpoint_stop(job);
+	if (loop < 0)
+		return error_set(&job->error, loop, "the event loop failed: %s", strerror(-loop));
+	if (pass.res < 0 && pass.res != -ECANCELED)
+		job->error = *copy_error(job->copy);
+	add_counts(job);
+	job->copy = copy_free(job->copy);
+	return job->checkpoint_res < 0 ? job->checkpoint_res : pass.res;
+}
+
+static int zero_tail(struct job *job)
+{
+	uint64_t size = block_info(job->target)->size;
+	struct block_io io = {.op = BLOCK_ZERO, .offset = job->end, .length = size - job->end};
+	int res = 0;
+
+	if (size <= job->end || job->options.size_mismatch != SIZE_ZERO_TAIL)
+		return 0;
+	res = block_wait(job->target, &io);
+	if (res < 0)
+		error_set(&job->error, res, "cannot zero the end of %s: %s", block_info(job->target)->name,
+		    strerror(-res));
+	return res;
+}
+
+/* A stream's length is known only now: files are cut to it, the rest of a device is what the user said. */
+static int end_of_stream(struct job *job)
+{
+	const struct block_info *target = block_info(job->target);
+	struct block_io io = {.op = BLOCK_RESIZE};
+	int res;
+
+	job->end = job->earlier.data + job->earlier.zeroed;
+	if (target->stream || target->size == job->end)
+		return 0;
+	if (!target->resizable && job->options.size_mismatch == SIZE_ZERO_TAIL)
+		return zero_tail(job);
+	if (!target->resizable)
+		return error_set(&job->error, -EFBIG,
+		    "the stream ended after %llu bytes, the target %s is larger: behind them it holds what "
+		    "it held before; "
+		    "add --size-mismatch=zero-tail to zero the rest",
+		    (unsigned long long)job->end, target->name);
+	io.length = job->end;
+	res = block_wait(job->target, &io);
+	if (res < 0)
+		error_set(&job->error, res, "cannot set the size of %s: %s", target->name, strerror(-res));
+	return res;
+}
+
+static int set_size(struct job *job)
+{
+	const struct block_info *target = block_info(job->target);
+	struct block_io io = {.op = BLOCK_RESIZE, .length = job->end};
+	int res;
+
+	if (!target->resizable || target->size == job->end || job->options.size_mismatch != SIZE_TRUNCATE)
+		return 0;
+	res = block_wait(job->target, &io);
+	if (res < 0)
+		return error_set(
+		    &job->error, res, "cannot set the size of %s: %s", target->name, strerror(-res));
+	return 0;
+}
+
+static int finish_target(struct job *job)
+{
+	int res;
+
+	job_set_state(job, JOB_FLUSHING);
+	res = block_info(job->source)->stream ? end_of_stream(job) : zero_tail(job);
+	if (res == 0)
+		res = job_checkpoint_now(job);
+	return res;
+}
+
+int job_transfer(struct job *job)
+{
+	struct extents *extents = NULL;
+	struct range_set skip;
+	int res = 0;
+
+	job_set_state(job, JOB_RUNNING);
+	range_set_init(&skip);
+	for (size_t i = 0; res == 0 && i < job->done.count; i++)
+		res = range_set_add(&skip, job->done.ranges[i].offset, job->done.ranges[i].length);
+	if (res < 0)
+		error_set(&job->error, res, "out of memory");
+	if (res == 0 && job_writes(job) && !block_info(job->source)->stream)
+		res = set_size(job);
+	if (res == 0)
+		res = job_extents_new(&extents, job, &skip);
+	if (res == 0)
+		res = run_engine(job, extents);
+	extents_free(extents);
+	range_set_done(&skip);
+	if (!job_writes(job))
+		return res;
+	if (res == 0)
+		return finish_target(job);
+	if (res != -ENOTCONN && job->checkpoint_res == 0) {
+		struct error first = job->error;
+
+		/* What has been written so far need not be written again. */
+		(void)job_checkpoint_now(job);
+		job->error = first;
+	}
+	return res;
+}

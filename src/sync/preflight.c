@@ -1,0 +1,131 @@
+/* The refusals of a careful copy: see preflight.h. */
+#include "sync/preflight.h"
+
+#include "base/bytes.h"
+#include "base/parse_size.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int check_same(const struct preflight *p, struct error *error)
+{
+	if (!p->same_host || !p->source_facts->id[0] || strcmp(p->source_facts->id, p->target_facts->id) ||
+	    (p->allow & ALLOW_SAME))
+		return 0;
+	return error_set(error, -EPERM,
+	    "refused: %s and %s are the same volume (%s); name another target, or add --allow=same if they "
+	    "are not",
+	    p->source->name, p->target->name, p->source_facts->id);
+}
+
+static int check_use(const struct preflight *p, struct error *error)
+{
+	const struct block_facts *source = p->source_facts, *target = p->target_facts;
+
+	if (target->mounted[0] && !(p->allow & ALLOW_MOUNTED))
+		return error_set(error, -EPERM,
+		    "refused: the target %s is mounted (%s); unmount it, or name another target",
+		    p->target->name, target->mounted);
+	if (target->held[0] && !(p->allow & ALLOW_HELD))
+		return error_set(error, -EPERM,
+		    "refused: the target %s is held by %s; release it, or name another target",
+		    p->target->name, target->held);
+	if (target->writer[0] && !(p->allow & ALLOW_HELD))
+		return error_set(error, -EPERM,
+		    "refused: the target %s is open for writing by %s; stop that, or add --allow=held",
+		    p->target->name, target->writer);
+	if (p->allow & ALLOW_LIVE_SOURCE)
+		return 0;
+	if (source->mounted[0])
+		return error_set(error, -EPERM,
+		    "refused: the source %s is mounted (%s), so the copy would not be of one moment; unmount "
+		    "it or make it "
+		    "read-only, copy a snapshot, or add --allow=live-source",
+		    p->source->name, source->mounted);
+	if (source->writer[0])
+		return error_set(error, -EPERM,
+		    "refused: the source %s is open for writing by %s, so the copy would not be of one "
+		    "moment; stop that, "
+		    "copy a snapshot, or add --allow=live-source",
+		    p->source->name, source->writer);
+	return 0;
+}
+
+static int check_signature(const struct preflight *p, struct error *error)
+{
+	const char *signature = p->target_facts->signature;
+
+	if (!signature[0] || p->target->created)
+		return 0;
+	if (p->overwrite && !strcmp(p->overwrite, p->target->name))
+		return 0;
+	/* An older copy of the same volume carries the same signature; unrelated data does not. */
+	if (p->update && !strcmp(signature, p->source_facts->signature))
+		return 0;
+	return error_set(error, -EPERM,
+	    "refused: the target %s carries %s, and it is %s; if that may be lost, add --overwrite=%s",
+	    p->target->name, signature, p->update ? "not a copy of this source" : "not blank",
+	    p->target->name);
+}
+
+static int check_size(const struct preflight *p, uint64_t *ret_end, struct error *error)
+{
+	uint64_t source = p->source->size, target = p->target->size;
+	char source_text[16], target_text[16];
+
+	*ret_end = source;
+	if (source == target || p->target->stream)
+		return 0;
+	format_size(source, source_text, sizeof(source_text));
+	format_size(target, target_text, sizeof(target_text));
+	if (p->size_mismatch == SIZE_TRUNCATE && p->target->resizable)
+		return 0;
+	if (target > source && p->size_mismatch == SIZE_ZERO_TAIL)
+		return 0;
+	if (target < source)
+		return error_set(error, -EPERM,
+		    "refused: the target %s (%llu bytes, %s) is smaller than the source %s (%llu bytes, %s); "
+		    "name a larger "
+		    "one%s",
+		    p->target->name, (unsigned long long)target, target_text, p->source->name,
+		    (unsigned long long)source, source_text,
+		    p->target->resizable
+		        ? ", or add --size-mismatch=truncate to set the file to the source's size"
+		        : "");
+	return error_set(error, -EPERM,
+	    "refused: the target %s (%llu bytes, %s) is larger than the source %s (%llu bytes, %s); add "
+	    "--size-mismatch=zero-tail to zero the rest%s",
+	    p->target->name, (unsigned long long)target, target_text, p->source->name,
+	    (unsigned long long)source, source_text,
+	    p->target->resizable ? ", or --size-mismatch=truncate to cut the file" : "");
+}
+
+static int check_sectors(const struct preflight *p, struct error *error)
+{
+	if (p->source->sector_size <= 1 || p->target->sector_size <= p->source->sector_size ||
+	    (p->allow & ALLOW_SECTORS))
+		return 0;
+	return error_set(error, -EPERM,
+	    "refused: the target %s has sectors of %u bytes, the source %s of %u: what lies on the source "
+	    "may not be usable "
+	    "there; name another target, or add --allow=sectors",
+	    p->target->name, p->target->sector_size, p->source->name, p->source->sector_size);
+}
+
+int preflight_check(const struct preflight *preflight, uint64_t *ret_end, struct error *error)
+{
+	uint64_t end;
+	int res = check_same(preflight, error);
+
+	if (res == 0)
+		res = check_use(preflight, error);
+	if (res == 0)
+		res = check_signature(preflight, error);
+	if (res == 0)
+		res = check_size(preflight, &end, error);
+	if (res == 0)
+		res = check_sectors(preflight, error);
+	if (res == 0)
+		*ret_end = end;
+	return res;
+}
