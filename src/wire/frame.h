@@ -43,8 +43,9 @@ enum frame_type {
 	FRAME_PONG = 49,
 };
 
-#define FRAME_JSON_MAX  65536u
-#define FRAME_FLAG_ZSTD 1u
+#define FRAME_JSON_MAX    65536u
+#define FRAME_EXTENTS_MAX 4096u /* entries in one EXTENT_LIST */
+#define FRAME_FLAG_ZSTD   1u
 
 struct frame {
 	uint32_t payload_length;
@@ -59,3 +60,11 @@ void frame_encode(const struct frame *frame, uint8_t ret[FRAME_HEADER_BYTES]);
  * what the type may carry, offset + length beyond INT64_MAX.
  */
 int frame_decode(const uint8_t header[FRAME_HEADER_BYTES], struct frame *ret, struct error *error);
+
+/* "READ", "WRITE"...; "?" for an unknown type. */
+const char *frame_type_name(uint8_t type);
+/*
+ * Bytes of credit that a request takes while it is under way: READ and WRITE their length, EXTENTS and DIGEST a fixed amount, others
+ * none. Both sides count with this.
+ */
+uint64_t frame_cost(const struct frame *frame);
