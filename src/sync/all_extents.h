@@ -12,6 +12,9 @@ struct all_extents_options {
 
 int all_extents_new(struct extents **ret, struct block *source, const struct all_extents_options *options,
     struct error *error);
-/* The extents of a stream: consecutive DATA extents without end; stream_extents_end() ends them at the reader's end. */
+/*
+ * The extents of a stream: consecutive DATA extents, all of one length_max, until stream_extents_end() or until finish() is told of
+ * a shorter one. Where `extents` wraps a stream's, stream_extents_end() does nothing and finish() ends it.
+ */
 int stream_extents_new(struct extents **ret, struct error *error);
 void stream_extents_end(struct extents *extents);
