@@ -1,17 +1,26 @@
 /*
- * Looks at an open file or block device: identity, change mark, mounts, holders, writers, signatures. From the
- * descriptor, /proc and /sys (procfs(5), the kernel's sysfs-block document) and libblkid. No tools, no output.
+ * Looks at an open file or block device: identity, change mark, mounts, holders, writers, signatures. From
+ * the descriptor, /proc and /sys (procfs(5), the kernel's sysfs-block document) and libblkid. No tools, no
+ * output.
  */
 #pragma once
 
 #include "block/block.h"
 
-/* Fills facts for an open file or block device. Returns 0 or -errno with words; a fact that cannot be known is empty. */
+/* Fills facts for an open file or block device. Returns 0 or -errno with words; a fact that cannot be known
+ * is empty. */
 int inspect_fd(int fd, struct block_facts *ret, struct error *error);
 /*
- * Takes the writer's lock (flock(2) LOCK_EX, also honoured by udev) on the open volume until the descriptor closes. Returns 0, or
- * -EALREADY with "... is in use by another blkmove, pid N (command)" naming the lock's holder as /proc/locks has it.
+ * Takes the writer's lock (flock(2) LOCK_EX, also honoured by udev) on the open volume until the descriptor
+ * closes. Returns 0, or -EALREADY with "... is in use by another blkmove, pid N (command)" naming the lock's
+ * holder as /proc/locks has it.
  */
 int inspect_lock(int fd, const char *name, struct error *error);
-/* Words for who holds a device exclusively, after an O_EXCL open failed with EBUSY; "" if that cannot be seen. */
+/*
+ * Words for who holds a device exclusively, after an O_EXCL open failed with EBUSY; "" if that cannot be
+ * seen. They go on after "it is in use by ": "a file system, mounted at /srv", "dm-3 (vg-lv)", "pid 12
+ * (qemu)".
+ */
 void inspect_holder(int fd, char *ret, unsigned length);
+/* What libblkid finds on a file or device, as block_facts.signature has it; "" for nothing. */
+void inspect_signature(int fd, char *ret, unsigned length);
