@@ -25,7 +25,11 @@ void block_extents_all_data(struct block *block, struct block_io *io)
 
 static bool inside(const struct block_info *info, const struct block_io *io)
 {
-	return info->stream || (io->offset <= info->size && io->length <= info->size - io->offset);
+	/* A stream has no end, and an image file grows: what comes from a stream is written before its size
+	 * is known. */
+	if (info->stream || (info->resizable && (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO)))
+		return io->offset <= INT64_MAX && io->length <= INT64_MAX - io->offset;
+	return io->offset <= info->size && io->length <= info->size - io->offset;
 }
 
 static bool digest_shape_ok(const struct block_io *io)
@@ -65,6 +69,9 @@ void block_submit(struct block *block, struct block_io *io)
 
 	io->block = block;
 	list_init(&io->node);
+	if (res == 0 && io->op == BLOCK_WRITE && io->offset + io->length > block->info.size &&
+	    !block->info.stream)
+		block->info.size = io->offset + io->length;
 	if (res < 0)
 		block_complete_later(block, io, res);
 	else if (io->length == 0 && io->op != BLOCK_FLUSH && io->op != BLOCK_RESIZE && io->op != BLOCK_SHA256)

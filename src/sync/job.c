@@ -262,6 +262,8 @@ void job_progress(struct job *job, struct job_progress *ret)
 	job->position_max = max_u64(job->position_max, position);
 	*ret = (struct job_progress){
 	    .state = job->state,
+	    .source_size = job->source_size,
+	    .target_size = job->target_size,
 	    .total = job->end,
 	    .position = job->position_max,
 	    .resumed = job->resumed,

@@ -34,6 +34,7 @@ enum job_changes {
 /* Where things stand. Byte counts; `position` never goes backwards. */
 struct job_progress {
 	enum job_state state;
+	uint64_t source_size, target_size;
 	uint64_t total;    /* bytes to decide about; 0: not known (a stream) */
 	uint64_t position; /* decided: same, sent or zeroed */
 	uint64_t resumed;  /* of these, by an earlier run */

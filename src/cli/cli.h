@@ -1,0 +1,77 @@
+/* What the commands share. Each command is a function that takes its own words and returns an exit code (enum
+ * job_result). */
+#pragma once
+
+#include "base/error.h"
+#include "block/endpoint.h"
+#include "sync/job.h"
+
+#include <argp.h>
+
+int command_copy(int argc, char **argv);
+int command_sync(int argc, char **argv);
+int command_verify(int argc, char **argv);
+int command_digest(int argc, char **argv);
+/* status, pause, resume, throttle: argv[0] says which. */
+int command_control(int argc, char **argv);
+
+/* Prints "blkmove: text" to standard error and returns the code. */
+int cli_fail(enum job_result code, const struct error *error);
+
+/*
+ * Captive servers are several words with options of their own, so they are taken out before argp sees them:
+ * words[] becomes the command line in which each group "[ ... ]" is the single word "[". take_endpoint()
+ * gives the endpoints in order.
+ */
+struct cli_words {
+	int argc;
+	char **argv; /* for argp; NULL at the end */
+	char **captive[2];
+	int captive_length[2];
+	int captive_count, captive_taken;
+};
+
+int cli_words_init(struct cli_words *words, int argc, char **argv, struct error *error);
+void cli_words_done(struct cli_words *words);
+int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret, struct error *error);
+
+/* Where journals and control sockets lie; returns buf. */
+const char *cli_state_dir(char *buf, size_t length);
+const char *cli_run_dir(char *buf, size_t length);
+
+/* How a run reports. */
+enum cli_progress { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_NONE };
+
+/* The options of copy, sync and verify, and of digest as far as they fit. */
+struct cli_options {
+	struct job_options job;
+	struct endpoint source, target;
+	bool have_source, have_target;
+	const char *ssh_options[64];
+	unsigned ssh_options_count;
+	enum cli_progress progress;
+	unsigned interval_s;
+	bool json, quiet, list, no_journal;
+	const char *report_path;
+	char state_dir[4096];
+
+	/* digest */
+	const char *output_path, *key_text;
+	bool sha256;
+
+	struct cli_words words;
+	struct error error;
+};
+
+/* Option groups; a command's argp names those that it takes as children. */
+extern const struct argp cli_argp_link, cli_argp_job, cli_argp_write, cli_argp_report;
+/*
+ * Parses with the given argp (whose input is the options) and takes `endpoints` endpoints. Returns 0 or an
+ * exit code after printing what is wrong.
+ */
+int cli_parse(struct cli_options *options, const struct argp *argp, const struct argp_child *children,
+    int argc, char **argv, int endpoints);
+void cli_options_done(struct cli_options *options);
+
+/* Runs the job with signals, progress and control socket, and prints how it ended. */
+int cli_run_job(struct cli_options *options, const char *verb);

@@ -1,0 +1,126 @@
+/* blkmove copy, sync and verify: what each takes, then one job. */
+#include "cli/cli.h"
+
+#include "base/parse_size.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum option_key { KEY_CHANGES = 512, KEY_DIGESTS, KEY_COMPARE_BLOCK, KEY_LIST };
+
+int command_copy(int argc, char **argv)
+{
+	static const struct argp_child children[] = {{&cli_argp_write, 0, NULL, 0},
+	    {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {0}};
+	static const struct argp argp = {.args_doc = "SRC DST",
+	    .doc = "Copies all of SRC to DST; holes and zeros cost nothing, stale bytes do not survive.\v"
+	           "SRC and DST: /dev/x, file.img (made if missing), [user@]host:PATH, nbd://..., [ SERVER "
+	           "ARGS ], or - for a "
+	           "stream."};
+	struct cli_options options = {.job.kind = JOB_COPY};
+	int res = cli_parse(&options, &argp, children, argc, argv, 2);
+
+	if (res == 0)
+		res = cli_run_job(&options, "copy");
+	cli_options_done(&options);
+	return res;
+}
+
+static error_t parse_sync(int key, char *arg, struct argp_state *state)
+{
+	static const char *const names[] = {"auto", "hash", "digests"};
+	struct cli_options *options = state->input;
+	uint64_t size;
+
+	switch (key) {
+	case KEY_CHANGES:
+		for (int i = 0; i < 3; i++) {
+			if (!strcmp(arg, names[i])) {
+				options->job.changes = (enum job_changes)i;
+				return 0;
+			}
+		}
+		argp_failure(state, JOB_TROUBLE, 0, "--changes=%s: choose one of auto, hash, digests", arg);
+		return 0;
+	case KEY_DIGESTS:
+		options->job.digests_path = arg;
+		return 0;
+	case KEY_COMPARE_BLOCK:
+		if (parse_size(arg, &size, &options->error) < 0 ||
+		    (size != 1u << 20 && size != 65536 && size != 4096))
+			argp_failure(
+			    state, JOB_TROUBLE, 0, "--compare-block=%s: choose one of 1M, 64k, 4k", arg);
+		options->job.top_granularity = (uint32_t)size;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp_option sync_options[] = {
+    {"changes", KEY_CHANGES, "HOW", 0,
+        "where changes are known from: auto, hash (compare both sides), digests (saved by the run before)",
+        1},
+    {"digests", KEY_DIGESTS, "FILE", 0, "saved digests: used if they fit, and saved anew at the end", 1},
+    {"compare-block", KEY_COMPARE_BLOCK, "SIZE", 0,
+        "the first block size compared: 1M, 64k or 4k (default: chosen)", 1},
+    {0},
+};
+
+int command_sync(int argc, char **argv)
+{
+	static const struct argp own = {.options = sync_options, .parser = parse_sync};
+	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_write, 0, NULL, 0},
+	    {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {0}};
+	static const struct argp argp = {.args_doc = "SRC DST",
+	    .doc = "Makes DST equal to SRC: both sides digest their blocks where the data is, and only "
+	           "blocks that differ are "
+	           "sent.\vSRC and DST: /dev/x, file.img (made if missing), [user@]host:PATH, nbd://..., or "
+	           "[ SERVER ARGS ]."};
+	struct cli_options options = {.job.kind = JOB_SYNC};
+	int res = cli_parse(&options, &argp, children, argc, argv, 2);
+
+	if (res == 0 && options.job.changes == CHANGES_DIGESTS && !options.job.digests_path) {
+		error_set(&options.error, -EINVAL,
+		    "--changes=digests needs --digests=FILE, where the last run saved them");
+		res = cli_fail(JOB_TROUBLE, &options.error);
+	}
+	if (res == 0)
+		res = cli_run_job(&options, "sync");
+	cli_options_done(&options);
+	return res;
+}
+
+static error_t parse_verify(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+
+	if (key != KEY_LIST)
+		return ARGP_ERR_UNKNOWN;
+	options->list = true;
+	return 0;
+}
+
+static const struct argp_option verify_options[] = {
+    {"list", KEY_LIST, NULL, 0, "print every range that differs, not just the first", 1},
+    {0},
+};
+
+int command_verify(int argc, char **argv)
+{
+	static const struct argp own = {.options = verify_options, .parser = parse_verify};
+	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0},
+	    {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {0}};
+	static const struct argp argp = {.args_doc = "A B",
+	    .doc = "Compares two volumes past the page cache. Exit code 0: the same, 1: they differ, 2: "
+	           "trouble.\v"
+	           "A and B: /dev/x, file.img, [user@]host:PATH, nbd://..., or [ SERVER ARGS ]."};
+	struct cli_options options = {.job.kind = JOB_VERIFY};
+	int res = cli_parse(&options, &argp, children, argc, argv, 2);
+
+	if (res == 0)
+		res = cli_run_job(&options, "verify");
+	cli_options_done(&options);
+	/* Three codes only: nothing but 0 and 1 says what the volumes are. */
+	return res > JOB_DIFFERS ? JOB_TROUBLE : res;
+}

@@ -1,0 +1,211 @@
+/* The control socket of a running job: see control.h. One ring thread; a few clients at most. */
+#include "cli/control.h"
+
+#include "base/cleanup.h"
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#define LINE_MAX_BYTES 4096u
+#define CLIENTS_MAX    8u
+
+struct client {
+	struct control *control; /* NULL: free place */
+	int fd;
+	struct ring_op op;
+	size_t length;
+	char line[LINE_MAX_BYTES];
+};
+
+struct control {
+	struct ring *ring;
+	int fd;
+	char path[108];
+	struct ring_op accept_op;
+	bool closing;
+	json_t *(*answer)(void *data, const json_t *request);
+	void *data;
+	struct client clients[CLIENTS_MAX];
+};
+
+static void read_more(struct client *client);
+
+static void hang_up(struct client *client)
+{
+	cleanup_close(&client->fd);
+	client->control = NULL;
+}
+
+static json_t *refuse(const char *words)
+{
+	return json_pack("{s:b, s:s}", "ok", 0, "error", words);
+}
+
+/* Answers one line. A client that does not take its answer loses it: the job waits for nobody. */
+static void answer_line(struct client *client, size_t length)
+{
+	json_t *request = json_loadb(client->line, length, 0, NULL);
+	json_t *reply = json_is_object(request) ? client->control->answer(client->control->data, request)
+	                                        : refuse("a request is one JSON object a line");
+	char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
+	struct iovec iov[2] = {{text, text ? strlen(text) : 0}, {"\n", 1}};
+	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+
+	(void)sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	free(text);
+	json_decref(reply);
+	json_decref(request);
+}
+
+static void answer_lines(struct client *client)
+{
+	char *end;
+
+	while ((end = memchr(client->line, '\n', client->length))) {
+		size_t used = (size_t)(end - client->line) + 1;
+
+		answer_line(client, used - 1);
+		client->length -= used;
+		memmove(client->line, client->line + used, client->length);
+	}
+}
+
+static void read_done(struct ring_op *op, int res)
+{
+	struct client *client = container_of(op, struct client, op);
+
+	if (res <= 0 || client->control->closing) {
+		hang_up(client);
+		return;
+	}
+	client->length += (size_t)res;
+	answer_lines(client);
+	if (client->length == LINE_MAX_BYTES)
+		hang_up(client);
+	else
+		read_more(client);
+}
+
+static void read_more(struct client *client)
+{
+	client->op = (struct ring_op){.opcode = RING_READ,
+	    .fd = client->fd,
+	    .offset = RING_STREAM,
+	    .buf = client->line + client->length,
+	    .length = LINE_MAX_BYTES - client->length,
+	    .done = read_done};
+	ring_submit(client->control->ring, &client->op);
+}
+
+static void wait_for_client(struct control *control);
+
+static void take_client(struct control *control, int fd)
+{
+	for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+		struct client *client = &control->clients[i];
+
+		if (client->control)
+			continue;
+		client->control = control;
+		client->fd = fd;
+		client->length = 0;
+		read_more(client);
+		return;
+	}
+	close(fd);
+}
+
+static void may_accept(struct ring_op *op, int res)
+{
+	struct control *control = container_of(op, struct control, accept_op);
+	int fd;
+
+	if (res < 0 || control->closing)
+		return;
+	fd = accept4(control->fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		take_client(control, fd);
+	wait_for_client(control);
+}
+
+static void wait_for_client(struct control *control)
+{
+	control->accept_op =
+	    (struct ring_op){.opcode = RING_POLL, .fd = control->fd, .events = POLLIN, .done = may_accept};
+	ring_submit(control->ring, &control->accept_op);
+}
+
+static int make_socket(struct control *control, struct error *error)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	char dir[90];
+
+	cli_run_dir(dir, sizeof(dir));
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+		return error_set(error, -errno, "cannot make %s: %s", dir, strerror(errno));
+	snprintf(control->path, sizeof(control->path), "%s/%d.sock", dir, (int)getpid());
+	memcpy(address.sun_path, control->path, sizeof(address.sun_path));
+	unlink(control->path);
+	control->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (control->fd < 0 || fchmod(control->fd, 0600) < 0 ||
+	    bind(control->fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    chmod(control->path, 0600) < 0 || listen(control->fd, 4) < 0)
+		return error_set(
+		    error, -errno, "cannot make the control socket %s: %s", control->path, strerror(errno));
+	return 0;
+}
+
+int control_new(struct control **ret, struct ring *ring, json_t *(*answer)(void *data, const json_t *request),
+    void *data, struct error *error)
+{
+	struct control *control = calloc(1, sizeof(*control));
+	int res;
+
+	if (!control)
+		return error_set(error, -ENOMEM, "out of memory");
+	control->ring = ring;
+	control->answer = answer;
+	control->data = data;
+	control->fd = -1;
+	res = make_socket(control, error);
+	if (res < 0) {
+		cleanup_close(&control->fd);
+		free(control);
+		return res;
+	}
+	wait_for_client(control);
+	*ret = control;
+	return 0;
+}
+
+static bool is_busy(const struct control *control)
+{
+	bool busy = control->accept_op.active;
+
+	for (unsigned i = 0; i < CLIENTS_MAX; i++)
+		busy |= control->clients[i].control != NULL;
+	return busy;
+}
+
+struct control *control_free(struct control *control)
+{
+	if (!control)
+		return NULL;
+	control->closing = true;
+	unlink(control->path);
+	ring_cancel(control->ring, &control->accept_op);
+	for (unsigned i = 0; i < CLIENTS_MAX; i++)
+		if (control->clients[i].control)
+			ring_cancel(control->ring, &control->clients[i].op);
+	while (is_busy(control) && control->ring->ops->step(control->ring) == 0)
+		;
+	cleanup_close(&control->fd);
+	free(control);
+	return NULL;
+}

@@ -1,0 +1,57 @@
+/* The program: the first word names a command. */
+#include "agent/agent.h"
+#include "cli/cli.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *help; /* NULL: another name of the line above */
+} commands[] = {
+    {"copy", command_copy, "SRC DST   copy all of a volume"},
+    {"sync", command_sync, "SRC DST   make a target equal, sending only what differs"},
+    {"verify", command_verify, "A B     compare two volumes: exit 0 same, 1 differs, 2 trouble"},
+    {"digest", command_digest, "SRC     digests of a volume, saved or printed"},
+    {"status", command_control, "[PID]   running copies and syncs on this machine"},
+    {"pause", command_control, "PID      hold one"},
+    {"resume", command_control, "PID     let it go on"},
+    {"throttle", command_control, "PID RATE   change its rate limit"},
+    {"agent", agent_main, "         the far side of a copy over ssh; started by the near side"},
+};
+
+static void usage(FILE *to)
+{
+	fputs("Usage: blkmove COMMAND [OPTIONS] ...\n\n", to);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(to, "  blkmove %s %s\n", commands[i].name, commands[i].help);
+	fputs("\nAn endpoint is /dev/x, file.img, [user@]host:PATH, nbd://..., [ SERVER ARGS ], or - for a "
+	      "stream.\n"
+	      "`blkmove COMMAND --help` lists options; `man blkmove` tells all.\n",
+	    to);
+}
+
+int main(int argc, char **argv)
+{
+	/* A reader that went away is an error of that write, not a death. */
+	signal(SIGPIPE, SIG_IGN);
+	if (argc < 2) {
+		usage(stderr);
+		return JOB_TROUBLE;
+	}
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+		puts("blkmove " BLKMOVE_VERSION);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		usage(stdout);
+		return 0;
+	}
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].run(argc - 1, argv + 1);
+	fprintf(stderr, "blkmove: there is no command '%s'; `blkmove --help` lists them\n", argv[1]);
+	return JOB_TROUBLE;
+}

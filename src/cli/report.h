@@ -1,0 +1,19 @@
+/* How a run is told: a bar on a terminal, lines elsewhere, JSON events on demand. Reads progress, keeps
+ * rates. */
+#pragma once
+
+#include "cli/cli.h"
+
+struct report;
+
+int report_new(struct report **ret, const struct cli_options *options, const char *verb, struct error *error);
+struct report *report_free(struct report *report);
+/* Called a few times a second. */
+void report_tick(struct report *report, const struct job_progress *progress, uint64_t now_ns);
+void report_state(struct report *report, enum job_state state);
+void report_warning(struct report *report, const char *text);
+/* One line about now, for SIGUSR1. */
+void report_status(struct report *report, const struct job_progress *progress);
+/* The last words of a run. */
+void report_end(struct report *report, const struct job_progress *progress, struct job *job,
+    enum job_result result, const struct error *error);

@@ -1,0 +1,196 @@
+/* One job with what surrounds it in a program: the ring, signals, the control socket, progress, the report of
+ * bad ranges. */
+#include "base/cleanup.h"
+#include "cli/cli.h"
+#include "cli/control.h"
+#include "cli/report.h"
+#include "cli/signals.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define RING_ENTRIES 256u
+#define TICK_NS      100000000u
+
+struct run {
+	struct cli_options *options;
+	struct ring *ring;
+	struct job *job;
+	struct report *report;
+	struct signals *signals;
+	struct control *control;
+	struct ring_op tick;
+	bool ending;
+	bool interrupted;
+};
+
+static void arm_tick(struct run *run);
+
+static void tick(struct ring_op *op, int res)
+{
+	struct run *run = container_of(op, struct run, tick);
+	struct job_progress progress;
+
+	if (run->ending)
+		return;
+	job_progress(run->job, &progress);
+	report_tick(run->report, &progress, ring_now_ns(run->ring));
+	arm_tick(run);
+}
+
+static void arm_tick(struct run *run)
+{
+	run->tick = (struct ring_op){
+	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(run->ring) + TICK_NS, .done = tick};
+	ring_submit(run->ring, &run->tick);
+}
+
+static void got_signal(void *data, int number)
+{
+	struct run *run = data;
+	struct job_progress progress;
+
+	if (number == SIGUSR1) {
+		job_progress(run->job, &progress);
+		report_status(run->report, &progress);
+		return;
+	}
+	/* A second one: whoever asks twice does not want to wait for the last flush. The journal holds what
+	 * is safe. */
+	if (run->interrupted)
+		_exit(JOB_INTERRUPTED);
+	run->interrupted = true;
+	report_warning(run->report, "interrupted: finishing what is in flight; once more to end at once");
+	job_cancel(run->job);
+}
+
+static json_t *status_json(struct run *run)
+{
+	struct job_progress progress;
+
+	job_progress(run->job, &progress);
+	return json_pack("{s:b, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1, "pid",
+	    (int)getpid(), "source", run->options->source.name, "target", run->options->target.name, "state",
+	    job_state_name(progress.state), "total", (json_int_t)progress.total, "position",
+	    (json_int_t)progress.position, "same", (json_int_t)progress.same, "sent",
+	    (json_int_t)progress.sent, "zero", (json_int_t)progress.zeroed, "bad", (json_int_t)progress.bad,
+	    "paused", progress.paused, "rate_limit", (json_int_t)job_rate(run->job));
+}
+
+static json_t *answer(void *data, const json_t *request)
+{
+	struct run *run = data;
+	const char *command = json_string_value(json_object_get(request, "command"));
+	const json_t *rate = json_object_get(request, "rate");
+
+	if (!command)
+		return json_pack("{s:b, s:s}", "ok", 0, "error", "a request names its \"command\"");
+	if (!strcmp(command, "status"))
+		return status_json(run);
+	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
+		job_pause(run->job, command[0] == 'p');
+		return json_pack("{s:b}", "ok", 1);
+	}
+	if (!strcmp(command, "throttle") && json_is_integer(rate) && json_integer_value(rate) >= 0) {
+		job_set_rate(run->job, (uint64_t)json_integer_value(rate));
+		return json_pack("{s:b}", "ok", 1);
+	}
+	return json_pack("{s:b, s:s}", "ok", 0, "error",
+	    "the commands are status, pause, resume, and throttle with a rate");
+}
+
+static void state_changed(void *data, enum job_state state)
+{
+	report_state(((struct run *)data)->report, state);
+}
+
+static void warned(void *data, const char *text)
+{
+	report_warning(((struct run *)data)->report, text);
+}
+
+/* The list of what could not be read: offset and length in bytes, a range a line. */
+static void write_bad_ranges(struct run *run)
+{
+	const struct range_set *bad = job_bad_ranges(run->job);
+	const char *path = run->options->report_path;
+	char own[64];
+	FILE *file;
+
+	if (!bad->count)
+		return;
+	snprintf(own, sizeof(own), "blkmove-%d.report", (int)getpid());
+	file = fopen(path ? path : own, "we");
+	if (!file) {
+		fprintf(stderr, "blkmove: cannot write %s: %s; the unreadable ranges follow\n",
+		    path ? path : own, strerror(errno));
+		file = stderr;
+	}
+	fprintf(file, "# unreadable ranges of %s: offset length, in bytes\n", run->options->source.name);
+	for (size_t i = 0; i < bad->count; i++)
+		fprintf(file, "%" PRIu64 " %" PRIu64 "\n", bad->ranges[i].offset, bad->ranges[i].length);
+	if (file == stderr)
+		return;
+	if (fclose(file) == 0)
+		fprintf(stderr, "blkmove: unreadable ranges are listed in %s\n", path ? path : own);
+	else
+		fprintf(stderr, "blkmove: cannot write %s: %s\n", path ? path : own, strerror(errno));
+}
+
+static int set_up(struct run *run, const char *verb, struct error *error)
+{
+	struct error ignored;
+	int res = ring_new(&run->ring, RING_ENTRIES, error);
+
+	if (res == 0)
+		res = report_new(&run->report, run->options, verb, error);
+	run->options->job.data = run;
+	run->options->job.state_changed = state_changed;
+	run->options->job.warning = warned;
+	if (res == 0)
+		res = job_new(&run->job, run->ring, &run->options->job, error);
+	if (res == 0)
+		res = signals_new(&run->signals, run->ring, got_signal, run, error);
+	/* A run that cannot be controlled is still a run. */
+	if (res == 0 && control_new(&run->control, run->ring, answer, run, &ignored) < 0)
+		run->control = NULL;
+	if (res == 0)
+		arm_tick(run);
+	return res;
+}
+
+static void tear_down(struct run *run)
+{
+	run->ending = true;
+	if (run->ring)
+		ring_cancel(run->ring, &run->tick);
+	while (run->tick.active && run->ring->ops->step(run->ring) == 0)
+		;
+	control_free(run->control);
+	signals_free(run->signals);
+	job_free(run->job);
+	report_free(run->report);
+	ring_free(run->ring);
+}
+
+int cli_run_job(struct cli_options *options, const char *verb)
+{
+	struct run run = {.options = options};
+	struct job_progress progress;
+	struct error error = {0};
+	enum job_result result = JOB_TROUBLE;
+
+	if (set_up(&run, verb, &error) < 0) {
+		cli_fail(result, &error);
+	} else {
+		result = job_run(run.job, &error);
+		job_progress(run.job, &progress);
+		report_end(run.report, &progress, run.job, result, &error);
+		write_bad_ranges(&run);
+	}
+	tear_down(&run);
+	return result;
+}

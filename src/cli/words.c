@@ -1,0 +1,96 @@
+/* The command line's words: captive servers, endpoints, folders. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int cli_fail(enum job_result code, const struct error *error)
+{
+	fprintf(stderr, "blkmove: %s\n", error->text);
+	return code;
+}
+
+/* How many words a captive server takes, with both brackets; 0 when the closing one is missing. */
+static int group_length(char **argv)
+{
+	for (int i = 1; argv[i]; i++)
+		if (!strcmp(argv[i], "]"))
+			return i + 1;
+	return 0;
+}
+
+int cli_words_init(struct cli_words *words, int argc, char **argv, struct error *error)
+{
+	*words = (struct cli_words){.argv = calloc((size_t)argc + 1, sizeof(char *))};
+	if (!words->argv)
+		return error_set(error, -ENOMEM, "out of memory");
+	for (int i = 0; i < argc; i++) {
+		int length = 1;
+
+		if (!strcmp(argv[i], "[")) {
+			length = group_length(argv + i);
+			if (length == 0)
+				return error_set(error, -EINVAL,
+				    "the captive server '[ %s ...' has no closing ']'",
+				    argv[i + 1] ? argv[i + 1] : "");
+			if (words->captive_count == 2)
+				return error_set(error, -EINVAL, "there are more than two captive servers");
+			words->captive[words->captive_count] = argv + i;
+			words->captive_length[words->captive_count++] = length;
+		}
+		words->argv[words->argc++] = argv[i];
+		i += length - 1;
+	}
+	return 0;
+}
+
+void cli_words_done(struct cli_words *words)
+{
+	free(words->argv);
+	words->argv = NULL;
+}
+
+int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret, struct error *error)
+{
+	int used;
+
+	if (strcmp(word, "["))
+		return endpoint_parse(ret, &word, 1, &used, error);
+	int i = words->captive_taken++;
+
+	return endpoint_parse(ret, words->captive[i], words->captive_length[i], &used, error);
+}
+
+const char *cli_state_dir(char *buf, size_t length)
+{
+	const char *own = getenv("BLKMOVE_STATE_DIR"), *state = getenv("XDG_STATE_HOME"),
+	           *home = getenv("HOME");
+
+	if (own && own[0])
+		snprintf(buf, length, "%s", own);
+	else if (geteuid() == 0)
+		snprintf(buf, length, "/var/lib/blkmove");
+	else if (state && state[0])
+		snprintf(buf, length, "%s/blkmove", state);
+	else
+		snprintf(buf, length, "%s/.local/state/blkmove", home ? home : "/tmp");
+	return buf;
+}
+
+const char *cli_run_dir(char *buf, size_t length)
+{
+	const char *own = getenv("BLKMOVE_RUN_DIR"), *runtime = getenv("XDG_RUNTIME_DIR");
+
+	if (own && own[0])
+		snprintf(buf, length, "%s", own);
+	else if (geteuid() == 0)
+		snprintf(buf, length, "/run/blkmove");
+	else if (runtime && runtime[0])
+		snprintf(buf, length, "%s/blkmove", runtime);
+	else
+		snprintf(buf, length, "/tmp/blkmove-%u", (unsigned)geteuid());
+	return buf;
+}
