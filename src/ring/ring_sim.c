@@ -307,16 +307,28 @@ static void run_step_hooks(struct ring_sim *sim)
 	}
 }
 
+int ring_sim_error(const struct ring_sim *sim)
+{
+	return sim->error;
+}
+
+static int fail(struct ring_sim *sim, int error)
+{
+	if (sim->error == 0)
+		sim->error = error;
+	return error;
+}
+
 int ring_sim_step(struct ring_sim *sim)
 {
 	struct sim_event *event;
 
 	if (sim->steps_max <= sim->steps)
-		return -ELOOP;
+		return fail(sim, -ELOOP);
 	run_step_hooks(sim);
 	event = sim_heap_pop(sim);
 	if (!event)
-		return -EDEADLK;
+		return fail(sim, -EDEADLK);
 	sim->steps++;
 	if (event->time_ns > sim->now_ns)
 		sim->now_ns = event->time_ns;

@@ -36,6 +36,8 @@ uint64_t ring_sim_trace(const struct ring_sim *sim);
 /* Delivers one event of any host. 0, -EDEADLK when nothing will ever happen again, -ELOOP beyond steps_max.
  */
 int ring_sim_step(struct ring_sim *sim);
+/* The first error that ring_sim_step() gave, or 0: what ran may have swallowed it. */
+int ring_sim_error(const struct ring_sim *sim);
 
 /* Called between events: after each one (one such function; NULL: none), before event `step`, or in `ns` from
  * now. */

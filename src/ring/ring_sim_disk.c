@@ -209,6 +209,18 @@ static int perform_fallocate(struct sim_disk *disk, struct ring_op *op)
 	return 0;
 }
 
+/* What was lost is lost to readers too, as it is to those who read past the cache. */
+static void reread(struct sim_disk *disk)
+{
+	memcpy(disk->data, disk->stable, disk->capacity);
+	disk->size = disk->stable_size;
+	list_for_each (node, &disk->unflushed) {
+		const struct unflushed *write = container_of(node, struct unflushed, node);
+
+		store(disk->data, &disk->size, write, 0, write->length);
+	}
+}
+
 static int perform_fsync(struct ring_sim *sim, struct sim_disk *disk, uint64_t sequence)
 {
 	bool fails = rand_ppm(&sim->rand, disk->options.fsync_error_ppm);
@@ -228,6 +240,8 @@ static int perform_fsync(struct ring_sim *sim, struct sim_disk *disk, uint64_t s
 		store(disk->stable, &disk->stable_size, write, 0, write->length);
 		unflushed_free(write);
 	}
+	if (fails)
+		reread(disk);
 	return fails ? -EIO : 0;
 }
 

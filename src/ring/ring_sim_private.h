@@ -64,6 +64,7 @@ struct ring_sim {
 	struct sim_fd *fds;
 	size_t fds_count;
 	struct list_node hosts, timed;
+	int error;
 	ring_sim_hook *on_step;
 	void *on_step_data;
 	struct sim_step_hook step_hooks[SIM_STEP_HOOKS];
