@@ -8,17 +8,20 @@
 struct agent_server;
 
 struct agent_server_options {
-	int fd_in, fd_out;              /* taken */
+	int fd_in, fd_out;                /* taken */
 	const struct path_policy *policy; /* or NULL; borrowed */
-	unsigned timeout_ms;            /* longest silence before the client counts as lost; 0: 30,000 */
+	unsigned timeout_ms;              /* longest silence before the client counts as lost; 0: 30,000 */
 	/* Opens the volume an OPEN frame names; NULL: file_open(). Simulations open their own. */
-	int (*open)(void *data, struct block **ret, struct ring *ring, const char *path, bool write, bool create,
-	    uint64_t create_size, int cache, bool force_held, struct error *error);
+	int (*open)(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
+	    bool create, uint64_t create_size, int cache, bool force_held, struct error *error);
 	void *open_data;
 };
 
 int agent_server_new(struct agent_server **ret, struct ring *ring, const struct agent_server_options *options,
     struct error *error);
-/* Serves until the client closes or breaks: then done(data, 0 or -errno) from the loop, every request ended. */
+/* Serves until the client closes or breaks: then done(data, 0 or -errno) from the loop, every request ended.
+ */
 void agent_server_start(struct agent_server *server, void (*done)(void *data, int res), void *data);
+/* Why it ended, or why the volume could not be opened; text is empty when all went well. */
+const struct error *agent_server_error(const struct agent_server *server);
 struct agent_server *agent_server_free(struct agent_server *server);

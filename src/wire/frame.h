@@ -1,5 +1,6 @@
 /*
- * The frame, a pure codec: 40 header bytes, little endian, then the payload. docs/wire/frames.md shows it byte by byte.
+ * The frame, a pure codec: 40 header bytes, little endian, then the payload. docs/wire/frames.md shows it
+ * byte by byte.
  *
  *    0 u32 payload length   4 u8 type   5 u8 flags   6 u16 zero
  *    8 u64 id              16 u64 offset             24 u64 length
@@ -26,7 +27,7 @@ enum frame_type {
 	FRAME_ERROR = 6,       /* answer to any request: {"code": errno's name, "text": words} */
 	/* data requests: offset and length are the range */
 	FRAME_READ = 16,
-	FRAME_WRITE = 17,  /* payload: the data, or zstd of it (FRAME_FLAG_ZSTD) */
+	FRAME_WRITE = 17, /* payload: the data, or zstd of it (FRAME_FLAG_ZSTD) */
 	FRAME_ZERO = 18,
 	FRAME_FLUSH = 19,
 	FRAME_EXTENTS = 20, /* payload: u32 how many at most */
@@ -34,9 +35,9 @@ enum frame_type {
 	FRAME_SHA256 = 22,
 	FRAME_RESIZE = 23,
 	/* answers, same id */
-	FRAME_DONE = 32,    /* to WRITE, ZERO, FLUSH, RESIZE */
-	FRAME_DATA = 33,    /* to READ; DIGEST: digests; SHA256: 32 bytes */
-	FRAME_ZEROES = 34,  /* to READ: the whole range is zero, no payload */
+	FRAME_DONE = 32,        /* to WRITE, ZERO, FLUSH, RESIZE */
+	FRAME_DATA = 33,        /* to READ; DIGEST: digests; SHA256: 32 bytes */
+	FRAME_ZEROES = 34,      /* to READ: the whole range is zero, no payload */
 	FRAME_EXTENT_LIST = 35, /* to EXTENTS: 16 bytes each: u64 length, u64 kind */
 	/* keepalive, either way */
 	FRAME_PING = 48,
@@ -56,15 +57,15 @@ struct frame {
 
 void frame_encode(const struct frame *frame, uint8_t ret[FRAME_HEADER_BYTES]);
 /*
- * Returns 0, or -EPROTO with words: bad CRC, unknown type or flags, a payload length above FRAME_PAYLOAD_MAX or above
- * what the type may carry, offset + length beyond INT64_MAX.
+ * Returns 0, or -EPROTO with words: bad CRC, unknown type or flags, a payload length above FRAME_PAYLOAD_MAX
+ * or above what the type may carry, offset + length beyond INT64_MAX.
  */
 int frame_decode(const uint8_t header[FRAME_HEADER_BYTES], struct frame *ret, struct error *error);
 
 /* "READ", "WRITE"...; "?" for an unknown type. */
 const char *frame_type_name(uint8_t type);
 /*
- * Bytes of credit that a request takes while it is under way: READ and WRITE their length, EXTENTS and DIGEST a fixed amount, others
- * none. Both sides count with this.
+ * Bytes of credit that a request takes while it is under way: READ and WRITE their length, EXTENTS and DIGEST
+ * a fixed amount, others none. Both sides count with this.
  */
 uint64_t frame_cost(const struct frame *frame);

@@ -99,13 +99,13 @@ static struct json_send *json_send_new(
 		return NULL;
 	json->session = session;
 	json->text = owned ? json_dumps(owned, JSON_COMPACT) : NULL;
-	if (!json->text) {
+	if (owned && !json->text) {
 		free(json);
 		return NULL;
 	}
 	json->send.frame.type = type;
 	json->send.frame.id = id;
-	json->send.frame.payload_length = (uint32_t)strlen(json->text);
+	json->send.frame.payload_length = json->text ? (uint32_t)strlen(json->text) : 0;
 	json->send.payload = json->text;
 	json->send.sent = json_sent;
 	assert(json->send.frame.payload_length <= FRAME_JSON_MAX);
@@ -126,10 +126,12 @@ int session_send_json(
 void session_dismiss(struct session *session, const struct error *error)
 {
 	struct json_send *send;
+	json_t *words;
 
 	if (session->state != SESSION_LIVE)
 		return;
-	send = json_send_new(session, FRAME_ERROR, 0, control_error(error->code, error->text));
+	words = control_error(error->code, error->text);
+	send = words ? json_send_new(session, FRAME_ERROR, 0, words) : NULL;
 	if (!send || session->sender.dead) {
 		if (send)
 			json_sent(&send->send, -ENOTCONN);
@@ -168,6 +170,8 @@ static int send_hello(struct session *session, struct error *error)
 		json_object_set_new(json, "compress", json_string(compress_word(options->compress)));
 		json_object_set_new(json, "level", json_integer(options->compress_level));
 	}
+	if (!json)
+		return error_set(error, -ENOMEM, "no memory for a greeting");
 	return session_send_json(session, FRAME_HELLO, 0, json, error);
 }
 

@@ -75,7 +75,7 @@ int session_new(
 struct session *session_free(struct session *session);
 
 void session_send(struct session *session, struct session_send *send);
-/* Sends JSON text; takes the reference, also on failure. NULL json is -ENOMEM. */
+/* Sends JSON text; takes the reference, also on failure. NULL: no payload. */
 int session_send_json(
     struct session *session, enum frame_type type, uint64_t id, json_t *json, struct error *error);
 /* Ends it because of `error` (copied): what is under way is cancelled; closed() follows. The first reason

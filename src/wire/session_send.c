@@ -6,6 +6,7 @@
 #include "base/crc32c.h"
 #include "wire/session_private.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -180,8 +181,9 @@ void session_send(struct session *session, struct session_send *send)
 {
 	struct session_sender *sender = &session->sender;
 
+	assert(session->state != SESSION_CLOSED);
 	list_append(&sender->queue, &send->node);
-	/* Once a turn of the loop, so that what this turn still adds goes along. When closed, to end it. */
+	/* Once a turn of the loop, so that what this turn still adds goes along. */
 	if (!sender->op.active && !sender->later.active)
 		ring_defer(session->ring, &sender->later, 0);
 }

@@ -1,0 +1,131 @@
+/* JSON of the wire's control frames about volumes: see remote_json.h. What comes in is checked here, once. */
+#include "block/remote_json.h"
+
+#include "base/cleanup.h"
+#include "wire/control.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SECTOR_MAX 65536u
+
+static const char *const cache_words[] = {
+    [CACHE_AUTO] = "auto",
+    [CACHE_DIRECT] = "direct",
+    [CACHE_BUFFERED] = "buffered",
+};
+
+json_t *remote_json_open(const char *path, const struct block_open_options *options)
+{
+	return json_pack("{s:s, s:b, s:b, s:I, s:s, s:b}", "path", path, "write", options->write, "create",
+	    options->create, "size", (json_int_t)options->create_size, "cache", cache_words[options->cache],
+	    "force_held", options->force_held);
+}
+
+json_t *remote_json_opened(const struct block_info *info)
+{
+	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size, "sector_size",
+	    (int)info->sector_size, "request_align", (int)info->request_align, "writable", info->writable,
+	    "zeroed", info->zeroed, "created", info->created, "resizable", info->resizable);
+}
+
+/* A name in another encoding must not lose all the facts. */
+static json_t *text(const char *value)
+{
+	json_t *json = json_string(value);
+	char ascii[256];
+	size_t length = strlen(value);
+
+	if (json || length >= sizeof(ascii))
+		return json;
+	for (size_t i = 0; i <= length; i++)
+		ascii[i] = value[i] & 0x80 ? '?' : value[i];
+	return json_string(ascii);
+}
+
+json_t *remote_json_facts(const struct block_facts *facts)
+{
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "id", text(facts->id), "mark",
+	    text(facts->mark), "mounted", text(facts->mounted), "held", text(facts->held), "writer",
+	    text(facts->writer), "signature", text(facts->signature), "allocated",
+	    (json_int_t)facts->allocated);
+}
+
+static int parse_cache(const json_t *json, enum cache_mode *ret, struct error *error)
+{
+	char word[16];
+
+	if (control_get_text(json, "cache", word, sizeof(word), error) < 0)
+		return -EPROTO;
+	for (unsigned i = 0; i < sizeof(cache_words) / sizeof(cache_words[0]); i++)
+		if (!strcmp(word, cache_words[i])) {
+			*ret = (enum cache_mode)i;
+			return 0;
+		}
+	return error_set(error, -EPROTO, "there is no cache mode '%s'", word);
+}
+
+/* The path goes to open(2), not to a terminal: as it is, or not at all. */
+static int parse_path(const json_t *json, struct remote_open *ret, struct error *error)
+{
+	const char *path = json_string_value(json_object_get(json, "path"));
+
+	if (!path || !path[0] || strlen(path) >= sizeof(ret->path))
+		return error_set(error, -EPROTO, "'path' is missing, empty or too long");
+	strcpy(ret->path, path);
+	return 0;
+}
+
+int remote_parse_open(const void *payload, size_t length, struct remote_open *ret, struct error *error)
+{
+	_cleanup_(control_cleanup) json_t *json = control_parse(payload, length, error);
+
+	if (!json || parse_path(json, ret, error) < 0 || parse_cache(json, &ret->cache, error) < 0 ||
+	    control_get_bool(json, "write", &ret->write, error) < 0 ||
+	    control_get_bool(json, "create", &ret->create, error) < 0 ||
+	    control_get_bool(json, "force_held", &ret->force_held, error) < 0 ||
+	    control_get_u64(json, "size", &ret->create_size, error) < 0)
+		return -EPROTO;
+	return 0;
+}
+
+static bool power_of_two(uint64_t value, uint64_t max)
+{
+	return value > 0 && value <= max && (value & (value - 1)) == 0;
+}
+
+int remote_parse_opened(const void *payload, size_t length, struct block_info *ret, struct error *error)
+{
+	_cleanup_(control_cleanup) json_t *json = control_parse(payload, length, error);
+	uint64_t sector, align;
+
+	if (!json || control_get_u64(json, "size", &ret->size, error) < 0 ||
+	    control_get_u64(json, "sector_size", &sector, error) < 0 ||
+	    control_get_u64(json, "request_align", &align, error) < 0 ||
+	    control_get_bool(json, "writable", &ret->writable, error) < 0 ||
+	    control_get_bool(json, "zeroed", &ret->zeroed, error) < 0 ||
+	    control_get_bool(json, "created", &ret->created, error) < 0 ||
+	    control_get_bool(json, "resizable", &ret->resizable, error) < 0)
+		return -EPROTO;
+	if (!power_of_two(sector, SECTOR_MAX) || !power_of_two(align, SECTOR_MAX))
+		return error_set(error, -EPROTO, "sectors of %llu bytes, aligned to %llu, cannot be",
+		    (unsigned long long)sector, (unsigned long long)align);
+	ret->sector_size = (uint32_t)sector;
+	ret->request_align = (uint32_t)align;
+	return 0;
+}
+
+int remote_parse_facts(const void *payload, size_t length, struct block_facts *ret, struct error *error)
+{
+	_cleanup_(control_cleanup) json_t *json = control_parse(payload, length, error);
+
+	if (!json || control_get_text(json, "id", ret->id, sizeof(ret->id), error) < 0 ||
+	    control_get_text(json, "mark", ret->mark, sizeof(ret->mark), error) < 0 ||
+	    control_get_text(json, "mounted", ret->mounted, sizeof(ret->mounted), error) < 0 ||
+	    control_get_text(json, "held", ret->held, sizeof(ret->held), error) < 0 ||
+	    control_get_text(json, "writer", ret->writer, sizeof(ret->writer), error) < 0 ||
+	    control_get_text(json, "signature", ret->signature, sizeof(ret->signature), error) < 0 ||
+	    control_get_u64(json, "allocated", &ret->allocated, error) < 0)
+		return -EPROTO;
+	return 0;
+}

@@ -1,0 +1,52 @@
+/* Buffers by powers of two: see agent_buffers.h. */
+#include "export/agent_buffers.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+static unsigned class_of(size_t size)
+{
+	unsigned class = 0;
+
+	while (((size_t)4096 << class) < size)
+		class ++;
+	assert(class < AGENT_BUFFER_CLASSES);
+	return class;
+}
+
+void *agent_buffers_get(struct agent_buffers *buffers, size_t size)
+{
+	unsigned class = class_of(size);
+	void **buffer = buffers->free[class];
+
+	if (!buffer)
+		return aligned_alloc(4096, (size_t)4096 << class);
+	buffers->free[class] = *buffer;
+	buffers->kept_bytes -= (size_t)4096 << class;
+	return buffer;
+}
+
+void agent_buffers_put(struct agent_buffers *buffers, void *buffer, size_t size)
+{
+	unsigned class = class_of(size);
+	size_t bytes = (size_t)4096 << class;
+
+	if (buffers->kept_bytes + bytes > buffers->kept_bytes_max) {
+		free(buffer);
+		return;
+	}
+	*(void **)buffer = buffers->free[class];
+	buffers->free[class] = buffer;
+	buffers->kept_bytes += bytes;
+}
+
+void agent_buffers_done(struct agent_buffers *buffers)
+{
+	for (unsigned class = 0; class < AGENT_BUFFER_CLASSES; class ++)
+		while (buffers->free[class]) {
+			void **buffer = buffers->free[class];
+
+			buffers->free[class] = *buffer;
+			free(buffer);
+		}
+}

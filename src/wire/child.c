@@ -1,0 +1,187 @@
+/* Child processes by fork, exec and pidfd: see child.h. */
+#include "wire/child.h"
+
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define TERM_MS 500u
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* In the child: only what is safe after fork(2). */
+static _Noreturn void run(char *const *argv, const int fds[3], int report)
+{
+	sigset_t none;
+	int copies[3], res;
+
+	/* Out of the way first: one of fds may be 0, 1 or 2. */
+	for (int i = 0; i < 3; i++)
+		copies[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+	for (int i = 0; i < 3; i++)
+		if (copies[i] < 0 || dup2(copies[i], i) < 0)
+			goto failed;
+	signal(SIGINT, SIG_IGN);
+	signal(SIGQUIT, SIG_IGN);
+	signal(SIGPIPE, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execvp(argv[0], argv);
+failed:
+	res = errno;
+	(void)!write(report, &res, sizeof(res));
+	_exit(127);
+}
+
+/* Waits until exec has happened (nothing comes) or failed (its errno comes). */
+static int exec_result(int report)
+{
+	int code = 0;
+	ssize_t got;
+
+	do
+		got = read(report, &code, sizeof(code));
+	while (got < 0 && errno == EINTR);
+	return got == sizeof(code) ? -code : 0;
+}
+
+int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error)
+{
+	_cleanup_(cleanup_close) int report_in = -1;
+	int report[2], res;
+	pid_t pid;
+
+	*ret = (struct child){.pidfd = -1};
+	if (pipe2(report, O_CLOEXEC) < 0)
+		return error_set(error, -errno, "cannot start %s: %s", argv[0], strerror(errno));
+	report_in = report[0];
+	/* Away from 0, 1 and 2, which the child overwrites. */
+	res = report[1] < 3 ? fcntl(report[1], F_DUPFD_CLOEXEC, 3) : report[1];
+	if (res != report[1])
+		close(report[1]);
+	report[1] = res;
+	pid = res < 0 ? -1 : fork();
+	if (pid == 0)
+		run(argv, fds, report[1]);
+	res = pid < 0 ? -errno : 0;
+	if (report[1] >= 0)
+		close(report[1]);
+	if (pid > 0)
+		res = exec_result(report_in);
+	if (res < 0) {
+		if (pid > 0)
+			waitpid(pid, NULL, 0);
+		return error_set(error, res, "cannot start %s: %s", argv[0], strerror(-res));
+	}
+	ret->pid = pid;
+	ret->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	return 0;
+}
+
+static bool reap(struct child *child, int flags)
+{
+	pid_t pid;
+
+	do
+		pid = waitpid(child->pid, &child->status, flags);
+	while (pid < 0 && errno == EINTR);
+	if (pid == 0)
+		return false;
+	cleanup_close(&child->pidfd);
+	child->pidfd = -1;
+	child->pid = 0;
+	return true;
+}
+
+bool child_wait(struct child *child, unsigned timeout_ms)
+{
+	uint64_t end_ms = now_ms() + timeout_ms;
+
+	if (child->pid == 0)
+		return true;
+	while (!reap(child, WNOHANG)) {
+		struct pollfd poll_fd = {.fd = child->pidfd, .events = POLLIN};
+		uint64_t at_ms = now_ms();
+
+		if (at_ms >= end_ms)
+			return false;
+		/* Without a pidfd: look every 10 ms. */
+		poll(&poll_fd, child->pidfd >= 0, child->pidfd >= 0 ? (int)(end_ms - at_ms) : 10);
+	}
+	return true;
+}
+
+void child_end(struct child *child)
+{
+	if (child->pid == 0)
+		return;
+	kill(child->pid, SIGTERM);
+	kill(child->pid, SIGCONT);
+	if (child_wait(child, TERM_MS))
+		return;
+	kill(child->pid, SIGKILL);
+	reap(child, 0);
+}
+
+/* Reads to the end or the deadline. */
+static int collect(int fd, char *ret, size_t size, uint64_t end_ms)
+{
+	size_t used = 0;
+
+	for (;;) {
+		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+		uint64_t at_ms = now_ms();
+		ssize_t got;
+
+		if (at_ms >= end_ms)
+			return -ETIMEDOUT;
+		if (poll(&poll_fd, 1, (int)(end_ms - at_ms)) <= 0)
+			continue;
+		got = read(fd, ret + used, size - 1 - used);
+		if (got < 0 && errno != EINTR)
+			return -errno;
+		if (got == 0)
+			break;
+		used += got > 0 ? (size_t)got : 0;
+		if (used == size - 1)
+			return -EMSGSIZE;
+	}
+	ret[used] = '\0';
+	return 0;
+}
+
+int child_capture(char *const *argv, char *ret, size_t size, unsigned timeout_ms)
+{
+	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	_cleanup_(cleanup_close) int in = -1;
+	uint64_t end_ms = now_ms() + timeout_ms;
+	struct child child;
+	int fds[2], res;
+
+	if (null < 0 || pipe2(fds, O_CLOEXEC) < 0)
+		return -errno;
+	in = fds[0];
+	res = child_start(&child, argv, (const int[3]){null, fds[1], null}, NULL);
+	close(fds[1]);
+	if (res < 0)
+		return res;
+	res = collect(in, ret, size, end_ms);
+	if (res == 0 && !child_wait(&child, timeout_ms))
+		res = -ETIMEDOUT;
+	child_end(&child);
+	return res < 0 ? res : child.status == 0 ? 0 : -EIO;
+}

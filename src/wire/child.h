@@ -1,0 +1,27 @@
+/* A child process: started, waited for with a deadline, ended. Control paths only. */
+#pragma once
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct child {
+	pid_t pid; /* 0: none, or reaped */
+	int pidfd;
+	int status; /* as waitpid(2), once reaped */
+};
+
+/*
+ * Starts argv[0] (found by PATH) with fds[0..2] as its standard descriptors; the caller keeps his own. It
+ * does not get the terminal's SIGINT: who started it decides what ends. Returns 0 or -errno with words.
+ */
+int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error);
+/* Waits for its end, at most so long. True when it has ended and is reaped. */
+bool child_wait(struct child *child, unsigned timeout_ms);
+/* Has it end: SIGTERM, and SIGKILL if that does not help soon. Reaps it. */
+void child_end(struct child *child);
+/* Runs argv and takes what it prints, at most size - 1 bytes. Returns 0 if it exited with 0 in time, else
+ * -errno. */
+int child_capture(char *const *argv, char *ret, size_t size, unsigned timeout_ms);
