@@ -153,6 +153,10 @@ static int check_host(const char *word, size_t length, struct error *error)
 		    "cannot use '%s': there is no host before the ':'; write host:PATH, or ./%s for a file "
 		    "of that name",
 		    word, word);
+	/* Taking the brackets off must not uncover another beginning. */
+	if (memchr(word, '[', (size_t)(host - word)))
+		return error_set(
+		    error, -EINVAL, "cannot use '%s': write a v6 address as user@[ADDRESS]:PATH", word);
 	if (word[0] == '-' || host[0] == '-' || (host[0] == '[' && host[1] == '-'))
 		return error_set(
 		    error, -EINVAL, "cannot use '%s': a host or user cannot begin with '-'", word);

@@ -99,6 +99,7 @@ static void test_refusals(void **state)
 	    {"-oProxyCommand=x:/y", "cannot begin with '-'"},
 	    {"u@-oProxyCommand=x:/y", "cannot begin with '-'"},
 	    {"[-o]:/y", "cannot begin with '-'"},
+	    {"[-oX@[::1]:/y", "user@[ADDRESS]:PATH"},
 	    {"ho st:/x", "no blanks"},
 	    {"ho\nst:/x", "no blanks"},
 	    {"ssh://host/x", "over ssh write"},
