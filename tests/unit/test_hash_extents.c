@@ -342,6 +342,26 @@ static void test_equal_volumes_give_nothing(void **state)
 	drop_pair(f);
 }
 
+/* A short last leaf that became zeros needs no data either. */
+static void test_h12_last_partial_block_of_zeros(void **state)
+{
+	struct fixture *f = *state;
+	struct extents *extents;
+	struct extent extent;
+
+	make_pair(f, MIB + 777, MIB + 777);
+	rand_bytes(&f->rand, f->target->data, MIB + 777);
+	memcpy(f->source->data, f->target->data, MIB);
+	extents = begin(f);
+	assert_int_equal(next(f, extents, MIB, &extent), 1);
+	assert_int_equal(extent.offset, MIB);
+	assert_int_equal(extent.length, 777);
+	assert_int_equal(extent.kind, EXTENT_ZERO);
+	assert_int_equal(next(f, extents, MIB, &extent), 2);
+	extents_free(extents);
+	drop_pair(f);
+}
+
 /* A change of one byte costs a chunk's digest for each chunk, 16 of nodes and 16 of leaves; and nothing is
  * read twice. */
 static void test_narrowing_is_cheap(void **state)
@@ -375,10 +395,8 @@ static void test_merges_over_chunks(void **state)
 	/* Until both chunks have been compared nothing is taken. */
 	assert_int_equal(extents_next(extents, 4 * MIB, &extent), 0);
 	for (int i = 0; i < 200; i++) {
-		struct ring_op op = {.opcode = RING_NOP};
+		struct ring_op op = {.opcode = RING_TIMER, .deadline_ns = ring_now_ns(f->ring)};
 
-		op.opcode = RING_TIMER;
-		op.deadline_ns = ring_now_ns(f->ring);
 		ring_wait(f->ring, &op);
 	}
 	assert_int_equal(next(f, extents, 4 * MIB, &extent), 1);
@@ -515,6 +533,7 @@ int main(void)
 	    ONE(test_random_pairs),
 	    ONE(test_h18_sizes_that_differ),
 	    ONE(test_h12_last_partial_block),
+	    ONE(test_h12_last_partial_block_of_zeros),
 	    ONE(test_equal_volumes_give_nothing),
 	    ONE(test_narrowing_is_cheap),
 	    ONE(test_merges_over_chunks),
