@@ -34,6 +34,7 @@ struct job *job_free(struct job *job)
 {
 	if (!job)
 		return NULL;
+	job_digests_end(job);
 	job_close(job);
 	job_journal_end(job, false);
 	range_set_done(&job->done);
@@ -119,13 +120,18 @@ static int attempt(struct job *job)
 	int res = job_open(job);
 
 	if (res == 0)
+		res = job_digests_begin(job);
+	if (res == 0)
 		res = job_journal_create(job);
+	job->opened_before |= res == 0;
 	if (res == 0)
 		res = job->options.kind == JOB_VERIFY ? job_compare(job) : job_transfer(job);
 	if (res == 0 && job->options.verify && job_writes(job))
 		res = job_compare(job);
 	if (res == 0 && !job->options.dry_run && !(job->options.allow & ALLOW_LIVE_SOURCE))
 		res = job_check_source_mark(job);
+	if (res == 0 && job->differences.count == 0)
+		job_digests_finish(job);
 	if (res < 0 && res != -ECANCELED && job_link_broken(job))
 		res = -ENOTCONN;
 	if (job->done.bytes != before)

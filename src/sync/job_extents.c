@@ -1,6 +1,7 @@
 /* The extents of a job, wrapped so that the job learns what became of each. */
 #include "sync/job_private.h"
 
+#include "block/saved_digests.h"
 #include "sync/all_extents.h"
 #include "sync/hash_extents.h"
 
@@ -70,8 +71,7 @@ static void found_same(void *data, uint64_t offset, uint64_t length)
 
 static int make_inner(struct extents **ret, struct job *job, struct range_set *skip)
 {
-	struct digest_key key;
-	int res;
+	int res = 0;
 
 	if (block_info(job->source)->stream)
 		return stream_extents_new(ret, &job->error);
@@ -81,18 +81,21 @@ static int make_inner(struct extents **ret, struct job *job, struct range_set *s
 
 		return all_extents_new(ret, job->source, &all, &job->error);
 	}
-	res = digest_key_random(&key, &job->error);
+	if (!job->options.digests_path)
+		res = digest_key_random(&job->digest_key, &job->error);
 	if (res < 0)
 		return res;
 	struct hash_extents_options hash = {.end = job->end,
 	    .done = skip,
 	    .ignore_holes = job->options.ignore_holes,
-	    .key = &key,
+	    .key = &job->digest_key,
 	    .top_granularity = job->options.top_granularity,
 	    .same = found_same,
-	    .same_data = job};
+	    .same_data = job,
+	    .leaves = job->digests ? saved_digests_writer_put : NULL,
+	    .leaves_data = job->digests};
 
-	return hash_extents_new(ret, job->source, job->target, &hash, &job->error);
+	return hash_extents_new(ret, job->source, job->saved ? job->saved : job->target, &hash, &job->error);
 }
 
 int job_extents_new(struct extents **ret, struct job *job, struct range_set *skip)

@@ -190,10 +190,8 @@ int job_open(struct job *job)
 		res = look(job, job->target, &target);
 	if (res < 0)
 		return res;
-	res = job->opened_before ? reopen_checks(job, &source, &target) : first_checks(job, &source, &target);
-	if (res == 0)
-		job->opened_before = true;
-	return res;
+	return job->opened_before ? reopen_checks(job, &source, &target)
+	                          : first_checks(job, &source, &target);
 }
 
 void job_close(struct job *job)

@@ -22,6 +22,11 @@ struct job {
 	bool compare;         /* find what differs instead of copying all */
 	bool update;          /* the target may carry what an earlier run wrote */
 
+	/* saved digests */
+	struct block *saved;                  /* stands for the target when comparing; or NULL */
+	struct saved_digests_writer *digests; /* the new ones; or NULL */
+	struct digest_key digest_key;
+
 	/* ring thread only */
 	enum job_state state;
 	struct block *source, *target; /* the source with its throttle on top */
@@ -64,6 +69,12 @@ int job_journal_load(struct job *job);
 /* After the judgement, before the first write: begins a journal where none goes on. */
 int job_journal_create(struct job *job);
 void job_journal_end(struct job *job, bool remove);
+
+/* job_digests.c: saved digests; the volume to compare with is job->saved where they fit. */
+int job_digests_begin(struct job *job);
+/* After all is flushed. What fails is a warning: the data is in order. */
+void job_digests_finish(struct job *job);
+void job_digests_end(struct job *job);
 
 /* job_checkpoint.c: makes what was written durable, now and then, and notes it in the journal. */
 void job_checkpoint_start(struct job *job);

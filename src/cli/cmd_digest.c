@@ -1,0 +1,197 @@
+/* blkmove digest: digests of a volume, saved for a later sync or printed. */
+#include "block/saved_digests.h"
+#include "cli/cli.h"
+#include "cli/signals.h"
+#include "sync/digest_walk.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+enum option_key { KEY_OUTPUT = 'o', KEY_SHA256 = 600, KEY_KEY };
+
+struct digest_run {
+	struct cli_options *options;
+	struct ring *ring;
+	struct block *block;
+	struct signals *signals;
+	struct digest_key key;
+	struct saved_digests_writer *writer;
+	bool cancelled;
+	uint64_t position;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+
+	switch (key) {
+	case KEY_OUTPUT:
+		options->output_path = arg;
+		return 0;
+	case KEY_SHA256:
+		options->sha256 = true;
+		return 0;
+	case KEY_KEY:
+		options->key_text = arg;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp_option digest_options[] = {
+    {"output", KEY_OUTPUT, "FILE", 0, "save digests of all 4 KiB blocks, for sync --changes=digests", 1},
+    {"sha256", KEY_SHA256, NULL, 0, "print the SHA-256 of all of it, as sha256sum does", 1},
+    {"key", KEY_KEY, "HEX", 0,
+        "print digests under this key (32 hex digits), so that two machines print the same", 1},
+    {0},
+};
+
+static int parse_key(const char *text, struct digest_key *ret, struct error *error)
+{
+	struct digest_key key;
+
+	for (size_t i = 0; i < sizeof(key.bytes); i++)
+		if (strspn(text, "0123456789abcdefABCDEF") != 32 || text[32] ||
+		    sscanf(text + 2 * i, "%2hhx", &key.bytes[i]) != 1)
+			return error_set(error, -EINVAL, "--key=%s: a key is 32 hexadecimal digits", text);
+	*ret = key;
+	return 0;
+}
+
+static void print_hex(const uint8_t *bytes, size_t length)
+{
+	for (size_t i = 0; i < length; i++)
+		printf("%02x", bytes[i]);
+}
+
+static int save(void *data, uint64_t offset, uint64_t length, const uint8_t *digests)
+{
+	struct digest_run *run = data;
+
+	saved_digests_writer_put(run->writer, offset, length, digests);
+	run->position = offset + length;
+	return 0;
+}
+
+static int print(void *data, uint64_t offset, uint64_t length, const uint8_t *digests)
+{
+	struct digest_run *run = data;
+
+	printf("%" PRIu64 " %" PRIu64 " ", offset, length);
+	print_hex(digests, DIGEST_BYTES);
+	putchar('\n');
+	run->position = offset + length;
+	return ferror(stdout) ? error_set(&run->options->error, -EIO, "cannot write to standard output") : 0;
+}
+
+static int run_sha256(struct digest_run *run)
+{
+	uint8_t sum[32];
+	int res = digest_sha256(run->block, &run->cancelled, &run->position, sum, &run->options->error);
+
+	if (res < 0)
+		return res;
+	print_hex(sum, sizeof(sum));
+	printf("  %s\n", run->options->source.name);
+	return 0;
+}
+
+static int run_save(struct digest_run *run, struct digest_walk *walk)
+{
+	struct error *error = &run->options->error;
+	struct block_facts facts;
+	int res = block_facts(run->block, &facts, error);
+
+	if (res == 0)
+		res = saved_digests_writer_new(
+		    &run->writer, run->options->output_path, block_info(run->block)->size, &run->key, error);
+	walk->got = save;
+	walk->granularity = DIGEST_LEAF;
+	if (res == 0)
+		res = digest_walk(walk, error);
+	/* The mark from before the reading: a write in between makes the digests void. */
+	if (res == 0)
+		res = saved_digests_writer_finish(run->writer, facts.id, facts.mark, error);
+	saved_digests_writer_free(run->writer);
+	return res;
+}
+
+static int run_digest(struct digest_run *run)
+{
+	struct digest_walk walk = {.block = run->block,
+	    .key = &run->key,
+	    .granularity = DIGEST_CHUNK,
+	    .ignore_holes = run->options->job.ignore_holes,
+	    .cancelled = &run->cancelled,
+	    .got = print,
+	    .data = run};
+
+	if (run->options->sha256)
+		return run_sha256(run);
+	if (run->options->output_path)
+		return run_save(run, &walk);
+	return digest_walk(&walk, &run->options->error);
+}
+
+static void got_signal(void *data, int number)
+{
+	struct digest_run *run = data;
+
+	if (number == SIGUSR1)
+		fprintf(stderr, "digest: %" PRIu64 " of %" PRIu64 " bytes\n", run->position,
+		    run->block ? block_info(run->block)->size : 0);
+	else
+		run->cancelled = true;
+}
+
+static int set_up(struct digest_run *run)
+{
+	struct cli_options *options = run->options;
+	struct block_open_options open = {.cache = options->job.cache, .link = options->job.link};
+	int res = options->key_text ? parse_key(options->key_text, &run->key, &options->error)
+	                            : digest_key_random(&run->key, &options->error);
+
+	if (res == 0 && options->sha256 + !!options->output_path + !!options->key_text > 1)
+		res = error_set(&options->error, -EINVAL, "--output, --sha256 and --key exclude each other");
+	if (res == 0)
+		res = ring_new(&run->ring, 128, &options->error);
+	if (res == 0)
+		res = signals_new(&run->signals, run->ring, got_signal, run, &options->error);
+	if (res == 0)
+		res = block_open(&run->block, run->ring, &options->source, &open, &options->error);
+	if (res == 0 && block_info(run->block)->stream)
+		res = error_set(&options->error, -EINVAL, "a stream cannot be digested; use sha256sum");
+	return res;
+}
+
+int command_digest(int argc, char **argv)
+{
+	static const struct argp own = {.options = digest_options, .parser = parse};
+	static const struct argp_child children[] = {
+	    {&own, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {0}};
+	static const struct argp argp = {.args_doc = "SRC",
+	    .doc = "Saves or prints digests of a volume. Without an option it prints a line for each MiB: "
+	           "offset, length, digest.\v"
+	           "SRC: /dev/x, file.img, [user@]host:PATH, nbd://..., or [ SERVER ARGS ]."};
+	struct cli_options options = {0};
+	struct digest_run run = {.options = &options};
+	int res = cli_parse(&options, &argp, children, argc, argv, 1);
+
+	if (res == 0)
+		res = set_up(&run);
+	if (res == 0)
+		res = run_digest(&run);
+	if (res == 0 && (fflush(stdout) || ferror(stdout)))
+		res = error_set(&options.error, -EIO, "cannot write to standard output");
+	if (res < 0)
+		res = cli_fail(res == -ECANCELED ? JOB_INTERRUPTED : JOB_TROUBLE, &options.error);
+	block_free(run.block);
+	signals_free(run.signals);
+	ring_free(run.ring);
+	cli_options_done(&options);
+	return res;
+}
