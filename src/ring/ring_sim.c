@@ -11,6 +11,7 @@
 
 #define NOP_NS_MAX   2000u
 #define TIMER_NS_MAX 50000u
+#define DEAD_NS_MAX  1000000u /* so that what waits for time to pass on a dead host does not take forever */
 
 struct sim_timed_hook {
 	struct sim_event event;
@@ -104,7 +105,7 @@ void sim_work_end(struct ring_sim *sim, struct sim_work *work, int result)
 	work->perform = NULL;
 	work->result = result;
 	sim_unschedule(sim, &work->event);
-	sim_schedule(sim, &work->event, rand_below(&sim->rand, NOP_NS_MAX));
+	sim_schedule(sim, &work->event, rand_below(&sim->rand, work->host->dead ? DEAD_NS_MAX : NOP_NS_MAX));
 }
 
 static struct sim_host *host_of(const struct ring *ring)
@@ -350,6 +351,11 @@ void ring_sim_at_step(struct ring_sim *sim, uint64_t step, ring_sim_hook *hook, 
 {
 	assert(sim->step_hooks_count < SIM_STEP_HOOKS);
 	sim->step_hooks[sim->step_hooks_count++] = (struct sim_step_hook){step, hook, data};
+}
+
+void ring_sim_forget_steps(struct ring_sim *sim)
+{
+	sim->step_hooks_count = 0;
 }
 
 static void timed_hook_fire(struct ring_sim *sim, struct sim_event *event)

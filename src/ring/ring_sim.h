@@ -44,6 +44,8 @@ int ring_sim_error(const struct ring_sim *sim);
 typedef void ring_sim_hook(void *data);
 void ring_sim_on_step(struct ring_sim *sim, ring_sim_hook *hook, void *data);
 void ring_sim_at_step(struct ring_sim *sim, uint64_t step, ring_sim_hook *hook, void *data);
+/* Takes back what ring_sim_at_step() has not called yet. */
+void ring_sim_forget_steps(struct ring_sim *sim);
 void ring_sim_after(struct ring_sim *sim, uint64_t ns, ring_sim_hook *hook, void *data);
 
 /* A host. Release it with ring_free() once nothing is under way on it. */

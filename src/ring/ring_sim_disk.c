@@ -348,7 +348,7 @@ int ring_sim_disk_new(struct ring_sim *sim, const struct ring_sim_disk_options *
 	}
 	list_init(&disk->unflushed);
 	list_init(&disk->bad);
-	reserve(disk, options->size);
+	reserve(disk, max_u64(options->size, 1));
 	disk->size = disk->stable_size = options->size;
 	disk->space = UINT64_MAX;
 	return sim_fd_add(sim, SIM_FD_DISK, disk, 0, 1);

@@ -1,0 +1,218 @@
+/*
+ * Remote volumes: the real remote driver, a simulated link, and the real agent server on a host of its own.
+ * An agent is freed between two events once its server came to an end; until then it holds the lock of a
+ * target it writes to.
+ */
+#include "world.h"
+
+#include "block/remote.h"
+#include "export/agent_server.h"
+#include "filter/filter.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define TIMEOUT_MS 10000u
+
+struct agent {
+	struct list_node node; /* in world->agents */
+	struct world *world;
+	struct ring *host;
+	struct agent_server *server;
+	int fd;
+	bool target, writes;
+};
+
+bool remote_is_available(void)
+{
+	return true;
+}
+
+/* The client's end: closes the simulated link when the volume is freed. */
+
+struct linked {
+	struct filter filter;
+	struct ring_sim *sim;
+	int fd;
+};
+
+static void linked_submit(struct block *block, struct block_io *io)
+{
+	filter_forward(filter_of(block), io);
+}
+
+static void linked_free(struct block *block)
+{
+	struct linked *linked = container_of(block, struct linked, filter.block);
+
+	filter_done(&linked->filter);
+	ring_sim_link_close(linked->sim, linked->fd);
+	free(linked);
+}
+
+static const struct block_driver linked_driver = {
+    .name = "linked",
+    .submit = linked_submit,
+    .facts = filter_facts,
+    .link_error = filter_link_error,
+    .free = linked_free,
+};
+
+/* The agent */
+
+static bool is_locked(const struct world *world)
+{
+	list_for_each (node, &world->agents)
+		if (container_of(node, struct agent, node)->writes)
+			return true;
+	return false;
+}
+
+static int agent_open(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
+    bool create, uint64_t create_size, int cache, bool force_held, struct error *error)
+{
+	struct agent *agent = data;
+	int res;
+
+	if (write && is_locked(agent->world))
+		return error_set(error, -EALREADY, "another agent writes to %s", path);
+	res = world_open_disk(agent->world, ring, agent->target, write, ret, error);
+	if (res == 0)
+		agent->writes = write;
+	return res;
+}
+
+static void agent_free(void *data)
+{
+	struct agent *agent = data;
+
+	list_remove(&agent->node);
+	agent_server_free(agent->server);
+	ring_sim_link_close(agent->world->sim, agent->fd);
+	ring_free(agent->host);
+	free(agent);
+}
+
+static void agent_ended(void *data, int res)
+{
+	struct agent *agent = data;
+
+	ring_sim_after(agent->world->sim, 0, agent_free, agent);
+}
+
+static int agent_start(struct world *world, bool target, int fd, struct ring *host, struct error *error)
+{
+	struct agent *agent = calloc(1, sizeof(*agent));
+	struct agent_server_options options = {
+	    .fd_in = fd, .fd_out = fd, .timeout_ms = TIMEOUT_MS, .open = agent_open, .open_data = agent};
+	int res;
+
+	if (!agent)
+		abort();
+	agent->world = world;
+	agent->host = host;
+	agent->fd = fd;
+	agent->target = target;
+	list_append(&world->agents, &agent->node);
+	res = agent_server_new(&agent->server, host, &options, error);
+	if (res < 0)
+		abort();
+	agent_server_start(agent->server, agent_ended, agent);
+	return 0;
+}
+
+/* Connecting */
+
+static void make_link(struct world *world, struct ring *host, int ret_fds[2])
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+	static const uint32_t capacities[] = {5000, 65536, 1 << 20};
+	const struct ring_sim_link_options options = {
+	    .delay_ns = rand_between(rand, 1000, 2000000),
+	    .jitter_ns = rand_below(rand, 100000),
+	    .bytes_per_second = rand_below(rand, 2) ? 0 : rand_between(rand, 1000000, 1000000000),
+	    .capacity = capacities[rand_below(rand, 3)],
+	    .short_ppm = (uint32_t)rand_below(rand, 2) * 200000,
+	};
+
+	ring_sim_link_new(world->sim, world->client, host, &options, ret_fds);
+}
+
+static int wrap(struct world *world, struct block *remote, int fd, struct block **ret)
+{
+	struct linked *linked = calloc(1, sizeof(*linked));
+
+	if (!linked)
+		abort();
+	filter_init(&linked->filter, &linked_driver, remote);
+	linked->sim = world->sim;
+	linked->fd = fd;
+	*ret = &linked->filter.block;
+	return 0;
+}
+
+int remote_connect(struct world *world, bool target, const struct block_open_options *options,
+    struct block **ret, struct error *error)
+{
+	struct block_open_options link_options = *options;
+	struct block *remote;
+	struct ring *host;
+	int fds[2], res;
+
+	if (ring_sim_now_ns(world->sim) < world->boot_ns)
+		return error_set(error, -ENOTCONN, "the remote machine is down");
+	host = ring_sim_host_new(world->sim, "agent");
+	if (world->boot_ns) {
+		world->boot_ns = 0;
+		ring_sim_power_on(world->sim, world->source_fd);
+		ring_sim_power_on(world->sim, world->target_fd);
+	}
+	make_link(world, host, fds);
+	agent_start(world, target, fds[1], host, error);
+	link_options.link.timeout_ms = TIMEOUT_MS;
+	res = remote_new(&remote, world->client, fds[0], fds[0], target ? "remote:target" : "remote:source",
+	    target ? "target" : "source", &link_options, error);
+	if (res < 0) {
+		ring_sim_link_close(world->sim, fds[0]);
+		return res;
+	}
+	return wrap(world, remote, fds[0], ret);
+}
+
+/* Faults and the end */
+
+void remote_break(struct world *world, enum ring_sim_break how)
+{
+	list_for_each (node, &world->agents)
+		ring_sim_link_break(world->sim, container_of(node, struct agent, node)->fd, how);
+}
+
+void remote_kill(struct world *world, enum ring_sim_kill how)
+{
+	const struct scenario *scenario = &world->scenario;
+
+	list_for_each (node, &world->agents)
+		ring_sim_kill(container_of(node, struct agent, node)->host, how);
+	if (how != RING_SIM_KILL_MACHINE)
+		return;
+	if (scenario->source == PLACE_REMOTE)
+		ring_sim_power_cut(world->sim, world->source_fd);
+	if (scenario->target == PLACE_REMOTE)
+		ring_sim_power_cut(world->sim, world->target_fd);
+	if (scenario->source == PLACE_REMOTE || scenario->target == PLACE_REMOTE)
+		world->boot_ns =
+		    ring_sim_now_ns(world->sim) + rand_below(ring_sim_rand(world->sim), 20000000000);
+}
+
+void remote_end(struct world *world)
+{
+	uint64_t limit = ring_sim_now_ns(world->sim) + 200000000000;
+
+	world->boot_ns = 0;
+	while (!list_empty(&world->agents)) {
+		if (ring_sim_step(world->sim) < 0 || ring_sim_now_ns(world->sim) > limit) {
+			world_fail(world, "an agent never ended");
+			return;
+		}
+	}
+}
