@@ -218,18 +218,6 @@ static bool reap(struct captive *captive)
 	return captive->reaped || captive->pid == 0;
 }
 
-bool captive_ended(struct captive *captive, char *ret, size_t length)
-{
-	if (!reap(captive))
-		return false;
-	if (WIFSIGNALED(captive->status))
-		snprintf(ret, length, "was ended by signal %d (%s)", WTERMSIG(captive->status),
-		    strsignal(WTERMSIG(captive->status)));
-	else
-		snprintf(ret, length, "ended with exit status %d", WEXITSTATUS(captive->status));
-	return true;
-}
-
 struct race {
 	struct ring_op exit, timer;
 	struct ring *ring;
@@ -262,6 +250,8 @@ static void wait_for_exit(struct captive *captive, struct ring *ring, unsigned t
 {
 	struct race race = {.ring = ring};
 
+	if (captive->pidfd < 0)
+		return;
 	race.exit =
 	    (struct ring_op){.opcode = RING_POLL, .fd = captive->pidfd, .events = POLLIN, .done = exit_done};
 	race.timer = (struct ring_op){.opcode = RING_TIMER,
@@ -272,6 +262,20 @@ static void wait_for_exit(struct captive *captive, struct ring *ring, unsigned t
 	ring_run_until(ring, &race.over);
 }
 
+bool captive_ended(struct captive *captive, struct ring *ring, unsigned wait_ms, char *ret, size_t length)
+{
+	if (wait_ms > 0 && !reap(captive))
+		wait_for_exit(captive, ring, wait_ms);
+	if (!reap(captive))
+		return false;
+	if (WIFSIGNALED(captive->status))
+		snprintf(ret, length, "was ended by signal %d (%s)", WTERMSIG(captive->status),
+		    strsignal(WTERMSIG(captive->status)));
+	else
+		snprintf(ret, length, "ended with exit status %d", WEXITSTATUS(captive->status));
+	return true;
+}
+
 struct captive *captive_free(struct captive *captive, struct ring *ring, unsigned grace_ms)
 {
 	if (!captive)
@@ -279,7 +283,7 @@ struct captive *captive_free(struct captive *captive, struct ring *ring, unsigne
 	captive_hide(captive);
 	if (!reap(captive)) {
 		kill(-captive->pid, SIGTERM);
-		if (ring && captive->pidfd >= 0)
+		if (ring)
 			wait_for_exit(captive, ring, grace_ms);
 		if (!reap(captive)) {
 			kill(-captive->pid, SIGKILL);

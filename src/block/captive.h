@@ -17,8 +17,11 @@ int captive_start(struct captive **ret, char *const *argv, struct error *error);
 int captive_connect(const struct captive *captive);
 /* No further captive_connect() will come: removes the socket from the file system. */
 void captive_hide(struct captive *captive);
-/* How it ended, in words that go on after "the server ": "ended with exit status 1"; false while it runs. */
-bool captive_ended(struct captive *captive, char *ret, size_t length);
+/*
+ * How it ended, in words that go on after "the server ": "ended with exit status 1"; false when it still runs
+ * after wait_ms, for which the ring is run.
+ */
+bool captive_ended(struct captive *captive, struct ring *ring, unsigned wait_ms, char *ret, size_t length);
 /*
  * Asks it to end, waits (running the ring) up to grace_ms, then kills it. Connections are closed before.
  * Takes NULL; returns NULL.

@@ -147,6 +147,8 @@ static void issue_next(struct nbd_volume *volume, struct block_io *io)
 
 		part_completed(part, &error);
 	}
+	if (nbd_aio_is_dead(connection->handle))
+		nbd_break(volume, nbd_get_error() ? nbd_get_error() : "the server closed the connection");
 }
 
 static uint64_t io_goal(const struct nbd_volume *volume, const struct block_io *io)
@@ -252,24 +254,11 @@ static void issue(struct nbd_volume *volume)
 	}
 }
 
-/* Whether a call into libnbd ended a connection: issuing does not go through the polls. */
-static void notice_death(struct nbd_volume *volume)
-{
-	for (unsigned i = 0; i < volume->connections_count && !volume->broken; i++) {
-		struct nbd_handle *handle = volume->connections[i].handle;
-
-		if (nbd_aio_is_dead(handle) || nbd_aio_is_closed(handle))
-			nbd_break(
-			    volume, nbd_get_error() ? nbd_get_error() : "the server closed the connection");
-	}
-}
-
 void nbd_turn(struct nbd_volume *volume)
 {
 	do {
 		deliver(volume);
 		issue(volume);
-		notice_death(volume);
 		if (volume->broken)
 			fail_queue(volume);
 	} while (!list_empty(&volume->finished));

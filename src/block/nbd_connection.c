@@ -42,7 +42,8 @@ static void *dial_run(void *data)
 	uint64_t one = 1;
 
 	if (nbd_aio_connect_uri(dial->handle, dial->uri) < 0) {
-		dial->result = nbd_get_errno() ? -nbd_get_errno() : -EINVAL;
+		/* A name that cannot be looked up has no errno; a malformed URI has EINVAL. */
+		dial->result = nbd_get_errno() == EINVAL ? -EINVAL : -ENOTCONN;
 		snprintf(dial->words, sizeof(dial->words), "%s", nbd_get_error());
 	}
 	if (write(dial->event, &one, sizeof(one)) < 0)
@@ -121,7 +122,6 @@ static void after_call(struct nbd_connection *connection, int res)
 	if (res < 0)
 		snprintf(words, sizeof(words), "%s", nbd_get_error());
 	if (nbd_aio_is_dead(handle) || nbd_aio_is_closed(handle)) {
-		/* Whatever was refused before TLS and options were agreed on will be refused again. */
 		fail(connection, -ENOTCONN, words);
 		return;
 	}
@@ -192,7 +192,7 @@ static void dialled_done(struct ring_op *op, int res)
 	if (dial && res != -ECANCELED) {
 		connection->dial = NULL;
 		if (dial->result < 0) {
-			fail(connection, dial->result == -EINVAL ? -EINVAL : -ENOTCONN, dial->words);
+			fail(connection, dial->result, dial->words);
 		} else {
 			connection->handle = dial->handle;
 			dial->handle = NULL;

@@ -16,7 +16,8 @@
 
 #define TIMEOUT_MS      30000
 #define CONNECTIONS     4
-#define MORE_MS         1000  /* further connections get so long, or three times what the first took */
+#define MORE_MS         1000 /* further connections get so long, or three times what the first took */
+#define EXIT_MS         500
 #define GRACE_MS        10000 /* a captive server may take so long to put its image in order */
 #define GRACE_BROKEN_MS 1000
 #define ZEROES_BYTES    (UINT64_C(1) << 20)
@@ -77,7 +78,9 @@ static int connect_words(struct nbd_volume *volume, const struct error *why, str
 	const char *name = volume->block.info.name;
 	char ended[80];
 
-	if (volume->captive && captive_ended(volume->captive, ended, sizeof(ended)))
+	/* A server that cannot serve closes its socket a moment before it has ended. */
+	if (volume->captive &&
+	    captive_ended(volume->captive, volume->block.ring, why ? EXIT_MS : 0, ended, sizeof(ended)))
 		return error_set(error, -ENOTCONN,
 		    "cannot use %s: the server %s before it served anything; see its own message", name,
 		    ended);
