@@ -53,7 +53,8 @@ static void slot_sent(struct session_send *send, int res)
 
 	slot->sent = true;
 	if (slot->answered)
-		finish_slot(slot, slot->res);
+		/* Answered before all of it had left, and then it never left: the answer was a lie. */
+		finish_slot(slot, res < 0 ? -ENOTCONN : slot->res);
 }
 
 static void slot_answered(struct remote_slot *slot, int res)

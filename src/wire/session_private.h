@@ -83,6 +83,14 @@ void session_break_soon(struct session *session, int code, const char *words);
 int session_housekeeping(
     struct session *session, const struct frame *frame, const void *payload, struct error *error);
 
+/* Submits the timer, or has it come back to be set anew. */
+void session_set_timer(struct session *session);
+
+/* session_hello.c */
+int session_hello_send(struct session *session, struct error *error);
+int session_hello_received(
+    struct session *session, const struct frame *frame, const void *payload, struct error *error);
+
 /* session_send.c */
 void session_sender_init(struct session *session);
 /* Ends all sends that have not begun. */
