@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Keyed digests by GnuTLS's AES-128-GCM with the data as associated data and no plaintext, which is GMAC and
  * half as dear as gnutls_hmac's. Every level of the tree has a key of its own: with one key for all, a node

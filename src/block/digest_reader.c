@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reads chunks through the block that owns it, up to PIECES at a time, and digests them as they arrive. A
  * running SHA-256 reads ahead and hashes in order. Everything is on the ring's thread; the pool of buffers is

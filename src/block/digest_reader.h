@@ -1,7 +1,9 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * BLOCK_DIGEST and BLOCK_SHA256 for drivers that have the data at hand: reads through the driver itself, digests, and keeps
- * the leaf digests of recently read chunks, so that narrowing down from 1 MiB to 64 KiB to 4 KiB reads nothing twice.
- * One per block; it owns a bounded pool of chunk buffers (made on first use) and queues what exceeds it.
+ * BLOCK_DIGEST and BLOCK_SHA256 for drivers that have the data at hand: reads through the driver itself,
+ * digests, and keeps the leaf digests of recently read chunks, so that narrowing down from 1 MiB to 64 KiB to
+ * 4 KiB reads nothing twice. One per block; it owns a bounded pool of chunk buffers (made on first use) and
+ * queues what exceeds it.
  */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A table by chunk number: chunks are asked for in order, so the oldest one gives way. */
 #include "block/leaf_cache.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Leaf digests of chunks that were read not long ago, so that whoever narrows a difference down does not read
  * twice. Only a question for finer digests than the ones that a chunk was read for is answered: the same

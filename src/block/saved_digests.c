@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The reading side of saved digests: a block that knows digests and where there are only zeros, and nothing
  * else. The whole file is checked when it is opened; each page once more when it is used.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Leaf digests of a volume kept in a file, so that a later sync compares its source with the file and never
  * reads the target. docs/formats/digests.md has the file byte by byte. The order that makes it safe:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Encodes and decodes saved digests. Every byte of a header is checked: by its CRC, and those without meaning
  * for zero. */
 #include "block/saved_digests_format.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The saved digests' header and pages as bytes; pure but for the digests. docs/formats/digests.md. */
 #pragma once
 

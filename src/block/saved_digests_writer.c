@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The writing side of saved digests: one page at a time in memory, in a new file beside the old one, which it
  * replaces at the end. A failure is kept until finish, since whoever hands over leaves has other things to

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Sorted, disjoint, non-adjacent ranges in one array; found by binary search. Whoever made the set owns it;
  * it has no locks, so it stays on one thread.

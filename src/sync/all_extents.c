@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Walks the source's extents and gives them, but for what is done. Extents that failed are kept and given
  * again, before anything else. Streams have no map: their extents follow one another until the reader says

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Two answers: one in use, one asked for meanwhile. Each answer describes a prefix of what is left, so the
  * next question begins where the last answer ended.
@@ -56,9 +57,9 @@ struct extent_map *extent_map_free(struct extent_map *map)
 	if (!map)
 		return NULL;
 	map->wake = NULL;
-	if (!map->idle)
-		ring_run_until(block_ring(map->block), &map->idle);
-	free(map);
+	/* Lost rather than freed under a request, should the loop itself have broken. */
+	if (map->idle || ring_run_until(block_ring(map->block), &map->idle) == 0)
+		free(map);
 	return NULL;
 }
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Where a volume has data and where zeros, walked from its beginning to its end: BLOCK_EXTENTS asked ahead of
  * need, so that whoever walks rarely waits. Belongs to one source of extents.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* One set of ranges for each kind of extent. */
 #include "sync/failed_extents.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Extents that could not be copied and are to be given again, for the sources of extents. Plain memory,
  * embedded. */
 #pragma once

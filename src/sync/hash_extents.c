@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Walks both volumes' maps pairwise, cuts them into slots of at most a chunk, keeps a window of slots being
  * compared, and gives what differs in order of offset, merged over leaf and chunk borders. Bounds lie on
@@ -281,8 +282,10 @@ static void hash_free(struct extents *extents)
 	struct hash_extents *hash = to_hash(extents);
 
 	hash->closing = true;
-	if (!hash->idle)
-		ring_run_until(block_ring(hash->context.blocks[HASH_SOURCE]), &hash->idle);
+	/* When the loop itself broke, requests may still be under way: better to lose memory than to free
+	 * theirs. */
+	if (!hash->idle && ring_run_until(block_ring(hash->context.blocks[HASH_SOURCE]), &hash->idle) < 0)
+		return;
 	for (int i = 0; i < HASH_SIDES; i++)
 		extent_map_free(hash->maps[i]);
 	failed_extents_done(&hash->failed);

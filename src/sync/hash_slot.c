@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Asks both sides for digests of a range, compares, and asks again for finer ones of what differs. A side
  * whose leaves are known (a local one, a hole) is not asked again: coarser digests are folded from its

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * One range of at most a chunk while it is being compared: what was asked of either side, at which level, and
  * what was found to differ. hash_extents.c owns the slots and their order; hash_slot.c asks and narrows down.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * How fast the keyed functions of the libraries that blkmove links digest blocks of a given size, in GB/s on
  * one core, beside memcpy for scale: what the choice of the digest rests on (docs/formats/digests.md).

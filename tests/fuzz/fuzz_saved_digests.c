@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A file of saved digests with any contents: as it is; with the header's CRC put right; and with all checks
  * put right, so that what lies behind them is reached. Whatever opens must answer within its bounds.

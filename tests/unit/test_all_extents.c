@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The extents of a full copy: all of the source once, holes as holes, but for what is done; and failures come
  * back. */
 #include "sync/all_extents.h"

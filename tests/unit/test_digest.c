@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Digests against GnuTLS's own GMAC, and the properties that a sync leans on. */
 #include "base/rand.h"
 #include "block/digest.h"

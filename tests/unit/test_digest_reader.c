@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* BLOCK_DIGEST and BLOCK_SHA256 by way of a digest reader on a volume that answers in any order. */
 #include "volume.h"
 

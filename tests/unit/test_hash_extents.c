@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Random pairs of volumes: the extents given are exactly the blocks that differ, whatever the sizes, holes,
  * granularities, order of answers and failures.

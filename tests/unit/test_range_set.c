@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* range_set against a plain bitmap, for random sequences of additions and takings. */
 #include "range/range_set.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Saved digests: what is put comes back; a file that is damaged, of something else, or out of date is never
  * trusted. */
 #include "block/saved_digests.h"

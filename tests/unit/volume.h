@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A volume in memory for unit tests: answers in a random order, tells holes as it was given them, counts what
  * was asked, fails where it is told to. Digests go through the digest reader, as in a real driver.
