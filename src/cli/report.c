@@ -129,22 +129,25 @@ static void format_eta(
 		    (int)seconds % 60);
 }
 
-/* "same 1.2 GiB, sent 40 MiB, zero 2 GiB" */
+/* "same 1.2 GiB, sent 40 MiB, zero 2 GiB", and what an earlier run did, and what could not be read. */
 static void format_counts(const struct job_progress *progress, char *buf, size_t length)
 {
-	char same[16], sent[16], zero[16], bad[32] = "", size[16];
+	char same[16], sent[16], zero[16], bad[32] = "", resumed[32] = "", size[16];
 
+	if (progress->resumed)
+		snprintf(resumed, sizeof(resumed), "earlier %s, ",
+		    format_size(progress->resumed, size, sizeof(size)));
 	if (progress->bad)
 		snprintf(bad, sizeof(bad), ", bad %s", format_size(progress->bad, size, sizeof(size)));
-	snprintf(buf, length, "same %s, sent %s, zero %s%s", format_size(progress->same, same, sizeof(same)),
-	    format_size(progress->sent, sent, sizeof(sent)),
+	snprintf(buf, length, "%ssame %s, sent %s, zero %s%s", resumed,
+	    format_size(progress->same, same, sizeof(same)), format_size(progress->sent, sent, sizeof(sent)),
 	    format_size(progress->zeroed, zero, sizeof(zero)), bad);
 }
 
 static void format_line(
     const struct report *report, const struct job_progress *progress, char *buf, size_t length)
 {
-	char at[16], total[16], rate[16], eta[32], counts[96];
+	char at[16], total[16], rate[16], eta[32], counts[128];
 	uint64_t position = position_of(progress);
 	const char *what = progress->state == JOB_RUNNING ? report->verb : job_state_name(progress->state);
 
@@ -280,7 +283,7 @@ static void end_of_verify(
 static void end_in_words(
     struct report *report, const struct job_progress *progress, struct job *job, enum job_result result)
 {
-	char counts[96], size[16], rate[16];
+	char counts[128], size[16], rate[16];
 	double seconds = elapsed_s(report);
 
 	if (report->options->job.kind == JOB_VERIFY) {

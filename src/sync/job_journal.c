@@ -99,6 +99,12 @@ static int check_identity(struct job *job, const json_t *json)
 	return 0;
 }
 
+/* An unknown mark proves nothing. */
+static bool is_unchanged(const struct job *job, const char *mark_then)
+{
+	return job->options.assume_unchanged || (mark_then[0] && !strcmp(mark_then, job->source_facts.mark));
+}
+
 /* Trusts what the journal says is done, or explains why all is compared instead. */
 static int judge_journal(struct job *job, const char *description)
 {
@@ -109,8 +115,7 @@ static int judge_journal(struct job *job, const char *description)
 		return error_set(
 		    &job->error, -EBADMSG, "the journal's header is damaged; run without --resume");
 	res = check_identity(job, json);
-	if (res == 0 && strcmp(text_of(json, "source_mark"), job->source_facts.mark) &&
-	    !job->options.assume_unchanged) {
+	if (res == 0 && !is_unchanged(job, text_of(json, "source_mark"))) {
 		job_warn(job,
 		    "cannot see that %s was not written since the earlier run: comparing all of it; "
 		    "--assume-unchanged "
