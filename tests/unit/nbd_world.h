@@ -137,7 +137,7 @@ static __attribute__((unused)) int world_open(struct world *world, const char *t
 		for (int i = 0; i < 250 && access(path, F_OK) < 0; i++)
 			usleep(20000);
 	}
-	for (int i = 0; i < 50; i++) {
+	for (int i = 0; i < 400; i++) {
 		res = world_try(world, full);
 		if (res == 0 || !strstr(world->error.text, "refused"))
 			break;
