@@ -113,12 +113,35 @@ static int backoff(struct job *job)
 	return res;
 }
 
+static bool uses_stream(const struct job *job)
+{
+	return job->options.source && job->options.target &&
+	       (job->options.source->kind == ENDPOINT_STREAM || job->options.target->kind == ENDPOINT_STREAM);
+}
+
+static int check_stream(struct job *job)
+{
+	if (!uses_stream(job))
+		return 0;
+	if (job->options.kind != JOB_COPY)
+		return error_set(&job->error, -EINVAL,
+		    "a stream can only be copied, not compared; copy it to a file first");
+	if (job->options.verify || job->options.dry_run || job->options.resume)
+		return error_set(&job->error, -EINVAL,
+		    "a stream passes once: --verify, --dry-run and --resume cannot be had; leave them out, "
+		    "and compare "
+		    "checksums with `blkmove digest --sha256`");
+	return 0;
+}
+
 /* Once through: open, move, flush, verify. */
 static int attempt(struct job *job)
 {
 	uint64_t before = job->done.bytes;
-	int res = job_open(job);
+	int res = check_stream(job);
 
+	if (res == 0)
+		res = job_open(job);
 	if (res == 0)
 		res = job_digests_begin(job);
 	if (res == 0)
@@ -142,11 +165,8 @@ static int attempt(struct job *job)
 /* Whether another attempt may help: the link, or a remote end that has not yet noticed that we are gone. */
 static bool is_worth_retrying(const struct job *job, int res)
 {
-	bool stream =
-	    job->options.source && job->options.target &&
-	    (job->options.source->kind == ENDPOINT_STREAM || job->options.target->kind == ENDPOINT_STREAM);
-
-	if (!job->opened_before || stream || job->cancelled || job->retries_in_a_row >= job->options.retries)
+	if (!job->opened_before || uses_stream(job) || job->cancelled ||
+	    job->retries_in_a_row >= job->options.retries)
 		return false;
 	return res == -ENOTCONN || (job->retries > 0 && res == -EALREADY);
 }

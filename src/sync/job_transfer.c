@@ -78,6 +78,15 @@ static int zero_tail(struct job *job)
 	return res;
 }
 
+/* A file that this job made, that only grew, or whose cutting the user asked for. */
+static bool may_cut(const struct job *job)
+{
+	const struct block_info *target = block_info(job->target);
+
+	return target->resizable &&
+	       (job->blank || target->size <= job->end || job->options.size_mismatch == SIZE_TRUNCATE);
+}
+
 /* A stream's length is known only now: files are cut to it, the rest of a device is what the user said. */
 static int end_of_stream(struct job *job)
 {
@@ -88,14 +97,14 @@ static int end_of_stream(struct job *job)
 	job->end = job->earlier.data + job->earlier.zeroed;
 	if (target->stream || target->size == job->end)
 		return 0;
-	if (!target->resizable && job->options.size_mismatch == SIZE_ZERO_TAIL)
+	if (job->options.size_mismatch == SIZE_ZERO_TAIL && target->size > job->end)
 		return zero_tail(job);
-	if (!target->resizable)
+	if (!may_cut(job))
 		return error_set(&job->error, -EFBIG,
 		    "the stream ended after %llu bytes, the target %s is larger: behind them it holds what "
-		    "it held before; "
-		    "add --size-mismatch=zero-tail to zero the rest",
-		    (unsigned long long)job->end, target->name);
+		    "it held before; add --size-mismatch=zero-tail to zero the rest%s",
+		    (unsigned long long)job->end, target->name,
+		    target->resizable ? ", or --size-mismatch=truncate to cut the file" : "");
 	io.length = job->end;
 	res = block_wait(job->target, &io);
 	if (res < 0)
