@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Captive NBD servers. The server gets a process group of its own, so that the terminal's ^C reaches only us
  * and we can end in order; it dies with the thread that started it. Its standard output is our standard

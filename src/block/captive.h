@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A captive NBD server: `[ qemu-nbd -f qcow2 f.qcow2 ]`, started with a listening socket by socket activation
  * (sd_listen_fds(3)), and ended with us. One thread: its ring's.

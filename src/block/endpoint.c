@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Endpoints as a person names them. Pure text: nothing here looks at the disk or the network. The rules are
  * those of scp and rsync (a colon before any slash means a host), stricter where a slip of the keyboard would

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Endpoints as a person names them, parsed into parts; pure, no I/O.
  *
@@ -24,8 +25,9 @@ struct endpoint {
 };
 
 /*
- * Parses the endpoint that begins at words[0] and says in *ret_used how many words it took (more than 1 for a captive server
- * only). Returns 0, -EINVAL with words (no such form, missing "]", empty name), or -ENOMEM. endpoint_done() frees.
+ * Parses the endpoint that begins at words[0] and says in *ret_used how many words it took (more than 1 for a
+ * captive server only). Returns 0, -EINVAL with words (no such form, missing "]", empty name), or -ENOMEM.
+ * endpoint_done() frees.
  */
 int endpoint_parse(struct endpoint *ret, char *const *words, int count, int *ret_used, struct error *error);
 void endpoint_done(struct endpoint *endpoint);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Looks at an open volume, and locks it against a second writer. The parts are in the inspect_*.c files. */
 #include "block/inspect.h"
 #include "block/inspect_private.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Looks at an open file or block device: identity, change mark, mounts, holders, writers, signatures. From
  * the descriptor, /proc and /sys (procfs(5), the kernel's sysfs-block document) and libblkid. No tools, no

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What a volume is, in words that stay the same as long as it is the same volume and differ for every other:
  * a path or a device number proves nothing, since both are used again (OSSA-2023-003).

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A mark differs whenever the volume was written in between. For a file: its times and size. For a device:
  * how much was ever written to and discarded from it in this boot, as the kernel counts. Where such a mark

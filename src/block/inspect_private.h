@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The parts of inspect.c, one file each. Every function leaves "" where nothing can be known. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Which processes have a volume open, from /proc/PID/fd and /proc/PID/fdinfo. Without privileges only one's
  * own are seen. */
 #include "base/cleanup.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What lies on a volume, by libblkid's low-level probing: file systems, swap, LVM and md members, partition
  * tables. */
 #include "base/cleanup.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Whether a volume is mounted, used as swap, or held by what is built upon it: partitions, device-mapper, md,
  * bcache and loop devices count as the volume itself, all the way up.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Volumes behind NBD, by libnbd on the ring. A request becomes one command or several: as the server's
  * largest request, its block size and, for FLUSH, its connections demand. io->driver_u64[0] is how far
@@ -100,7 +101,7 @@ static int64_t part_issue(struct nbd_connection *connection, struct nbd_part *pa
 	struct block_io *io = part->io;
 	nbd_completion_callback done = {.callback = part_completed, .user_data = part};
 	nbd_extent_callback extents = {.callback = extents_came, .user_data = part};
-	char *data = (char *)io->buf + (part->offset - io->offset);
+	char *data = io->buf ? (char *)io->buf + (part->offset - io->offset) : NULL;
 	uint32_t flags = volume->use_fua ? LIBNBD_CMD_FLAG_FUA : 0;
 
 	switch (io->op) {

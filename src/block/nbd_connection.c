@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * One NBD connection on the ring. libnbd's state machine says which direction it waits for; the ring polls
  * that. Looking a host's name up may take long and cannot be interrupted, so that libnbd's connect call runs

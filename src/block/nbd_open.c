@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Connects to an NBD server, asks what the export is, opens further connections where the server allows
  * several, and in the end closes all. Waiting runs the ring, with a deadline.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The NBD driver's inside. nbd.c turns requests into NBD commands, nbd_connection.c moves connections on by
  * the ring, nbd_open.c connects and asks what the export is. All on the ring's thread, but for the look-up of

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Standard input or output as a volume of unknown size. Requests are served one at a time in order of their
  * offset, in whatever order they were submitted: READs from the input until it ends, WRITE and ZERO to the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The stream driver's inside: what stream_open() makes of standard input or output, for tests with other
  * descriptors. */
 #pragma once

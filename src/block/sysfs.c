@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Small questions to /sys about block devices. See the kernel's Documentation/ABI/stable/sysfs-block. */
 #include "block/sysfs.h"
 #include "base/cleanup.h"

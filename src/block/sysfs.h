@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Small questions to /sys and /proc about block devices, by device number. No state; texts come back trimmed.
  */
 #pragma once

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* libFuzzer target: words separated by newlines are parsed as endpoints; what is accepted must hold together.
  */
 #include "block/endpoint.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Real NBD servers (nbdkit, qemu-nbd) for tests of the NBD driver: started, found by their socket, ended with
  * the test. Header only: each test program has its own copy.
@@ -91,7 +92,8 @@ static __attribute__((unused)) void world_init(struct world *world)
 	assert_int_equal(ring_new(&world->ring, 64, &error), 0);
 }
 
-/* Runs a shell line in the test's folder; what it executes in the end is the server, and ends with the test. */
+/* Runs a shell line in the test's folder; what it executes in the end is the server, and ends with the test.
+ */
 static __attribute__((unused)) void world_serve(struct world *world, const char *line)
 {
 	char command[1024];

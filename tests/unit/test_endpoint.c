@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The table of endpoint names: what each is taken for, and what is refused with which word. */
 #include "block/endpoint.h"
 

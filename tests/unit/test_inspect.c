@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What is seen of files and devices: identity, marks, mounts, holders, writers, signatures, locks. Most of it
  * needs root and loop devices and is skipped without.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The NBD driver against real servers: every kind of request against a model in memory, over many servers and
  * their limits; errors that a server gives, and what it keeps to itself. Lost and silent servers are in

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* NBD servers that die, fall silent, never answer, or refuse: each costs words and -ENOTCONN within a known
  * time, nothing more. */
 #include "nbd_world.h"

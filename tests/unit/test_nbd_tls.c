@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* NBD over TLS, with keys shared before (PSK) and with certificates, against nbdkit and qemu-nbd. */
 #include "nbd_world.h"
 

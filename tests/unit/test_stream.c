@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The stream driver over pipes and files: order, the end of the input, a closed reader, non-blocking
  * descriptors. */
 #include "base/cleanup.h"
