@@ -212,30 +212,50 @@ static bool append(struct extent *extent, uint64_t length_max, uint64_t offset, 
 	return length > 0;
 }
 
+/* How many bytes from `at` on are done; where none are, *length is cut to those that are not. */
+static uint64_t passed_over(const struct hash_extents *hash, uint64_t at, uint64_t *length)
+{
+	struct range gap;
+
+	if (!hash->options.done)
+		return 0;
+	if (!range_set_gap(hash->options.done, at, at + *length, &gap))
+		return *length;
+	*length = gap.length;
+	return gap.offset - at;
+}
+
+static void advance(struct hash_extents *hash, struct hash_slot *slot, uint64_t length)
+{
+	if (slot->cursor == 0)
+		tell_leaves(hash, slot);
+	slot->cursor += length;
+	if (slot->cursor < slot->length)
+		return;
+	hash->first = (hash->first + 1) % hash->window;
+	hash->count--;
+}
+
 /* Takes runs from the first slots, as long as they add to one extent. */
 static void gather(struct hash_extents *hash, uint64_t length_max, struct extent *extent)
 {
 	while (hash->count > 0 && slot_at(hash, 0)->done) {
 		struct hash_slot *slot = slot_at(hash, 0);
-		uint64_t at = slot->offset + slot->cursor, length, taken;
+		uint64_t at = slot->offset + slot->cursor, length;
 		enum hash_verdict verdict = hash_slot_run(slot, &length);
+		enum extent_kind kind = verdict == HASH_LEAF_ZERO ? EXTENT_ZERO : EXTENT_DATA;
+		uint64_t taken = passed_over(hash, at, &length);
 
-		if (verdict == HASH_LEAF_SAME && extent->length > 0)
+		if (taken == 0 && verdict == HASH_LEAF_SAME) {
+			if (extent->length > 0)
+				return;
+			if (hash->options.same)
+				hash->options.same(hash->options.same_data, at, length);
+			taken = length;
+		} else if (taken == 0 && !append(extent, length_max, at, length, kind, &taken)) {
 			return;
-		taken = length;
-		if (verdict == HASH_LEAF_SAME && hash->options.same)
-			hash->options.same(hash->options.same_data, at, length);
-		if (verdict != HASH_LEAF_SAME &&
-		    !append(extent, length_max, at, length,
-		        verdict == HASH_LEAF_ZERO ? EXTENT_ZERO : EXTENT_DATA, &taken))
-			return;
-		if (slot->cursor == 0)
-			tell_leaves(hash, slot);
-		slot->cursor += taken;
-		if (slot->cursor == slot->length) {
-			hash->first = (hash->first + 1) % hash->window;
-			hash->count--;
 		}
+		advance(hash, slot, taken);
 	}
 }
 

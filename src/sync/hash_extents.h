@@ -18,8 +18,10 @@
 
 struct hash_extents_options {
 	uint64_t end; /* bytes to compare: not beyond either volume */
-	/* Ranges to pass over; borrowed, must not change while running; or NULL. Compared again: what they
-	 * share 64 KiB with. */
+	/*
+	 * Ranges to pass over, neither given nor said to be same; borrowed, must not change while running; or
+	 * NULL. What they share 64 KiB with may be read again.
+	 */
 	const struct range_set *done;
 	bool ignore_holes; /* read and digest everything */
 	const struct digest_key *key;
