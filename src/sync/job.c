@@ -145,6 +145,8 @@ static int attempt(struct job *job)
 	if (res == 0)
 		res = job_digests_begin(job);
 	if (res == 0)
+		res = job_set_target_size(job);
+	if (res == 0)
 		res = job_journal_create(job);
 	job->opened_before |= res == 0;
 	if (res == 0)
@@ -199,7 +201,10 @@ static enum job_result judge_end(struct job *job, int res)
 	case 0:
 		break;
 	case -ECANCELED:
-		error_set(&job->error, res, "interrupted; the target is not usable yet: go on with --resume");
+		error_set(&job->error, res,
+		    !job_writes(job) ? "interrupted"
+		    : job->journal   ? "interrupted; the target is not usable yet: go on with --resume"
+		                     : "interrupted; the target is not usable: run it again");
 		return JOB_INTERRUPTED;
 	case -EPERM:
 	case -EBUSY:
@@ -213,7 +218,7 @@ static enum job_result judge_end(struct job *job, int res)
 	}
 	if (job->options.kind == JOB_VERIFY)
 		return differs ? JOB_DIFFERS : JOB_OK;
-	if (differs && !job->bad.count) {
+	if (differs) {
 		error_set(&job->error, -EILSEQ,
 		    "the target reads back differently from the source in %zu ranges, the first at byte "
 		    "%llu: do not use it; "
@@ -276,7 +281,7 @@ uint64_t job_rate(const struct job *job)
 void job_progress(struct job *job, struct job_progress *ret)
 {
 	struct copy_counts counts = job->earlier;
-	uint64_t position = job->done.bytes + job->fresh.bytes + job->flushing.bytes;
+	uint64_t position = job->done.bytes + job->fresh.bytes + job->flushing.bytes + job->bad.bytes;
 
 	if (job->copy) {
 		counts.data += copy_counts(job->copy)->data;

@@ -99,6 +99,8 @@ int job_compare(struct job *job)
 		return res;
 	job_set_state(job, job->options.kind == JOB_VERIFY ? JOB_RUNNING : JOB_VERIFYING);
 	options.key = &key;
+	if (job->options.kind != JOB_VERIFY)
+		options.done = &job->bad; /* there is nothing to compare with */
 	job->verified = 0;
 	if (job->options.kind == JOB_VERIFY)
 		job->same = 0;

@@ -33,12 +33,24 @@ static int tracked_next(struct extents *extents, uint64_t length_max, struct ext
 	return extents_next(to_tracked(extents)->inner, length_max, ret);
 }
 
+/* What could not be read is never done: a resumed run tries it again, and lists it again. */
+static void note_readable(struct job *job, const struct extent *extent)
+{
+	uint64_t at = extent->offset, end = extent->offset + extent->length;
+	struct range good;
+
+	while (at < end && range_set_gap(&job->bad, at, end, &good)) {
+		note(job, good.offset, good.length);
+		at = good.offset + good.length;
+	}
+}
+
 static void tracked_finish(struct extents *extents, const struct extent *extent, int res)
 {
 	struct tracked *tracked = to_tracked(extents);
 
 	if (res == 0)
-		note(tracked->job, extent->offset, extent->length);
+		note_readable(tracked->job, extent);
 	extents_finish(tracked->inner, extent, res);
 }
 
@@ -90,6 +102,7 @@ static int make_inner(struct extents **ret, struct job *job, struct range_set *s
 	    .ignore_holes = job->options.ignore_holes,
 	    .key = &job->digest_key,
 	    .top_granularity = job->options.top_granularity,
+	    .give_unreadable = job->options.list_read_errors,
 	    .same = found_same,
 	    .same_data = job,
 	    .leaves = job->digests ? saved_digests_writer_put : NULL,

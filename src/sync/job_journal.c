@@ -7,24 +7,58 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+
+static bool is_relative(const struct endpoint *endpoint)
+{
+	return endpoint->kind == ENDPOINT_PATH && endpoint->path[0] != '/';
+}
 
 /* One name for a pair of endpoints, so that a later run finds the journal. */
 static void journal_path(const struct job *job, char *ret, size_t length)
 {
 	const char *source = job->options.source->name, *target = job->options.target->name;
 	const char *base = strrchr(target, '/') ? strrchr(target, '/') + 1 : target;
-	uint32_t a = crc32c(0, source, strlen(source) + 1);
+	char here[PATH_MAX] = "";
+	uint32_t a;
 	char tail[64];
 	size_t i;
 
 	for (i = 0; base[i] && i + 1 < sizeof(tail); i++)
 		tail[i] = base[i] == ' ' || base[i] == ']' ? '_' : base[i];
 	tail[i] = '\0';
+	/* Relative names mean other volumes elsewhere. */
+	if (!getcwd(here, sizeof(here)))
+		here[0] = '\0';
+	a = crc32c(
+	    0, here, is_relative(job->options.source) || is_relative(job->options.target) ? strlen(here) : 0);
+	a = crc32c(a, source, strlen(source) + 1);
 	snprintf(ret, length, "%s/%08x%08x-%s.journal", job->options.state_dir,
 	    crc32c(a, target, strlen(target)), crc32c(~a, target, strlen(target)), tail);
+}
+
+/* mkdir -p */
+static int make_folders(const char *folder)
+{
+	char path[PATH_MAX];
+
+	if (snprintf(path, sizeof(path), "%s", folder) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	for (char *at = path + 1;; at++) {
+		char end = *at;
+
+		if (end != '/' && end != '\0')
+			continue;
+		*at = '\0';
+		if (mkdir(path, 0700) < 0 && errno != EEXIST)
+			return -errno;
+		*at = end;
+		if (end == '\0')
+			return 0;
+	}
 }
 
 static int open_file(struct job *job, bool create)
@@ -36,8 +70,8 @@ static int open_file(struct job *job, bool create)
 	if (job->options.open_journal)
 		return job->options.open_journal(job->options.data, create);
 	journal_path(job, path, sizeof(path));
-	if (create && mkdir(job->options.state_dir, 0700) < 0 && errno != EEXIST)
-		return -errno;
+	if (create && (fd = make_folders(job->options.state_dir)) < 0)
+		return fd;
 	fd = open(path, flags, 0600);
 	if (fd < 0)
 		return -errno;

@@ -98,7 +98,7 @@ static int reopen_checks(struct job *job, const struct block_facts *source, cons
 {
 	int res = check_again(job, job->source, source, &job->source_facts, job->source_size);
 
-	if (res == 0)
+	if (res == 0 && job->target)
 		res = check_again(job, job->target, target, &job->target_facts, job->target_size);
 	if (res < 0)
 		return res;
@@ -108,6 +108,7 @@ static int reopen_checks(struct job *job, const struct block_facts *source, cons
 		job->source_facts = *source;
 		range_set_done(&job->done);
 		job->compare = job->restart_journal = true;
+		job->blank = false;
 	}
 	return 0;
 }

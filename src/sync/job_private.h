@@ -88,6 +88,8 @@ int job_extents_new(struct extents **ret, struct job *job, struct range_set *ski
 
 /* job_transfer.c: moves the data once over; job_compare.c: verifies once over. */
 int job_transfer(struct job *job);
+/* --size-mismatch=truncate: before the journal names the target's size. */
+int job_set_target_size(struct job *job);
 int job_compare(struct job *job);
 
 void job_set_state(struct job *job, enum job_state state);

@@ -112,18 +112,19 @@ static int end_of_stream(struct job *job)
 	return res;
 }
 
-static int set_size(struct job *job)
+int job_set_target_size(struct job *job)
 {
-	const struct block_info *target = block_info(job->target);
 	struct block_io io = {.op = BLOCK_RESIZE, .length = job->end};
 	int res;
 
-	if (!target->resizable || target->size == job->end || job->options.size_mismatch != SIZE_TRUNCATE)
+	if (!job_writes(job) || block_info(job->source)->stream || !block_info(job->target)->resizable ||
+	    job->target_size == job->end || job->options.size_mismatch != SIZE_TRUNCATE)
 		return 0;
 	res = block_wait(job->target, &io);
 	if (res < 0)
-		return error_set(
-		    &job->error, res, "cannot set the size of %s: %s", target->name, strerror(-res));
+		return error_set(&job->error, res, "cannot set the size of %s: %s",
+		    block_info(job->target)->name, strerror(-res));
+	job->target_size = job->end;
 	return 0;
 }
 
@@ -150,8 +151,6 @@ int job_transfer(struct job *job)
 		res = range_set_add(&skip, job->done.ranges[i].offset, job->done.ranges[i].length);
 	if (res < 0)
 		error_set(&job->error, res, "out of memory");
-	if (res == 0 && job_writes(job) && !block_info(job->source)->stream)
-		res = set_size(job);
 	if (res == 0)
 		res = job_extents_new(&extents, job, &skip);
 	if (res == 0)
