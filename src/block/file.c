@@ -184,7 +184,9 @@ static void file_submit(struct block *block, struct block_io *io)
 {
 	struct file *file = to_file(block);
 
-	if (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO || io->op == BLOCK_RESIZE)
+	if (io->op == BLOCK_RESIZE)
+		digest_reader_forget(file->digest_reader, 0, UINT64_MAX);
+	else if (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO)
 		digest_reader_forget(file->digest_reader, io->offset, io->length);
 	switch (io->op) {
 	case BLOCK_READ:

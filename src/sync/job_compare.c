@@ -109,7 +109,7 @@ int job_compare(struct job *job)
 	if (res < 0)
 		return res;
 	res = drain(job, extents);
-	extents_free(extents);
+	job_extents_free(job, extents);
 	if (res == 0)
 		res = compare_tail(job);
 	return res < 0 && res != -ECANCELED && job_link_broken(job) ? -ENOTCONN : res;

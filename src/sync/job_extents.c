@@ -2,6 +2,7 @@
 #include "sync/job_private.h"
 
 #include "block/saved_digests.h"
+#include "filter/throttle.h"
 #include "sync/all_extents.h"
 #include "sync/hash_extents.h"
 
@@ -129,4 +130,16 @@ int job_extents_new(struct extents **ret, struct job *job, struct range_set *ski
 	tracked->inner->wake_data = &tracked->extents;
 	*ret = &tracked->extents;
 	return 0;
+}
+
+void job_extents_free(struct job *job, struct extents *extents)
+{
+	if (!extents)
+		return;
+	throttle_set_rate(job->source, 0);
+	throttle_go_on(job->source);
+	extents_free(extents);
+	throttle_set_rate(job->source, job->rate);
+	if (job->paused)
+		throttle_pause(job->source);
 }

@@ -85,6 +85,8 @@ int job_checkpoint_now(struct job *job);
 
 /* job_extents.c: the extents of this job, and what became of them. */
 int job_extents_new(struct extents **ret, struct job *job, struct range_set *skip);
+/* Waits for their requests, which a paused or slow throttle may hold: it lets go meanwhile. */
+void job_extents_free(struct job *job, struct extents *extents);
 
 /* job_transfer.c: moves the data once over; job_compare.c: verifies once over. */
 int job_transfer(struct job *job);

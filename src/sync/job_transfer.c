@@ -155,7 +155,7 @@ int job_transfer(struct job *job)
 		res = job_extents_new(&extents, job, &skip);
 	if (res == 0)
 		res = run_engine(job, extents);
-	extents_free(extents);
+	job_extents_free(job, extents);
 	range_set_done(&skip);
 	if (!job_writes(job))
 		return res;
