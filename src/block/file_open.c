@@ -71,21 +71,29 @@ static int open_or_create(const char *path, const struct path_policy *policy,
 	return open_words(fd, path, options->write, error);
 }
 
+/* Somebody else has the device: words for who. Another blkmove's pid is worth more than that it is busy. */
+static int busy_words(int fd, const char *path, struct error *error)
+{
+	char holder[160] = "";
+
+	if (inspect_lock(fd, path, error) == -EALREADY)
+		return -EALREADY;
+	inspect_holder(fd, holder, sizeof(holder));
+	return error_set(error, -EBUSY,
+	    "cannot write to %s: it is in use%s%s; free it, or name another target", path,
+	    holder[0] ? " by " : "", holder);
+}
+
 static int claim_device(
     int *fd, const char *path, const struct block_open_options *options, struct error *error)
 {
-	char holder[160] = "";
 	int exclusive;
 
 	if (!options->write || options->force_held)
 		return 0;
 	exclusive = reopen(*fd, O_RDWR | O_EXCL);
-	if (exclusive == -EBUSY) {
-		inspect_holder(*fd, holder, sizeof(holder));
-		return error_set(error, -EBUSY,
-		    "cannot write to %s: it is in use%s%s; free it, or name another target", path,
-		    holder[0] ? " by " : "", holder);
-	}
+	if (exclusive == -EBUSY)
+		return busy_words(*fd, path, error);
 	if (exclusive < 0)
 		return open_words(exclusive, path, true, error);
 	close(*fd);
