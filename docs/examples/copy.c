@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <blkmove/blkmove.h>
 #include <stdio.h>
 int main(int argc, char **argv) {

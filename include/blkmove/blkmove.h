@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * libblkmove: moves block volumes and proves that the copy is equal.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The agent's program: reads its options, confines itself, serves until the client is gone. What ssh would
  * have run (SSH_ORIGINAL_COMMAND) is not looked at, so that it serves as a forced command in authorized_keys.

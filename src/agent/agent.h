@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* `blkmove agent`: serves one volume of this machine over standard input and output, as ssh starts it. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Little-endian integers in byte arrays, and a few questions about bytes. Used by every format and frame. */
 #pragma once
 

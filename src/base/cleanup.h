@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Scope-bound release of locals: `_cleanup_(close_fd) int fd = -1;`. Release functions take NULL or -1 too. */
 #pragma once
 

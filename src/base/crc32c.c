@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* CRC-32C by ISA-L, in pieces because its length is an int. */
 #include "base/crc32c.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* CRC-32C (Castagnoli), as RFC 3720 (iSCSI) uses it. Continue a running value by passing it in; begin with 0. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * An error is the caller's memory: no allocation, so even ENOMEM has words. The place where a fault is seen
  * sets it, each layer above prefixes what it was doing, and only cli and agent print it.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A circular doubly linked list whose nodes lie in the elements. A node alone points to itself. */
 #pragma once
 
@@ -8,9 +9,10 @@ struct list_node {
 	struct list_node *next, *previous;
 };
 
-#define container_of(pointer, type, member) ((type *)((char *)(pointer) - offsetof(type, member)))
+#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
-#define list_for_each(node, head) for (struct list_node *node = (head)->next; node != (head); node = node->next)
+#define list_for_each(node, head) \
+	for (struct list_node *node = (head)->next; node != (head); node = node->next)
 
 /* The body may remove `node` itself. */
 #define list_for_each_safe(node, head) \

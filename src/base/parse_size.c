@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Sizes as a person types and reads them. */
 #include "base/parse_size.h"
 
@@ -19,7 +20,8 @@ static int suffix_power(const char *suffix)
 		return 0;
 	found = strchr(suffixes, *suffix);
 	if (!found)
-		found = strchr("KmgtpE", *suffix) ? strchr(suffixes, *suffix == 'K' ? 'k' : toupper(*suffix)) : NULL;
+		found = strchr("KmgtpE", *suffix) ? strchr(suffixes, *suffix == 'K' ? 'k' : toupper(*suffix))
+		                                  : NULL;
 	if (!found)
 		return -1;
 	if (suffix[1] && strcasecmp(suffix + 1, "B") && strcasecmp(suffix + 1, "iB"))
@@ -34,14 +36,16 @@ int parse_size(const char *text, uint64_t *ret, struct error *error)
 	int power;
 
 	if (!isdigit((unsigned char)text[0]))
-		return error_set(error, -EINVAL, "'%s' is not a size; write a number, with k, M, G or T if you like", text);
+		return error_set(error, -EINVAL,
+		    "'%s' is not a size; write a number, with k, M, G or T if you like", text);
 	errno = 0;
 	value = strtoull(text, &end, 10);
 	if (errno == ERANGE)
 		return error_set(error, -ERANGE, "'%s' is larger than any volume can be", text);
 	power = suffix_power(end);
 	if (power < 0)
-		return error_set(error, -EINVAL, "'%s' is not a size: '%s' is no suffix; use k, M, G or T", text, end);
+		return error_set(
+		    error, -EINVAL, "'%s' is not a size: '%s' is no suffix; use k, M, G or T", text, end);
 	if (power && value > (UINT64_MAX >> (10 * power)))
 		return error_set(error, -ERANGE, "'%s' is larger than any volume can be", text);
 	*ret = (uint64_t)value << (10 * power);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* xoshiro256** 1.0; the constants are those of its authors' public-domain reference. */
 #include "base/rand.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A small seeded generator (xoshiro256**, Blackman and Vigna 2018, seeded by splitmix64) for simulations,
  * jitter and tests. One seed gives one sequence on every machine. Not for keys.

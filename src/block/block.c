@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The checks that every request passes before a driver sees it, and the waits of control paths. */
 #include "block/driver.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A volume as its users see it. Drivers (file, nbd, remote, memory, stream) and filters (throttle, fault, delay,
  * powercut) implement it: driver.h. A block belongs to one ring and one thread.
@@ -19,14 +20,14 @@
 struct block;
 
 enum block_op {
-	BLOCK_READ,    /* buf gets length bytes; a short end is an error, except on a stream (info.stream): see done */
+	BLOCK_READ, /* buf gets length bytes; a short end is an error, except on a stream (info.stream): see done */
 	BLOCK_WRITE,   /* buf has length bytes */
 	BLOCK_ZERO,    /* the range reads as zero afterwards; deallocated where that can be; any length */
 	BLOCK_FLUSH,   /* what was acknowledged before the submit is on stable storage when done */
 	BLOCK_EXTENTS, /* extents[extents_max] describe a prefix of the range; done's res is how many (>= 1) */
 	BLOCK_DIGEST,  /* digest.h: keyed digests of the range, computed where the data is */
-	BLOCK_SHA256,  /* feeds the range to a running SHA-256; offset 0 starts anew, else it follows the last range */
-	BLOCK_RESIZE,  /* length is the new size of an image file; -EOPNOTSUPP elsewhere if it differs */
+	BLOCK_SHA256, /* feeds the range to a running SHA-256; offset 0 starts anew, else it follows the last range */
+	BLOCK_RESIZE, /* length is the new size of an image file; -EOPNOTSUPP elsewhere if it differs */
 };
 
 #define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */
@@ -34,13 +35,16 @@ enum block_op {
 struct block_io {
 	/* set by the caller */
 	enum block_op op;
-	uint64_t offset, length; /* bytes, inside the volume; any alignment unless info.request_align says otherwise */
-	void *buf;               /* READ, WRITE: data, aligned to 4096 for speed; DIGEST: digests; SHA256: 32 bytes, the digest so far */
+	uint64_t offset,
+	    length; /* bytes, inside the volume; any alignment unless info.request_align says otherwise */
+	void *
+	    buf; /* READ, WRITE: data, aligned to 4096 for speed; DIGEST: digests; SHA256: 32 bytes, the digest so far */
 	struct extent *extents;
 	uint32_t extents_max;
-	uint32_t granularity;           /* DIGEST: DIGEST_LEAF times a power of 16, at most DIGEST_CHUNK */
-	const struct digest_key *key;   /* DIGEST */
-	void (*done)(struct block_io *io, int res); /* 0 (EXTENTS: a count; a stream's READ: bytes, 0 at the end) or -errno */
+	uint32_t granularity;         /* DIGEST: DIGEST_LEAF times a power of 16, at most DIGEST_CHUNK */
+	const struct digest_key *key; /* DIGEST */
+	void (*done)(struct block_io *io,
+	    int res); /* 0 (EXTENTS: a count; a stream's READ: bytes, 0 at the end) or -errno */
 	void *user;
 
 	/* belongs to the driver that has the request */
@@ -53,10 +57,11 @@ struct block_io {
 
 /* Set at open. */
 struct block_info {
-	char name[256];         /* as the user wrote it, for messages */
-	uint64_t size;          /* bytes; 0 for a stream */
-	uint32_t sector_size;   /* logical sector, bytes: 512, 4096; 1 for image files */
-	uint32_t request_align; /* offsets and lengths must be multiples of this, but for the end of the volume; 1: any */
+	char name[256];       /* as the user wrote it, for messages */
+	uint64_t size;        /* bytes; 0 for a stream */
+	uint32_t sector_size; /* logical sector, bytes: 512, 4096; 1 for image files */
+	uint32_t
+	    request_align; /* offsets and lengths must be multiples of this, but for the end of the volume; 1: any */
 	bool writable;
 	bool zeroed;    /* nothing was ever written: all reads as zero (a file that this open created) */
 	bool created;   /* this open made the file */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* For those who implement a block: drivers and filters. Users include block.h alone. */
 #pragma once
 

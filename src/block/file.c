@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Image files and block devices on a ring. Aligned requests go past the page cache (O_DIRECT) where the file
  * allows it; what is not aligned, such as the last bytes of an odd-sized image, goes through it. Owns both

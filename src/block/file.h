@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The file driver's inside, for file_open.c and for simulations. */
 #pragma once
 
@@ -5,8 +6,8 @@
 
 struct file_options {
 	struct block_info info;
-	int fd;          /* buffered */
-	int fd_direct;   /* opened with O_DIRECT, or -1 */
+	int fd;                /* buffered */
+	int fd_direct;         /* opened with O_DIRECT, or -1 */
 	uint32_t direct_align; /* offsets, lengths and memory of direct I/O; power of two */
 	bool cached_reads;     /* reads look into the page cache first (CACHE_AUTO) */
 	bool device;           /* a block device */

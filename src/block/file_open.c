@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Opens an image file or a block device: what it is, whether it may be written, how it wants its I/O. Control
  * path. */
 #include "base/cleanup.h"

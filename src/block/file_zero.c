@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* BLOCK_ZERO for files and devices: see file_zero.h. Ring thread only. */
 #include "block/file_zero.h"
 

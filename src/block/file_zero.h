@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * BLOCK_ZERO for the file driver. First choice: fallocate(2) PUNCH_HOLE, which on files and on devices with write-zeroes
  * both deallocates and promises zeros (fallocate(2); blkdev_fallocate in the kernel's block/fops.c). Where that is

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Pages of 4 KiB in tables of 16 MiB; what is missing reads as zero. A request takes effect when it is
  * submitted and is answered from the loop.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A sparse volume in memory, for tests and trials: what was never written takes no memory. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Every kind of endpoint, one function. */
 #include "block/open.h"
 

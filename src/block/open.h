@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Opens any endpoint as a block. */
 #pragma once
 
@@ -5,7 +6,7 @@
 #include "block/endpoint.h"
 
 enum cache_mode {
-	CACHE_AUTO,   /* what lies in the page cache is read from it, all else goes past it (O_DIRECT where it can) */
+	CACHE_AUTO, /* what lies in the page cache is read from it, all else goes past it (O_DIRECT where it can) */
 	CACHE_DIRECT, /* past the cache always: reads come from the medium */
 	CACHE_BUFFERED,
 };
@@ -18,18 +19,19 @@ struct link_options {
 	const char *ssh_program;        /* NULL: "ssh" */
 	const char *agent_path;         /* NULL: "blkmove" from the remote PATH */
 	enum compress_mode compress;
-	int compress_level;        /* zstd's; 0: 1 */
-	unsigned timeout_ms;       /* connecting, and the longest silence of a live link; 0: 30,000 */
-	unsigned nbd_connections;  /* 0: 4 where the server allows several */
-	const char *tls_certificates, *tls_psk_file, *tls_username; /* NBD, beside what the URI says; or NULL */
-	bool tls_insecure;         /* NBD: does not verify the server's certificate */
+	int compress_level;       /* zstd's; 0: 1 */
+	unsigned timeout_ms;      /* connecting, and the longest silence of a live link; 0: 30,000 */
+	unsigned nbd_connections; /* 0: 4 where the server allows several */
+	const char *tls_certificates, *tls_psk_file,
+	    *tls_username; /* NBD, beside what the URI says; or NULL */
+	bool tls_insecure; /* NBD: does not verify the server's certificate */
 };
 
 struct block_open_options {
 	bool write;
-	bool create;          /* makes a missing image file of create_size bytes; an existing one is opened as it is */
+	bool create; /* makes a missing image file of create_size bytes; an existing one is opened as it is */
 	uint64_t create_size;
-	bool force_held;      /* a device that is held exclusively by another is opened all the same */
+	bool force_held; /* a device that is held exclusively by another is opened all the same */
 	enum cache_mode cache;
 	struct link_options link;
 };
@@ -51,4 +53,5 @@ int nbd_open(struct block **ret, struct ring *ring, const struct endpoint *endpo
     const struct block_open_options *options, struct error *error);
 int remote_open(struct block **ret, struct ring *ring, const struct endpoint *endpoint,
     const struct block_open_options *options, struct error *error);
-int stream_open(struct block **ret, struct ring *ring, const struct block_open_options *options, struct error *error);
+int stream_open(
+    struct block **ret, struct ring *ring, const struct block_open_options *options, struct error *error);

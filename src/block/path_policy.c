@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Confinement of an agent: see path_policy.h. The kernel resolves; nothing is judged by comparing resolved
  * names. */
 #include "block/path_policy.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Which paths an agent may open: nothing outside the allowed files and folders is reachable, by symlinks or
  * ".." neither. An allowed path that is itself a symlink (as /dev/vg/lv is) was named by the administrator

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The remote driver's requests: each becomes a frame as soon as the agent's credits allow, its answer
  * completes it. Data goes from and into the caller's buffer. A buffer is let go only when neither an answer

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A volume behind an agent, over any pair of stream descriptors: what remote_open() makes after starting ssh,
  * and what simulations use. */
 #pragma once

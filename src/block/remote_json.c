@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* JSON of the wire's control frames about volumes: see remote_json.h. What comes in is checked here, once. */
 #include "block/remote_json.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* OPEN, OPENED and FACTS_REPLY as JSON: one place for both sides of the wire. docs/wire/frames.md lists the
  * members. */
 #pragma once

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The link of a remote volume: ssh started, hands shaken, the volume opened there, facts asked, all of it
  * ended. Control paths: they run the ring, and none waits without end.

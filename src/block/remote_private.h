@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The remote driver's inside: remote.c (requests) and remote_open.c (the link: made, asked, ended). */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the commands share. Each command is a function that takes its own words and returns an exit code (enum
  * job_result). */
 #pragma once

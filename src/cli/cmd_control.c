@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove status, pause, resume, throttle: speak to running jobs over their control sockets. */
 #include "base/cleanup.h"
 #include "base/parse_size.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove copy, sync and verify: what each takes, then one job. */
 #include "cli/cli.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove digest: digests of a volume, saved for a later sync or printed. */
 #include "block/saved_digests.h"
 #include "cli/cli.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The control socket of a running job: see control.h. One ring thread; a few clients at most. */
 #include "cli/control.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The control socket of a running job: RUN_DIR/PID.sock, mode 0600, one JSON object a line each way.
  *   {"command": "status"}                  -> {"ok": true, "state": ..., "position": ..., ...}

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The program: the first word names a command. */
 #include "agent/agent.h"
 #include "cli/cli.h"

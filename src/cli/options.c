@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The options that copy, sync, verify and digest share, in groups for argp. */
 #include "base/parse_size.h"
 #include "cli/cli.h"

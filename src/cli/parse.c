@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One command line: its options by argp, its endpoints. */
 #include "cli/cli.h"
 

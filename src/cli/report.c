@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The words and bars of a run: see report.h. */
 #include "cli/report.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* How a run is told: a bar on a terminal, lines elsewhere, JSON events on demand. Reads progress, keeps
  * rates. */
 #pragma once

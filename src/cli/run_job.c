@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One job with what surrounds it in a program: the ring, signals, the control socket, progress, the report of
  * bad ranges. */
 #include "base/cleanup.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Signals as events of the ring: a handler writes the number into a pipe that the ring reads. Children get
  * them as usual. */
 #pragma once

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The command line's words: captive servers, endpoints, folders. */
 #include "cli/cli.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Buffers by powers of two: see agent_buffers.h. */
 #include "export/agent_buffers.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Page-aligned buffers of 4 KiB to 4 MiB, kept for the next request. How many are out is the caller's to
  * bound. */
 #pragma once

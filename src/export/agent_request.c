@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Requests of a client on the opened volume. The client is not trusted: each is checked before memory is
  * taken for it. */
 #include "export/agent_server_private.h"

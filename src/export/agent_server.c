@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The agent's server: one session, one volume. It lives until the client is gone and every request has come
  * back from the disk; then done() runs, and the lock on the volume goes with agent_server_free().

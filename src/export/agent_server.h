@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The agent's side of the wire: one client, one volume, over a pair of stream descriptors. */
 #pragma once
 

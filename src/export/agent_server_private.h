@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The agent's server inside: agent_server.c (its life, opening, facts) and agent_request.c (requests on the
  * volume). */
 #pragma once

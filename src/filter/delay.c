@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A request's own ring_op is its timer; when that ends the very request goes below. */
 #include "filter/delay.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Lets every request wait before it goes on: slow disks and long links for tests and trials. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A table of rules. What matches none is forwarded untouched. */
 #include "filter/fault.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Makes chosen requests fail, or lies about them: by operation, range, count, or chance from a seed. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Children are made when first needed and kept by the filter until it is freed. */
 #include "filter/filter.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What filters share. A filter that only holds or refuses a request hands the very same request to the block
  * below (filter_forward: the answer then passes it by); one that must see the answer sends a child instead

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Unflushed writes are records in the order in which they came; a read is patched with those it touches, a
  * flush writes those that were there when it came, one after the other, then flushes below. Flushes queue up

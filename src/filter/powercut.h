@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A volume with a volatile cache: what is written stays in memory, and reads see it, until a FLUSH writes it
  * below. A cut keeps, loses or tears (sector by sector) each unflushed write, then all requests fail until

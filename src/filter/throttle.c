@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A token bucket that may go into debt: a request passes while there are tokens, and takes its whole cost.
  * The first held request's own ring_op is the timer, so nothing is under way when no request is.

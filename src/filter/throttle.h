@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Limits how many bytes per second pass, changeable at any time, and pauses. READ, WRITE, DIGEST and SHA256
  * cost their length, all else is free. Requests that are held wait in their order; those that are free

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The public functions over the inner ones: one call, one ring, one job. */
 #include "blkmove/blkmove.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What remains to be copied. Every job of the system is the copy engine fed by a different source of extents.
  * A source belongs to the ring of its job and is used from that thread alone.
@@ -34,7 +35,8 @@ struct extents_ops {
 /* Every source begins with this. The user of the source sets wake before the first next(). */
 struct extents {
 	const struct extents_ops *ops;
-	void (*wake)(void *data); /* may be called from within ring callbacks only, never from within next() */
+	void (*wake)(
+	    void *data); /* may be called from within ring callbacks only, never from within next() */
 	void *wake_data;
 };
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Equal buffers from one mapping. A free buffer's first word links to the next free one. */
 #include "ring/buffer_pool.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What all rings have in common: see ring.h. */
 #include "ring/ring.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The simulated world's core: hosts, operations and hooks. Disks and links are in files of their own. An
  * operation is a sim_work from its submission to its done(); what it does, it does at the moment of its

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A simulated world: hosts (each a struct ring that real code runs on), disks and links, under simulated time
  * and one seeded generator. The same seed and the same calls give the identical run: ring_sim_trace() hashes

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A simulated disk: `data` is what readers see, `stable` what survives a power cut, and between them the list
  * of writes that no flush has covered yet. A disk belongs to the world.

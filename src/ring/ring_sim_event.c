@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The world's clock: a binary heap of events by time, then by the order in which they were scheduled. Events
  * belong to others. */
 #include "ring/ring_sim_private.h"

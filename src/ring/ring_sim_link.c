@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A simulated link: two ends, and a pipe in each direction whose bytes are first under way, then arrived,
  * then read. Operations wait in queues, in order; one that can go on has its event scheduled. A link belongs

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Shared by ring_sim*.c only. The world owns events, disks and links; a host owns its list of operations
  * under way. */
 #pragma once

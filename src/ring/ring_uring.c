@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The ring on io_uring. Owns the kernel ring; one thread. Answers that are known at once wait in `ready`, so
  * that done() never runs from within a submit.

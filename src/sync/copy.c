@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The copy engine: see copy.h. A slot carries one extent from its read to its last write. Large slots hold 1
  * MiB, small ones 64 KiB, so that many scattered blocks are in flight without much memory. Owns slots and

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The copy engine: takes extents, moves them from source to target with several requests in flight, tells the source of extents
  * what became of each. Copy, sync, resync and live mirrors are this engine with another source of extents. All memory is
@@ -17,9 +18,9 @@ struct copy_counts {
 };
 
 struct copy_options {
-	bool detect_zeroes;    /* blocks of zeros are written as BLOCK_ZERO */
-	bool skip_zeroes;      /* the target reads as zero wherever this job has not written */
-	bool dry_run;          /* writes nothing; counts what it would write */
+	bool detect_zeroes;        /* blocks of zeros are written as BLOCK_ZERO */
+	bool skip_zeroes;          /* the target reads as zero wherever this job has not written */
+	bool dry_run;              /* writes nothing; counts what it would write */
 	uint32_t zero_granularity; /* bytes, power of two; 0: 4096 */
 	/* Called for an unreadable range when not NULL; the range is then zeroed on the target and the job goes on. */
 	void (*bad_range)(void *data, uint64_t offset, uint64_t length, int res);

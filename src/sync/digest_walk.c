@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Digests of a whole volume: see digest_walk.h. Requests lie in a ring of places and are taken up in order.
  */
 #include "sync/digest_walk.h"

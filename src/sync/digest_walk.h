@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Digests of a whole volume, in order, several chunks ahead: the digest command. Control path: runs the ring
  * until it is done.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The life of a job: states, lost links, controls. See job.h. */
 #include "sync/job_private.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A whole run of copy, sync or verify: opens both volumes, judges whether it may, moves the data, keeps the
  * journal, waits for lost links, flushes, verifies. job_run() does it all on the calling thread and runs the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Checkpoints: flush the target, then note in the journal what that made durable. Never the other way round.
  */
 #include "sync/job_private.h"

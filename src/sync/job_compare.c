@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reads both volumes back and compares them: the verify of a copy and the verify command. */
 #include "sync/job_private.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Saved digests of the target: whether this run may use them, and saving them anew at its end. */
 #include "sync/job_private.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The extents of a job, wrapped so that the job learns what became of each. */
 #include "sync/job_private.h"
 

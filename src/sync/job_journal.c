@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Where a job's journal lies, and whether an earlier one may be trusted. */
 #include "sync/job_private.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Opens both volumes, looks at them, judges; after a lost link insists on the very same volumes. */
 #include "sync/job_private.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of a job share: job.c (life), job_open.c, job_journal.c, job_checkpoint.c, job_transfer.c,
  * job_compare.c. */
 #pragma once

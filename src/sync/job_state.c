@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The state table of a job. */
 #include "sync/job_state.h"
 

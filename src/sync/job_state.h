@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The states of a job and the only ways between them: one table, asserted. */
 #pragma once
 

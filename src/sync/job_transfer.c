@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves the data once over, from the extents to the last flush. */
 #include "sync/job_private.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The journal's format and its writing: see journal.h. Ring thread only. */
 #include "sync/journal.h"
 

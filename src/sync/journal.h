@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What a job has done for good, so that a later run can go on: a file with a header that says which job it is
  * and a record for each range whose data the target has flushed. docs/formats/journal.md shows it byte by

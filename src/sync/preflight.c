@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The refusals of a careful copy: see preflight.h. */
 #include "sync/preflight.h"
 

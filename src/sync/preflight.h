@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Whether a target may be written: a pure judgement over what was found out about both volumes. */
 #pragma once
 

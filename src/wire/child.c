@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Child processes by fork, exec and pidfd: see child.h. */
 #include "wire/child.h"
 

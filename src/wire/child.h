@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A child process: started, waited for with a deadline, ended. Control paths only. */
 #pragma once
 

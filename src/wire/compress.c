@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Two judgements. Of the data: what does not shrink by 1/8 goes out raw, and the next try waits for twice as
  * many bytes each time. Of the link: payloads are taken at the pace at which the link drains, so bytes

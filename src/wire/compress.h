@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * zstd for payloads, and the judgement whether it pays. Used by one session, on its thread. Time is the
  * ring's, so that a simulation decides the same way at each replay.

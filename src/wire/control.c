@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* JSON of control frames: see control.h. Nothing of the peer's reaches a message uncleaned. */
 #include "wire/control.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The JSON of control frames: reading it without trust, and the shape of ERROR. */
 #pragma once
 

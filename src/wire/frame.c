@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The frame codec: see frame.h. Pure: neither I/O nor memory of its own. */
 #include "wire/frame.h"
 

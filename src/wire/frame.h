@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The frame, a pure codec: 40 header bytes, little endian, then the payload. docs/wire/frames.md shows it
  * byte by byte.

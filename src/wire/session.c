@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A session's life: handshake, keepalive, deadlines, credits, and its end. It ends in steps: operations are
  * cancelled; when the last has come back, sends get their sent() and closed() runs, so that no memory of the

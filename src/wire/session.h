@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Frames over a pair of stream descriptors: a queue of sends that go out in batches, a parser that receives
  * straight into the caller's memory, the handshake, keepalive, deadlines and credits. Client and server use

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The handshake: versions, what each side can read, and the credits that follow from it. See session.h. */
 #include "base/bytes.h"
 #include "base/cleanup.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The session's inside: session.c (life, handshake, time), session_send.c and session_receive.c. */
 #pragma once
 

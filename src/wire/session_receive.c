@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The way in: reads into `staging`, parses frame by frame, and reads the rest of a long payload straight into
  * its sink. The peer is not trusted: a length is checked against what is due before a byte of it is taken.
@@ -168,22 +169,31 @@ static int parse(struct session *session, struct error *error)
 	return res < 0 ? res : 1;
 }
 
-/* Login scripts that print are the usual reason why the first bytes are no frame. */
-static void complain(struct session *session, const struct error *error)
+/* Login scripts that print are the usual reason why the first bytes are no frame. True if it looks so. */
+static bool greeted_by_text(const struct session *session, struct error *ret)
 {
 	const struct session_receiver *receiver = &session->receiver;
 	const uint8_t *at = receiver->staging + receiver->start;
 	size_t length = 0, have = receiver->end - receiver->start;
-	struct error words;
 
 	while (length < have && length < 60 && isprint(at[length]))
 		length++;
-	if (!receiver->first_seen && length >= 4)
-		error_set(&words, -EPROTO,
-		    "what came does not look like the %s: it begins with \"%.*s\"; a login script over there "
-		    "may print "
-		    "text: make it silent when it has no terminal",
-		    session->peer, (int)length, (const char *)at);
+	if (receiver->first_seen || length < 4)
+		return false;
+	error_set(ret, -EPROTO,
+	    "what came does not look like the %s: it begins with \"%.*s\"; a login script over there may "
+	    "print "
+	    "text: make it silent when it has no terminal",
+	    session->peer, (int)length, (const char *)at);
+	return true;
+}
+
+static void complain(struct session *session, const struct error *error)
+{
+	struct error words;
+
+	if (greeted_by_text(session, &words))
+		;
 	else if (error->code == -EPROTO)
 		error_set(
 		    &words, error->code, "the %s sent a damaged frame: %.440s", session->peer, error->text);
@@ -198,12 +208,15 @@ static void complain(struct session *session, const struct error *error)
 static void end_of_stream(struct session *session)
 {
 	const struct session_receiver *receiver = &session->receiver;
+	struct error words;
 
 	session->ended = !receiver->in_payload && receiver->start == receiver->end;
 	if (session->end_ns)
 		session_break(session, &session->error);
 	else if (session->ended)
 		session_broke(session, -ENOTCONN, "the %s closed the connection", session->peer);
+	else if (greeted_by_text(session, &words))
+		session_break(session, &words);
 	else
 		session_broke(session, -ENOTCONN, "the connection ended in the middle of a frame");
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The way out. While one writev is under way, further frames queue up and go out together with the next: many
  * small frames cost one call. Payloads are written from where they lie, or from `packed` when compression

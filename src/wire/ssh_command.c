@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How ssh is called: see ssh_command.h. What the remote shell sees is quoted for it. */
 #include "wire/ssh_command.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* An ssh child: its pipes, its last words, its end. See transport.h. */
 #include "wire/transport.h"
 
@@ -29,14 +30,22 @@ struct transport {
 	size_t line_used;
 };
 
+/* Keeps a whole line, but for what ssh says although all is well. */
+static void keep_line(struct transport *transport)
+{
+	static const char added[] = "Warning: Permanently added";
+
+	transport->line[transport->line_used] = '\0';
+	if (transport->line_used > 0 && strncmp(transport->line, added, sizeof(added) - 1) != 0)
+		memcpy(transport->last, transport->line, transport->line_used + 1);
+	transport->line_used = 0;
+}
+
 static void take_words(struct transport *transport, const char *words, size_t length)
 {
 	for (size_t i = 0; i < length; i++) {
 		if (words[i] == '\n' || words[i] == '\r') {
-			transport->line[transport->line_used] = '\0';
-			if (transport->line_used > 0)
-				memcpy(transport->last, transport->line, transport->line_used + 1);
-			transport->line_used = 0;
+			keep_line(transport);
 		} else if (transport->line_used < LINE_BYTES - 1) {
 			transport->line[transport->line_used++] = words[i] ? words[i] : '?';
 		}

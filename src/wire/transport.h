@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The way to an agent on another machine: an ssh child over pipes. It owns the child and its standard error;
  * the stream descriptors are handed to the session. One ring, its thread; control paths may wait a little.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Every request of a job fails once. A whole job runs over volumes in memory; then it runs again and again,
  * each time with the next request of one kind failing. Each run must either say so, or have made the target

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * libFuzzer target: an agent's bytes. The first byte says how they come; a client opens a volume with them,
  * asks for every kind of thing, and must come to an end with every request ended once and nothing written

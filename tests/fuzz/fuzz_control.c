@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * libFuzzer target: the JSON of control frames, as either side gets it from a peer that it does not trust.
  * The first byte says which frame it is. What is accepted is clean, bounded and possible.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* libFuzzer target: 40 bytes are decoded; what is accepted must encode to the same bytes and keep to the
  * limits. */
 #include "wire/frame.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * libFuzzer target: a journal from a disk that may hold anything. What is loaded holds together, and loading
  * never takes more than the file has. The checksum of the header is put right first, or the fuzzer would

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* libFuzzer target: a size as typed; what is accepted prints and reads again, and a refusal has words. */
 #include "base/parse_size.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A ring for fuzzing: one stream whose input is the fuzzer's bytes, in pieces; writes go nowhere. No kernel,
  * no time but timers: when nothing else is left, the next timer fires. A run of the same input is the same

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * libFuzzer target: a client's bytes. The first byte says how they come; an agent's server with a volume in
  * memory must come to an end, whatever is asked.

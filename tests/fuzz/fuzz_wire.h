@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Makes the fuzzer's bytes a stream of frames whose checksums and lengths fit, so that it gets past the
  * codec. */
 #pragma once

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Runs one fuzz target over files and folders of inputs, without libFuzzer: what a fuzzer once found stays
  * found. Each input is also tried in damaged forms, the same ones in every run; BLKMOVE_SEED takes others,

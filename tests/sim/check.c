@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The independent look: bytes against bytes, with a reader of the journal of its own
  * (docs/formats/journal.md). Nothing here goes through the code under test.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Faults strike between two events, at a step that the seed chose; world_repair() ends their effects. */
 #include "world.h"
 

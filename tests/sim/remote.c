@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Remote volumes: the real remote driver, a simulated link, and the real agent server on a host of its own.
  * An agent is freed between two events once its server came to an end; until then it holds the lock of a

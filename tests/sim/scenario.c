@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a seed decides at the start: sizes, contents, ways. */
 #include "world.h"
 

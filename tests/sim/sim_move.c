@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Moves volumes in simulated worlds, one for each seed, and prints the seed of a world in which something
  * that must hold did not. --every-step: instead of what the seed chooses, each kind of crash at each step, a

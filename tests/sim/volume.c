@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Owns the file driver below, as filters do. */
 #include "volume.h"
 

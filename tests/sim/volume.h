@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A simulated disk as a volume: the real file driver on fake descriptors, with a filter on top that knows
  * holes, identity and change mark, which the driver cannot ask a simulated disk for, and that can be told to

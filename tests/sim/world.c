@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Runs one seed: attempts with faults, each taken up from the journal by the next, then one without. */
 #include "world.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * One seed's world: two disks and a journal that outlive every crash, the client's host on which the real job
  * runs, agents on hosts of their own, the faults, and the checks. A failed check is told once, and the seed

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A client, and the other end of its link in the hands of a script. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Bytes of a scripted peer: frames, right or wrong, one after another. */
 #pragma once
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Throttle, delay, fault and powercut over a volume in memory, under simulated time. */
 #include "base/bytes.h"
 #include "block/memory.h"

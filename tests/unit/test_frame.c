@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The frame codec: the bytes as documented, round trips, and everything that it must refuse. */
 #include "base/bytes.h"
 #include "base/crc32c.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A client against scripted agents that lie, stall, flood and break off: each row costs an error with words,
  * in bounded time, and not a byte outside the caller's buffer.

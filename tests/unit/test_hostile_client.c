@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * An agent's server against scripted clients that lie, flood and break off: each row costs an error that both
  * sides get to know, in bounded time; requests outside the volume touch nothing.

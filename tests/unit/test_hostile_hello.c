@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A client against scripted agents that lie in the handshake: each costs an error with words, in bounded
  * time. */
 #include "hostile_agent.h"
@@ -141,13 +142,15 @@ static void test_raw_beginnings(void **state)
 	static const struct {
 		const char *bytes, *words;
 		unsigned length;
+		bool close;
 	} rows[] = {
 	    {"Welcome to this machine!\r\nIt is yours to keep, friend.\n",
-	        "begins with \"Welcome to this machine!\"", 0},
-	    {"bash: warning: setlocale: LC_ALL: cannot change locale\n", "login script", 0},
+	        "begins with \"Welcome to this machine!\"", 0, false},
+	    {"bash: warning: setlocale: LC_ALL: cannot change locale\n", "login script", 0, false},
 	    {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "checksum",
 	        40},
-	    {"hi\n", "did not greet", 0},
+	    {"No agent.\n", "begins with \"No agent.\"", 0, true},
+	    {"hi\n", "did not greet", 0, false},
 	};
 	const struct block_open_options options = {.write = true};
 
@@ -159,6 +162,8 @@ static void test_raw_beginnings(void **state)
 		agent_init(&agent);
 		script_raw(&script, rows[i].bytes, rows[i].length ? rows[i].length : strlen(rows[i].bytes));
 		agent_say(&agent, &script);
+		if (rows[i].close)
+			shutdown(agent.fds[1], SHUT_WR);
 		assert_true(agent_connect(&agent, &options, &error) < 0);
 		print_message("    %s\n", error.text);
 		assert_non_null(strstr(error.text, rows[i].words));

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The volume in memory against a flat model, and its extents, digests and lies. */
 #include "base/bytes.h"
 #include "base/rand.h"

@@ -1,11 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Sizes as a person types and reads them. */
 #include "base/parse_size.h"
 
+#include <cmocka.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <cmocka.h>
 
 static void test_accepts(void **state)
 {
@@ -13,8 +14,18 @@ static void test_accepts(void **state)
 		const char *text;
 		uint64_t bytes;
 	} rows[] = {
-	    {"0", 0}, {"1", 1}, {"512B", 512}, {"4k", 4096}, {"4K", 4096}, {"4KiB", 4096}, {"1kB", 1024}, {"3M", 3u << 20},
-	    {"2g", 2ull << 30}, {"16T", 16ull << 40}, {"1P", 1ull << 50}, {"15E", 15ull << 60},
+	    {"0", 0},
+	    {"1", 1},
+	    {"512B", 512},
+	    {"4k", 4096},
+	    {"4K", 4096},
+	    {"4KiB", 4096},
+	    {"1kB", 1024},
+	    {"3M", 3u << 20},
+	    {"2g", 2ull << 30},
+	    {"16T", 16ull << 40},
+	    {"1P", 1ull << 50},
+	    {"15E", 15ull << 60},
 	    {"18446744073709551615", UINT64_MAX},
 	};
 
@@ -29,7 +40,8 @@ static void test_accepts(void **state)
 
 static void test_refuses(void **state)
 {
-	static const char *const rows[] = {"", "-1", "k", " 1", "1x", "1kk", "1.5M", "18446744073709551616", "16E", "0x10", "1 M"};
+	static const char *const rows[] = {
+	    "", "-1", "k", " 1", "1x", "1kk", "1.5M", "18446744073709551616", "16E", "0x10", "1 M"};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		uint64_t bytes = 77;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What an agent may open: a small tree with every trick that leads outside. */
 #include "base/cleanup.h"
 #include "block/path_policy.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A remote volume against a real agent's server: every kind of request, at random, in parallel, and what
  * becomes of them. */
 #include "wire.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The simulated world: determinism, disks that lose what was not flushed, links that break, hosts that die.
  */
 #include "base/bytes.h"

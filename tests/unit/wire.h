@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* An agent's server and a remote volume on one ring, over a socket pair or a simulated link, for unit tests.
  */
 #pragma once
