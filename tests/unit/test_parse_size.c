@@ -2,11 +2,12 @@
 /* Sizes as a person types and reads them. */
 #include "base/parse_size.h"
 
-#include <cmocka.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+
+#include <cmocka.h>
 
 static void test_accepts(void **state)
 {
