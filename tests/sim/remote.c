@@ -132,7 +132,8 @@ static void make_link(struct world *world, struct ring *host, int ret_fds[2])
 	    .delay_ns = rand_between(rand, 1000, 2000000),
 	    .jitter_ns = rand_below(rand, 100000),
 	    .bytes_per_second = rand_below(rand, 2) ? 0 : rand_between(rand, 1000000, 1000000000),
-	    .capacity = capacities[rand_below(rand, 3)],
+	    /* Much data through little room is many steps that show nothing new. */
+	    .capacity = capacities[rand_between(rand, world->scenario.source_size > 200000, 2)],
 	    .short_ppm = (uint32_t)rand_below(rand, 2) * 200000,
 	};
 
