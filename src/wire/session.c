@@ -244,6 +244,17 @@ void session_set_timer(struct session *session)
 	ring_submit(session->ring, &session->timer);
 }
 
+static void not_greeted(struct session *session)
+{
+	struct error words;
+
+	if (session_got_text(session, &words))
+		session_break(session, &words);
+	else
+		session_broke(session, -ENOTCONN, "the %s did not greet within %u s", session->peer,
+		    (session->options.handshake_ms + 999) / 1000);
+}
+
 static void beat(struct session *session, uint64_t now_ns)
 {
 	struct error error = {0};
@@ -257,8 +268,7 @@ static void beat(struct session *session, uint64_t now_ns)
 	else if (session->end_ns)
 		return;
 	else if (!session->greeted && now_ns >= next_deadline_ns(session))
-		session_broke(session, -ENOTCONN, "the %s did not greet within %u s", session->peer,
-		    (session->options.handshake_ms + 999) / 1000);
+		not_greeted(session);
 	else if (session->greeted && now_ns >= session->heard_ns + session->timeout_ns)
 		session_broke(session, -ENOTCONN, "no answer for %llu s",
 		    (unsigned long long)(session->timeout_ns / 1000000000));

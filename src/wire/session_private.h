@@ -101,4 +101,6 @@ void session_sender_done(struct session *session);
 /* session_receive.c */
 int session_receiver_init(struct session *session, struct error *error);
 void session_receiver_start(struct session *session);
+/* True, with words, if what came first looks like text and not like a frame. */
+bool session_got_text(const struct session *session, struct error *ret);
 void session_receiver_done(struct session *session);

@@ -170,7 +170,7 @@ static int parse(struct session *session, struct error *error)
 }
 
 /* Login scripts that print are the usual reason why the first bytes are no frame. True if it looks so. */
-static bool greeted_by_text(const struct session *session, struct error *ret)
+bool session_got_text(const struct session *session, struct error *ret)
 {
 	const struct session_receiver *receiver = &session->receiver;
 	const uint8_t *at = receiver->staging + receiver->start;
@@ -192,13 +192,11 @@ static void complain(struct session *session, const struct error *error)
 {
 	struct error words;
 
-	if (greeted_by_text(session, &words))
-		;
-	else if (error->code == -EPROTO)
-		error_set(
-		    &words, error->code, "the %s sent a damaged frame: %.440s", session->peer, error->text);
-	else
-		error_set(&words, error->code, "cannot talk to the %s: %.440s", session->peer, error->text);
+	if (!session_got_text(session, &words))
+		error_set(&words, error->code,
+		    error->code == -EPROTO ? "the %s sent a damaged frame: %.440s"
+		                           : "cannot talk to the %s: %.440s",
+		    session->peer, error->text);
 	if (session->options.server)
 		session_dismiss(session, &words);
 	else
@@ -215,7 +213,7 @@ static void end_of_stream(struct session *session)
 		session_break(session, &session->error);
 	else if (session->ended)
 		session_broke(session, -ENOTCONN, "the %s closed the connection", session->peer);
-	else if (greeted_by_text(session, &words))
+	else if (session_got_text(session, &words))
 		session_break(session, &words);
 	else
 		session_broke(session, -ENOTCONN, "the connection ended in the middle of a frame");

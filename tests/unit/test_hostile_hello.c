@@ -148,9 +148,10 @@ static void test_raw_beginnings(void **state)
 	        "begins with \"Welcome to this machine!\"", 0, false},
 	    {"bash: warning: setlocale: LC_ALL: cannot change locale\n", "login script", 0, false},
 	    {"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "checksum",
-	        40},
+	        40, false},
 	    {"No agent.\n", "begins with \"No agent.\"", 0, true},
 	    {"hi\n", "did not greet", 0, false},
+	    {"Short text\n", "begins with \"Short text\"", 0, false},
 	};
 	const struct block_open_options options = {.write = true};
 
