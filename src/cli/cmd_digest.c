@@ -173,7 +173,7 @@ int command_digest(int argc, char **argv)
 {
 	static const struct argp own = {.options = digest_options, .parser = parse};
 	static const struct argp_child children[] = {
-	    {&own, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {0}};
+	    {&own, 0, NULL, 0}, {&cli_argp_read, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.args_doc = "SRC",
 	    .doc = "Saves or prints digests of a volume. Without an option it prints a line for each MiB: "
 	           "offset, length, digest.\v"

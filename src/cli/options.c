@@ -191,7 +191,7 @@ static const struct argp_option link_options[] = {
 
 const struct argp cli_argp_link = {.options = link_options, .parser = parse_link};
 
-static error_t parse_job(int key, char *arg, struct argp_state *state)
+static error_t parse_read(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
 	struct job_options *job = &options->job;
@@ -202,14 +202,36 @@ static error_t parse_job(int key, char *arg, struct argp_state *state)
 		res = choose(cache_names, "cache", arg, strlen(arg), &options->error);
 		job->cache = res < 0 ? job->cache : (enum cache_mode)res;
 		break;
+	case KEY_READ_HOLES:
+		job->ignore_holes = true;
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return checked(state, options, res);
+}
+
+static const struct argp_option read_options[] = {
+    {NULL, 0, NULL, 0, "Reading:", 3},
+    {"cache", KEY_CACHE, "HOW", 0, "auto, direct (always past the page cache) or buffered", 0},
+    {"read-holes", KEY_READ_HOLES, NULL, 0, "read what is said to be a hole, too", 0},
+    {0},
+};
+
+const struct argp cli_argp_read = {.options = read_options, .parser = parse_read};
+
+static error_t parse_job(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+	struct job_options *job = &options->job;
+	int res = 0;
+
+	switch (key) {
 	case KEY_RATE:
 		res = parse_size(arg, &job->rate, &options->error);
 		break;
 	case KEY_RETRIES:
 		res = parse_number("retries", arg, 1000000, &job->retries, &options->error);
-		break;
-	case KEY_READ_HOLES:
-		job->ignore_holes = true;
 		break;
 	case KEY_TRUST_HOLES:
 		job->trust_holes = true;
@@ -221,12 +243,10 @@ static error_t parse_job(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_option job_options[] = {
-    {NULL, 0, NULL, 0, "Reading:", 3},
-    {"cache", KEY_CACHE, "HOW", 0, "auto, direct (always past the page cache) or buffered", 0},
+    {NULL, 0, NULL, 0, "Running:", 4},
     {"rate", KEY_RATE, "RATE", 0,
         "read at most so many bytes a second, such as 50M; `blkmove throttle` changes it", 0},
     {"retries", KEY_RETRIES, "N", 0, "how often in a row a lost link is tried again (default: 10)", 0},
-    {"read-holes", KEY_READ_HOLES, NULL, 0, "read what is said to be a hole, too", 0},
     {"trust-holes", KEY_TRUST_HOLES, NULL, 0, "when verifying, do not read what both sides say is a hole", 0},
     {0},
 };
