@@ -3,8 +3,8 @@
  * Two judgements. Of the data: what does not shrink by 1/8 goes out raw, and the next try waits for twice as
  * many bytes each time. Of the link: payloads are taken at the pace at which the link drains, so bytes
  * handled per second are the drain rate as the sender sees it. While compression takes a good part of that
- * time, a stretch is sent raw to compare; whichever drained faster is kept, and the other is tried again
- * after ever longer stretches.
+ * time, and waiting for the link little, a stretch is sent raw to compare; whichever drained faster is kept,
+ * and the other is tried again after ever longer stretches.
  */
 #include "wire/compress.h"
 
@@ -14,16 +14,17 @@
 #include <stdlib.h>
 #include <zstd.h>
 
-#define PAYLOAD_MIN     256u         /* below, a header of zstd eats the gain */
-#define SAMPLE_FROM     (128u << 10) /* larger payloads are probed by a sample after a failure */
-#define SAMPLE_BYTES    (16u << 10)
-#define SKIP_FIRST      (64u << 10)
-#define SKIP_MAX        (16u << 20)
-#define STRETCH_BYTES   (16u << 20) /* beyond what pipes and sockets swallow at once */
-#define STRETCH_NS      50000000ull
-#define STRETCH_IDLE_NS 2000000000ull
-#define PATIENCE_FIRST  4u
-#define PATIENCE_MAX    64u
+#define PAYLOAD_MIN      256u         /* below, a header of zstd eats the gain */
+#define SAMPLE_FROM      (128u << 10) /* larger payloads are probed by a sample after a failure */
+#define SAMPLE_BYTES     (16u << 10)
+#define SKIP_FIRST       (64u << 10)
+#define SKIP_MAX         (16u << 20)
+#define STRETCH_BYTES    (16u << 20) /* beyond what pipes and sockets swallow at once */
+#define STRETCH_NS       50000000ull
+#define STRETCH_IDLE_NS  2000000000ull
+#define PROBE_FROM_BYTES (32u << 20) /* sent in all before the first comparison: buffers are full by then */
+#define PATIENCE_FIRST   4u
+#define PATIENCE_MAX     64u
 
 struct compress {
 	/* set at open */
@@ -40,7 +41,10 @@ struct compress {
 	uint64_t start_ns;    /* of this stretch; 0: none yet */
 	uint64_t bytes;       /* payload in this stretch */
 	uint64_t busy_ns;     /* spent compressing in it */
+	uint64_t wait_ns;     /* spent waiting for the link in it */
+	uint64_t sent;        /* bytes that went out, ever */
 	uint64_t packed_rate; /* payload bytes per second of the last compressed stretch */
+	uint64_t expected_ns; /* what a whole stretch took that way */
 	unsigned stretches;   /* left before the other way is tried */
 	unsigned patience;    /* stretches that the winner gets */
 };
@@ -89,6 +93,7 @@ static void new_stretch(struct compress *compress, uint64_t now_ns)
 	compress->start_ns = now_ns;
 	compress->bytes = 0;
 	compress->busy_ns = 0;
+	compress->wait_ns = 0;
 }
 
 /* The comparison is over: the winner stays for a while, longer each time that it wins. */
@@ -117,7 +122,9 @@ static void judge(struct compress *compress, uint64_t elapsed_ns)
 		}
 	} else {
 		compress->packed_rate = rate;
-		if (compress->busy_ns < elapsed_ns / 4)
+		compress->expected_ns = elapsed_ns * STRETCH_BYTES / compress->bytes;
+		if (compress->busy_ns < elapsed_ns / 4 || compress->wait_ns > compress->busy_ns / 2 ||
+		    compress->sent < PROBE_FROM_BYTES)
 			return; /* the link is what takes the time: nothing to win by going raw */
 		if (--compress->stretches == 0)
 			compress->raw = compress->comparing = true;
@@ -133,6 +140,9 @@ static void count(struct compress *compress, size_t length)
 		new_stretch(compress, now_ns); /* a slow or idle link: compressing costs nothing there */
 		compress->raw = compress->comparing = false;
 		compress->stretches = 1;
+	} else if (compress->comparing && elapsed_ns > compress->expected_ns) {
+		settle(compress, false); /* lost already: the link need not carry the rest of the stretch */
+		new_stretch(compress, now_ns);
 	} else if (compress->bytes >= STRETCH_BYTES && elapsed_ns >= STRETCH_NS) {
 		judge(compress, elapsed_ns);
 		new_stretch(compress, now_ns);
@@ -157,7 +167,12 @@ static size_t attempt(struct compress *compress, const uint8_t *data, size_t len
 	return run(compress, data, length, out, compress_room(length));
 }
 
-size_t compress_try(struct compress *compress, const void *data, size_t length, void *out, size_t out_size)
+void compress_waited(struct compress *compress, uint64_t ns)
+{
+	compress->wait_ns += ns;
+}
+
+static size_t try_it(struct compress *compress, const void *data, size_t length, void *out, size_t out_size)
 {
 	uint64_t start_ns;
 	size_t res;
@@ -182,6 +197,14 @@ size_t compress_try(struct compress *compress, const void *data, size_t length, 
 	compress->skip_bytes = compress->skip_next;
 	compress->skip_next = min_u64(compress->skip_next * 2, SKIP_MAX);
 	return 0;
+}
+
+size_t compress_try(struct compress *compress, const void *data, size_t length, void *out, size_t out_size)
+{
+	size_t size = try_it(compress, data, length, out, out_size);
+
+	compress->sent += size ? size : length;
+	return size;
 }
 
 int decompress_new(struct decompress **ret, struct error *error)

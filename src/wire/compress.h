@@ -28,6 +28,9 @@ size_t compress_room(size_t length);
  */
 size_t compress_try(struct compress *compress, const void *data, size_t length, void *out, size_t out_size);
 
+/* So long did the sender wait until the link had taken what was written. */
+void compress_waited(struct compress *compress, uint64_t ns);
+
 int decompress_new(struct decompress **ret, struct error *error);
 struct decompress *decompress_free(struct decompress *decompress);
 /* Exactly `length` bytes must come out, and never more are written. Returns 0 or -EPROTO with words. */

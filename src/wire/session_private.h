@@ -21,6 +21,7 @@ struct session_sender {
 	struct ring_op op, later;
 	struct iovec iov[2 * SESSION_BATCH_FRAMES];
 	unsigned iov_first, iov_count;
+	uint64_t begun_ns;         /* when the operation began */
 	bool polling, dead;        /* dead: the peer takes no more; what it said may still come in */
 	struct compress *compress; /* or NULL */
 	uint8_t *packed;           /* compressed payloads of the batch */

@@ -85,6 +85,8 @@ static void submit(struct session *session)
 	struct ring_op *op = &sender->op;
 
 	op->fd = session->options.fd_out;
+	if (sender->compress && !sender->polling)
+		sender->begun_ns = ring_now_ns(session->ring);
 	if (sender->polling) {
 		op->opcode = RING_POLL;
 		op->events = POLLOUT;
@@ -152,6 +154,8 @@ static void written(struct session *session, int res)
 {
 	struct session_sender *sender = &session->sender;
 
+	if (sender->compress && sender->begun_ns && !sender->polling)
+		compress_waited(sender->compress, ring_now_ns(session->ring) - sender->begun_ns);
 	if (sender->polling) {
 		sender->polling = false;
 		submit(session);

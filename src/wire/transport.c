@@ -186,7 +186,7 @@ void transport_explain(struct transport *transport, struct error *error)
 		    words[0] ? " (" : "", words, words[0] ? ")" : "", options->host);
 	else if (ended && WIFEXITED(status) && WEXITSTATUS(status) == 255)
 		error_set(error, error->code, "the connection to %s failed: %s", options->host,
-		    words[0] ? words : "ssh does not say why; try 'ssh' by hand");
+		    words[0] ? words : "ssh ended without a word; try it by hand");
 	else if (ended && WIFEXITED(status) && WEXITSTATUS(status) != 0)
 		error_set(error, error->code, "the agent on %s ended with status %d: %s", options->host,
 		    WEXITSTATUS(status), words[0] ? words : before);

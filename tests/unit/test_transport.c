@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* How ssh is called, and what becomes of the child: with scripts in ssh's place. */
 #include "base/cleanup.h"
 #include "block/remote.h"
@@ -192,7 +193,7 @@ static void test_failures_have_words(void **state)
 	} rows[] = {
 	    {"echo 'ssh: connect to host far port 22: Connection refused' >&2; exit 255",
 	        "port 22: Connection refused", -ENOTCONN},
-	    {"exit 255", "does not say why", -ENOTCONN},
+	    {"exit 255", "without a word", -ENOTCONN},
 	    {"exec sh -c \"$command\"", "'no-such-blkmove' was not found there", -ENOPKG},
 	    {"exec sh -c \"$command\"", "--agent-path", -ENOPKG},
 	    {"echo first >&2; echo 'sudo: a password is required' >&2; exit 3",
