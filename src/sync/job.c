@@ -197,6 +197,7 @@ static enum job_result judge_end(struct job *job, int res)
 {
 	bool differs = job->differences.count > 0 ||
 	               (job->options.kind == JOB_VERIFY && job->source_size != job->target_size);
+	struct error why = job->error;
 
 	switch (res) {
 	case 0:
@@ -209,10 +210,14 @@ static enum job_result judge_end(struct job *job, int res)
 		return JOB_INTERRUPTED;
 	case -EPERM:
 	case -EBUSY:
-		return JOB_REFUSED;
+		/* Later they come from a volume's server, when something may have been written. */
+		return job->state == JOB_OPENING ? JOB_REFUSED : JOB_TROUBLE;
 	case -EALREADY:
 		return JOB_LOCKED;
 	case -ENOTCONN:
+		if (job->journal)
+			error_set(
+			    &job->error, res, "%.400s; mend the link, then go on with --resume", why.text);
 		return JOB_LINK_LOST;
 	default:
 		return JOB_TROUBLE;

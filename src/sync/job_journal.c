@@ -13,32 +13,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static bool is_relative(const struct endpoint *endpoint)
-{
-	return endpoint->kind == ENDPOINT_PATH && endpoint->path[0] != '/';
-}
-
-/* One name for a pair of endpoints, so that a later run finds the journal. */
+/*
+ * One journal a target, whichever name leads there and wherever the data comes from: a run that writes to a target replaces
+ * what an earlier one noted of it. A target without identity goes by its name.
+ */
 static void journal_path(const struct job *job, char *ret, size_t length)
 {
-	const char *source = job->options.source->name, *target = job->options.target->name;
-	const char *base = strrchr(target, '/') ? strrchr(target, '/') + 1 : target;
-	char here[PATH_MAX] = "";
-	uint32_t a;
-	char tail[64];
-	size_t i;
+	const char *target = job->target_facts.id[0] ? job->target_facts.id : job->options.target->name;
+	uint32_t a = crc32c(0, target, strlen(target));
 
-	for (i = 0; base[i] && i + 1 < sizeof(tail); i++)
-		tail[i] = base[i] == ' ' || base[i] == ']' ? '_' : base[i];
-	tail[i] = '\0';
-	/* Relative names mean other volumes elsewhere. */
-	if (!getcwd(here, sizeof(here)))
-		here[0] = '\0';
-	a = crc32c(
-	    0, here, is_relative(job->options.source) || is_relative(job->options.target) ? strlen(here) : 0);
-	a = crc32c(a, source, strlen(source) + 1);
-	snprintf(ret, length, "%s/%08x%08x-%s.journal", job->options.state_dir,
-	    crc32c(a, target, strlen(target)), crc32c(~a, target, strlen(target)), tail);
+	snprintf(ret, length, "%s/%08x%08x.journal", job->options.state_dir, a, crc32c(~a, target, strlen(target)));
 }
 
 /* mkdir -p */
@@ -134,30 +118,36 @@ static int check_identity(struct job *job, const json_t *json)
 	return 0;
 }
 
-/* An unknown mark proves nothing. */
-static bool is_unchanged(const struct job *job, const char *mark_then)
+/* Why what the journal says cannot be trusted, or NULL. What cannot be known proves nothing. */
+static const char *doubt(const struct job *job, const json_t *json)
 {
-	return job->options.assume_unchanged || (mark_then[0] && !strcmp(mark_then, job->source_facts.mark));
+	const char *mark = text_of(json, "source_mark");
+
+	if (job->options.assume_unchanged)
+		return NULL;
+	if (!job->source_facts.id[0] || !job->target_facts.id[0])
+		return "it cannot be known whether these are the same volumes as in the earlier run";
+	if (!mark[0] || strcmp(mark, job->source_facts.mark))
+		return "it cannot be seen that the source was not written since the earlier run";
+	if (!journal_mark_fits(job->journal, job->target_facts.mark))
+		return "the target was written since the earlier run";
+	return NULL;
 }
 
 /* Trusts what the journal says is done, or explains why all is compared instead. */
 static int judge_journal(struct job *job, const char *description)
 {
 	json_t *json = json_loads(description, 0, NULL);
+	const char *why;
 	int res;
 
 	if (!json)
-		return error_set(
-		    &job->error, -EBADMSG, "the journal's header is damaged; run without --resume");
+		return error_set(&job->error, -EBADMSG, "the journal's header is damaged; run without --resume");
 	res = check_identity(job, json);
-	if (res == 0 && !is_unchanged(job, text_of(json, "source_mark"))) {
-		job_warn(job,
-		    "cannot see that %s was not written since the earlier run: comparing all of it; "
-		    "--assume-unchanged "
-		    "trusts it instead",
-		    block_info(job->source)->name);
-		range_set_done(&job->done);
-		job->compare = job->restart_journal = true;
+	why = res == 0 ? doubt(job, json) : NULL;
+	if (why) {
+		job_warn(job, "%s: comparing all of it; --assume-unchanged trusts the journal instead", why);
+		job_distrust(job);
 	}
 	json_decref(json);
 	return res;
@@ -179,9 +169,8 @@ static int load(struct job *job)
 	if (res == -EBADMSG) {
 		job_warn(job, "%s: nothing is known of an earlier run, comparing all of it", job->error.text);
 		job_journal_end(job, false);
-		range_set_done(&job->done);
-		job->compare = job->update = true;
-		job->blank = false;
+		job_distrust(job);
+		job->update = true;
 		return 0;
 	}
 	if (res < 0)
@@ -194,13 +183,14 @@ static int load(struct job *job)
 /* False for what cannot be resumed: streams, verifies, dry runs, and where the user wants no journal. */
 static bool has_journal(const struct job *job)
 {
-	return job_writes(job) && (job->options.state_dir || job->options.open_journal) &&
+	return job_writes(job) && !job->options.no_journal && (job->options.state_dir || job->options.open_journal) &&
 	       !block_info(job->source)->stream && !block_info(job->target)->stream;
 }
 
 static int begin(struct job *job)
 {
 	char *description = describe(job);
+	struct error why = {0};
 	int res = -ENAMETOOLONG;
 
 	if (!description || strlen(description) >= JOURNAL_DESCRIPTION_MAX) {
@@ -215,7 +205,11 @@ static int begin(struct job *job)
 		    "cannot write a journal in %s: %s; name another folder with --state-dir",
 		    job->options.state_dir, strerror(-res));
 	} else {
-		res = journal_new(&job->journal, job->ring, job->journal_fd, description, &job->error);
+		res = journal_new(&job->journal, job->ring, job->journal_fd, description, &why);
+		if (res < 0)
+			error_set(&job->error, res,
+			    "%s; make room in %.200s, or name another folder with --state-dir", why.text,
+			    job->options.state_dir ? job->options.state_dir : "its folder");
 	}
 	free(description);
 	return res;
@@ -240,11 +234,25 @@ int job_journal_load(struct job *job)
 int job_journal_create(struct job *job)
 {
 	/* A journal that is trusted goes on; one that is not is replaced before the first write. */
-	if (!has_journal(job) || (job->journal && !job->restart_journal))
+	if (job->journal && !job->restart_journal)
 		return 0;
+	if (!has_journal(job)) {
+		job_journal_end(job, true); /* an earlier run's: no longer true once this one writes */
+		return 0;
+	}
 	job->restart_journal = false;
 	job_journal_end(job, false);
 	return begin(job);
+}
+
+void job_journal_note_end(struct job *job)
+{
+	struct block_facts facts;
+	struct error ignored;
+
+	if (job->journal && job->target && !block_link_error(job->target, &ignored) &&
+	    block_facts(job->target, &facts, &ignored) == 0 && facts.mark[0])
+		(void)journal_note_mark(job->journal, facts.mark);
 }
 
 void job_journal_end(struct job *job, bool remove)
