@@ -6,7 +6,8 @@
 #include "block/endpoint.h"
 
 enum cache_mode {
-	CACHE_AUTO, /* what lies in the page cache is read from it, all else goes past it (O_DIRECT where it can) */
+	/* What lies in an image file's page cache is read from it; all else goes past it (O_DIRECT where it can). */
+	CACHE_AUTO,
 	CACHE_DIRECT, /* past the cache always: reads come from the medium */
 	CACHE_BUFFERED,
 };

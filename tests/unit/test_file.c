@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The file driver on real files and loop devices: what is read past the page cache, what is zeroed and how,
+ * how a file is made and locked. What needs root and loop devices is skipped without.
+ */
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "block/file.h"
+#include "block/open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define MIB (1u << 20)
+
+static char folder[64];
+
+struct world {
+	struct ring *ring;
+	struct block *block;
+	char path[128], device[64];
+	struct block_open_options options;
+	struct error error;
+};
+
+static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void run(const char *format, ...)
+{
+	char command[512];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(command, sizeof(command), format, arguments);
+	va_end(arguments);
+	if (system(command) != 0)
+		fail_msg("this failed: %s", command);
+}
+
+static void world_init(struct world *world)
+{
+	*world = (struct world){0};
+	assert_int_equal(ring_new(&world->ring, 64, &world->error), 0);
+	snprintf(world->path, sizeof(world->path), "%s/image", folder);
+	unlink(world->path);
+}
+
+/* A loop device over the image. */
+static void world_attach(struct world *world, uint64_t size, const char *options)
+{
+	char command[256];
+	FILE *pipe;
+
+	if (geteuid() != 0 || access("/dev/loop-control", W_OK) < 0) {
+		print_message("skipped: this needs root and loop devices\n");
+		skip();
+	}
+	run("truncate -s %llu %s", (unsigned long long)size, world->path);
+	snprintf(command, sizeof(command), "losetup -f --show %s %s", options, world->path);
+	pipe = popen(command, "re");
+	assert_non_null(pipe);
+	assert_non_null(fgets(world->device, sizeof(world->device), pipe));
+	pclose(pipe);
+	world->device[strcspn(world->device, "\n")] = '\0';
+}
+
+static int world_open(struct world *world)
+{
+	return file_open(&world->block, world->ring, world->device[0] ? world->device : world->path, NULL,
+	    &world->options, &world->error);
+}
+
+static void world_must_open(struct world *world)
+{
+	if (world_open(world) < 0)
+		fail_msg("%s", world->error.text);
+}
+
+static void world_done(struct world *world)
+{
+	world->block = block_free(world->block);
+	world->ring = ring_free(world->ring);
+	if (world->device[0])
+		run("losetup -d %s", world->device);
+	unlink(world->path);
+}
+
+static int io(struct world *world, enum block_op op, uint64_t offset, uint64_t length, void *buf)
+{
+	struct block_io io = {.op = op, .offset = offset, .length = length, .buf = buf};
+
+	return block_wait(world->block, &io);
+}
+
+/* Writes behind the back of whoever has `path` open. */
+static void poke(const char *path, uint64_t offset, const void *data, size_t length)
+{
+	_cleanup_(cleanup_close) int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, data, length, (off_t)offset), length);
+}
+
+/* The page cache of a device does not learn of what is written below it: a file system that is mounted writes
+ * past it, too. */
+static void test_stale_cache_of_device(void **state)
+{
+	static const enum cache_mode modes[] = {CACHE_AUTO, CACHE_DIRECT};
+	_Alignas(4096) uint8_t buf[8192];
+	struct world world;
+
+	for (unsigned i = 0; i < 2; i++) {
+		_cleanup_(cleanup_close) int reader = -1;
+
+		world_init(&world);
+		world.options.cache = modes[i];
+		world_attach(&world, MIB, "");
+		reader = open(world.device, O_RDONLY | O_CLOEXEC);
+		assert_int_equal(pread(reader, buf, sizeof(buf), 0), sizeof(buf));
+		poke(world.path, 4096, "news", 4);
+		world_must_open(&world);
+		assert_int_equal(io(&world, BLOCK_READ, 0, sizeof(buf), buf), 0);
+		assert_memory_equal(buf + 4096, "news", 4);
+		world_done(&world);
+	}
+}
+
+static int make_folder(void **state)
+{
+	snprintf(folder, sizeof(folder), "/var/tmp/blkmove-file-XXXXXX");
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	return system(command) == 0 ? 0 : -1;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_stale_cache_of_device),
+	};
+
+	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
