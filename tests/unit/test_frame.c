@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-/* docs/wire/frames.md has the same bytes. */
+/* The example of docs/wire/frames.md. */
 static const uint8_t example[FRAME_HEADER_BYTES] = {
     0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x00, 0x00, /* no payload, READ */
     0x03, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, /* id 2051 */
@@ -27,11 +27,30 @@ static const uint8_t example[FRAME_HEADER_BYTES] = {
 
 static void test_bytes_as_documented(void **state)
 {
-	const struct frame frame = {.type = FRAME_READ, .id = 2051, .offset = 1 << 20, .length = 4096};
-	uint8_t header[FRAME_HEADER_BYTES];
+	static const struct {
+		struct frame frame;
+		uint8_t last[8]; /* both checksums */
+	} rows[] = {
+	    {{.type = FRAME_READ, .id = 2051, .offset = 1 << 20, .length = 4096},
+	        {0, 0, 0, 0, 0xe7, 0xbd, 0x81, 0x9c}},
+	    {{.type = FRAME_ZEROES, .id = 2051, .offset = 1 << 20, .length = 4096},
+	        {0, 0, 0, 0, 0x65, 0xd2, 0xca, 0x9e}},
+	    {{.type = FRAME_WRITE, .id = 4100, .offset = 512, .length = 8, .payload_length = 8},
+	        {0x9d, 0x70, 0x66, 0x50, 0xed, 0x9c, 0x80, 0x06}},
+	    {{.type = FRAME_DONE, .id = 4100, .offset = 512, .length = 8},
+	        {0, 0, 0, 0, 0x2c, 0x01, 0xbb, 0xdc}},
+	};
 
-	frame_encode(&frame, header);
-	assert_memory_equal(header, example, sizeof(example));
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct frame frame = rows[i].frame;
+		uint8_t header[FRAME_HEADER_BYTES];
+
+		frame.payload_crc = frame.payload_length ? crc32c(0, "blkmove!", 8) : 0;
+		frame_encode(&frame, header);
+		assert_memory_equal(header + 32, rows[i].last, 8);
+		if (i == 0)
+			assert_memory_equal(header, example, sizeof(example));
+	}
 }
 
 static void test_round_trip(void **state)
