@@ -24,13 +24,13 @@ void block_extents_all_data(struct block *block, struct block_io *io)
 	block_complete_later(block, io, 1);
 }
 
-static bool inside(const struct block_info *info, const struct block_io *io)
+bool block_takes_range(const struct block_info *info, enum block_op op, uint64_t offset, uint64_t length)
 {
 	/* A stream has no end, and an image file grows: what comes from a stream is written before its size
 	 * is known. */
-	if (info->stream || (info->resizable && (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO)))
-		return io->offset <= INT64_MAX && io->length <= INT64_MAX - io->offset;
-	return io->offset <= info->size && io->length <= info->size - io->offset;
+	if (info->stream || (info->resizable && (op == BLOCK_WRITE || op == BLOCK_ZERO)))
+		return offset <= INT64_MAX && length <= INT64_MAX - offset;
+	return offset <= info->size && length <= info->size - offset;
 }
 
 static bool digest_shape_ok(const struct block_io *io)
@@ -53,7 +53,7 @@ static int check(const struct block *block, const struct block_io *io)
 		return -EROFS;
 	if (io->op == BLOCK_FLUSH || io->op == BLOCK_RESIZE)
 		return 0;
-	if (!inside(&block->info, io))
+	if (!block_takes_range(&block->info, io->op, io->offset, io->length))
 		return -EINVAL;
 	if ((io->op == BLOCK_READ || io->op == BLOCK_WRITE) && io->length > BLOCK_IO_MAX)
 		return -EINVAL;

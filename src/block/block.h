@@ -87,6 +87,8 @@ struct block_facts {
 void block_submit(struct block *block, struct block_io *io);
 /* Submits and runs the ring until it is done; returns its result. Control paths and tests only. */
 int block_wait(struct block *block, struct block_io *io);
+/* Whether a request may have that range: it lies inside the volume, or writes to one that grows. */
+bool block_takes_range(const struct block_info *info, enum block_op op, uint64_t offset, uint64_t length);
 const struct block_info *block_info(const struct block *block);
 struct ring *block_ring(const struct block *block);
 /* Asks afresh. Control path: it may run the ring. Returns 0 or -errno with words. */

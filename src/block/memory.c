@@ -98,11 +98,31 @@ void memory_peek(struct block *block, uint64_t offset, void *ret, uint64_t lengt
 	}
 }
 
+/* Makes room in the list of tables for a volume of `size` bytes. */
+static int make_tables(struct memory *memory, uint64_t size)
+{
+	uint64_t count = size / TABLE_BYTES + 1;
+	struct table **tables;
+
+	if (count <= memory->tables_count)
+		return 0;
+	tables = realloc(memory->tables, count * sizeof(struct table *));
+	if (!tables)
+		return -ENOMEM;
+	memset(tables + memory->tables_count, 0, (count - memory->tables_count) * sizeof(struct table *));
+	memory->tables = tables;
+	memory->tables_count = count;
+	return 0;
+}
+
 int memory_poke(struct block *block, uint64_t offset, const void *data, uint64_t length)
 {
 	struct memory *memory = memory_of(block);
 	const uint8_t *from = data;
+	int res = make_tables(memory, offset + length);
 
+	if (res < 0)
+		return res;
 	memory->writes_made++;
 	digest_reader_forget(memory->digests, offset, length);
 	for (uint64_t n; length > 0; offset += n, from += n, length -= n) {
@@ -125,7 +145,8 @@ static uint64_t next_border(const struct memory *memory, uint64_t at)
 
 static void zero(struct memory *memory, uint64_t offset, uint64_t length)
 {
-	uint64_t end = offset + length;
+	/* Behind the end there is nothing: a volume that grows later has zeros there. */
+	uint64_t end = min_u64(offset + length, memory->block.info.size);
 
 	memory->writes_made++;
 	digest_reader_forget(memory->digests, offset, length);
@@ -177,7 +198,7 @@ static int extents(struct memory *memory, struct block_io *io)
 static int resize(struct memory *memory, uint64_t size)
 {
 	uint64_t old = memory->block.info.size;
-	uint64_t count = size / TABLE_BYTES + 1;
+	int res;
 
 	if (size == old)
 		return 0;
@@ -185,16 +206,9 @@ static int resize(struct memory *memory, uint64_t size)
 		return -EOPNOTSUPP;
 	if (size < old)
 		zero(memory, size, old - size);
-	if (count > memory->tables_count) {
-		struct table **tables = realloc(memory->tables, count * sizeof(struct table *));
-
-		if (!tables)
-			return -ENOMEM;
-		memset(tables + memory->tables_count, 0,
-		    (count - memory->tables_count) * sizeof(struct table *));
-		memory->tables = tables;
-		memory->tables_count = count;
-	}
+	res = make_tables(memory, size);
+	if (res < 0)
+		return res;
 	digest_reader_forget(memory->digests, min_u64(old, size), UINT64_MAX - min_u64(old, size));
 	memory->block.info.size = size;
 	return 0;

@@ -42,8 +42,7 @@ static int check_range(const struct block_info *info, const struct request_rule 
 	const char *name = frame_type_name(frame->type);
 	bool data = frame->type == FRAME_READ || frame->type == FRAME_WRITE;
 
-	/* No sum can overflow: the codec keeps both below 2^63. */
-	if (frame->offset + frame->length > info->size)
+	if (!block_takes_range(info, rule->op, frame->offset, frame->length))
 		return error_set(error, -EPROTO, "%s of %llu bytes at %llu, outside the volume of %llu", name,
 		    (unsigned long long)frame->length, (unsigned long long)frame->offset,
 		    (unsigned long long)info->size);

@@ -387,7 +387,6 @@ static void init(struct wire *wire, bool bare, bool read_only, unsigned timeout_
 
 	wire_init(wire, 0, NULL);
 	wire->size = SIZE;
-	wire->memory.resizable = true;
 	wire_serve(wire, timeout_ms);
 	if (bare)
 		return;

@@ -315,6 +315,35 @@ static void test_open_tells_and_asks(void **state)
 	wire_done(&wire);
 }
 
+/* What comes from a stream is written before its length is known. */
+static void test_file_there_grows(void **state)
+{
+	struct block_open_options options = {.write = true, .create = true};
+	uint8_t data[3000], seen[3000];
+	struct wire wire;
+
+	memset(data, 7, sizeof(data));
+	wire_init(&wire, 0, NULL);
+	wire.memory.resizable = true;
+	wire_serve(&wire, 0);
+	assert_int_equal(wire_connect(&wire, &options, NULL), 0);
+	assert_int_equal(block_info(wire.remote)->size, 0);
+	assert_int_equal(wire_io(&wire, BLOCK_WRITE, 0, 3000, data), 0);
+	assert_int_equal(wire_io(&wire, BLOCK_ZERO, 3000, 10u << 20, NULL), 0);
+	assert_int_equal(wire_io(&wire, BLOCK_WRITE, (10u << 20) + 3000, 3000, data), 0);
+	assert_int_equal(wire_io(&wire, BLOCK_ZERO, (10u << 20) + 6000, 500, NULL), 0);
+	assert_int_equal(wire_io(&wire, BLOCK_RESIZE, 0, (10u << 20) + 6500, NULL), 0);
+	assert_int_equal(wire_io(&wire, BLOCK_READ, (10u << 20) + 3000, 3000, seen), 0);
+	assert_memory_equal(seen, data, 3000);
+	assert_int_equal(wire_io(&wire, BLOCK_READ, (10u << 20) + 6000, 500, seen), 0);
+	assert_true(bytes_are_zero(seen, 500));
+	assert_int_equal(block_info(wire.opened)->size, (10u << 20) + 6500);
+	/* Reading does not make it grow. */
+	assert_int_equal(wire_io(&wire, BLOCK_READ, (10u << 20) + 6000, 501, seen), -EINVAL);
+	assert_int_equal(block_link_error(wire.remote, NULL), 0);
+	wire_done(&wire);
+}
+
 static void test_open_for_reading(void **state)
 {
 	struct block_open_options options = {.write = false};
@@ -531,6 +560,7 @@ int main(void)
 	    cmocka_unit_test(test_h03_one_byte_anywhere),
 	    cmocka_unit_test(test_extents_digests_sha),
 	    cmocka_unit_test(test_open_tells_and_asks),
+	    cmocka_unit_test(test_file_there_grows),
 	    cmocka_unit_test(test_open_for_reading),
 	    cmocka_unit_test(test_open_refused),
 	    cmocka_unit_test(test_request_fails),
