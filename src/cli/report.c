@@ -25,6 +25,7 @@ struct report {
 	const struct cli_options *options;
 	const char *verb;
 	enum cli_progress style;
+	FILE *events; /* where JSON goes: never among the data */
 	bool terminal;
 	struct timespec started;
 
@@ -42,6 +43,7 @@ int report_new(struct report **ret, const struct cli_options *options, const cha
 		return error_set(error, -ENOMEM, "out of memory");
 	report->options = options;
 	report->verb = verb;
+	report->events = options->target.kind == ENDPOINT_STREAM ? stderr : stdout;
 	report->terminal = isatty(STDERR_FILENO);
 	report->style = options->progress;
 	if (report->style == PROGRESS_AUTO)
@@ -82,6 +84,12 @@ static uint64_t position_of(const struct job_progress *progress)
 	                                        : progress->position;
 }
 
+/* Where events go to standard error, nothing else does. */
+static bool has_only_events(const struct report *report)
+{
+	return report->options->json && report->events == stderr;
+}
+
 static void emit(struct report *report, json_t *event)
 {
 	struct timespec now;
@@ -95,8 +103,8 @@ static void emit(struct report *report, json_t *event)
 	    event, "time", json_real((double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1e3));
 	text = json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(13));
 	if (text) {
-		puts(text);
-		fflush(stdout);
+		fprintf(report->events, "%s\n", text);
+		fflush(report->events);
 	}
 	free(text);
 	json_decref(event);
@@ -247,6 +255,10 @@ void report_status(struct report *report, const struct job_progress *progress)
 {
 	char line[320];
 
+	if (has_only_events(report)) {
+		emit(report, progress_json(report, progress));
+		return;
+	}
 	clear_bar(report);
 	format_line(report, progress, line, sizeof(line));
 	fprintf(stderr, "%s\n", line);
@@ -342,6 +354,6 @@ void report_end(struct report *report, const struct job_progress *progress, stru
 		emit(report, end_json(report, progress, job, result, error));
 	else if (good)
 		end_in_words(report, progress, job, result);
-	if (!good || result == JOB_BAD_RANGES)
+	if ((!good || result == JOB_BAD_RANGES) && !has_only_events(report))
 		cli_fail(result, error);
 }

@@ -118,7 +118,7 @@ static void write_bad_ranges(struct run *run)
 {
 	const struct range_set *bad = job_bad_ranges(run->job);
 	const char *path = run->options->report_path;
-	char own[64];
+	char own[64], text[512];
 	FILE *file;
 
 	if (!bad->count)
@@ -136,9 +136,10 @@ static void write_bad_ranges(struct run *run)
 	if (file == stderr)
 		return;
 	if (fclose(file) == 0)
-		fprintf(stderr, "blkmove: unreadable ranges are listed in %s\n", path ? path : own);
+		snprintf(text, sizeof(text), "unreadable ranges are listed in %.400s", path ? path : own);
 	else
-		fprintf(stderr, "blkmove: cannot write %s: %s\n", path ? path : own, strerror(errno));
+		snprintf(text, sizeof(text), "cannot write %.400s: %s", path ? path : own, strerror(errno));
+	report_warning(run->report, text);
 }
 
 static int set_up(struct run *run, const char *verb, struct error *error)
@@ -189,8 +190,8 @@ int cli_run_job(struct cli_options *options, const char *verb)
 	} else {
 		result = job_run(run.job, &error);
 		job_progress(run.job, &progress);
-		report_end(run.report, &progress, run.job, result, &error);
 		write_bad_ranges(&run);
+		report_end(run.report, &progress, run.job, result, &error);
 	}
 	tear_down(&run);
 	return result;
