@@ -71,7 +71,8 @@ int cli_parse(struct cli_options *options, const struct argp *argp, const struct
 		return JOB_TROUBLE;
 	if (!options->state_dir[0])
 		cli_state_dir(options->state_dir, sizeof(options->state_dir));
-	options->job.state_dir = options->no_journal ? NULL : options->state_dir;
+	options->job.state_dir = options->state_dir;
+	options->job.no_journal = options->no_journal;
 	options->job.source = &options->source;
 	options->job.target = endpoints > 1 ? &options->target : NULL;
 	return 0;

@@ -279,7 +279,6 @@ static void print_differences(const struct report *report, struct job *job)
 static void end_of_verify(
     const struct report *report, const struct job_progress *progress, struct job *job, enum job_result result)
 {
-	const struct range_set *differences = job_differences(job);
 	char size[16];
 
 	if (result == JOB_DIFFERS)
@@ -288,9 +287,9 @@ static void end_of_verify(
 		printf("differs: the sizes are %" PRIu64 " and %" PRIu64 " bytes\n", progress->source_size,
 		    progress->target_size);
 	if (!report->options->quiet)
-		printf("%s: %s compared in %.1f s; %zu ranges, %" PRIu64 " bytes differ\n",
+		printf("%s: %s compared in %.1f s; %" PRIu64 " ranges, %" PRIu64 " bytes differ\n",
 		    result == JOB_OK ? "same" : "differs", format_size(progress->total, size, sizeof(size)),
-		    elapsed_s(report), differences->count, differences->bytes);
+		    elapsed_s(report), progress->differing_ranges, progress->differing_bytes);
 }
 
 static void end_in_words(
@@ -334,8 +333,8 @@ static json_t *end_json(const struct report *report, const struct job_progress *
 	json_object_set_new(event, "event", json_string("end"));
 	json_object_set_new(event, "exit_code", json_integer(result));
 	json_object_set_new(event, "seconds", json_real(elapsed_s(report)));
-	json_object_set_new(event, "differing_ranges", json_integer((json_int_t)set->count));
-	json_object_set_new(event, "differing_bytes", json_integer((json_int_t)set->bytes));
+	json_object_set_new(event, "differing_ranges", json_integer((json_int_t)progress->differing_ranges));
+	json_object_set_new(event, "differing_bytes", json_integer((json_int_t)progress->differing_bytes));
 	json_object_set_new(event, "ranges", ranges);
 	if (error->text[0])
 		json_object_set_new(event, "error", json_string(error->text));

@@ -18,7 +18,9 @@
 #define LARGE_COUNT 16u
 #define SMALL       (64u << 10)
 #define SMALL_COUNT 64u
-#define PROBE       4096u /* unreadable data is listed in pieces of this, bytes */
+#define ZERO_MAX    (256ull << 20) /* of one request; so that a stop is soon heeded: */
+#define ZEROES_MAX  (1ull << 30)   /* in flight at once, beyond one */
+#define PROBE       4096u          /* unreadable data is listed in pieces of this, bytes */
 
 struct slot {
 	struct copy *copy;
@@ -45,7 +47,8 @@ struct copy {
 	/* ring thread only */
 	struct list_node large_free, small_free;
 	unsigned in_flight;
-	struct extent pending; /* taken from the source, waiting for a slot; length 0: none */
+	uint64_t zeroes_in_flight; /* bytes of ZERO extents */
+	struct extent pending;     /* taken from the source, waiting for a slot; length 0: none */
 	bool running, stopping, at_end, pumping;
 	int res;
 	struct ring_op end_op; /* done() runs from the loop */
@@ -96,6 +99,8 @@ static void slot_finish(struct slot *slot, int res)
 	struct copy *copy = slot->copy;
 
 	extents_finish(copy->extents, &slot->extent, res);
+	if (slot->extent.kind == EXTENT_ZERO)
+		copy->zeroes_in_flight -= slot->extent.length;
 	if (slot->large)
 		list_prepend(&copy->large_free, &slot->node);
 	else
@@ -247,6 +252,9 @@ static struct slot *free_slot(struct copy *copy, const struct extent *extent)
 {
 	struct list_node *node = NULL;
 
+	if (extent->kind == EXTENT_ZERO && copy->zeroes_in_flight > 0 &&
+	    copy->zeroes_in_flight + extent->length > ZEROES_MAX)
+		return NULL;
 	if (extent->kind == EXTENT_ZERO || extent->length <= SMALL)
 		node = list_pop(&copy->small_free);
 	if (!node)
@@ -260,10 +268,12 @@ static void slot_start(struct slot *slot, const struct extent *extent)
 	slot->at = 0;
 	slot->probing = false;
 	slot->copy->in_flight++;
-	if (extent->kind == EXTENT_DATA)
+	if (extent->kind == EXTENT_DATA) {
 		slot_read(slot, extent->length);
-	else
-		slot_write(slot, BLOCK_ZERO, extent->length);
+		return;
+	}
+	slot->copy->zeroes_in_flight += extent->length;
+	slot_write(slot, BLOCK_ZERO, extent->length);
 }
 
 /* Makes sure that `pending` holds an extent. False when there is none now. */
@@ -296,11 +306,16 @@ static void pump(struct copy *copy)
 		struct extent extent = copy->pending;
 		bool nothing_to_do =
 		    copy->options.dry_run || (extent.kind == EXTENT_ZERO && copy->options.skip_zeroes);
-		struct slot *slot = nothing_to_do ? NULL : free_slot(copy, &extent);
+		struct slot *slot;
 
+		/* Zeros may come in extents of terabytes: they are taken in parts. */
+		if (extent.kind == EXTENT_ZERO && !nothing_to_do)
+			extent.length = min_u64(extent.length, ZERO_MAX);
+		slot = nothing_to_do ? NULL : free_slot(copy, &extent);
 		if (!slot && !nothing_to_do)
 			break;
-		copy->pending.length = 0;
+		copy->pending.offset += extent.length;
+		copy->pending.length -= extent.length;
 		if (nothing_to_do)
 			count_only(copy, &extent);
 		else

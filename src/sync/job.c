@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CHECKPOINT_NS    2000000000u
 #define BACKOFF_FIRST_NS 500000000u
@@ -156,7 +157,7 @@ static int attempt(struct job *job)
 		res = job_compare(job);
 	if (res == 0 && !job->options.dry_run && !(job->options.allow & ALLOW_LIVE_SOURCE))
 		res = job_check_source_mark(job);
-	if (res == 0 && job->differences.count == 0)
+	if (res == 0 && job->differing_ranges == 0)
 		job_digests_finish(job);
 	if (res < 0 && res != -ECANCELED && job_link_broken(job))
 		res = -ENOTCONN;
@@ -193,61 +194,77 @@ static int run_attempts(struct job *job)
 	}
 }
 
-static enum job_result judge_end(struct job *job, int res)
+static enum job_result judge_failure(struct job *job, int res)
 {
-	bool differs = job->differences.count > 0 ||
-	               (job->options.kind == JOB_VERIFY && job->source_size != job->target_size);
 	struct error why = job->error;
 
-	switch (res) {
-	case 0:
-		break;
-	case -ECANCELED:
+	if (job->cancelled && res == -ECANCELED) {
 		error_set(&job->error, res,
 		    !job_writes(job) ? "interrupted"
 		    : job->journal   ? "interrupted; the target is not usable yet: go on with --resume"
 		                     : "interrupted; the target is not usable: run it again");
 		return JOB_INTERRUPTED;
-	case -EPERM:
-	case -EBUSY:
-		/* Later they come from a volume's server, when something may have been written. */
-		return job->state == JOB_OPENING ? JOB_REFUSED : JOB_TROUBLE;
-	case -EALREADY:
-		return JOB_LOCKED;
-	case -ENOTCONN:
+	}
+	if (res == -ENOTCONN) {
 		if (job->journal)
 			error_set(
 			    &job->error, res, "%.400s; mend the link, then go on with --resume", why.text);
 		return JOB_LINK_LOST;
-	default:
-		return JOB_TROUBLE;
 	}
+	/* Later these come from a volume, not from us. */
+	if (!job->wrote && (res == -EPERM || res == -EBUSY))
+		return JOB_REFUSED;
+	if (!job->wrote && res == -EALREADY)
+		return JOB_LOCKED;
+	return JOB_TROUBLE;
+}
+
+static enum job_result judge_end(struct job *job, int res)
+{
+	if (res < 0)
+		return judge_failure(job, res);
 	if (job->options.kind == JOB_VERIFY)
-		return differs ? JOB_DIFFERS : JOB_OK;
-	if (differs) {
+		return job->differing_ranges || job->source_size != job->target_size ? JOB_DIFFERS : JOB_OK;
+	if (job->differing_ranges) {
 		error_set(&job->error, -EILSEQ,
-		    "the target reads back differently from the source in %zu ranges, the first at byte "
+		    "the target reads back differently from the source in %llu ranges, the first at byte "
 		    "%llu: do not use it; "
 		    "check both devices, then run blkmove sync",
-		    job->differences.count, (unsigned long long)job->differences.ranges[0].offset);
+		    (unsigned long long)job->differing_ranges,
+		    (unsigned long long)job->differences.ranges[0].offset);
 		return JOB_TROUBLE;
 	}
 	if (job->bad.count) {
 		error_set(&job->error, -EIO,
 		    "%llu bytes of %s in %zu ranges could not be read and are zeros on the target; the "
-		    "report lists them",
-		    (unsigned long long)job->bad.bytes, block_info(job->source)->name, job->bad.count);
+		    "report lists them%s",
+		    (unsigned long long)job->bad.bytes, block_info(job->source)->name, job->bad.count,
+		    job->journal ? "; --resume tries them again" : "");
 		return JOB_BAD_RANGES;
 	}
 	return JOB_OK;
+}
+
+/* A target that this job made and has not written to is not left behind. */
+static void remove_untouched(struct job *job)
+{
+	const struct endpoint *target = job->options.target;
+
+	if (job->target && block_info(job->target)->created && !job->wrote && target &&
+	    target->kind == ENDPOINT_PATH)
+		unlink(target->path);
 }
 
 enum job_result job_run(struct job *job, struct error *error)
 {
 	int res = run_attempts(job);
 	enum job_result result = judge_end(job, res);
-	bool good = result == JOB_OK || result == JOB_DIFFERS || result == JOB_BAD_RANGES;
+	bool good = result == JOB_OK || result == JOB_DIFFERS;
 
+	if (!good) {
+		job_journal_note_end(job);
+		remove_untouched(job);
+	}
 	job_journal_end(job, good);
 	job_set_state(job, good ? JOB_COMPLETED : result == JOB_INTERRUPTED ? JOB_CANCELLED : JOB_FAILED);
 	*error = job->error;
@@ -311,6 +328,8 @@ void job_progress(struct job *job, struct job_progress *ret)
 	    .verified = job->verified,
 	    .paused = job->paused,
 	    .retries = job->retries,
+	    .differing_ranges = job->differing_ranges,
+	    .differing_bytes = job->differing_bytes,
 	};
 }
 

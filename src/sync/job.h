@@ -42,7 +42,8 @@ struct job_progress {
 	uint64_t same, sent, zeroed, bad;
 	uint64_t verified; /* of total, while verifying */
 	bool paused;
-	unsigned retries; /* links lost and found again */
+	unsigned retries;                           /* links lost and found again */
+	uint64_t differing_ranges, differing_bytes; /* found by a verify */
 };
 
 struct job_options {
@@ -64,6 +65,7 @@ struct job_options {
 	const char *digests_path; /* saved digests, read and renewed; or NULL */
 	uint32_t top_granularity; /* sync: first block size compared; 0: chosen */
 	const char *state_dir;    /* where journals lie; NULL: no journal, no resume */
+	bool no_journal;          /* keep none; an earlier one of this target is removed */
 	unsigned retries;         /* how often in a row a lost link is tried again without progress */
 	uint64_t checkpoint_ns;   /* 0: 2 s */
 
@@ -93,5 +95,5 @@ uint64_t job_rate(const struct job *job);
 void job_progress(struct job *job, struct job_progress *ret);
 /* Unreadable ranges so far. */
 const struct range_set *job_bad_ranges(const struct job *job);
-/* What differs, found by a verify. */
+/* What differs, found by a verify: the first ranges; job_progress has their full count. */
 const struct range_set *job_differences(const struct job *job);

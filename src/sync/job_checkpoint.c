@@ -66,6 +66,9 @@ static void timer_done(struct ring_op *op, int res)
 
 	if (!job->timer_wanted)
 		return;
+	/* What a slow or paused throttle holds must not keep a failed run from ending. */
+	if (job->copy && copy_error(job->copy)->code)
+		job_let_go(job);
 	if (job->fresh.count && !job->checkpoint_busy && job->checkpoint_res == 0)
 		begin(job);
 	arm(job);

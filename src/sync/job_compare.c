@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DIFFERENCES_MAX (1u << 19) /* ranges that are kept; 8 MiB */
+
 static void woken(void *data)
 {
 	*(bool *)data = true;
@@ -25,8 +27,16 @@ static void found_same(void *data, uint64_t offset, uint64_t length)
 
 static int note_difference(struct job *job, const struct extent *extent)
 {
+	size_t before = job->differences.count;
+	int res = 0;
+
 	job->verified += extent->length;
-	return range_set_add(&job->differences, extent->offset, extent->length);
+	job->differing_bytes += extent->length;
+	/* Whoever controls the contents must not control our memory. */
+	if (before < DIFFERENCES_MAX)
+		res = range_set_add(&job->differences, extent->offset, extent->length);
+	job->differing_ranges += before < DIFFERENCES_MAX ? job->differences.count - before : 1;
+	return res;
 }
 
 static int drain(struct job *job, struct extents *extents)
@@ -74,7 +84,7 @@ static int compare_tail(struct job *job)
 
 		res = block_wait(job->target, &io);
 		if (res == 0 && !bytes_are_zero(buf, io.length))
-			res = range_set_add(&job->differences, at, io.length);
+			res = note_difference(job, &(struct extent){.offset = at, .length = io.length});
 		at += io.length;
 	}
 	free(buf);
@@ -106,6 +116,7 @@ int job_compare(struct job *job)
 	if (job->options.kind == JOB_VERIFY)
 		job->same = 0;
 	range_set_done(&job->differences);
+	job->differing_ranges = job->differing_bytes = 0;
 	res = hash_extents_new(&extents, job->source, job->target, &options, &job->error);
 	if (res < 0)
 		return res;

@@ -24,9 +24,12 @@ static int open_saved(struct job *job)
 	job->saved = NULL;
 	if (job->options.changes == CHANGES_DIGESTS)
 		return error_set(&job->error, -EPERM,
-		    "refused: %s; --changes=auto compares both volumes instead and saves digests anew",
-		    why.text);
-	job_warn(job, "the saved digests are not used, both volumes are compared: %s", why.text);
+		    "refused: %s; --changes=auto does so and saves digests anew", why.text);
+	if (res == -ENOENT)
+		job_warn(job, "there are no saved digests yet: both volumes are compared, and digests saved "
+		              "at the end");
+	else
+		job_warn(job, "the saved digests are not used, both volumes are compared: %s", why.text);
 	return 0;
 }
 
@@ -64,6 +67,14 @@ void job_digests_finish(struct job *job)
 
 	if (!job->digests)
 		return;
+	/* They would describe what the target does not hold. */
+	if (job->bad.count || (job->options.allow & ALLOW_LIVE_SOURCE) || !job->source_facts.mark[0]) {
+		job_digests_end(job);
+		job_warn(job, "digests are not saved: %s",
+		    job->bad.count ? "a part of the source could not be read"
+		                   : "it cannot be seen whether the source was written meanwhile");
+		return;
+	}
 	res = block_facts(job->target, &facts, &error);
 	if (res == 0)
 		res = saved_digests_writer_finish(job->digests, facts.id, facts.mark, &error);

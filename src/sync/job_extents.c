@@ -133,12 +133,17 @@ int job_extents_new(struct extents **ret, struct job *job, struct range_set *ski
 	return 0;
 }
 
+void job_let_go(struct job *job)
+{
+	throttle_set_rate(job->source, 0);
+	throttle_go_on(job->source);
+}
+
 void job_extents_free(struct job *job, struct extents *extents)
 {
 	if (!extents)
 		return;
-	throttle_set_rate(job->source, 0);
-	throttle_go_on(job->source);
+	job_let_go(job);
 	extents_free(extents);
 	throttle_set_rate(job->source, job->rate);
 	if (job->paused)

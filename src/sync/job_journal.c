@@ -22,7 +22,8 @@ static void journal_path(const struct job *job, char *ret, size_t length)
 	const char *target = job->target_facts.id[0] ? job->target_facts.id : job->options.target->name;
 	uint32_t a = crc32c(0, target, strlen(target));
 
-	snprintf(ret, length, "%s/%08x%08x.journal", job->options.state_dir, a, crc32c(~a, target, strlen(target)));
+	snprintf(ret, length, "%s/%08x%08x.journal", job->options.state_dir, a,
+	    crc32c(~a, target, strlen(target)));
 }
 
 /* mkdir -p */
@@ -142,7 +143,8 @@ static int judge_journal(struct job *job, const char *description)
 	int res;
 
 	if (!json)
-		return error_set(&job->error, -EBADMSG, "the journal's header is damaged; run without --resume");
+		return error_set(
+		    &job->error, -EBADMSG, "the journal's header is damaged; run without --resume");
 	res = check_identity(job, json);
 	why = res == 0 ? doubt(job, json) : NULL;
 	if (why) {
@@ -183,8 +185,9 @@ static int load(struct job *job)
 /* False for what cannot be resumed: streams, verifies, dry runs, and where the user wants no journal. */
 static bool has_journal(const struct job *job)
 {
-	return job_writes(job) && !job->options.no_journal && (job->options.state_dir || job->options.open_journal) &&
-	       !block_info(job->source)->stream && !block_info(job->target)->stream;
+	return job_writes(job) && !job->options.no_journal &&
+	       (job->options.state_dir || job->options.open_journal) && !block_info(job->source)->stream &&
+	       !block_info(job->target)->stream;
 }
 
 static int begin(struct job *job)

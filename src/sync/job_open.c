@@ -69,11 +69,13 @@ static int look(struct job *job, struct block *block, struct block_facts *ret)
 	return res;
 }
 
-static bool same_host(const struct endpoint *a, const struct endpoint *b)
+void job_distrust(struct job *job)
 {
-	if (!a || !b || a->kind != b->kind)
-		return false;
-	return a->kind == ENDPOINT_PATH || (a->kind == ENDPOINT_SSH && !strcmp(a->host, b->host));
+	range_set_done(&job->done);
+	job->compare = job->restart_journal = true;
+	job->blank = false;
+	/* They stand for a target that this job has since written to. */
+	job_digests_end(job);
 }
 
 /* -ESTALE: a name leads elsewhere than it did. */
@@ -103,13 +105,17 @@ static int reopen_checks(struct job *job, const struct block_facts *source, cons
 		res = check_again(job, job->target, target, &job->target_facts, job->target_size);
 	if (res < 0)
 		return res;
+	if (job->options.assume_unchanged)
+		return 0;
 	if (strcmp(source->mark, job->source_facts.mark)) {
-		job_warn(job, "%s was written while the link was away: comparing all of it again",
+		job_warn(job, "%s was written while the link was away: comparing all of it",
 		    block_info(job->source)->name);
 		job->source_facts = *source;
-		range_set_done(&job->done);
-		job->compare = job->restart_journal = true;
-		job->blank = false;
+		job_distrust(job);
+	} else if (job->target && job_writes(job) && (!source->id[0] || !source->mark[0] || !target->id[0])) {
+		job_warn(job, "it cannot be known whether the link leads to the same volumes, unwritten: "
+		              "comparing all of it");
+		job_distrust(job);
 	}
 	return 0;
 }
@@ -123,8 +129,7 @@ static int judge(struct job *job, const struct block_facts *source, const struct
 	    .allow = job->options.allow,
 	    .overwrite = job->options.overwrite,
 	    .size_mismatch = job->options.size_mismatch,
-	    .update = job->update || job->options.kind == JOB_SYNC,
-	    .same_host = same_host(job->options.source, job->options.target)};
+	    .update = job->update || job->options.kind == JOB_SYNC};
 
 	if (job->options.kind != JOB_VERIFY)
 		return preflight_check(&preflight, &job->end, &job->error);

@@ -35,6 +35,8 @@ struct job {
 	struct range_set fresh;        /* acknowledged by the target */
 	struct range_set flushing;     /* being made durable */
 	struct range_set bad, differences;
+	uint64_t differing_ranges, differing_bytes;
+	bool wrote; /* the target may have been written to */
 	struct journal *journal;
 	int journal_fd;
 	struct copy *copy;          /* while data moves */
@@ -65,10 +67,15 @@ int job_check_source_mark(struct job *job);
 /* Sets job->error to how a link broke, if one did. */
 bool job_link_broken(struct job *job);
 
+/* Forgets what is done: everything is compared, and a new journal begins. */
+void job_distrust(struct job *job);
+
 /* job_journal.c. On resume, before the judgement: takes an earlier run's journal and fills job->done. */
 int job_journal_load(struct job *job);
 /* After the judgement, before the first write: begins a journal where none goes on. */
 int job_journal_create(struct job *job);
+/* At the end of a run that did not complete: lets the next one see whether the target was written in between. */
+void job_journal_note_end(struct job *job);
 void job_journal_end(struct job *job, bool remove);
 
 /* job_digests.c: saved digests; the volume to compare with is job->saved where they fit. */
@@ -88,6 +95,8 @@ int job_checkpoint_now(struct job *job);
 int job_extents_new(struct extents **ret, struct job *job, struct range_set *skip);
 /* Waits for their requests, which a paused or slow throttle may hold: it lets go meanwhile. */
 void job_extents_free(struct job *job, struct extents *extents);
+/* Ends what the throttle holds back. */
+void job_let_go(struct job *job);
 
 /* job_transfer.c: moves the data once over; job_compare.c: verifies once over. */
 int job_transfer(struct job *job);

@@ -2,8 +2,12 @@
 /* Moves the data once over, from the extents to the last flush. */
 #include "sync/job_private.h"
 
+#include "base/bytes.h"
+
 #include <errno.h>
 #include <string.h>
+
+#define ZERO_PIECE (256ull << 20)
 
 struct pass {
 	bool done;
@@ -64,19 +68,22 @@ static int run_engine(struct job *job, struct extents *extents)
 	return job->checkpoint_res < 0 ? job->checkpoint_res : pass.res;
 }
 
+/* In pieces, so that it can be interrupted. */
 static int zero_tail(struct job *job)
 {
-	uint64_t size = block_info(job->target)->size;
-	struct block_io io = {.op = BLOCK_ZERO, .offset = job->end, .length = size - job->end};
-	int res = 0;
+	uint64_t at = job->end, size = block_info(job->target)->size;
 
-	if (size <= job->end || job->options.size_mismatch != SIZE_ZERO_TAIL)
-		return 0;
-	res = block_wait(job->target, &io);
-	if (res < 0)
-		error_set(&job->error, res, "cannot zero the end of %s: %s", block_info(job->target)->name,
-		    strerror(-res));
-	return res;
+	while (at < size && job->options.size_mismatch == SIZE_ZERO_TAIL) {
+		struct block_io io = {
+		    .op = BLOCK_ZERO, .offset = at, .length = min_u64(size - at, ZERO_PIECE)};
+		int res = job->cancelled ? -ECANCELED : block_wait(job->target, &io);
+
+		if (res < 0)
+			return error_set(&job->error, res, "cannot zero the end of %s: %s",
+			    block_info(job->target)->name, strerror(-res));
+		at += io.length;
+	}
+	return 0;
 }
 
 /* A file that this job made, that only grew, or whose cutting the user asked for. */
@@ -147,6 +154,7 @@ int job_transfer(struct job *job)
 	int res = 0;
 
 	job_set_state(job, JOB_RUNNING);
+	job->wrote = job_writes(job);
 	range_set_init(&skip);
 	for (size_t i = 0; res == 0 && i < job->done.count; i++)
 		res = range_set_add(&skip, job->done.ranges[i].offset, job->done.ranges[i].length);

@@ -13,12 +13,15 @@
 /*
  * Header, 4096 bytes: 0 "BLKMJRNL"  8 u32 version  12 u32 description length  16 u64 nonce  24 description
  * 4092 u32 CRC-32C of the bytes before. Record, 32 bytes: 0 u64 number (from 1)  8 u64 offset  16 u64 length
- * 24 u32 zero  28 u32 CRC-32C of nonce and the bytes before.
+ * 24 u32 kind  28 u32 CRC-32C of nonce and the bytes before. A record of kind 1 is the last of an orderly run: its
+ * offset is a hash of the target's change mark, its length 0.
  */
 #define HEADER_BYTES 4096u
 #define RECORD_BYTES 32u
 #define VERSION      1u
 #define READ_BYTES   (64u << 10) /* a multiple of RECORD_BYTES */
+
+enum record_kind { RECORD_RANGE, RECORD_MARK };
 
 static const char magic[8] = "BLKMJRNL";
 
@@ -27,6 +30,8 @@ struct journal {
 	int fd;
 	uint64_t nonce;
 	uint64_t records; /* durable or being written */
+	bool has_mark;    /* the last record is one of kind RECORD_MARK */
+	uint64_t mark;
 
 	/* one append */
 	struct ring_op op;
@@ -139,19 +144,33 @@ static int load_header(struct journal *journal, char *ret_description, struct er
 	return 0;
 }
 
-/* Takes records as long as they are whole and in order. Returns 1 when there may be more, 0 at the end, or
- * -errno. */
+/* False for what is no whole record, or not the next one. */
+static bool record_ok(const struct journal *journal, const uint8_t *record)
+{
+	uint64_t offset = get_le64(record + 8), length = get_le64(record + 16);
+
+	if (get_le32(record + 28) != record_crc(journal->nonce, record) ||
+	    get_le64(record) != journal->records + 1)
+		return false;
+	if (get_le32(record + 24) == RECORD_MARK)
+		return length == 0;
+	return get_le32(record + 24) == RECORD_RANGE && length > 0 && offset <= UINT64_MAX - length;
+}
+
+/* Takes records as long as they are whole and in order. Returns 1 when there may be more, 0 at the end, or -errno. */
 static int load_records(struct journal *journal, const uint8_t *buf, size_t length, struct range_set *done)
 {
 	for (size_t at = 0; at + RECORD_BYTES <= length; at += RECORD_BYTES) {
 		const uint8_t *record = buf + at;
-		uint64_t offset = get_le64(record + 8), bytes = get_le64(record + 16);
-		int res;
+		int res = 0;
 
-		if (get_le32(record + 28) != record_crc(journal->nonce, record) ||
-		    get_le64(record) != journal->records + 1 || bytes == 0 || offset > UINT64_MAX - bytes)
+		if (!record_ok(journal, record))
 			return 0;
-		res = range_set_add(done, offset, bytes);
+		journal->has_mark = get_le32(record + 24) == RECORD_MARK;
+		if (journal->has_mark)
+			journal->mark = get_le64(record + 8);
+		else
+			res = range_set_add(done, get_le64(record + 8), get_le64(record + 16));
 		if (res < 0)
 			return res;
 		journal->records++;
@@ -186,6 +205,40 @@ int journal_load(struct journal **ret, struct ring *ring, int fd, char *ret_desc
 	}
 	*ret = journal;
 	return 0;
+}
+
+static uint64_t hash_mark(const char *mark)
+{
+	uint32_t low = crc32c(0, mark, strlen(mark));
+
+	return (uint64_t)crc32c(~low, mark, strlen(mark)) << 32 | low;
+}
+
+static void fill_record(
+    struct journal *journal, uint8_t *record, enum record_kind kind, uint64_t offset, uint64_t length)
+{
+	put_le64(record, ++journal->records);
+	put_le64(record + 8, offset);
+	put_le64(record + 16, length);
+	put_le32(record + 24, kind);
+	put_le32(record + 28, record_crc(journal->nonce, record));
+}
+
+int journal_note_mark(struct journal *journal, const char *mark)
+{
+	uint64_t at = HEADER_BYTES + journal->records * RECORD_BYTES;
+	uint8_t record[RECORD_BYTES];
+	int res;
+
+	assert(!journal->buf);
+	fill_record(journal, record, RECORD_MARK, hash_mark(mark), 0);
+	res = transfer(journal, RING_WRITE, at, record, sizeof(record));
+	return res < 0 ? res : sync_now(journal);
+}
+
+bool journal_mark_fits(const struct journal *journal, const char *mark)
+{
+	return !journal->has_mark || journal->mark == hash_mark(mark);
 }
 
 struct journal *journal_free(struct journal *journal)
@@ -248,13 +301,8 @@ void journal_append(
 		ring_defer(journal->ring, &journal->op, -ENOMEM);
 		return;
 	}
-	for (size_t i = 0; i < ranges->count; i++) {
-		uint8_t *record = journal->buf + i * RECORD_BYTES;
-
-		put_le64(record, ++journal->records);
-		put_le64(record + 8, ranges->ranges[i].offset);
-		put_le64(record + 16, ranges->ranges[i].length);
-		put_le32(record + 28, record_crc(journal->nonce, record));
-	}
+	for (size_t i = 0; i < ranges->count; i++)
+		fill_record(journal, journal->buf + i * RECORD_BYTES, RECORD_RANGE, ranges->ranges[i].offset,
+		    ranges->ranges[i].length);
 	append_next(journal);
 }

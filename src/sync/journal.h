@@ -10,6 +10,8 @@
 #include "range/range_set.h"
 #include "ring/ring.h"
 
+#include <stdbool.h>
+
 #define JOURNAL_DESCRIPTION_MAX 4000u
 
 struct journal;
@@ -27,6 +29,13 @@ int journal_new(
  */
 int journal_load(struct journal **ret, struct ring *ring, int fd, char *ret_description,
     struct range_set *ret_done, struct error *error);
+/*
+ * At an orderly end: notes the target's change mark, so that a later run sees whether somebody wrote to it since. Control path,
+ * no append under way. Returns 0 or -errno.
+ */
+int journal_note_mark(struct journal *journal, const char *mark);
+/* False when the journal ends with another mark than this one; true when it ends with none. After journal_load(). */
+bool journal_mark_fits(const struct journal *journal, const char *mark);
 /* No append may be under way. Takes NULL; returns NULL. */
 struct journal *journal_free(struct journal *journal);
 /* Adds ranges and makes them durable: done(data, 0 or -errno). One at a time. `ranges` is copied. */

@@ -10,7 +10,7 @@
 
 static int check_same(const struct preflight *p, struct error *error)
 {
-	if (!p->same_host || !p->source_facts->id[0] || strcmp(p->source_facts->id, p->target_facts->id) ||
+	if (!p->source_facts->id[0] || strcmp(p->source_facts->id, p->target_facts->id) ||
 	    (p->allow & ALLOW_SAME))
 		return 0;
 	return error_set(error, -EPERM,
@@ -64,7 +64,7 @@ static int check_signature(const struct preflight *p, struct error *error)
 	if (p->update && !strcmp(signature, p->source_facts->signature))
 		return 0;
 	return error_set(error, -EPERM,
-	    "refused: the target %s carries %s, and it is %s; if that may be lost, add --overwrite=%s",
+	    "refused: the target %s carries %s, and it is %s; if that may be lost, add --overwrite='%s'",
 	    p->target->name, signature, p->update ? "not a copy of this source" : "not blank",
 	    p->target->name);
 }
@@ -104,14 +104,16 @@ static int check_size(const struct preflight *p, uint64_t *ret_end, struct error
 
 static int check_sectors(const struct preflight *p, struct error *error)
 {
-	if (p->source->sector_size <= 1 || p->target->sector_size <= p->source->sector_size ||
-	    (p->allow & ALLOW_SECTORS))
+	uint32_t source = p->source->sector_size, target = p->target->sector_size;
+
+	/* An image file has none of its own. */
+	if (source <= 1 || target <= 1 || source == target || (p->allow & ALLOW_SECTORS))
 		return 0;
 	return error_set(error, -EPERM,
-	    "refused: the target %s has sectors of %u bytes, the source %s of %u: what lies on the source "
-	    "may not be usable "
-	    "there; name another target, or add --allow=sectors",
-	    p->target->name, p->target->sector_size, p->source->name, p->source->sector_size);
+	    "refused: the source %s has sectors of %u bytes, the target %s of %u: partition tables and file "
+	    "systems of one may "
+	    "not be usable on the other; name another target, or add --allow=sectors",
+	    p->source->name, source, p->target->name, target);
 }
 
 int preflight_check(const struct preflight *preflight, uint64_t *ret_end, struct error *error)

@@ -27,7 +27,6 @@ struct preflight {
 	    *overwrite; /* the target's name as typed once more: whatever it carries may be lost; or NULL */
 	enum size_mismatch size_mismatch;
 	bool update; /* a sync, or a resumed job: the target may carry the source's own signature */
-	bool same_host;
 };
 
 /*

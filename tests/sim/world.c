@@ -177,6 +177,8 @@ static enum job_result attempt(struct world *world)
 		return result;
 	}
 	ring_sim_forget_steps(world->sim);
+	if (result == JOB_BAD_RANGES && !world->crashed)
+		check_content(world);
 	world->job = job_free(world->job);
 	remote_end(world);
 	world->client = ring_free(world->client);

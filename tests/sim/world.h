@@ -125,6 +125,7 @@ void world_repair(struct world *world);
 void check_step(struct world *world);
 /* At `completed`. */
 void check_completed(struct world *world);
+void check_content(struct world *world);
 /* After an attempt, with nothing running. */
 void check_attempt(struct world *world, enum job_result result, const struct error *error);
 
