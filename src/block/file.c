@@ -256,7 +256,8 @@ int file_new(struct block **ret, struct ring *ring, const struct file_options *o
 	file->options = *options;
 	res = digest_reader_new(&file->digest_reader, &file->block, error);
 	if (res == 0)
-		res = file_zero_new(&file->zero, &file->block, options->fd, options->device, error);
+		res = file_zero_new(
+		    &file->zero, &file->block, options->fd, options->device, file->digest_reader, error);
 	if (res < 0) {
 		file_free(&file->block);
 		return error_prefix(error, "cannot open %s", options->info.name);

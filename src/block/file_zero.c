@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* BLOCK_ZERO for files and devices: see file_zero.h. Ring thread only. */
+/*
+ * BLOCK_ZERO for files and devices: see file_zero.h. Ring thread only. A request goes step by step:
+ * driver_u64[0] bytes are done, the step under way ends at [1]. Steps done by hand take turns: of one step
+ * several pieces are under way.
+ */
 #include "block/file_zero.h"
 
 #include "base/bytes.h"
@@ -10,90 +14,149 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 
-#define PIECE (1u << 20)
+#define PIECES 4u
+#define PIECE  (1u << 20)
 /* One call to the kernel is kept to this, so that zeroing a device of terabytes can be interrupted. */
 #define PUNCH_MAX (1ull << 30)
+
+/* A part of a step that is done by hand. */
+struct piece {
+	struct file_zero *zero;
+	struct block_io io;
+	void *buf;
+	bool busy;
+};
 
 struct file_zero {
 	/* set at open */
 	struct block *block;
+	struct digest_reader *digests;
 	int fd;
+	uint32_t align; /* of what can be punched */
 	bool device;
 
 	/* ring thread only */
 	bool cannot_punch;
-	struct list_node waiting; /* requests that must be zeroed by hand; the first is under way */
-	bool busy;
-	uint64_t at;     /* next byte of that request */
-	uint64_t length; /* of the piece under way */
-	struct block_io piece;
-	void *buf;
+	struct list_node waiting; /* requests with a step by hand; the first is under way */
+	bool running;
+	uint64_t at, end; /* of that step: the next byte, in the volume */
+	unsigned busy;    /* pieces under way */
+	int res;
+	struct piece pieces[PIECES];
 };
 
 static void hand_next(struct file_zero *zero);
+static void step(struct file_zero *zero, struct block_io *io);
 
-static void hand_finish(struct file_zero *zero, int res)
+static void finish(struct file_zero *zero, struct block_io *io, int res)
 {
-	struct block_io *io = container_of(list_pop(&zero->waiting), struct block_io, node);
-
-	zero->busy = false;
-	hand_next(zero);
+	/* What was read between the submit and now may have been digested, and kept, as it was before. */
+	digest_reader_forget(zero->digests, io->offset, io->length);
 	block_complete(io, res);
 }
 
-static void hand_piece(struct file_zero *zero)
+static void step_done(struct file_zero *zero, struct block_io *io, int res)
 {
-	struct block_io *io = container_of(zero->waiting.next, struct block_io, node);
-	uint64_t left = io->offset + io->length - zero->at;
+	io->driver_u64[0] = io->driver_u64[1];
+	if (res < 0 || io->driver_u64[0] == io->length)
+		finish(zero, io, res);
+	else
+		step(zero, io);
+}
 
-	if (left == 0) {
-		hand_finish(zero, 0);
+/* By hand */
+
+static void hand_piece(struct file_zero *zero, struct piece *piece)
+{
+	piece->busy = true;
+	piece->io.op = BLOCK_READ;
+	piece->io.offset = zero->at;
+	piece->io.length = min_u64(zero->end - zero->at, PIECE);
+	piece->io.buf = piece->buf;
+	zero->at += piece->io.length;
+	zero->busy++;
+	block_submit(zero->block, &piece->io);
+}
+
+/* Submits as many pieces as can be; ends the step when none is left. */
+static void hand_pump(struct file_zero *zero)
+{
+	struct block_io *io;
+	int res = zero->res;
+
+	for (unsigned i = 0; i < PIECES && res == 0 && zero->at < zero->end; i++)
+		if (!zero->pieces[i].busy)
+			hand_piece(zero, &zero->pieces[i]);
+	if (zero->busy > 0)
+		return;
+	io = container_of(list_pop(&zero->waiting), struct block_io, node);
+	zero->running = false;
+	hand_next(zero);
+	step_done(zero, io, res);
+}
+
+static void hand_piece_done(struct block_io *io, int res)
+{
+	struct piece *piece = io->user;
+	struct file_zero *zero = piece->zero;
+
+	if (io->op == BLOCK_READ && (res < 0 || !bytes_are_zero(piece->buf, io->length))) {
+		/* What cannot be read is overwritten, too: that may well heal it. */
+		memset(piece->buf, 0, io->length);
+		io->op = BLOCK_WRITE;
+		block_submit(zero->block, io);
 		return;
 	}
-	zero->length = min_u64(left, PIECE);
-	zero->piece.op = BLOCK_READ;
-	zero->piece.offset = zero->at;
-	zero->piece.length = zero->length;
-	zero->piece.buf = zero->buf;
-	block_submit(zero->block, &zero->piece);
+	if (res < 0 && zero->res == 0)
+		zero->res = res;
+	piece->busy = false;
+	zero->busy--;
+	hand_pump(zero);
 }
 
-static void hand_piece_done(struct block_io *piece, int res)
-{
-	struct file_zero *zero = piece->user;
-
-	if (piece->op == BLOCK_READ && (res < 0 || !bytes_are_zero(zero->buf, zero->length))) {
-		/* What cannot be read is overwritten, too: that may well heal it. */
-		memset(zero->buf, 0, zero->length);
-		piece->op = BLOCK_WRITE;
-		block_submit(zero->block, piece);
-	} else if (res < 0) {
-		hand_finish(zero, res);
-	} else {
-		zero->at += zero->length;
-		hand_piece(zero);
-	}
-}
-
-/* Begins the first waiting request, if none is under way. */
+/* Begins the first waiting request's step, if none is under way. */
 static void hand_next(struct file_zero *zero)
 {
 	struct block_io *io;
 
-	if (zero->busy || list_empty(&zero->waiting))
+	if (zero->running || list_empty(&zero->waiting))
 		return;
 	io = container_of(zero->waiting.next, struct block_io, node);
-	zero->busy = true;
-	zero->at = io->offset;
-	zero->piece.done = hand_piece_done;
-	zero->piece.user = zero;
-	hand_piece(zero);
+	zero->running = true;
+	zero->res = 0;
+	zero->at = io->offset + io->driver_u64[0];
+	zero->end = io->offset + io->driver_u64[1];
+	/* Behind a file's end there is nothing: when it grows, there will be zeros. */
+	if (!zero->device) {
+		zero->end = min_u64(zero->end, zero->block->info.size);
+		zero->at = min_u64(zero->at, zero->end);
+	}
+	hand_piece(zero, &zero->pieces[0]); /* also when it is empty: the answer must come from the loop */
+	hand_pump(zero);
 }
 
+static int make_pieces(struct file_zero *zero)
+{
+	for (unsigned i = 0; i < PIECES; i++) {
+		struct piece *piece = &zero->pieces[i];
+
+		if (piece->buf)
+			continue;
+		piece->zero = zero;
+		piece->io.done = hand_piece_done;
+		piece->io.user = piece;
+		if (posix_memalign(&piece->buf, 4096, PIECE) != 0) {
+			piece->buf = NULL;
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+/* May be called from within submit. */
 static void by_hand(struct file_zero *zero, struct block_io *io)
 {
-	if (!zero->buf && posix_memalign(&zero->buf, 4096, PIECE)) {
-		zero->buf = NULL;
+	if (make_pieces(zero) < 0) {
 		block_complete_later(zero->block, io, -ENOMEM);
 		return;
 	}
@@ -101,19 +164,7 @@ static void by_hand(struct file_zero *zero, struct block_io *io)
 	hand_next(zero);
 }
 
-static void punch_piece(struct file_zero *zero, struct block_io *io)
-{
-	uint64_t done = io->driver_u64[0];
-	struct ring_op *op = &io->ring_op;
-
-	op->opcode = RING_FALLOCATE;
-	op->fd = zero->fd;
-	op->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-	op->offset = io->offset + done;
-	op->length = zero->device ? min_u64(io->length - done, PUNCH_MAX) : io->length - done;
-	io->driver_u64[1] = op->length;
-	ring_submit(zero->block->ring, op);
-}
+/* By the kernel */
 
 static void punch_done(struct ring_op *op, int res)
 {
@@ -121,43 +172,64 @@ static void punch_done(struct ring_op *op, int res)
 	struct file_zero *zero = io->driver_pointer;
 
 	if (res == -EINTR || res == -EAGAIN) {
-		punch_piece(zero, io);
+		step(zero, io);
 	} else if (res == -EOPNOTSUPP || res == -EINVAL || res == -ENOSYS) {
-		/* EINVAL: the range is no multiple of the device's sectors; only that request is done by
-		 * hand. */
+		/* EINVAL is about this range alone. */
 		zero->cannot_punch |= res != -EINVAL;
 		by_hand(zero, io);
-	} else if (res < 0) {
-		block_complete(io, res);
 	} else {
-		io->driver_u64[0] += io->driver_u64[1];
-		if (io->driver_u64[0] < io->length)
-			punch_piece(zero, io);
-		else
-			block_complete(io, 0);
+		step_done(zero, io, res < 0 ? res : 0);
 	}
+}
+
+static void punch(struct file_zero *zero, struct block_io *io)
+{
+	struct ring_op *op = &io->ring_op;
+
+	op->opcode = RING_FALLOCATE;
+	op->fd = zero->fd;
+	op->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	op->offset = io->offset + io->driver_u64[0];
+	op->length = io->driver_u64[1] - io->driver_u64[0];
+	op->done = punch_done;
+	ring_submit(zero->block->ring, op);
+}
+
+/* Begins what comes next: a device punches whole sectors only, so that what sticks out is done by hand. */
+static void step(struct file_zero *zero, struct block_io *io)
+{
+	uint64_t done = io->driver_u64[0], at = io->offset + done, left = io->length - done;
+	bool hand = zero->cannot_punch || at % zero->align || left < zero->align;
+
+	if (at % zero->align && !zero->cannot_punch)
+		left = min_u64(left, align_up(at, zero->align) - at);
+	else if (!hand)
+		left = min_u64(align_down(left, zero->align), zero->device ? PUNCH_MAX : UINT64_MAX);
+	io->driver_u64[1] = done + left;
+	if (hand)
+		by_hand(zero, io);
+	else
+		punch(zero, io);
 }
 
 void file_zero_submit(struct file_zero *zero, struct block_io *io)
 {
 	io->driver_pointer = zero;
 	io->driver_u64[0] = 0;
-	if (zero->cannot_punch) {
-		by_hand(zero, io);
-		return;
-	}
-	io->ring_op.done = punch_done;
-	punch_piece(zero, io);
+	step(zero, io);
 }
 
-int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device, struct error *error)
+int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device,
+    struct digest_reader *digests, struct error *error)
 {
 	struct file_zero *zero = calloc(1, sizeof(*zero));
 
 	if (!zero)
 		return error_set(error, -ENOMEM, "out of memory");
 	zero->block = block;
+	zero->digests = digests;
 	zero->fd = fd;
+	zero->align = device && block->info.sector_size > 1 ? block->info.sector_size : 1;
 	zero->device = device;
 	list_init(&zero->waiting);
 	*ret = zero;
@@ -166,8 +238,8 @@ int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool devi
 
 struct file_zero *file_zero_free(struct file_zero *zero)
 {
-	if (zero)
-		free(zero->buf);
+	for (unsigned i = 0; zero && i < PIECES; i++)
+		free(zero->pieces[i].buf);
 	free(zero);
 	return NULL;
 }

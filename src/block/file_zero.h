@@ -7,10 +7,12 @@
 #pragma once
 
 #include "block/block.h"
+#include "block/digest_reader.h"
 
 struct file_zero;
 
-/* `fd` is borrowed. */
-int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device, struct error *error);
+/* `fd` and `digests` are borrowed; what was zeroed is forgotten there. */
+int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device,
+    struct digest_reader *digests, struct error *error);
 struct file_zero *file_zero_free(struct file_zero *zero);
 void file_zero_submit(struct file_zero *zero, struct block_io *io);

@@ -135,6 +135,90 @@ static void test_stale_cache_of_device(void **state)
 	}
 }
 
+static uint64_t blocks_of(const char *path)
+{
+	struct stat stat_now;
+
+	assert_int_equal(stat(path, &stat_now), 0);
+	return (uint64_t)stat_now.st_blocks * 512;
+}
+
+/* Zeroes [offset, end) of a volume full of ones and looks whether that and nothing else is zero. */
+static void check_zero(struct world *world, uint64_t size, uint64_t offset, uint64_t end)
+{
+	uint8_t *data = aligned_alloc(4096, size);
+
+	memset(data, 1, size);
+	for (uint64_t at = 0; at < size; at += BLOCK_IO_MAX)
+		assert_int_equal(io(world, BLOCK_WRITE, at, min_u64(BLOCK_IO_MAX, size - at), data + at), 0);
+	assert_int_equal(io(world, BLOCK_ZERO, offset, end - offset, NULL), 0);
+	assert_int_equal(io(world, BLOCK_FLUSH, 0, 0, NULL), 0);
+	for (uint64_t at = 0; at < size; at += BLOCK_IO_MAX)
+		assert_int_equal(io(world, BLOCK_READ, at, min_u64(BLOCK_IO_MAX, size - at), data + at), 0);
+	for (uint64_t at = 0; at < size; at++)
+		if (data[at] != (at < offset || at >= end))
+			fail_msg("[%llu, %llu): byte %llu is %d", (unsigned long long)offset,
+			    (unsigned long long)end, (unsigned long long)at, data[at]);
+	free(data);
+}
+
+static const struct {
+	uint64_t offset, end;
+} zero_rows[] = {
+    {0, 9 * MIB},
+    {100, 9 * MIB - 77},
+    {4096, 8 * MIB + 1},
+    {1, 8 * MIB},
+    {511, 513},
+    {512, 1024},
+    {5000, 5001},
+    {4095, 8193},
+};
+
+/* Only what sticks out of the sectors is done by hand: the rest is freed. */
+static void test_zero_unaligned_on_device(void **state)
+{
+	for (unsigned i = 0; i < 2 * sizeof(zero_rows) / sizeof(zero_rows[0]); i++) {
+		uint64_t offset = zero_rows[i / 2].offset, end = zero_rows[i / 2].end;
+		struct world world;
+
+		world_init(&world);
+		world.options.write = true;
+		world_attach(&world, 9 * MIB, i % 2 ? "--sector-size 4096" : "");
+		world_must_open(&world);
+		check_zero(&world, 9 * MIB, offset, end);
+		if (end - offset > 6 * MIB)
+			assert_in_range(blocks_of(world.path), 0, 3 * MIB);
+		world_done(&world);
+	}
+}
+
+/* ramfs has no fallocate(2): all is done by hand. */
+static void test_zero_by_hand(void **state)
+{
+	struct world world;
+
+	if (geteuid() != 0) {
+		print_message("skipped: this needs root\n");
+		skip();
+	}
+	run("mkdir -p %s/ram && mount -t ramfs none %s/ram", folder, folder);
+	for (unsigned i = 0; i < sizeof(zero_rows) / sizeof(zero_rows[0]); i++) {
+		world_init(&world);
+		snprintf(world.path, sizeof(world.path), "%s/ram/image", folder);
+		world.options.write = world.options.create = true;
+		world.options.create_size = 9 * MIB + 5;
+		world_must_open(&world);
+		check_zero(&world, 9 * MIB + 5, zero_rows[i].offset, zero_rows[i].end);
+		/* Behind the end there is nothing to do, however far it reaches. */
+		assert_int_equal(io(&world, BLOCK_ZERO, 9 * MIB, 1ull << 60, NULL), 0);
+		assert_int_equal(io(&world, BLOCK_ZERO, 1ull << 60, MIB, NULL), 0);
+		assert_int_equal(block_info(world.block)->size, 9 * MIB + 5);
+		world_done(&world);
+	}
+	run("umount %s/ram", folder);
+}
+
 static int make_folder(void **state)
 {
 	snprintf(folder, sizeof(folder), "/var/tmp/blkmove-file-XXXXXX");
@@ -143,9 +227,9 @@ static int make_folder(void **state)
 
 static int remove_folder(void **state)
 {
-	char command[128];
+	char command[256];
 
-	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	snprintf(command, sizeof(command), "umount %s/ram 2>/dev/null; rm -rf %s", folder, folder);
 	return system(command) == 0 ? 0 : -1;
 }
 
@@ -153,6 +237,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stale_cache_of_device),
+	    cmocka_unit_test(test_zero_unaligned_on_device),
+	    cmocka_unit_test(test_zero_by_hand),
 	};
 
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
