@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The copy engine on volumes in memory: how it takes long stretches of zeros. */
+#include "block/memory.h"
+#include "sync/all_extents.h"
+#include "sync/copy.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#define GIB (1ull << 30)
+
+struct world {
+	struct ring *ring;
+	struct block *source, *target;
+	struct extents *extents;
+	struct copy *copy;
+	bool done;
+	int res;
+};
+
+static void world_init(struct world *world, uint64_t size)
+{
+	const struct memory_options memory = {0};
+	const struct all_extents_options all = {.end = size};
+	const struct copy_options options = {0};
+
+	*world = (struct world){0};
+	assert_int_equal(ring_new(&world->ring, 64, NULL), 0);
+	assert_int_equal(memory_new(&world->source, world->ring, size, &memory, NULL), 0);
+	assert_int_equal(memory_new(&world->target, world->ring, size, &memory, NULL), 0);
+	assert_int_equal(all_extents_new(&world->extents, world->source, &all, NULL), 0);
+	assert_int_equal(
+	    copy_new(&world->copy, world->source, world->target, world->extents, &options, NULL), 0);
+}
+
+static void world_done(struct world *world)
+{
+	copy_free(world->copy);
+	extents_free(world->extents);
+	block_free(world->source);
+	block_free(world->target);
+	ring_free(world->ring);
+}
+
+static void copied(void *data, int res)
+{
+	struct world *world = data;
+
+	world->done = true;
+	world->res = res;
+}
+
+static void go(struct world *world)
+{
+	world->done = false;
+	copy_start(world->copy, copied, world);
+}
+
+/* A stop waits for what is in flight: that must not be a whole empty volume. */
+static void test_stop_amid_zeros(void **state)
+{
+	const uint64_t size = 100 * GIB + 12345;
+	struct world world;
+
+	world_init(&world, size);
+	go(&world);
+	while (copy_counts(world.copy)->zeroed == 0 && !world.done)
+		assert_int_equal(world.ring->ops->step(world.ring), 0);
+	copy_stop(world.copy);
+	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+	assert_int_equal(world.res, -ECANCELED);
+	assert_in_range(copy_counts(world.copy)->zeroed, 1, 3 * GIB);
+	/* It goes on with what is left, and leaves nothing out. */
+	go(&world);
+	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+	assert_int_equal(world.res, 0);
+	assert_int_equal(copy_counts(world.copy)->zeroed, size);
+	assert_int_equal(memory_counts(world.target)->bytes_zeroed, size);
+	world_done(&world);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_stop_amid_zeros),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
