@@ -52,17 +52,23 @@ static int extents_came(
 {
 	struct nbd_part *part = data;
 	struct block_io *io = part->io;
-	uint64_t end = part->offset + part->length;
+	uint64_t end = part->offset + part->length, next = offset;
 
 	if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 || part->extents > 0 ||
-	    offset != part->offset)
+	    offset != align_down(part->offset, part->volume->least))
 		return 0;
 	for (size_t i = 0; i + 1 < count && offset < end; i += 2) {
-		uint64_t length = min_u64(entries[i], end - offset);
+		uint64_t length;
+
+		next += entries[i];
+		if (entries[i] > 0 && next <= part->offset)
+			continue; /* asked for only to begin with a whole block */
+		offset = max_u64(offset, part->offset);
+		length = min_u64(next, end) - offset;
 		enum extent_kind kind = entries[i + 1] & LIBNBD_STATE_ZERO ? EXTENT_ZERO : EXTENT_DATA;
 		struct extent *last = part->extents > 0 ? &io->extents[part->extents - 1] : NULL;
 
-		if (length == 0)
+		if (entries[i] == 0)
 			break;
 		if (last && last->kind == kind)
 			last->length += length;
@@ -103,6 +109,8 @@ static int64_t part_issue(struct nbd_connection *connection, struct nbd_part *pa
 	nbd_extent_callback extents = {.callback = extents_came, .user_data = part};
 	char *data = io->buf ? (char *)io->buf + (part->offset - io->offset) : NULL;
 	uint32_t flags = volume->use_fua ? LIBNBD_CMD_FLAG_FUA : 0;
+	uint64_t begin = align_down(part->offset, volume->least),
+	         end = min_u64(align_up(part->offset + part->length, volume->least), volume->block.info.size);
 
 	switch (io->op) {
 	case BLOCK_READ:
@@ -117,7 +125,7 @@ static int64_t part_issue(struct nbd_connection *connection, struct nbd_part *pa
 	case BLOCK_FLUSH:
 		return nbd_aio_flush(connection->handle, done, 0);
 	case BLOCK_EXTENTS:
-		return nbd_aio_block_status(connection->handle, part->length, part->offset, extents, done, 0);
+		return nbd_aio_block_status(connection->handle, end - begin, begin, extents, done, 0);
 	default:
 		assert(!"only what submit lets through");
 		return -1;
@@ -346,7 +354,7 @@ static void kick_done(struct ring_op *op, int res)
 	nbd_check_settled(volume);
 }
 
-static void enqueue(struct nbd_volume *volume, struct block_io *io)
+void nbd_enqueue(struct nbd_volume *volume, struct block_io *io)
 {
 	io->driver_u64[0] = io->driver_u64[1] = 0;
 	io->driver_pointer = NULL;
@@ -365,21 +373,23 @@ void nbd_submit(struct block *block, struct block_io *io)
 	case BLOCK_WRITE:
 	case BLOCK_ZERO:
 		digest_reader_forget(volume->digests, io->offset, io->length);
-		enqueue(volume, io);
+		if (!nbd_align_submit(volume, io))
+			nbd_enqueue(volume, io);
 		break;
 	case BLOCK_READ:
-		enqueue(volume, io);
+		if (!nbd_align_submit(volume, io))
+			nbd_enqueue(volume, io);
 		break;
 	case BLOCK_FLUSH:
 		/* A server without FLUSH keeps nothing back, or does what FUA asks for. */
 		if (volume->can_flush || volume->broken)
-			enqueue(volume, io);
+			nbd_enqueue(volume, io);
 		else
 			block_complete_later(block, io, 0);
 		break;
 	case BLOCK_EXTENTS:
 		if (volume->can_extents)
-			enqueue(volume, io);
+			nbd_enqueue(volume, io);
 		else
 			block_extents_all_data(block, io);
 		break;

@@ -171,7 +171,8 @@ static int learn_limits(struct nbd_volume *volume, struct error *error)
 	most = most ? min_u64(most, BLOCK_IO_MAX) : BLOCK_IO_MAX;
 	volume->read_max = volume->write_max = align_down(most, least);
 	volume->zeroes_bytes = min_u64(volume->write_max, ZEROES_BYTES);
-	info->request_align = (uint32_t)least;
+	info->request_align = 1; /* nbd_align.c sees to that */
+	volume->least = least;
 	info->sector_size = (uint32_t)least;
 	return 0;
 }
@@ -322,6 +323,7 @@ static void init_volume(struct nbd_volume *volume, struct ring *ring, const stru
 	list_init(&volume->parts_free);
 	list_init(&volume->finished);
 	list_init(&volume->queue);
+	list_init(&volume->writes);
 	for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++)
 		nbd_connection_init(&volume->connections[i], volume);
 }

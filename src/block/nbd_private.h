@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The NBD driver's inside. nbd.c turns requests into NBD commands, nbd_connection.c moves connections on by
+ * The NBD driver's inside. nbd.c turns requests into NBD commands, nbd_align.c fits them to the server's
+ * blocks, nbd_connection.c moves connections on by
  * the ring, nbd_open.c connects and asks what the export is. All on the ring's thread, but for the look-up of
  * a host's name.
  */
@@ -53,6 +54,7 @@ struct nbd_volume {
 	struct link_options link;
 	struct captive *captive;
 	unsigned timeout_ms;
+	uint64_t least;               /* the server's smallest block, bytes; a power of two */
 	uint64_t read_max, write_max; /* of one command */
 	bool can_flush, can_extents, use_fua;
 	char *zeroes;          /* where the server cannot zero by itself: zeroes_bytes of them */
@@ -64,7 +66,8 @@ struct nbd_volume {
 	unsigned connections_count;
 	struct nbd_part *parts;
 	struct list_node parts_free, finished;
-	struct list_node queue; /* requests of which not all commands are issued */
+	struct list_node queue;  /* requests of which not all commands are issued */
+	struct list_node writes; /* nbd_align.c's */
 	struct ring_op kick, timer;
 	bool open;    /* handshakes are done: from now on the end of one connection is the end of the link */
 	bool closing; /* nothing is armed again */
@@ -82,12 +85,17 @@ static inline struct nbd_volume *to_nbd(struct block *block)
 
 /* nbd.c */
 void nbd_submit(struct block *block, struct block_io *io);
+/* For nbd_align.c: a READ, WRITE or ZERO of whole blocks goes out. */
+void nbd_enqueue(struct nbd_volume *volume, struct block_io *io);
 /* Goes on: ends what is finished, issues what waits. Never from within submit. */
 void nbd_turn(struct nbd_volume *volume);
 /* The link is lost: everything ends with -ENOTCONN. The first words stay. */
 void nbd_break(struct nbd_volume *volume, const char *why);
 /* Keeps the watch over silent connections running while there is something to wait for. */
 void nbd_watch(struct nbd_volume *volume);
+
+/* nbd_align.c: takes a READ, WRITE or ZERO that nbd_enqueue() must not get as it is; else false. */
+bool nbd_align_submit(struct nbd_volume *volume, struct block_io *io);
 
 /* nbd_connection.c */
 void nbd_connection_init(struct nbd_connection *connection, struct nbd_volume *volume);

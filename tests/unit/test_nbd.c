@@ -31,6 +31,12 @@ static const struct server servers[] = {
     {UNIX "--filter=blocksize-policy memory 5046272 blocksize-minimum=512 blocksize-preferred=4096 "
           "blocksize-maximum=1M blocksize-error-policy=error",
         "@", SIZE},
+    {UNIX "--no-sr --filter=blocksize-policy --filter=noextents memory 5046272 blocksize-minimum=65536 "
+          "blocksize-preferred=65536 blocksize-maximum=1M blocksize-error-policy=error",
+        "@", SIZE},
+    {UNIX "--filter=blocksize-policy --filter=delay memory 5046272 blocksize-minimum=4096 "
+          "blocksize-preferred=4096 blocksize-maximum=1M blocksize-error-policy=error rdelay=1ms wdelay=1ms",
+        "@", SIZE},
     {UNIX "--filter=delay memory 5000001 rdelay=2ms wdelay=2ms", "@", SIZE_ODD},
     {"rm -f f; truncate -s 5000001 f && " UNIX "file f", "@", SIZE_ODD},
     {"exec nbdkit -f -p 10917 -i 127.0.0.1 memory 5000001", "nbd://127.0.0.1:10917/", SIZE_ODD},
@@ -48,15 +54,15 @@ static const struct server servers[] = {
 /* Requests that do not touch one another, all at once: a shuffled walk over the volume. */
 static void walk(struct world *world, struct rand *rand, uint32_t size, uint8_t *model)
 {
-	uint32_t align = block_info(world->block)->request_align;
 	static struct batch batch[BATCH];
 	uint8_t *buffers[BATCH];
 	unsigned left = 0, count = 0;
 	uint64_t offset = 0;
 
 	while (offset < size && count < BATCH) {
-		uint64_t length =
-		    min_u64(size - offset, align_up(rand_between(rand, 1, 2 * size / BATCH), align));
+		/* Short ones, too: several within the server's smallest block. */
+		uint64_t length = min_u64(
+		    size - offset, rand_between(rand, 1, rand_one_in(rand, 3) ? 3000 : 3 * size / BATCH));
 		uint64_t kind = rand_below(rand, 4);
 		enum block_op op = kind == 0 ? BLOCK_ZERO : kind == 1 ? BLOCK_WRITE : BLOCK_READ;
 
