@@ -357,7 +357,8 @@ static error_t parse_report(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option report_options[] = {
     {NULL, 0, NULL, 0, "Reporting:", 20},
-    {"json", KEY_JSON, NULL, 0, "events, one JSON object a line, on standard output (standard error if DST is -)", 0},
+    {"json", KEY_JSON, NULL, 0,
+        "events, one JSON object a line, on standard output (standard error if DST is -)", 0},
     {"progress", KEY_PROGRESS, "HOW", 0, "auto, bar, lines or none", 0},
     {"interval", KEY_INTERVAL, "SECONDS", 0, "between progress lines (default: 10)", 0},
     {"quiet", KEY_QUIET, NULL, 0, "print errors only", 0},

@@ -6,6 +6,7 @@
 #include "cli/control.h"
 #include "cli/report.h"
 #include "cli/signals.h"
+#include "ring/ticker.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,30 +24,17 @@ struct run {
 	struct report *report;
 	struct signals *signals;
 	struct control *control;
-	struct ring_op tick;
-	bool ending;
+	struct ticker ticker;
 	bool interrupted;
 };
 
-static void arm_tick(struct run *run);
-
-static void tick(struct ring_op *op, int res)
+static void tick(void *data)
 {
-	struct run *run = container_of(op, struct run, tick);
+	struct run *run = data;
 	struct job_progress progress;
 
-	if (run->ending)
-		return;
 	job_progress(run->job, &progress);
 	report_tick(run->report, &progress, ring_now_ns(run->ring));
-	arm_tick(run);
-}
-
-static void arm_tick(struct run *run)
-{
-	run->tick = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(run->ring) + TICK_NS, .done = tick};
-	ring_submit(run->ring, &run->tick);
 }
 
 static void got_signal(void *data, int number)
@@ -160,17 +148,13 @@ static int set_up(struct run *run, const char *verb, struct error *error)
 	if (res == 0 && control_new(&run->control, run->ring, answer, run, &ignored) < 0)
 		run->control = NULL;
 	if (res == 0)
-		arm_tick(run);
+		ticker_start(&run->ticker, run->ring, TICK_NS, tick, run);
 	return res;
 }
 
 static void tear_down(struct run *run)
 {
-	run->ending = true;
-	if (run->ring)
-		ring_cancel(run->ring, &run->tick);
-	while (run->tick.active && run->ring->ops->step(run->ring) == 0)
-		;
+	ticker_stop(&run->ticker);
 	control_free(run->control);
 	signals_free(run->signals);
 	job_free(run->job);

@@ -2,6 +2,7 @@
 /* The public functions over the inner ones: one call, one ring, one job. */
 #include "blkmove/blkmove.h"
 
+#include "ring/ticker.h"
 #include "sync/job.h"
 
 #include <errno.h>
@@ -21,19 +22,14 @@ struct call {
 	struct ring *ring;
 	struct job *job;
 	const struct blkmove_options *options;
-	struct ring_op tick;
-	bool ending;
+	struct ticker ticker;
 };
 
-static void arm(struct call *call);
-
-static void tick(struct ring_op *op, int res)
+static void tick(void *data)
 {
-	struct call *call = container_of(op, struct call, tick);
+	struct call *call = data;
 	struct job_progress now;
 
-	if (call->ending)
-		return;
 	job_progress(call->job, &now);
 	struct blkmove_progress progress = {
 	    .total = now.total,
@@ -46,16 +42,6 @@ static void tick(struct ring_op *op, int res)
 
 	if (call->options->progress(call->options->data, &progress))
 		job_cancel(call->job);
-	arm(call);
-}
-
-static void arm(struct call *call)
-{
-	if (!call->options->progress)
-		return;
-	call->tick = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(call->ring) + TICK_NS, .done = tick};
-	ring_submit(call->ring, &call->tick);
 }
 
 /* A captive server in one text is split at single spaces; all else is one word. `text` is written to. */
@@ -80,12 +66,10 @@ static enum job_result run(struct call *call, const struct job_options *options,
 	if (ring_new(&call->ring, RING_ENTRIES, error) < 0)
 		return result;
 	if (job_new(&call->job, call->ring, options, error) == 0) {
-		arm(call);
+		if (call->options->progress)
+			ticker_start(&call->ticker, call->ring, TICK_NS, tick, call);
 		result = job_run(call->job, error);
-		call->ending = true;
-		ring_cancel(call->ring, &call->tick);
-		while (call->tick.active && call->ring->ops->step(call->ring) == 0)
-			;
+		ticker_stop(&call->ticker);
 		job_free(call->job);
 	}
 	ring_free(call->ring);
