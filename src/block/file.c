@@ -21,6 +21,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FOLIO_MAX (4u << 20) /* no folio is larger: 2 MiB on x86 */
+
 struct file {
 	struct block block;
 	/* set at open */
@@ -34,9 +36,8 @@ static struct file *to_file(struct block *block)
 	return container_of(block, struct file, block);
 }
 
-/* True when every page of the range lies in the page cache: cachestat(2), Linux 6.5; false where that is not
- * known. */
-static bool is_cached(int fd, uint64_t offset, uint64_t length)
+/* How many pages of the range lie in the page cache: cachestat(2), Linux 6.5; 0 where that is not known. */
+static uint64_t cached_pages(int fd, uint64_t offset, uint64_t length)
 {
 #ifdef SYS_cachestat
 	const long number = SYS_cachestat;
@@ -49,9 +50,35 @@ static bool is_cached(int fd, uint64_t offset, uint64_t length)
 	struct {
 		uint64_t cached, dirty, writeback, evicted, recently_evicted;
 	} stat;
+
+	return syscall(number, fd, &range, &stat, 0) == 0 ? stat.cached : 0;
+}
+
+static bool is_cached(int fd, uint64_t offset, uint64_t length)
+{
 	uint64_t pages = (align_up(offset + length, 4096) - align_down(offset, 4096)) / 4096;
 
-	return syscall(number, fd, &range, &stat, 0) == 0 && stat.cached >= pages;
+	return cached_pages(fd, offset, length) >= pages;
+}
+
+static void drop(int fd, uint64_t offset, uint64_t length, uint64_t align)
+{
+	uint64_t begin = align_down(offset, align), end = align_up(offset + length, align);
+
+	posix_fadvise(fd, (off_t)begin, (off_t)(end - begin), POSIX_FADV_DONTNEED);
+}
+
+/*
+ * What is written back already leaves the page cache. The kernel heeds whole folios alone, which are pages or,
+ * after reading ahead, many of them.
+ */
+static void forget_cached(const struct file *file, uint64_t offset, uint64_t length)
+{
+	if (file->block.ring->simulated)
+		return;
+	drop(file->options.fd, offset, length, 4096);
+	if (cached_pages(file->options.fd, offset, length) > 0)
+		drop(file->options.fd, offset, length, FOLIO_MAX);
 }
 
 /*
@@ -73,8 +100,8 @@ static void submit_piece(struct file *file, struct block_io *io)
 		left = min_u64(left, align_up(at, align) - at);
 	if (direct && io->op == BLOCK_READ && io->driver_u64[1])
 		direct = false; /* found in the page cache as a whole */
-	if (!direct && io->op == BLOCK_READ && file->options.fd_direct >= 0 && !file->options.cached_reads)
-		posix_fadvise(file->options.fd, (off_t)at, (off_t)left, POSIX_FADV_DONTNEED);
+	if (!direct && io->op == BLOCK_READ && file->options.fresh_reads)
+		forget_cached(file, at, left);
 	op->opcode = io->op == BLOCK_READ ? RING_READ : RING_WRITE;
 	op->fd = direct ? file->options.fd_direct : file->options.fd;
 	op->offset = at;

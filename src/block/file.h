@@ -10,6 +10,7 @@ struct file_options {
 	int fd_direct;         /* opened with O_DIRECT, or -1 */
 	uint32_t direct_align; /* offsets, lengths and memory of direct I/O; power of two */
 	bool cached_reads;     /* reads look into the page cache first (CACHE_AUTO) */
+	bool fresh_reads;      /* reads that cannot be direct drop the page cache's copy first */
 	bool device;           /* a block device */
 };
 

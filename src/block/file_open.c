@@ -184,6 +184,7 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	file->direct_align = direct_alignment(file->fd, info);
 	/* A device's page cache may be older than the device: what a mounted file system writes passes it by. */
 	file->cached_reads = options->cache == CACHE_AUTO && !file->device;
+	file->fresh_reads = options->cache != CACHE_BUFFERED && !file->cached_reads;
 	if (options->cache != CACHE_BUFFERED)
 		file->fd_direct = reopen(file->fd, (options->write ? O_RDWR : O_RDONLY) | O_DIRECT);
 	return 0;

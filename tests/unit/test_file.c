@@ -135,6 +135,38 @@ static void test_stale_cache_of_device(void **state)
 	}
 }
 
+/* What a verify reads comes from the medium, also where it cannot be read past the cache: no O_DIRECT, or odd
+ * ends. */
+static void test_fresh_reads(void **state)
+{
+	static const struct {
+		uint64_t offset, length;
+	} rows[] = {{0, 4096}, {4090, 20}, {8191, 2}, {100, 50}, {MIB - 100, 100}, {3000, 500000}};
+
+	for (unsigned i = 0; i < 2 * sizeof(rows) / sizeof(rows[0]); i++) {
+		uint64_t offset = rows[i / 2].offset, length = rows[i / 2].length;
+		uint8_t *buf = aligned_alloc(4096, MIB), *news = malloc(length);
+		struct file_options file = {.fd_direct = -1, .direct_align = 4096, .fresh_reads = true};
+		struct world world;
+
+		world_init(&world);
+		world_attach(&world, MIB, "");
+		file.info = (struct block_info){.size = MIB, .sector_size = 512, .request_align = 1};
+		file.fd = open(world.device, O_RDONLY | O_CLOEXEC);
+		if (i % 2)
+			file.fd_direct = open(world.device, O_RDONLY | O_CLOEXEC | O_DIRECT);
+		assert_int_equal(pread(file.fd, buf, MIB, 0), MIB);
+		memset(news, 'n', length);
+		poke(world.path, offset, news, length);
+		assert_int_equal(file_new(&world.block, world.ring, &file, &world.error), 0);
+		assert_int_equal(io(&world, BLOCK_READ, offset, length, buf), 0);
+		assert_memory_equal(buf, news, length);
+		world_done(&world);
+		free(buf);
+		free(news);
+	}
+}
+
 static uint64_t blocks_of(const char *path)
 {
 	struct stat stat_now;
@@ -237,6 +269,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stale_cache_of_device),
+	    cmocka_unit_test(test_fresh_reads),
 	    cmocka_unit_test(test_zero_unaligned_on_device),
 	    cmocka_unit_test(test_zero_by_hand),
 	};
