@@ -65,7 +65,8 @@ struct cli_options {
 };
 
 /* Option groups; a command's argp names those that it takes as children. */
-extern const struct argp cli_argp_link, cli_argp_read, cli_argp_job, cli_argp_write, cli_argp_report;
+extern const struct argp cli_argp_link, cli_argp_read, cli_argp_holes, cli_argp_job, cli_argp_write,
+    cli_argp_report, cli_argp_events;
 /*
  * Parses with the given argp (whose input is the options) and takes `endpoints` endpoints. Returns 0 or an
  * exit code after printing what is wrong.

@@ -12,8 +12,9 @@ enum option_key { KEY_CHANGES = 512, KEY_DIGESTS, KEY_COMPARE_BLOCK, KEY_LIST };
 int command_copy(int argc, char **argv)
 {
 	static const struct argp_child children[] = {{&cli_argp_write, 0, NULL, 0},
-	    {&cli_argp_read, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0},
-	    {&cli_argp_report, 0, NULL, 0}, {0}};
+	    {&cli_argp_read, 0, NULL, 0}, {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0},
+	    {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {&cli_argp_events, 0, NULL, 0},
+	    {0}};
 	static const struct argp argp = {.args_doc = "SRC DST",
 	    .doc = "Copies all of SRC to DST; holes and zeros cost nothing, stale bytes do not survive.\v"
 	           "SRC and DST: /dev/x, file.img (made if missing), [user@]host:PATH, nbd://..., [ SERVER "
@@ -73,8 +74,9 @@ int command_sync(int argc, char **argv)
 {
 	static const struct argp own = {.options = sync_options, .parser = parse_sync};
 	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_write, 0, NULL, 0},
-	    {&cli_argp_read, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0},
-	    {&cli_argp_report, 0, NULL, 0}, {0}};
+	    {&cli_argp_read, 0, NULL, 0}, {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0},
+	    {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {&cli_argp_events, 0, NULL, 0},
+	    {0}};
 	static const struct argp argp = {.args_doc = "SRC DST",
 	    .doc = "Makes DST equal to SRC: both sides digest their blocks where the data is, and only "
 	           "blocks that differ are "
@@ -113,7 +115,8 @@ int command_verify(int argc, char **argv)
 {
 	static const struct argp own = {.options = verify_options, .parser = parse_verify};
 	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_read, 0, NULL, 0},
-	    {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {0}};
+	    {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0},
+	    {&cli_argp_events, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.args_doc = "A B",
 	    .doc = "Compares two volumes past the page cache. Exit code 0: the same, 1: they differ, 2: "
 	           "trouble.\v"

@@ -2,7 +2,10 @@
 /* blkmove digest: digests of a volume, saved for a later sync or printed. */
 #include "block/saved_digests.h"
 #include "cli/cli.h"
+#include "cli/report.h"
 #include "cli/signals.h"
+#include "filter/throttle.h"
+#include "ring/ticker.h"
 #include "sync/digest_walk.h"
 
 #include <errno.h>
@@ -10,6 +13,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+#define TICK_NS 100000000u
 
 enum option_key { KEY_OUTPUT = 'o', KEY_SHA256 = 600, KEY_KEY };
 
@@ -18,6 +24,8 @@ struct digest_run {
 	struct ring *ring;
 	struct block *block;
 	struct signals *signals;
+	struct report *report;
+	struct ticker ticker;
 	struct digest_key key;
 	struct saved_digests_writer *writer;
 	bool cancelled;
@@ -96,6 +104,7 @@ static int run_sha256(struct digest_run *run)
 
 	if (res < 0)
 		return res;
+	report_clear(run->report);
 	print_hex(sum, sizeof(sum));
 	printf("  %s\n", run->options->source.name);
 	return 0;
@@ -135,24 +144,62 @@ static int run_digest(struct digest_run *run)
 		return run_sha256(run);
 	if (run->options->output_path)
 		return run_save(run, &walk);
+	if (!run->options->key_text) {
+		printf("# key ");
+		print_hex(run->key.bytes, sizeof(run->key.bytes));
+		putchar('\n');
+	}
 	return digest_walk(&walk, &run->options->error);
+}
+
+static struct job_progress progress_of(const struct digest_run *run)
+{
+	return (struct job_progress){.state = JOB_RUNNING,
+	    .total = run->block ? block_info(run->block)->size : 0,
+	    .position = run->position};
+}
+
+static void tick(void *data)
+{
+	struct digest_run *run = data;
+	struct job_progress progress = progress_of(run);
+
+	if (run->block)
+		report_tick(run->report, &progress, ring_now_ns(run->ring));
 }
 
 static void got_signal(void *data, int number)
 {
 	struct digest_run *run = data;
+	struct job_progress progress = progress_of(run);
 
-	if (number == SIGUSR1)
-		fprintf(stderr, "digest: %" PRIu64 " of %" PRIu64 " bytes\n", run->position,
-		    run->block ? block_info(run->block)->size : 0);
-	else
-		run->cancelled = true;
+	if (number == SIGUSR1) {
+		report_status(run->report, &progress);
+		return;
+	}
+	run->cancelled = true;
+	/* What is in flight shall end soon. */
+	if (run->block)
+		throttle_set_rate(run->block, 0);
+}
+
+static int open_source(struct digest_run *run)
+{
+	struct cli_options *options = run->options;
+	struct block_open_options open = {.cache = options->job.cache, .link = options->job.link};
+	struct block *block;
+	int res = block_open(&block, run->ring, &options->source, &open, &options->error);
+
+	if (res == 0)
+		res = throttle_new(&run->block, block, options->job.rate, &options->error);
+	if (res == 0 && block_info(run->block)->stream)
+		res = error_set(&options->error, -EINVAL, "a stream cannot be digested; use sha256sum");
+	return res;
 }
 
 static int set_up(struct digest_run *run)
 {
 	struct cli_options *options = run->options;
-	struct block_open_options open = {.cache = options->job.cache, .link = options->job.link};
 	int res = options->key_text ? parse_key(options->key_text, &run->key, &options->error)
 	                            : digest_key_random(&run->key, &options->error);
 
@@ -161,19 +208,32 @@ static int set_up(struct digest_run *run)
 	if (res == 0)
 		res = ring_new(&run->ring, 128, &options->error);
 	if (res == 0)
-		res = signals_new(&run->signals, run->ring, got_signal, run, &options->error);
+		res = report_new(&run->report, options, "digest", &options->error);
 	if (res == 0)
-		res = block_open(&run->block, run->ring, &options->source, &open, &options->error);
-	if (res == 0 && block_info(run->block)->stream)
-		res = error_set(&options->error, -EINVAL, "a stream cannot be digested; use sha256sum");
+		res = signals_new(&run->signals, run->ring, got_signal, run, &options->error);
+	if (res == 0) {
+		ticker_start(&run->ticker, run->ring, TICK_NS, tick, run);
+		res = open_source(run);
+	}
 	return res;
+}
+
+static void tear_down(struct digest_run *run)
+{
+	ticker_stop(&run->ticker);
+	if (run->report)
+		report_clear(run->report);
+	report_free(run->report);
+	block_free(run->block);
+	signals_free(run->signals);
+	ring_free(run->ring);
 }
 
 int command_digest(int argc, char **argv)
 {
 	static const struct argp own = {.options = digest_options, .parser = parse};
-	static const struct argp_child children[] = {
-	    {&own, 0, NULL, 0}, {&cli_argp_read, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {0}};
+	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_read, 0, NULL, 0},
+	    {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.args_doc = "SRC",
 	    .doc = "Saves or prints digests of a volume. Without an option it prints a line for each MiB: "
 	           "offset, length, digest.\v"
@@ -182,17 +242,19 @@ int command_digest(int argc, char **argv)
 	struct digest_run run = {.options = &options};
 	int res = cli_parse(&options, &argp, children, argc, argv, 1);
 
+	/* A bar would mix with what is printed. */
+	if (options.progress == PROGRESS_AUTO && isatty(STDOUT_FILENO) && !options.output_path &&
+	    !options.sha256)
+		options.progress = PROGRESS_LINES;
 	if (res == 0)
 		res = set_up(&run);
 	if (res == 0)
 		res = run_digest(&run);
 	if (res == 0 && (fflush(stdout) || ferror(stdout)))
 		res = error_set(&options.error, -EIO, "cannot write to standard output");
+	tear_down(&run);
 	if (res < 0)
 		res = cli_fail(res == -ECANCELED ? JOB_INTERRUPTED : JOB_TROUBLE, &options.error);
-	block_free(run.block);
-	signals_free(run.signals);
-	ring_free(run.ring);
 	cli_options_done(&options);
 	return res;
 }

@@ -202,8 +202,8 @@ static error_t parse_read(int key, char *arg, struct argp_state *state)
 		res = choose(cache_names, "cache", arg, strlen(arg), &options->error);
 		job->cache = res < 0 ? job->cache : (enum cache_mode)res;
 		break;
-	case KEY_READ_HOLES:
-		job->ignore_holes = true;
+	case KEY_RATE:
+		res = parse_size(arg, &job->rate, &options->error);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -214,11 +214,28 @@ static error_t parse_read(int key, char *arg, struct argp_state *state)
 static const struct argp_option read_options[] = {
     {NULL, 0, NULL, 0, "Reading:", 3},
     {"cache", KEY_CACHE, "HOW", 0, "auto, direct (always past the page cache) or buffered", 0},
-    {"read-holes", KEY_READ_HOLES, NULL, 0, "read what is said to be a hole, too", 0},
+    {"rate", KEY_RATE, "RATE", 0, "read at most so many bytes a second, such as 50M", 0},
     {0},
 };
 
 const struct argp cli_argp_read = {.options = read_options, .parser = parse_read};
+
+static error_t parse_holes(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+
+	if (key != KEY_READ_HOLES)
+		return ARGP_ERR_UNKNOWN;
+	options->job.ignore_holes = true;
+	return 0;
+}
+
+static const struct argp_option holes_options[] = {
+    {"read-holes", KEY_READ_HOLES, NULL, 0, "read what is said to be a hole, too", 3},
+    {0},
+};
+
+const struct argp cli_argp_holes = {.options = holes_options, .parser = parse_holes};
 
 static error_t parse_job(int key, char *arg, struct argp_state *state)
 {
@@ -227,9 +244,6 @@ static error_t parse_job(int key, char *arg, struct argp_state *state)
 	int res = 0;
 
 	switch (key) {
-	case KEY_RATE:
-		res = parse_size(arg, &job->rate, &options->error);
-		break;
 	case KEY_RETRIES:
 		res = parse_number("retries", arg, 1000000, &job->retries, &options->error);
 		break;
@@ -244,8 +258,6 @@ static error_t parse_job(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option job_options[] = {
     {NULL, 0, NULL, 0, "Running:", 4},
-    {"rate", KEY_RATE, "RATE", 0,
-        "read at most so many bytes a second, such as 50M; `blkmove throttle` changes it", 0},
     {"retries", KEY_RETRIES, "N", 0, "how often in a row a lost link is tried again (default: 10)", 0},
     {"trust-holes", KEY_TRUST_HOLES, NULL, 0, "when verifying, do not read what both sides say is a hole", 0},
     {0},
@@ -336,9 +348,6 @@ static error_t parse_report(int key, char *arg, struct argp_state *state)
 	int res = 0;
 
 	switch (key) {
-	case KEY_JSON:
-		options->json = true;
-		break;
 	case KEY_PROGRESS:
 		res = choose(progress_names, "progress", arg, strlen(arg), &options->error);
 		options->progress = res < 0 ? options->progress : (enum cli_progress)res;
@@ -357,8 +366,6 @@ static error_t parse_report(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option report_options[] = {
     {NULL, 0, NULL, 0, "Reporting:", 20},
-    {"json", KEY_JSON, NULL, 0,
-        "events, one JSON object a line, on standard output (standard error if DST is -)", 0},
     {"progress", KEY_PROGRESS, "HOW", 0, "auto, bar, lines or none", 0},
     {"interval", KEY_INTERVAL, "SECONDS", 0, "between progress lines (default: 10)", 0},
     {"quiet", KEY_QUIET, NULL, 0, "print errors only", 0},
@@ -366,3 +373,21 @@ static const struct argp_option report_options[] = {
 };
 
 const struct argp cli_argp_report = {.options = report_options, .parser = parse_report};
+
+static error_t parse_events(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+
+	if (key != KEY_JSON)
+		return ARGP_ERR_UNKNOWN;
+	options->json = true;
+	return 0;
+}
+
+static const struct argp_option events_options[] = {
+    {"json", KEY_JSON, NULL, 0,
+        "events, one JSON object a line, on standard output (standard error if DST is -)", 20},
+    {0},
+};
+
+const struct argp cli_argp_events = {.options = events_options, .parser = parse_events};

@@ -70,7 +70,7 @@ static double elapsed_s(const struct report *report)
 	       (double)(now.tv_nsec - report->started.tv_nsec) / 1e9;
 }
 
-static void clear_bar(struct report *report)
+void report_clear(struct report *report)
 {
 	if (report->bar_shown)
 		fputs("\r\033[K", stderr);
@@ -156,20 +156,24 @@ static void format_counts(const struct job_progress *progress, char *buf, size_t
 static void format_line(
     const struct report *report, const struct job_progress *progress, char *buf, size_t length)
 {
-	char at[16], total[16], rate[16], eta[32], counts[128];
+	char at[16], total[16], rate[16], eta[32], counts[128] = "  ";
 	uint64_t position = position_of(progress);
 	const char *what = progress->state == JOB_RUNNING ? report->verb : job_state_name(progress->state);
 
 	format_eta(report, progress, eta, sizeof(eta));
-	format_counts(progress, counts, sizeof(counts));
+	/* A single volume is not decided about. */
+	if (report->options->job.target)
+		format_counts(progress, counts + 2, sizeof(counts) - 2);
+	else
+		counts[0] = '\0';
 	format_size(position, at, sizeof(at));
 	format_size((uint64_t)report->rate, rate, sizeof(rate));
 	if (progress->total)
-		snprintf(buf, length, "%s %3d%%  %s of %s  %s/s  %s  %s", what,
+		snprintf(buf, length, "%s %3d%%  %s of %s  %s/s  %s%s", what,
 		    (int)((double)position * 100 / (double)progress->total), at,
 		    format_size(progress->total, total, sizeof(total)), rate, eta, counts);
 	else
-		snprintf(buf, length, "%s  %s  %s/s  %s", what, at, rate, counts);
+		snprintf(buf, length, "%s  %s  %s/s%s", what, at, rate, counts);
 }
 
 static void draw_bar(struct report *report, const struct job_progress *progress)
@@ -244,7 +248,7 @@ void report_state(struct report *report, enum job_state state)
 
 void report_warning(struct report *report, const char *text)
 {
-	clear_bar(report);
+	report_clear(report);
 	if (report->options->json)
 		emit(report, json_pack("{s:s, s:s}", "event", "warning", "text", text));
 	else
@@ -259,7 +263,7 @@ void report_status(struct report *report, const struct job_progress *progress)
 		emit(report, progress_json(report, progress));
 		return;
 	}
-	clear_bar(report);
+	report_clear(report);
 	format_line(report, progress, line, sizeof(line));
 	fprintf(stderr, "%s\n", line);
 }
@@ -348,7 +352,7 @@ void report_end(struct report *report, const struct job_progress *progress, stru
 
 	if (good && report->style == PROGRESS_BAR && !report->options->json)
 		draw_bar(report, progress);
-	clear_bar(report);
+	report_clear(report);
 	if (report->options->json)
 		emit(report, end_json(report, progress, job, result, error));
 	else if (good)

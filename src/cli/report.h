@@ -15,6 +15,8 @@ void report_state(struct report *report, enum job_state state);
 void report_warning(struct report *report, const char *text);
 /* One line about now, for SIGUSR1. */
 void report_status(struct report *report, const struct job_progress *progress);
+/* Takes the bar away: other words follow. */
+void report_clear(struct report *report);
 /* The last words of a run. */
 void report_end(struct report *report, const struct job_progress *progress, struct job *job,
     enum job_result result, const struct error *error);

@@ -42,3 +42,37 @@ def test_events_from_a_stream_go_to_standard_output(program, source, folder):
     done = program("copy", "--json", "-", folder / "target", stdin=source.read_bytes())
     assert done.events()[-1]["event"] == "end" and done.err == ""
     assert first_difference(source.read_bytes(), (folder / "target").read_bytes()) is None
+
+
+# Digests.
+
+def test_digest_prints_its_key(program, source):
+    first = program("digest", source).out.decode().splitlines()
+    key = re.fullmatch("# key ([0-9a-f]{32})", first[0])[1]
+    assert len(first) == 1 + 5
+    again = program("digest", f"--key={key}", source)
+    assert again.out.decode().splitlines() == first[1:]
+
+
+def test_digest_keeps_to_its_rate_and_tells(program, source):
+    begun = time.monotonic()
+    done = program("digest", "--sha256", "--rate=4M", "--interval=1", source)
+    assert 0.7 <= time.monotonic() - begun <= 8
+    assert done.out.decode().split()[0] == hashlib.sha256(source.read_bytes()).hexdigest()
+    running = program.start("digest", "--rate=1M", "--interval=1", source)
+    running.wait_for_words("digest ")
+    running.kill(signal.SIGUSR1)
+    wait_until(lambda: running.err().count(" of 4.0 MiB") >= 2, "two lines")
+    assert "same" not in running.err()
+    running.kill(signal.SIGINT)
+    running.end(INTERRUPTED, timeout_s=5)
+    assert program("digest", "--sha256", "--quiet", source).err == ""
+
+
+@pytest.mark.parametrize("words", [["digest", "--retries=1"], ["digest", "--trust-holes"], ["digest", "--json"]], ids=" ".join)
+def test_options_that_would_do_nothing_are_refused(words, program, source):
+    assert "unrecognized option" in program(*words, source, code=TROUBLE).err
+
+
+def test_verify_offers_no_read_holes(program, source):
+    assert "--read-holes" in program("verify", "--read-holes", source, source, code=TROUBLE).err
