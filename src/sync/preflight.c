@@ -54,7 +54,7 @@ static int check_use(const struct preflight *p, struct error *error)
 
 static int check_signature(const struct preflight *p, struct error *error)
 {
-	const char *signature = p->target_facts->signature;
+	const char *signature = p->target_facts->signature, *quote;
 
 	if (!signature[0] || p->target->created)
 		return 0;
@@ -63,10 +63,12 @@ static int check_signature(const struct preflight *p, struct error *error)
 	/* An older copy of the same volume carries the same signature; unrelated data does not. */
 	if (p->update && !strcmp(signature, p->source_facts->signature))
 		return 0;
+	/* So that it can be pasted: a captive server's name is several words. */
+	quote = strpbrk(p->target->name, " ?*&;$()[]") ? "'" : "";
 	return error_set(error, -EPERM,
-	    "refused: the target %s carries %s, and it is %s; if that may be lost, add --overwrite='%s'",
-	    p->target->name, signature, p->update ? "not a copy of this source" : "not blank",
-	    p->target->name);
+	    "refused: the target %s carries %s, and it is %s; if that may be lost, add --overwrite=%s%s%s",
+	    p->target->name, signature, p->update ? "not a copy of this source" : "not blank", quote,
+	    p->target->name, quote);
 }
 
 static int check_size(const struct preflight *p, uint64_t *ret_end, struct error *error)
