@@ -16,5 +16,8 @@ int digest_reader_new(struct digest_reader **ret, struct block *block, struct er
 struct digest_reader *digest_reader_free(struct digest_reader *reader);
 /* Takes a BLOCK_DIGEST or BLOCK_SHA256 request. */
 void digest_reader_submit(struct digest_reader *reader, struct block_io *io);
-/* Any write makes kept leaf digests of its range void: drivers call it for WRITE, ZERO and RESIZE. */
+/*
+ * Any write makes kept leaf digests of its range void: drivers call it for WRITE, ZERO and RESIZE, both when they
+ * are submitted and when they end, for what was read in between may be old or new.
+ */
 void digest_reader_forget(struct digest_reader *reader, uint64_t offset, uint64_t length);

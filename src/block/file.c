@@ -110,6 +110,13 @@ static void submit_piece(struct file *file, struct block_io *io)
 	ring_submit(file->block.ring, op);
 }
 
+static void data_done(struct block_io *io, int res)
+{
+	if (io->op == BLOCK_WRITE)
+		digest_reader_forget(to_file(io->block)->digest_reader, io->offset, io->length);
+	block_complete(io, res);
+}
+
 static void piece_done(struct ring_op *op, int res)
 {
 	struct block_io *io = container_of(op, struct block_io, ring_op);
@@ -120,14 +127,14 @@ static void piece_done(struct ring_op *op, int res)
 		res = io->op == BLOCK_READ ? -EIO
 		                           : -ENOSPC; /* the file became shorter; the device took nothing */
 	if (res < 0) {
-		block_complete(io, res);
+		data_done(io, res);
 		return;
 	}
 	io->driver_u64[0] += (uint64_t)res;
 	if (io->driver_u64[0] < io->length)
 		submit_piece(to_file(io->block), io);
 	else
-		block_complete(io, 0);
+		data_done(io, 0);
 }
 
 static void submit_data(struct file *file, struct block_io *io)

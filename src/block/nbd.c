@@ -207,6 +207,8 @@ static void io_finish(struct nbd_volume *volume, struct block_io *io)
 		    (struct extent){.offset = io->offset, .length = io->length, .kind = EXTENT_DATA};
 		res = 1;
 	}
+	if (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO)
+		digest_reader_forget(volume->digests, io->offset, io->length);
 	block_complete(io, res);
 }
 

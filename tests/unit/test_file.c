@@ -167,6 +167,64 @@ static void test_fresh_reads(void **state)
 	}
 }
 
+struct one {
+	struct block_io io;
+	unsigned *left;
+};
+
+static void one_done(struct block_io *io, int res)
+{
+	assert_int_equal(res, 0);
+	(*((struct one *)io)->left)--;
+}
+
+/* Leaves that were read while a write was under way, and so may be older than it, are not kept. */
+static void test_digest_beside_write(void **state)
+{
+	static const enum block_op ops[] = {BLOCK_WRITE, BLOCK_ZERO};
+	const struct digest_key key = {{3}};
+	uint8_t *old = aligned_alloc(4096, MIB), *data = aligned_alloc(4096, MIB);
+	uint8_t digests[2][DIGEST_BYTES], leaves[DIGEST_CHUNK / DIGEST_LEAF][DIGEST_BYTES];
+	struct digest *digest;
+
+	assert_int_equal(digest_new(&digest, &key, NULL), 0);
+	memset(old, 1, MIB);
+	for (unsigned i = 0; i < 40; i++) {
+		enum block_op op = ops[i % 2];
+		unsigned left = 2;
+		struct one ask = {.left = &left}, write = {.left = &left};
+		struct world world;
+
+		memset(data, op == BLOCK_ZERO ? 0 : 2, MIB);
+		world_init(&world);
+		world.options =
+		    (struct block_open_options){.write = true, .create = true, .create_size = MIB};
+		world_must_open(&world);
+		assert_int_equal(io(&world, BLOCK_WRITE, 0, MIB, old), 0);
+		ask.io = (struct block_io){.op = BLOCK_DIGEST,
+		    .length = MIB,
+		    .granularity = DIGEST_CHUNK,
+		    .key = &key,
+		    .buf = digests[0],
+		    .done = one_done};
+		write.io = (struct block_io){.op = op, .length = MIB, .buf = data, .done = one_done};
+		block_submit(world.block, &write.io);
+		block_submit(world.block, &ask.io);
+		while (left > 0)
+			assert_int_equal(world.ring->ops->step(world.ring), 0);
+		ask.io.done = NULL;
+		ask.io.buf = digests[1];
+		assert_int_equal(block_wait(world.block, &ask.io), 0);
+		digest_leaves(digest, data, MIB, leaves[0]);
+		digest_fold(digest, leaves[0], DIGEST_CHUNK / DIGEST_LEAF, DIGEST_CHUNK, digests[0]);
+		assert_memory_equal(digests[0], digests[1], DIGEST_BYTES);
+		world_done(&world);
+	}
+	digest_free(digest);
+	free(old);
+	free(data);
+}
+
 static uint64_t blocks_of(const char *path)
 {
 	struct stat stat_now;
@@ -270,6 +328,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stale_cache_of_device),
 	    cmocka_unit_test(test_fresh_reads),
+	    cmocka_unit_test(test_digest_beside_write),
 	    cmocka_unit_test(test_zero_unaligned_on_device),
 	    cmocka_unit_test(test_zero_by_hand),
 	};
