@@ -67,7 +67,7 @@ struct block_info {
 	bool created;   /* this open made the file */
 	bool stream;    /* not addressable: requests come in order of offset */
 	bool remote;    /* a network lies between: digests are cheaper than data */
-	bool resizable; /* an image file */
+	bool resizable; /* an image file, also when it was opened for reading */
 };
 
 /*

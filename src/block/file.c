@@ -207,7 +207,7 @@ static int resize(struct file *file, uint64_t size)
 {
 	struct block_info *info = &file->block.info;
 
-	if (!info->resizable)
+	if (!info->resizable || !info->writable)
 		return size == info->size ? 0 : -EOPNOTSUPP;
 	if (ftruncate(file->options.fd, (off_t)size) < 0)
 		return -errno;

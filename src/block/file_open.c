@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,19 +116,20 @@ static int measure_device(int fd, struct block_info *info, struct error *error)
 	return 0;
 }
 
-static int measure_file(int fd, const struct stat *stat, const struct block_open_options *options,
-    struct block_info *info, struct error *error)
+static int measure_file(int fd, struct block_info *info, struct error *error)
 {
-	info->size = (uint64_t)stat->st_size;
+	struct stat file, named;
+
+	if (fstat(fd, &file) < 0)
+		return error_set(
+		    error, -errno, "cannot learn the size of %s: %s", info->name, strerror(errno));
+	/* A file without any name may still be named by its descriptor, as /dev/fd/3. */
+	if (info->writable && file.st_nlink == 0 && (stat(info->name, &named) < 0 || named.st_nlink > 0))
+		return error_set(error, -ESTALE,
+		    "cannot write to %s: it was removed while it was opened; try again", info->name);
+	info->size = (uint64_t)file.st_size;
 	info->sector_size = 1;
-	info->resizable = info->writable;
-	if (!info->created)
-		return 0;
-	if (ftruncate(fd, (off_t)options->create_size) < 0)
-		return error_set(error, -errno, "cannot make %s %llu bytes long: %s", info->name,
-		    (unsigned long long)options->create_size, strerror(errno));
-	info->size = options->create_size;
-	info->zeroed = true;
+	info->resizable = true;
 	return 0;
 }
 
@@ -146,41 +148,90 @@ static uint32_t direct_alignment(int fd, const struct block_info *info)
 	return align;
 }
 
-static int measure(struct file_options *file, const struct block_open_options *options, struct error *error)
+/* The folder that an open file lies in, and its name there. Returns a descriptor or -errno. */
+static int open_folder(int fd, char *ret_name, size_t size)
 {
-	struct block_info *info = &file->info;
+	char link[64], path[PATH_MAX + 1], *slash;
+	ssize_t length;
+	int folder;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	length = readlink(link, path, PATH_MAX);
+	if (length < 0)
+		return -errno;
+	path[length] = '\0';
+	slash = strrchr(path, '/');
+	if (!slash || strlen(slash + 1) >= size)
+		return -ENAMETOOLONG;
+	memcpy(ret_name, slash + 1, strlen(slash + 1) + 1);
+	slash[slash == path] = '\0';
+	folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return folder < 0 ? -errno : folder;
+}
+
+/* A new file is as long as asked, and its name on stable storage: a flush of the file is not one of the folder. */
+static int make_file(int fd, uint64_t size, struct block_info *info, struct error *error)
+{
+	char name[NAME_MAX + 1];
+	_cleanup_(cleanup_close) int folder = -1;
+
+	if (ftruncate(fd, (off_t)size) < 0)
+		return error_set(error, -errno, "cannot make %s %llu bytes long: %s", info->name,
+		    (unsigned long long)size, strerror(errno));
+	folder = open_folder(fd, name, sizeof(name));
+	/* Not all file systems can, and not every folder may be read. */
+	if (folder >= 0 && fsync(folder) < 0 && (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+		return error_set(error, -errno, "cannot make %s: its folder cannot be written: %s",
+		    info->name, strerror(errno));
+	info->size = size;
+	info->zeroed = true;
+	return 0;
+}
+
+/* Takes back the file that this open made, while it still holds the lock: nobody else can be using it. */
+static void remove_made(int fd)
+{
+	char name[NAME_MAX + 1];
+	_cleanup_(cleanup_close) int folder = open_folder(fd, name, sizeof(name));
+	struct stat made, there;
+
+	if (folder >= 0 && fstat(fd, &made) == 0 && fstatat(folder, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    made.st_dev == there.st_dev && made.st_ino == there.st_ino)
+		(void)unlinkat(folder, name, 0);
+}
+
+/* What it is, and that it is ours. Only then it is measured: another run may just have resized it. */
+static int claim(struct file_options *file, const struct block_open_options *options, struct error *error)
+{
+	const char *name = file->info.name;
 	struct stat stat;
+	int res = 0;
 
 	if (fstat(file->fd, &stat) < 0)
-		return error_set(error, -errno, "cannot open %s: %s", info->name, strerror(errno));
-	if (S_ISBLK(stat.st_mode)) {
-		file->device = true;
-		int res = claim_device(&file->fd, info->name, options, error);
-
-		return res < 0 ? res : measure_device(file->fd, info, error);
-	}
-	if (S_ISREG(stat.st_mode))
-		return measure_file(file->fd, &stat, options, info, error);
-	return error_set(
-	    error, -ENOTBLK, "cannot use %s: it is neither a file nor a block device", info->name);
+		return error_set(error, -errno, "cannot open %s: %s", name, strerror(errno));
+	file->device = S_ISBLK(stat.st_mode);
+	if (file->device)
+		res = claim_device(&file->fd, name, options, error);
+	else if (!S_ISREG(stat.st_mode))
+		return error_set(
+		    error, -ENOTBLK, "cannot use %s: it is neither a file nor a block device", name);
+	if (res == 0 && options->write)
+		res = inspect_lock(file->fd, name, error);
+	return res;
 }
 
 static int prepare(struct file_options *file, const struct block_open_options *options, struct error *error)
 {
 	struct block_info *info = &file->info;
-	int res = measure(file, options, error);
+	int res = file->device ? measure_device(file->fd, info, error) : measure_file(file->fd, info, error);
 
+	if (res == 0 && info->created)
+		res = make_file(file->fd, options->create_size, info, error);
 	if (res < 0)
 		return res;
-	if (options->write) {
-		res = inspect_lock(file->fd, info->name, error);
-		if (res < 0)
-			return res;
-	} else if (!file->device) {
-		/* Holes are told from what is on disk: bring it there first. A read-only file system may
-		 * refuse. */
+	/* Holes are told from what is on disk: bring it there first. A read-only file system may refuse. */
+	if (!options->write && !file->device)
 		(void)fdatasync(file->fd);
-	}
 	file->direct_align = direct_alignment(file->fd, info);
 	/* A device's page cache may be older than the device: what a mounted file system writes passes it by. */
 	file->cached_reads = options->cache == CACHE_AUTO && !file->device;
@@ -202,9 +253,14 @@ int file_open(struct block **ret, struct ring *ring, const char *path, const str
 	file.fd = open_or_create(path, policy, options, &file.info.created, error);
 	if (file.fd < 0)
 		return file.fd;
-	res = prepare(&file, options, error);
-	if (res == 0)
-		return file_new(ret, ring, &file, error);
+	res = claim(&file, options, error);
+	if (res == 0) {
+		res = prepare(&file, options, error);
+		if (res == 0)
+			return file_new(ret, ring, &file, error);
+		if (file.info.created)
+			remove_made(file.fd);
+	}
 	cleanup_close(&file.fd);
 	return res;
 }

@@ -309,6 +309,51 @@ static void test_zero_by_hand(void **state)
 	run("umount %s/ram", folder);
 }
 
+/* A dry run judges by the same facts as the real one, and still cannot write. */
+static void test_file_opened_for_reading(void **state)
+{
+	uint8_t byte = 1;
+	struct world world;
+
+	world_init(&world);
+	run("truncate -s 5000 %s", world.path);
+	world_must_open(&world);
+	assert_true(block_info(world.block)->resizable && !block_info(world.block)->writable);
+	assert_int_equal(io(&world, BLOCK_RESIZE, 0, 1, NULL), -EROFS);
+	assert_int_equal(io(&world, BLOCK_WRITE, 5000, 1, &byte), -EROFS);
+	assert_int_equal(io(&world, BLOCK_READ, 5000, 1, &byte), -EINVAL);
+	assert_int_equal(block_info(world.block)->size, 5000);
+	world_done(&world);
+}
+
+static void test_failed_open_leaves_no_file(void **state)
+{
+	struct world world;
+
+	world_init(&world);
+	world.options =
+	    (struct block_open_options){.write = true, .create = true, .create_size = (uint64_t)INT64_MAX};
+	assert_int_equal(world_open(&world), -EFBIG);
+	assert_int_equal(access(world.path, F_OK), -1);
+	/* One that was there stays. */
+	world.options.create_size = 7000;
+	world_must_open(&world);
+	assert_true(block_info(world.block)->created && block_info(world.block)->zeroed);
+	assert_int_equal(block_info(world.block)->size, 7000);
+	world.block = block_free(world.block);
+	run("truncate -s 6000 %s", world.path);
+	world_must_open(&world);
+	assert_false(block_info(world.block)->created || block_info(world.block)->zeroed);
+	assert_int_equal(block_info(world.block)->size, 6000);
+	/* Nor does a second writer, who is refused, take it away. */
+	struct block *first = world.block;
+
+	assert_int_equal(world_open(&world), -EALREADY);
+	assert_int_equal(access(world.path, F_OK), 0);
+	world.block = first;
+	world_done(&world);
+}
+
 static int make_folder(void **state)
 {
 	snprintf(folder, sizeof(folder), "/var/tmp/blkmove-file-XXXXXX");
@@ -329,6 +374,8 @@ int main(void)
 	    cmocka_unit_test(test_stale_cache_of_device),
 	    cmocka_unit_test(test_fresh_reads),
 	    cmocka_unit_test(test_digest_beside_write),
+	    cmocka_unit_test(test_file_opened_for_reading),
+	    cmocka_unit_test(test_failed_open_leaves_no_file),
 	    cmocka_unit_test(test_zero_unaligned_on_device),
 	    cmocka_unit_test(test_zero_by_hand),
 	};
