@@ -52,6 +52,8 @@ class Cgroup:
         return int((self.path / "cpu.stat").read_text().split()[1]) / 1e6
 
     def remove(self):
+        """An interrupted run leaves processes behind."""
+        (self.path / "cgroup.kill").write_text("1")
         for _ in range(100):
             try:
                 self.path.rmdir()
