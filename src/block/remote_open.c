@@ -70,7 +70,11 @@ static int call(
 		return res;
 	remote->call = call;
 	remote->progress_ns = ring_now_ns(remote->block.ring);
+	/* Opening writes out what the page cache holds of an image, and devices may be slow to tell of themselves:
+	 * the agent answers nothing meanwhile. That its process ended is still heard at once. */
+	session_set_patient(remote->session, true);
 	res = ring_run_until(remote->block.ring, &call->done);
+	session_set_patient(remote->session, false);
 	remote->call = NULL;
 	if (res < 0)
 		return error_set(error, res, "the event loop failed: %s", strerror(-res));

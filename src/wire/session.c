@@ -19,6 +19,7 @@
 
 #define TIMEOUT_MS_DEFAULT 30000u
 #define FAREWELL_NS        1000000000ull
+#define PATIENT_TIMES      10u
 #define PINGS_MAX          1000u /* between two ticks of the timer */
 
 void session_maybe_closed(struct session *session)
@@ -217,9 +218,14 @@ int session_housekeeping(
 	}
 }
 
+static uint64_t silence_ns(const struct session *session)
+{
+	return session->timeout_ns * (session->patient ? PATIENT_TIMES : 1);
+}
+
 static uint64_t next_deadline_ns(const struct session *session)
 {
-	uint64_t next_ns = session->heard_ns + session->timeout_ns;
+	uint64_t next_ns = session->heard_ns + silence_ns(session);
 
 	if (session->end_ns)
 		return session->end_ns;
@@ -269,9 +275,9 @@ static void beat(struct session *session, uint64_t now_ns)
 		return;
 	else if (!session->greeted && now_ns >= next_deadline_ns(session))
 		not_greeted(session);
-	else if (session->greeted && now_ns >= session->heard_ns + session->timeout_ns)
+	else if (session->greeted && now_ns >= session->heard_ns + silence_ns(session))
 		session_broke(session, -ENOTCONN, "no answer for %llu s",
-		    (unsigned long long)(session->timeout_ns / 1000000000));
+		    (unsigned long long)(silence_ns(session) / 1000000000));
 	else if (session->options.tick && session->options.tick(session->options.data, &error) < 0)
 		session_break(session, &error);
 	else if (session->greeted && now_ns >= session->heard_ns + session->timeout_ns / 3)
@@ -376,6 +382,11 @@ int session_error(const struct session *session, struct error *error)
 bool session_ended(const struct session *session)
 {
 	return session->ended;
+}
+
+void session_set_patient(struct session *session, bool patient)
+{
+	session->patient = patient;
 }
 
 bool session_greeted(const struct session *session)

@@ -89,6 +89,8 @@ int session_error(const struct session *session, struct error *error);
 /* The peer ended it in good order, between two frames. */
 bool session_ended(const struct session *session);
 bool session_greeted(const struct session *session);
+/* While set, ten times as much silence is borne: the peer is at something that it cannot interrupt. */
+void session_set_patient(struct session *session, bool patient);
 struct ring *session_ring(const struct session *session);
 
 /*

@@ -60,6 +60,7 @@ struct session {
 	/* time */
 	struct ring_op timer;
 	uint64_t start_ns, heard_ns;
+	bool patient;    /* the peer may be silent for longer */
 	uint64_t end_ns; /* 0, or when to break with `error` at the latest */
 	struct session_send ping, pong;
 	bool pinging, ponging; /* queued or being sent */

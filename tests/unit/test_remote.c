@@ -7,8 +7,11 @@
 #include "filter/fault.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -537,6 +540,81 @@ static void test_handshake_deadline(void **state)
 	wire_done(&wire);
 }
 
+static int open_slowly(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
+    bool create, uint64_t create_size, int cache, bool force_held, struct error *error)
+{
+	struct wire *wire = data;
+
+	usleep(wire->slow_us);
+	if (wire->slow_dies)
+		_exit(0);
+	return wire_open(data, ret, ring, path, write, create, create_size, cache, force_held, error);
+}
+
+/* An agent in a process of its own, that answers nothing while it opens. */
+static pid_t serve_slowly(struct wire *wire)
+{
+	struct agent_server_options options = {.fd_in = wire->fds[1],
+	    .fd_out = wire->fds[1],
+	    .timeout_ms = 5000,
+	    .open = open_slowly,
+	    .open_data = wire};
+	pid_t child = fork();
+
+	if (child != 0) {
+		close(wire->fds[1]);
+		return child;
+	}
+	close(wire->fds[0]);
+	if (ring_new(&wire->ring, 256, NULL) < 0 ||
+	    agent_server_new(&wire->server, wire->ring, &options, NULL) < 0)
+		_exit(1);
+	agent_server_start(wire->server, wire_served, wire);
+	ring_run_until(wire->ring, &wire->server_done);
+	_exit(0);
+}
+
+/* To open may take long: an image is brought to disk, a device is slow to wake. */
+static void test_agent_is_slow_to_open(void **state)
+{
+	static const struct {
+		unsigned slow_us;
+		bool dies;
+		int res;
+		const char *words;
+	} rows[] = {
+	    {500000, false, 0, NULL},
+	    {10000, true, -ENOTCONN, ""},
+	    {3000000, false, -ENOTCONN, "no answer for"},
+	};
+
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct block_open_options options = {.link.timeout_ms = 100};
+		struct error error = {0};
+		struct wire wire;
+		pid_t child;
+
+		wire_init(&wire, 0, NULL);
+		wire.slow_us = rows[i].slow_us;
+		wire.slow_dies = rows[i].dies;
+		child = serve_slowly(&wire);
+		assert_int_equal(wire_connect(&wire, &options, &error), rows[i].res);
+		if (rows[i].words && !strstr(error.text, rows[i].words))
+			fail_msg("%s", error.text);
+		/* Afterwards silence counts as before. */
+		if (rows[i].res == 0) {
+			uint8_t byte;
+
+			kill(child, SIGSTOP);
+			assert_int_equal(wire_io(&wire, BLOCK_READ, 0, 1, &byte), -ENOTCONN);
+		}
+		wire.remote = block_free(wire.remote);
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+		ring_free(wire.ring);
+	}
+}
+
 /* The client vanishes: the server ends by itself. */
 static void test_client_gone(void **state)
 {
@@ -568,6 +646,7 @@ int main(void)
 	    cmocka_unit_test(test_keepalive),
 	    cmocka_unit_test(test_server_freed),
 	    cmocka_unit_test(test_handshake_deadline),
+	    cmocka_unit_test(test_agent_is_slow_to_open),
 	    cmocka_unit_test(test_client_gone),
 	};
 

@@ -28,6 +28,8 @@ struct wire {
 	/* what an OPEN gets */
 	uint64_t size;
 	struct memory_options memory;
+	unsigned slow_us; /* test_remote.c's slow agent */
+	bool slow_dies;
 	int open_res;                                                /* or this error */
 	struct block *(*wrap)(struct block *take_below, void *data); /* a filter over the memory, or NULL */
 	void *wrap_data;
