@@ -15,7 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TICK_NS 100000000u
+#define TICK_NS    100000000u
+#define GIVE_UP_NS 500000000u
 
 enum option_key { KEY_OUTPUT = 'o', KEY_SHA256 = 600, KEY_KEY };
 
@@ -29,6 +30,7 @@ struct digest_run {
 	struct digest_key key;
 	struct saved_digests_writer *writer;
 	bool cancelled;
+	uint64_t give_up_ns; /* interrupted while connecting: at this time it ends; else 0 */
 	uint64_t position;
 };
 
@@ -166,6 +168,8 @@ static void tick(void *data)
 
 	if (run->block)
 		report_tick(run->report, &progress, ring_now_ns(run->ring));
+	else if (run->give_up_ns && ring_now_ns(run->ring) >= run->give_up_ns)
+		_exit(JOB_INTERRUPTED);
 }
 
 static void got_signal(void *data, int number)
@@ -177,10 +181,17 @@ static void got_signal(void *data, int number)
 		report_status(run->report, &progress);
 		return;
 	}
+	if (run->cancelled)
+		_exit(JOB_INTERRUPTED);
 	run->cancelled = true;
-	/* What is in flight shall end soon. */
-	if (run->block)
+	if (run->block) {
+		/* What is in flight shall end soon. */
 		throttle_set_rate(run->block, 0);
+		return;
+	}
+	fputs("blkmove: interrupted while connecting\n", stderr);
+	run->give_up_ns = ring_now_ns(run->ring) + GIVE_UP_NS;
+	signals_end_children();
 }
 
 static int open_source(struct digest_run *run)
@@ -254,7 +265,9 @@ int command_digest(int argc, char **argv)
 		res = error_set(&options.error, -EIO, "cannot write to standard output");
 	tear_down(&run);
 	if (res < 0)
-		res = cli_fail(res == -ECANCELED ? JOB_INTERRUPTED : JOB_TROUBLE, &options.error);
+		res = run.give_up_ns
+		          ? JOB_INTERRUPTED
+		          : cli_fail(res == -ECANCELED ? JOB_INTERRUPTED : JOB_TROUBLE, &options.error);
 	cli_options_done(&options);
 	return res;
 }

@@ -185,6 +185,11 @@ int control_new(struct control **ret, struct ring *ring, json_t *(*answer)(void 
 	return 0;
 }
 
+const char *control_path(const struct control *control)
+{
+	return control->path;
+}
+
 static bool is_busy(const struct control *control)
 {
 	bool busy = control->accept_op.active;

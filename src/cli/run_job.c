@@ -13,9 +13,11 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define RING_ENTRIES 256u
 #define TICK_NS      100000000u
+#define GIVE_UP_NS   500000000u /* from a signal while connecting to an end that is not in good order */
 
 struct run {
 	struct cli_options *options;
@@ -26,7 +28,45 @@ struct run {
 	struct control *control;
 	struct ticker ticker;
 	bool interrupted;
+	uint64_t give_up_ns; /* interrupted while connecting: at this time it ends; else 0 */
 };
+
+static bool keeps_journal(const struct cli_options *options)
+{
+	return !options->no_journal && options->source.kind != ENDPOINT_STREAM &&
+	       options->target.kind != ENDPOINT_STREAM;
+}
+
+static int set_interrupted(const struct run *run, struct error *error)
+{
+	const struct cli_options *options = run->options;
+	struct job_progress progress;
+
+	job_progress(run->job, &progress);
+	if (options->job.kind == JOB_VERIFY || options->job.dry_run)
+		return error_set(error, -ECANCELED, "interrupted");
+	if (run->give_up_ns && progress.retries == 0 && progress.sent + progress.zeroed == 0)
+		return error_set(error, -ECANCELED, "interrupted while connecting; nothing was written");
+	return error_set(error, -ECANCELED,
+	    keeps_journal(options) ? "interrupted; the target is not usable yet, but the journal holds what "
+	                             "was done: go on with --resume"
+	                           : "interrupted; the target is not usable: run it again");
+}
+
+/* Without waiting for anything. The journal holds what is safe. */
+static _Noreturn void end_at_once(struct run *run)
+{
+	struct job_progress progress;
+	struct error error;
+
+	set_interrupted(run, &error);
+	job_progress(run->job, &progress);
+	report_end(run->report, &progress, run->job, JOB_INTERRUPTED, &error);
+	signals_end_children();
+	if (run->control)
+		unlink(control_path(run->control));
+	_exit(JOB_INTERRUPTED);
+}
 
 static void tick(void *data)
 {
@@ -35,6 +75,8 @@ static void tick(void *data)
 
 	job_progress(run->job, &progress);
 	report_tick(run->report, &progress, ring_now_ns(run->ring));
+	if (run->give_up_ns && progress.state == JOB_OPENING && ring_now_ns(run->ring) >= run->give_up_ns)
+		end_at_once(run);
 }
 
 static void got_signal(void *data, int number)
@@ -42,17 +84,21 @@ static void got_signal(void *data, int number)
 	struct run *run = data;
 	struct job_progress progress;
 
+	job_progress(run->job, &progress);
 	if (number == SIGUSR1) {
-		job_progress(run->job, &progress);
 		report_status(run->report, &progress);
 		return;
 	}
-	/* A second one: whoever asks twice does not want to wait for the last flush. The journal holds what
-	 * is safe. */
 	if (run->interrupted)
-		_exit(JOB_INTERRUPTED);
+		end_at_once(run);
 	run->interrupted = true;
-	report_warning(run->report, "interrupted: finishing what is in flight; once more to end at once");
+	if (progress.state == JOB_OPENING) {
+		run->give_up_ns = ring_now_ns(run->ring) + GIVE_UP_NS;
+		signals_end_children();
+	} else if (progress.state != JOB_WAITING) {
+		report_warning(
+		    run->report, "interrupted: finishing what is in flight; once more to end at once");
+	}
 	job_cancel(run->job);
 }
 
@@ -147,6 +193,8 @@ static int set_up(struct run *run, const char *verb, struct error *error)
 	/* A run that cannot be controlled is still a run. */
 	if (res == 0 && control_new(&run->control, run->ring, answer, run, &ignored) < 0)
 		run->control = NULL;
+	if (run->control)
+		signals_last_resort(control_path(run->control));
 	if (res == 0)
 		ticker_start(&run->ticker, run->ring, TICK_NS, tick, run);
 	return res;
@@ -173,6 +221,11 @@ int cli_run_job(struct cli_options *options, const char *verb)
 		cli_fail(result, &error);
 	} else {
 		result = job_run(run.job, &error);
+		/* What broke because it was told to. */
+		if (run.give_up_ns && (result == JOB_TROUBLE || result == JOB_LINK_LOST)) {
+			set_interrupted(&run, &error);
+			result = JOB_INTERRUPTED;
+		}
 		job_progress(run.job, &progress);
 		write_bad_ranges(&run);
 		report_end(run.report, &progress, run.job, result, &error);

@@ -3,16 +3,21 @@
 #include "cli/signals.h"
 
 #include "base/cleanup.h"
+#include "cli/cli.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const int watched[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 
 /* A handler can reach nothing else. */
 static int handler_fd = -1;
+static const char *last_resort;
+static volatile sig_atomic_t unheard; /* signals to end that the loop has not taken */
 
 struct signals {
 	struct ring *ring;
@@ -23,11 +28,24 @@ struct signals {
 	void *data;
 };
 
+/* In a handler: only what is safe there. */
+static _Noreturn void end_at_once(void)
+{
+	static const char words[] = "blkmove: interrupted\n";
+
+	if (last_resort)
+		unlink(last_resort);
+	(void)!write(STDERR_FILENO, words, sizeof(words) - 1);
+	_exit(JOB_INTERRUPTED);
+}
+
 static void handler(int number)
 {
 	unsigned char byte = (unsigned char)number;
 	int saved = errno;
 
+	if (number != SIGUSR1 && unheard++)
+		end_at_once();
 	if (write(handler_fd, &byte, 1) < 0) {
 		/* The pipe is full of earlier signals: they suffice. */
 	}
@@ -50,6 +68,7 @@ static void arrived(struct ring_op *op, int res)
 
 	if (res == -ECANCELED)
 		return;
+	unheard = 0;
 	if (res == 1)
 		signals->got(signals->data, signals->number);
 	listen_again(signals);
@@ -86,6 +105,7 @@ struct signals *signals_free(struct signals *signals)
 	for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++)
 		signal(watched[i], SIG_DFL);
 	handler_fd = -1;
+	last_resort = NULL;
 	ring_cancel(signals->ring, &signals->op);
 	while (signals->op.active && signals->ring->ops->step(signals->ring) == 0)
 		;
@@ -93,4 +113,23 @@ struct signals *signals_free(struct signals *signals)
 	cleanup_close(&signals->fds[1]);
 	free(signals);
 	return NULL;
+}
+
+void signals_last_resort(const char *path)
+{
+	last_resort = path;
+}
+
+void signals_end_children(void)
+{
+	char path[64];
+	FILE *children;
+	int pid;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+	children = fopen(path, "re");
+	while (children && fscanf(children, "%d", &pid) == 1)
+		kill(getpgid(pid) == pid ? -pid : pid, SIGTERM);
+	if (children)
+		fclose(children);
 }

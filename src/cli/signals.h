@@ -11,3 +11,10 @@ struct signals;
 int signals_new(struct signals **ret, struct ring *ring, void (*got)(void *data, int signal), void *data,
     struct error *error);
 struct signals *signals_free(struct signals *signals);
+/*
+ * While the loop does not run, a first signal waits; a second one then removes this file (a string that stays) and ends
+ * the program with JOB_INTERRUPTED. NULL: removes nothing.
+ */
+void signals_last_resort(const char *path);
+/* Ends what this program has started (ssh, captive servers), so that opening a volume through it fails soon. */
+void signals_end_children(void);

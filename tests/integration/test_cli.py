@@ -76,3 +76,75 @@ def test_options_that_would_do_nothing_are_refused(words, program, source):
 
 def test_verify_offers_no_read_holes(program, source):
     assert "--read-holes" in program("verify", "--read-holes", source, source, code=TROUBLE).err
+
+
+# A signal while it connects.
+
+def sockets(program):
+    return list((program.folder / "run").glob("*.sock"))
+
+
+def silent_port():
+    """Takes connections and says nothing."""
+    server = socket.create_server(("127.0.0.1", 0))
+    return server, server.getsockname()[1]
+
+
+def interrupt(program, running, number=signal.SIGINT):
+    wait_until(lambda: sockets(program), "the control socket")
+    time.sleep(0.3)
+    begun = time.monotonic()
+    running.kill(number)
+    done = running.end(INTERRUPTED, timeout_s=10)
+    assert time.monotonic() - begun < 3, str(done)
+    assert sockets(program) == [] and "once more" not in done.err, str(done)
+    return done
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+@pytest.mark.parametrize("kind", ["ssh", "nbd", "captive"])
+def test_one_signal_is_enough_while_connecting(kind, role, program, source, folder):
+    listener, port = silent_port()
+    ssh = folder / "silent-ssh"
+    ssh.write_text("#!/bin/sh\n[ \"$1\" = -G ] || exec sleep 1000\n")
+    ssh.chmod(0o755)
+    far = {"ssh": [f"--ssh={ssh}", f"far:{folder}/x"], "nbd": [f"nbd://127.0.0.1:{port}"], "captive": ["[", "sleep", "1001", "]"]}[kind]
+    folders = set(pathlib.Path("/tmp").glob("blkmove-??????"))
+    words = ["copy", *far, folder / "new"] if role == "source" else ["copy", source, *far]
+    done = interrupt(program, program.start(*words))
+    assert "nothing was written" in done.err, str(done)
+    assert not (folder / "new").exists()
+    if kind == "captive":
+        assert set(pathlib.Path("/tmp").glob("blkmove-??????")) <= folders
+    listener.close()
+
+
+def test_one_signal_is_enough_for_digest(program):
+    listener, port = silent_port()
+    running = program.start("digest", f"nbd://127.0.0.1:{port}")
+    time.sleep(0.5)
+    running.kill(signal.SIGTERM)
+    assert "interrupted" in running.end(INTERRUPTED, timeout_s=5).err
+    listener.close()
+
+
+def test_one_signal_is_enough_while_it_waits_for_a_link(program, source, servers, folder):
+    Image(bytes(source.stat().st_size)).write(folder / "target")
+    server = servers.nbdkit("file", folder / "target")
+    running = program.start("copy", "--rate=1M", source, server.uri)
+    program.wait_for_position(running, MIB // 2)
+    server.process.kill()
+    running.wait_for_words("trying again in 2")
+    assert "--resume" in interrupt(program, running).err
+
+
+def test_two_signals_end_at_once(program, source, folder):
+    running = program.start("copy", "--rate=64k", source, folder / "target")
+    wait_until(lambda: program.status(running), "an answer")
+    program("pause", running.pid)
+    running.kill(signal.SIGSTOP)
+    running.kill(signal.SIGINT)
+    running.kill(signal.SIGTERM)
+    running.kill(signal.SIGCONT)
+    running.end(INTERRUPTED, timeout_s=5)
+    assert sockets(program) == []
