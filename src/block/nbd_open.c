@@ -122,7 +122,7 @@ static int connect_more(struct nbd_volume *volume, uint64_t first_took_ms)
 
 	if (nbd_can_multi_conn(volume->connections[0].handle) != 1)
 		return 0;
-	volume->connections_count = (unsigned)min_u64(wanted, NBD_CONNECTIONS_MAX);
+	volume->connections_count = wanted;
 	for (unsigned i = 1; i < volume->connections_count; i++)
 		nbd_connection_start(&volume->connections[i]);
 	res = wait_for_handshakes(volume, max_u64(MORE_MS, 3 * first_took_ms));
@@ -336,6 +336,12 @@ int nbd_open(struct block **ret, struct ring *ring, const struct endpoint *endpo
 
 	if (!volume)
 		return error_set(error, -ENOMEM, "cannot open %s: out of memory", endpoint->name);
+	if (options->link.nbd_connections > NBD_CONNECTIONS_MAX) {
+		free(volume);
+		return error_set(error, -EINVAL,
+		    "cannot open %s by %u connections: at most %u are possible; ask for fewer",
+		    endpoint->name, options->link.nbd_connections, NBD_CONNECTIONS_MAX);
+	}
 	init_volume(volume, ring, endpoint, options);
 	if (endpoint->kind == ENDPOINT_CAPTIVE)
 		res = captive_start(&volume->captive, endpoint->argv, error);

@@ -14,8 +14,7 @@
 
 #include <libnbd.h>
 
-#define NBD_CONNECTIONS_MAX 16
-#define NBD_PARTS           32 /* commands in flight on each connection */
+#define NBD_PARTS 32 /* commands in flight on each connection */
 
 struct nbd_volume;
 struct nbd_dial;

@@ -14,6 +14,8 @@ enum cache_mode {
 
 enum compress_mode { COMPRESS_AUTO, COMPRESS_NONE, COMPRESS_ZSTD };
 
+#define NBD_CONNECTIONS_MAX 64u
+
 /* How the far side is reached. Strings are borrowed until block_free(). */
 struct link_options {
 	const char *const *ssh_options; /* further words for ssh, NULL at the end; or NULL */
@@ -22,7 +24,7 @@ struct link_options {
 	enum compress_mode compress;
 	int compress_level;       /* zstd's; 0: 1 */
 	unsigned timeout_ms;      /* connecting, and the longest silence of a live link; 0: 30,000 */
-	unsigned nbd_connections; /* 0: 4 where the server allows several */
+	unsigned nbd_connections; /* at most NBD_CONNECTIONS_MAX; 0: 4 where the server allows several */
 	const char *tls_certificates, *tls_psk_file,
 	    *tls_username; /* NBD, beside what the URI says; or NULL */
 	bool tls_insecure; /* NBD: does not verify the server's certificate */

@@ -333,9 +333,20 @@ static void test_connections_are_as_the_server_allows(void **state)
 	check_connections("", 0, 4);
 	check_connections("", 1, 1);
 	check_connections("", 7, 7);
-	check_connections("", 1000, 16);
+	check_connections("", 33, 33);
 	check_connections("--filter=multi-conn", 0, 4);
 	check_connections("--filter=noparallel --filter=multi-conn -t 1", 0, 4);
+}
+
+static void test_too_many_connections_are_refused(void **state)
+{
+	struct world world;
+
+	world_init(&world);
+	world.options.link.nbd_connections = NBD_CONNECTIONS_MAX + 1;
+	assert_int_equal(world_try(&world, "nbd://127.0.0.1:1/"), -EINVAL);
+	assert_non_null(strstr(world.error.text, "at most 64"));
+	world_done(&world);
 }
 
 static void test_without_multi_conn_there_is_one_connection(void **state)
@@ -435,6 +446,7 @@ int main(void)
 	    cmocka_unit_test(test_h30_errors_of_the_server_are_errors),
 	    cmocka_unit_test(test_split_request_fails_once),
 	    cmocka_unit_test(test_connections_are_as_the_server_allows),
+	    cmocka_unit_test(test_too_many_connections_are_refused),
 	    cmocka_unit_test(test_without_multi_conn_there_is_one_connection),
 	    cmocka_unit_test(test_commands_in_the_log),
 	    cmocka_unit_test(test_h21_signature_is_seen_through_nbd),
