@@ -8,9 +8,29 @@
 #include <errno.h>
 #include <string.h>
 
+#define LOOP "loop:" /* how the id of a loop device begins: "loop:FILE'S ID,off0,max0" */
+
+static bool is_loop(const char *id)
+{
+	return !strncmp(id, LOOP, strlen(LOOP));
+}
+
+/* A loop device and the file behind it share bytes wherever the device begins; two devices on one file need
+ * not. */
+static bool is_same(const char *a, const char *b)
+{
+	const char *loop = is_loop(a) ? a : b, *file = is_loop(a) ? b : a;
+	size_t length = strlen(file);
+
+	if (is_loop(a) == is_loop(b))
+		return !strcmp(a, b);
+	loop += strlen(LOOP);
+	return !strncmp(loop, file, length) && !strncmp(loop + length, ",off", strlen(",off"));
+}
+
 static int check_same(const struct preflight *p, struct error *error)
 {
-	if (!p->source_facts->id[0] || strcmp(p->source_facts->id, p->target_facts->id) ||
+	if (!p->source_facts->id[0] || !is_same(p->source_facts->id, p->target_facts->id) ||
 	    (p->allow & ALLOW_SAME))
 		return 0;
 	return error_set(error, -EPERM,
