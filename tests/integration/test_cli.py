@@ -148,3 +148,72 @@ def test_two_signals_end_at_once(program, source, folder):
     running.kill(signal.SIGCONT)
     running.end(INTERRUPTED, timeout_s=5)
     assert sockets(program) == []
+
+
+# The run folder.
+
+@pytest.mark.parametrize("how", ["mode", "owner", "link", "file"])
+def test_a_run_folder_of_others_is_not_used(how, program, source, folder):
+    place = folder / "place"
+    if how == "file":
+        place.write_text("")
+    elif how == "link":
+        (folder / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(folder / "elsewhere")
+    else:
+        place.mkdir(mode=0o700)
+        place.chmod(0o750 if how == "mode" else 0o700)
+    if how == "owner":
+        if os.geteuid() != 0:
+            pytest.skip("only root gives folders away")
+        os.chown(place, 65534, 65534)
+    env = {"BLKMOVE_RUN_DIR": str(place)}
+    done = program("copy", source, folder / "target", env=env)
+    assert done.err.count(f"{place} is not a folder of this user") == 1, str(done)
+    assert how == "file" or list(place.iterdir()) == []
+    assert "not a folder" in program("status", env=env, code=TROUBLE).err
+
+
+def test_a_run_folder_is_made_private(program, source, folder):
+    assert program("status").out == b""
+    program("copy", "--quiet", source, folder / "target", prefix=["sh", "-c", "umask 0; exec \"$@\"", "-"])
+    assert (folder / "run").stat().st_mode & 0o7777 == 0o700
+
+
+# The completion of process ids.
+
+def test_the_completion_finds_runs_where_they_are(folder):
+    script = pathlib.Path(__file__).resolve().parents[2] / "completions/blkmove"
+    (folder / "blkmove").mkdir()
+    for name, env in ((folder / "7.sock", {"BLKMOVE_RUN_DIR": folder}), (folder / "blkmove/8.sock", {"XDG_RUNTIME_DIR": folder})):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(name))
+        # EUID cannot be set in bash: the function is told another.
+        text = script.read_text().replace("$EUID", "1000")
+        done = subprocess.run(["bash", "-c", f"{text}\n_blkmove_pids"], capture_output=True, text=True,
+                              env=dict({key: str(value) for key, value in env.items()}, PATH=os.environ["PATH"]))
+        assert done.stdout.split() == [name.stem], done
+    with open(script) as file:
+        assert 'dir="/tmp/blkmove-$EUID"' in file.read()
+
+
+# Names.
+
+def test_a_name_that_is_too_long_is_refused(program, source, folder):
+    for words in ([source, f"{folder}/{'/' * 300}x"], [source, "[", "nbdkit", "file", "x" * 250, "]"], ["nbd://h/" + "x" * 300, folder / "y"]):
+        done = program("copy", *words, code=TROUBLE)
+        assert "255 are the most" in done.err, str(done)
+    assert not (folder / "y").exists()
+    link = f"{folder}/{'/' * (253 - len(str(folder)))}x"
+    assert len(link) == 255
+    program("copy", source, link)
+
+
+def test_overwrite_of_a_captive_server_as_in_the_manual(program, folder, source):
+    subprocess.run(["mkfs.ext4", "-q", folder / "disk", "8M"], check=True)
+    Image((folder / "disk").read_bytes()[::-1]).write(folder / "source")
+    server = ["[", "nbdkit", "file", str(folder / "disk"), "]"]
+    done = program("copy", folder / "source", *server, code=REFUSED)
+    hint = re.search(r"--overwrite=('[^']*')", done.err)[0]
+    subprocess.run(["sh", "-c", f"'{program.path}' copy {hint} '{folder}/source' {' '.join(server)}"], env=program.env, check=True)
+    assert first_difference((folder / "source").read_bytes(), (folder / "disk").read_bytes()) is None

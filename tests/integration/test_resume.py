@@ -159,6 +159,16 @@ def test_a_target_written_by_others_in_between_is_not_trusted_blindly(program, s
     equal(source, target)
 
 
+@pytest.mark.parametrize("over", ["file", "ssh"])
+def test_a_target_that_was_set_to_size_is_resumed(over, program, request, random, source, folder):
+    """--size-mismatch=truncate changed it in the first run; that is not a resize by others."""
+    target = noise(random, MIB).write(folder / "target")
+    options, name = ([], target) if over == "file" else (request.getfixturevalue("ssh"), f"far:{target}")
+    stop(program, "copy", *options, "--rate=4M", "--size-mismatch=truncate", source, name)
+    program("copy", *options, "--resume", source, name)
+    equal(source, target)
+
+
 # Signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
