@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/crc32c.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -218,6 +219,42 @@ static int begin(struct job *job)
 	return res;
 }
 
+/* The name was that of another volume when an earlier run wrote to it. */
+static int check_namesake(struct job *job, int folder, const char *file)
+{
+	_cleanup_(cleanup_close) int fd = openat(folder, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	char description[JOURNAL_DESCRIPTION_MAX];
+	struct journal *journal = NULL;
+	struct range_set done;
+	json_t *json = NULL;
+	int res = 0;
+
+	range_set_init(&done);
+	if (fd >= 0 && journal_load(&journal, job->ring, fd, description, &done, NULL) == 0)
+		json = json_loads(description, 0, NULL);
+	if (json && !strcmp(text_of(json, "target"), job->options.target->name) &&
+	    !strcmp(text_of(json, "source"), job->options.source->name))
+		res = check_identity(job, json);
+	json_decref(json);
+	journal_free(journal);
+	range_set_done(&done);
+	return res;
+}
+
+static int check_namesakes(struct job *job)
+{
+	DIR *folder = job->options.open_journal ? NULL : opendir(job->options.state_dir);
+	struct dirent *entry;
+	int res = 0;
+
+	while (folder && res == 0 && (entry = readdir(folder)))
+		if (strstr(entry->d_name, ".journal"))
+			res = check_namesake(job, dirfd(folder), entry->d_name);
+	if (folder)
+		closedir(folder);
+	return res;
+}
+
 int job_journal_load(struct job *job)
 {
 	int res;
@@ -225,6 +262,8 @@ int job_journal_load(struct job *job)
 	if (!has_journal(job) || !job->options.resume)
 		return 0;
 	res = load(job);
+	if (res == 0 && !job->update)
+		res = check_namesakes(job);
 	if (res < 0)
 		return res;
 	if (!job->update)
