@@ -21,10 +21,14 @@ static int dial(const char *pid, struct error *error)
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct timeval patience = {.tv_sec = PATIENCE};
 	_cleanup_(cleanup_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	char dir[80];
+	char dir[4096];
+	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
 
-	snprintf(
-	    address.sun_path, sizeof(address.sun_path), "%s/%.20s.sock", cli_run_dir(dir, sizeof(dir)), pid);
+	if (res < 0 && res != -ENOENT)
+		return res;
+	res = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%.20s.sock", dir, pid);
+	if ((size_t)res >= sizeof(address.sun_path))
+		return error_set(error, -ENAMETOOLONG, "%s is too long for a socket", dir);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return error_set(error, -errno,
 		    "no job %s answers at %s: %s; `blkmove status` lists those that run", pid,
@@ -110,20 +114,22 @@ static int status_one(const char *pid, bool json, struct error *error)
 }
 
 /* Every job that answers; a socket whose process is gone is removed. */
-static int status_all(bool json)
+static int status_all(bool json, struct error *error)
 {
-	char dir[80], path[400];
-	DIR *list = opendir(cli_run_dir(dir, sizeof(dir)));
+	char dir[4096], path[4400];
 	struct dirent *entry;
-	struct error error;
+	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
+	DIR *list = res < 0 ? NULL : opendir(dir);
 
+	if (res < 0)
+		return res == -ENOENT ? 0 : res;
 	while (list && (entry = readdir(list))) {
 		char *dot = strstr(entry->d_name, ".sock");
 
 		if (!dot || dot[5])
 			continue;
 		*dot = '\0';
-		if (status_one(entry->d_name, json, &error) == -ECONNREFUSED) {
+		if (status_one(entry->d_name, json, error) == -ECONNREFUSED) {
 			snprintf(path, sizeof(path), "%s/%s.sock", dir, entry->d_name);
 			unlink(path);
 		}
@@ -198,7 +204,7 @@ int command_control(int argc, char **argv)
 		return JOB_TROUBLE;
 	command = name + strlen("blkmove ");
 	if (is_status)
-		res = words.pid ? status_one(words.pid, words.json, &error) : status_all(words.json);
+		res = words.pid ? status_one(words.pid, words.json, &error) : status_all(words.json, &error);
 	else
 		res = order(command, &words, &error);
 	return res < 0 ? cli_fail(JOB_TROUBLE, &error) : JOB_OK;

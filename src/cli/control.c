@@ -145,12 +145,19 @@ static void wait_for_client(struct control *control)
 static int make_socket(struct control *control, struct error *error)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	char dir[90];
+	char dir[4096];
+	int res;
 
 	cli_run_dir(dir, sizeof(dir));
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return error_set(error, -errno, "cannot make %s: %s", dir, strerror(errno));
-	snprintf(control->path, sizeof(control->path), "%s/%d.sock", dir, (int)getpid());
+	res = cli_check_run_dir(dir, error);
+	if (res < 0)
+		return res;
+	res = snprintf(control->path, sizeof(control->path), "%s/%d.sock", dir, (int)getpid());
+	if ((size_t)res >= sizeof(control->path))
+		return error_set(error, -ENAMETOOLONG,
+		    "%s is too long for a socket; name another in BLKMOVE_RUN_DIR", dir);
 	memcpy(address.sun_path, control->path, sizeof(address.sun_path));
 	unlink(control->path);
 	control->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

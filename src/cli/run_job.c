@@ -176,9 +176,23 @@ static void write_bad_ranges(struct run *run)
 	report_warning(run->report, text);
 }
 
+/* A run that cannot be controlled is still a run. */
+static void make_control(struct run *run)
+{
+	struct error error;
+	char text[640];
+
+	if (control_new(&run->control, run->ring, answer, run, &error) == 0) {
+		signals_last_resort(control_path(run->control));
+		return;
+	}
+	snprintf(
+	    text, sizeof(text), "%s; blkmove status, pause and throttle cannot reach this run", error.text);
+	report_warning(run->report, text);
+}
+
 static int set_up(struct run *run, const char *verb, struct error *error)
 {
-	struct error ignored;
 	int res = ring_new(&run->ring, RING_ENTRIES, error);
 
 	if (res == 0)
@@ -190,11 +204,8 @@ static int set_up(struct run *run, const char *verb, struct error *error)
 		res = job_new(&run->job, run->ring, &run->options->job, error);
 	if (res == 0)
 		res = signals_new(&run->signals, run->ring, got_signal, run, error);
-	/* A run that cannot be controlled is still a run. */
-	if (res == 0 && control_new(&run->control, run->ring, answer, run, &ignored) < 0)
-		run->control = NULL;
-	if (run->control)
-		signals_last_resort(control_path(run->control));
+	if (res == 0)
+		make_control(run);
 	if (res == 0)
 		ticker_start(&run->ticker, run->ring, TICK_NS, tick, run);
 	return res;

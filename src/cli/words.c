@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int cli_fail(enum job_result code, const struct error *error)
@@ -94,4 +95,18 @@ const char *cli_run_dir(char *buf, size_t length)
 	else
 		snprintf(buf, length, "/tmp/blkmove-%u", (unsigned)geteuid());
 	return buf;
+}
+
+int cli_check_run_dir(const char *dir, struct error *error)
+{
+	struct stat st;
+
+	if (lstat(dir, &st) < 0)
+		return error_set(error, -errno, "cannot look at %s: %s", dir, strerror(errno));
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 07777) != 0700)
+		return error_set(error, -EPERM,
+		    "%s is not a folder of this user with mode 0700; remove it, or name another in "
+		    "BLKMOVE_RUN_DIR",
+		    dir);
+	return 0;
 }
