@@ -2,6 +2,8 @@
 /* The command line's words: captive servers, endpoints, folders. */
 #include "cli/cli.h"
 
+#include "block/block.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,13 +59,20 @@ void cli_words_done(struct cli_words *words)
 
 int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret, struct error *error)
 {
-	int used;
+	const size_t most = sizeof(((struct block_info *)NULL)->name) - 1;
+	bool captive = !strcmp(word, "[");
+	int i = captive ? words->captive_taken++ : 0;
+	int used, res = captive
+	                    ? endpoint_parse(ret, words->captive[i], words->captive_length[i], &used, error)
+	                    : endpoint_parse(ret, &word, 1, &used, error);
 
-	if (strcmp(word, "["))
-		return endpoint_parse(ret, &word, 1, &used, error);
-	int i = words->captive_taken++;
-
-	return endpoint_parse(ret, words->captive[i], words->captive_length[i], &used, error);
+	if (res == 0 && strlen(ret->name) > most)
+		return error_set(error, -ENAMETOOLONG,
+		    "the name '%.60s...' has %zu bytes, %zu are the most; name a symbolic link to it, or put "
+		    "a "
+		    "server's words into a script",
+		    ret->name, strlen(ret->name), most);
+	return res;
 }
 
 const char *cli_state_dir(char *buf, size_t length)

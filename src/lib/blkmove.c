@@ -2,6 +2,7 @@
 /* The public functions over the inner ones: one call, one ring, one job. */
 #include "blkmove/blkmove.h"
 
+#include "block/block.h"
 #include "ring/ticker.h"
 #include "sync/job.h"
 
@@ -50,6 +51,9 @@ static int parse(struct endpoint *ret, char *text, struct error *error)
 	char *words[WORDS_MAX + 1] = {text};
 	int count = 1, used;
 
+	if (strlen(text) >= sizeof(((struct block_info *)NULL)->name))
+		return error_set(error, -ENAMETOOLONG, "the name '%.60s...' is longer than %zu bytes", text,
+		    sizeof(((struct block_info *)NULL)->name) - 1);
 	if (strncmp(text, "[ ", 2))
 		return endpoint_parse(ret, words, 1, &used, error);
 	for (char *at = text; count < WORDS_MAX && (at = strchr(at, ' '));) {
