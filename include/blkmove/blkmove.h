@@ -27,7 +27,7 @@ enum blkmove_result {
 	BLKMOVE_REFUSED = 3,     /* refused before anything was written */
 	BLKMOVE_INTERRUPTED = 4, /* the progress function asked to stop; resume goes on */
 	BLKMOVE_BAD_RANGES = 5,  /* finished, but unreadable ranges are zeros on the target */
-	BLKMOVE_LINK_LOST = 6,   /* the link stayed away; resume goes on */
+	BLKMOVE_LINK_LOST = 6,   /* the link could not be made, or stayed away; resume goes on */
 	BLKMOVE_LOCKED = 7,      /* another process writes to this target */
 };
 
