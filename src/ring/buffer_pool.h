@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A fixed number of equal, page-aligned buffers from one mapping, made at the start: the data path allocates nothing. */
 #pragma once
 

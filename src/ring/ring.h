@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * One event loop: disk I/O, pipes, sockets, poll and timers, on io_uring (ring_new) or simulated (ring_sim.h).
  * Everything of a ring runs on one thread. An operation is the caller's memory and stays valid until done().
