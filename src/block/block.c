@@ -135,6 +135,14 @@ int block_link_error(struct block *block, struct error *error)
 	return block->driver->link_error ? block->driver->link_error(block, error) : 0;
 }
 
+bool block_medium_failed(struct block *block, int res)
+{
+	bool medium = res == -EIO || res == -ENODATA || res == -EILSEQ || res == -EREMOTEIO;
+	struct error ignored;
+
+	return medium && block_link_error(block, &ignored) == 0;
+}
+
 struct block *block_free(struct block *block)
 {
 	if (block)

@@ -95,5 +95,7 @@ struct ring *block_ring(const struct block *block);
 int block_facts(struct block *block, struct block_facts *ret, struct error *error);
 /* -ENOTCONN, with words about how the link broke, once a remote or nbd volume lost its link; else 0. */
 int block_link_error(struct block *block, struct error *error);
+/* Whether a read's result says that the medium there is bad, rather than the link or the request. */
+bool block_medium_failed(struct block *block, int res);
 /* Closes; no request may be under way. A filter frees the block below it. Takes NULL; returns NULL. */
 struct block *block_free(struct block *block);

@@ -186,18 +186,11 @@ static void slot_step(struct slot *slot)
 	slot_finish(slot, 0);
 }
 
-static bool is_medium_error(int res)
-{
-	return res == -EIO || res == -ENODATA || res == -EILSEQ || res == -EREMOTEIO;
-}
-
 static void read_failed(struct slot *slot, int res)
 {
 	struct copy *copy = slot->copy;
-	struct error ignored;
 
-	if (!copy->options.bad_range || !is_medium_error(res) ||
-	    block_link_error(copy->source, &ignored) < 0) {
+	if (!copy->options.bad_range || !block_medium_failed(copy->source, res)) {
 		fail(copy, copy->source, "read", &slot->io, res);
 		slot_finish(slot, res);
 	} else if (!slot->probing) {

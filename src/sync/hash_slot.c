@@ -14,20 +14,11 @@
 
 static bool step(struct hash_slot *slot);
 
-static bool is_medium_error(const struct block *block, int res)
-{
-	struct error ignored;
-
-	if (res != -EIO && res != -ENODATA && res != -EILSEQ && res != -EREMOTEIO)
-		return false;
-	return block_link_error((struct block *)block, &ignored) == 0;
-}
-
 static void note_failure(struct hash_slot *slot, const struct block_io *io, int res)
 {
 	struct hash_context *context = slot->context;
 
-	if (context->give_unreadable && is_medium_error(io->block, res)) {
+	if (context->give_unreadable && block_medium_failed(io->block, res)) {
 		slot->unreadable = true;
 		return;
 	}

@@ -84,10 +84,26 @@ static void test_stop_amid_zeros(void **state)
 	world_done(&world);
 }
 
+static void test_what_a_bad_medium_says(void **state)
+{
+	static const struct {
+		int res;
+		bool medium;
+	} rows[] = {{-EIO, true}, {-ENODATA, true}, {-EILSEQ, true}, {-EREMOTEIO, true}, {0, false},
+	    {4, false}, {-ENOTCONN, false}, {-EINVAL, false}, {-ENOMEM, false}, {-ETIMEDOUT, false}};
+	struct world world;
+
+	world_init(&world, 4096);
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		assert_int_equal(block_medium_failed(world.source, rows[i].res), rows[i].medium);
+	world_done(&world);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stop_amid_zeros),
+	    cmocka_unit_test(test_what_a_bad_medium_says),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
