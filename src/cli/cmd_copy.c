@@ -23,11 +23,6 @@ int command_copy(int argc, char **argv)
 	struct cli_options options = {.job.kind = JOB_COPY};
 	int res = cli_parse(&options, &argp, children, argc, argv, 2);
 
-	if (res == 0 && options.json && options.target.kind == ENDPOINT_STREAM) {
-		error_set(&options.error, -EINVAL,
-		    "--json writes events where the data goes, to standard output; leave one of them out");
-		res = cli_fail(JOB_TROUBLE, &options.error);
-	}
 	if (res == 0)
 		res = cli_run_job(&options, "copy");
 	cli_options_done(&options);
