@@ -9,7 +9,7 @@ import volumes
 from contest import Entrant, MIB, Section, at_least, at_most
 
 # What blkmove asks ssh for; peers run with ssh's own choice and with this one.
-AES_GCM = "aes128-gcm@openssh.com"
+AES_GCM, CHACHA = "aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"
 
 
 def _local_entrants(bench, target):
@@ -102,7 +102,7 @@ def copy_over_ssh(bench):
         Entrant("blkmove copy", bench.blkmove_ssh("copy", bench.a, remote)),
         Entrant("blkmove copy --compress=none", bench.blkmove_ssh("copy", "--compress=none", bench.a, remote)),
         Entrant("blkmove copy --compress=zstd", bench.blkmove_ssh("copy", "--compress=zstd", bench.a, remote)),
-        Entrant("blkmove copy, ssh's own cipher", bench.blkmove_ssh("copy", "--ssh-option=-cchacha20-poly1305@openssh.com", bench.a, remote)),
+        Entrant("blkmove copy, ssh's own cipher", bench.blkmove_ssh("copy", f"--ssh-option=-c{CHACHA}", bench.a, remote)),
         *_ssh_peers(bench, target),
     ]
 

@@ -11,9 +11,7 @@ import time
 import contest
 import volumes
 from contest import MIB, Section, table
-from scenario_copy import AES_GCM
-
-CHACHA = "chacha20-poly1305@openssh.com"
+from scenario_copy import AES_GCM, CHACHA
 
 
 def _fio(bench, kind, block, depth):

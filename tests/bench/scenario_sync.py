@@ -85,7 +85,7 @@ def sync_over_ssh(bench):
             at_most(f"{what}: peak memory", results.first.peak / MIB, 64, " MiB", 1),
         ]
         note = delta.note() + ". No volume is in the page cache before a run. blkmove's time includes the flush of the target, that of " \
-            "its peers does not."
+            "its peers does not. casync cannot do this: Debian's has no helper for ssh."
         yield Section(f"Delta sync of {source.stem} over ssh on loopback", note, results, targets)
         volumes.forget(delta.target)
 
