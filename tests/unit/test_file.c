@@ -236,7 +236,7 @@ static uint64_t blocks_of(const char *path)
 /* Zeroes [offset, end) of a volume full of ones and looks whether that and nothing else is zero. */
 static void check_zero(struct world *world, uint64_t size, uint64_t offset, uint64_t end)
 {
-	uint8_t *data = aligned_alloc(4096, size);
+	uint8_t *data = aligned_alloc(4096, (size + 4095) / 4096 * 4096);
 
 	memset(data, 1, size);
 	for (uint64_t at = 0; at < size; at += BLOCK_IO_MAX)
