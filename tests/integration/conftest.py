@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
+import parallel  # noqa: E402
 from program import Program  # noqa: E402
 from servers import Loops, Servers  # noqa: E402
 from sshd import Sshd  # noqa: E402
@@ -21,6 +22,11 @@ SEED = int(os.environ.get("BLKMOVE_SEED") or random_module.randrange(1 << 32))
 
 def pytest_report_header():
     return f"BLKMOVE_SEED={SEED} replays this run"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    return parallel.loop(session)
 
 
 @pytest.fixture

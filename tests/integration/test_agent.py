@@ -38,7 +38,10 @@ def places(folder, random):
 
 def confined(sshd, program, *words):
     """An ssh whose key starts the agent with these words, whatever is asked for."""
-    return ["--ssh", sshd.key(f'restrict,command="{program.path} agent {" ".join(map(str, words))}"'), "--agent-path=/nonexistent/ignored"]
+    ssh = sshd.key(f'restrict,command="{program.path} agent {" ".join(map(str, words))}"')
+    # One login for all that a test does; each run has an agent of its own in it.
+    return ["--ssh", ssh, "--ssh-option=-oControlMaster=auto", f"--ssh-option=-oControlPath={ssh}.master",
+            "--ssh-option=-oControlPersist=60", "--agent-path=/nonexistent/ignored"]
 
 
 def ways_out(inside, outside):

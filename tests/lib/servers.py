@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """NBD servers and loop devices for tests; each ends what it began."""
+import fcntl
 import os
 import pathlib
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 
 
@@ -94,18 +96,33 @@ class Servers:
 class Loops:
     """Loop devices over files."""
 
+    LOCK = pathlib.Path(tempfile.gettempdir()) / "blkmove-test-losetup.lock"
+
     def __init__(self):
         self.devices = []
+
+    def _losetup(self, *words):
+        """One at a time: a second losetup that is after the same free device opens it for writing for a moment."""
+        with open(self.LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return subprocess.run(["losetup", *map(str, words)], capture_output=True, text=True)
 
     def attach(self, path, *words):
         for _ in range(20):
             # Others take devices too: a free one may be gone a moment later.
-            done = subprocess.run(["losetup", "-f", "--show", *words, str(path)], capture_output=True, text=True)
+            done = self._losetup("-f", "--show", *words, path)
             if done.returncode == 0:
                 self.devices.append(done.stdout.strip())
                 return self.devices[-1]
             time.sleep(0.1)
         raise OSError(f"losetup {path}: {done.stderr}")
+
+    def attach_as(self, device, path):
+        """The same name again."""
+        done = self._losetup(device, path)
+        if done.returncode:
+            raise OSError(f"losetup {device} {path}: {done.stderr}")
+        self.devices.append(device)
 
     def detach(self, device):
         subprocess.run(["losetup", "-d", device], check=True)
