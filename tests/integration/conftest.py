@@ -12,21 +12,16 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-import parallel  # noqa: E402
 from program import Program  # noqa: E402
 from servers import Loops, Servers  # noqa: E402
 from sshd import Sshd  # noqa: E402
 
 SEED = int(os.environ.get("BLKMOVE_SEED") or random_module.randrange(1 << 32))
+os.environ["BLKMOVE_SEED"] = str(SEED)  # xdist's workers begin with the same
 
 
 def pytest_report_header():
     return f"BLKMOVE_SEED={SEED} replays this run"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session):
-    return parallel.loop(session)
 
 
 @pytest.fixture
