@@ -99,6 +99,13 @@ static void submit(struct session *session)
 	ring_submit(session->ring, op);
 }
 
+/* A payload for which this batch has no room to be compressed waits for the next one. */
+static bool has_room(const struct session_sender *sender, const struct session_send *send)
+{
+	return !send->compressible || !sender->compress || sender->packed_used == 0 ||
+	       sender->packed_size - sender->packed_used >= compress_room(send->frame.payload_length);
+}
+
 static void go(struct session *session)
 {
 	struct session_sender *sender = &session->sender;
@@ -109,7 +116,8 @@ static void go(struct session *session)
 		return;
 	sender->iov_first = sender->iov_count = 0;
 	sender->packed_used = 0;
-	for (unsigned i = 0; i < SESSION_BATCH_FRAMES && bytes < BATCH_BYTES && !list_empty(&sender->queue);
+	for (unsigned i = 0; i < SESSION_BATCH_FRAMES && bytes < BATCH_BYTES && !list_empty(&sender->queue) &&
+	                     has_room(sender, first(&sender->queue));
 	     i++)
 		bytes += add(sender, first(&sender->queue));
 	submit(session);
