@@ -583,9 +583,9 @@ static void test_agent_is_slow_to_open(void **state)
 		int res;
 		const char *words;
 	} rows[] = {
-	    {500000, false, 0, NULL},
-	    {10000, true, -ENOTCONN, ""},
-	    {3000000, false, -ENOTCONN, "no answer for"},
+	    {500000, false, 0, NULL}, {10000, true, -ENOTCONN, ""},
+	    {3000000, false, -ENOTCONN,
+	        "answer"}, /* none at all, or to pings only: whichever is seen first */
 	};
 
 	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
