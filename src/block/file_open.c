@@ -106,8 +106,10 @@ static int claim_device(
 static int measure_device(int fd, struct block_info *info, struct error *error)
 {
 	uint64_t bytes;
-	int sector;
+	int sector, read_only;
 
+	if (info->writable && ioctl(fd, BLKROGET, &read_only) == 0 && read_only)
+		return open_words(-EROFS, info->name, true, error);
 	if (ioctl(fd, BLKGETSIZE64, &bytes) < 0 || ioctl(fd, BLKSSZGET, &sector) < 0)
 		return error_set(
 		    error, -errno, "cannot learn the size of %s: %s", info->name, strerror(errno));
