@@ -275,6 +275,7 @@ static void test_captive_server_ends_with_the_block(void **state)
 	world_must_open(&world, endpoint);
 	pid = read_pid(path);
 	kill(pid, SIGSTOP);
+	usleep(100000); /* all its threads must have heard */
 	assert_int_equal(wait_op(&world, BLOCK_READ, 0, 512, buffers[0]), -ENOTCONN);
 	world_done(&world);
 	assert_int_equal(kill(pid, 0), -1);
