@@ -43,8 +43,10 @@ static const struct server servers[] = {
     {"exec nbdkit -f -p 10918 -i 127.0.0.1 -e disk memory 5000001", "nbd://localhost:10918/disk", SIZE_ODD},
     {"rm -f q; truncate -s 5046272 q && exec qemu-nbd --cache=unsafe -t -k $PWD/s -f raw q", "@", SIZE},
     {"rm -f q; truncate -s 5046272 q && exec qemu-nbd --cache=unsafe -t -e 8 -k $PWD/s -f raw q", "@", SIZE},
-    {"qemu-img create -q -f qcow2 q2 5046272 && exec qemu-nbd --cache=unsafe -t -e 2 -k $PWD/s -f qcow2 q2", "@", SIZE},
-    {"qemu-img create -q -f qcow2 q2 5046272 && exec qemu-nbd --cache=unsafe -t -b 127.0.0.1 -p 10919 -f qcow2 q2",
+    {"qemu-img create -q -f qcow2 q2 5046272 && exec qemu-nbd --cache=unsafe -t -e 2 -k $PWD/s -f qcow2 q2",
+        "@", SIZE},
+    {"qemu-img create -q -f qcow2 q2 5046272 && exec qemu-nbd --cache=unsafe -t -b 127.0.0.1 -p 10919 -f "
+     "qcow2 q2",
         "nbd://127.0.0.1:10919", SIZE},
     {NULL, "[ nbdkit memory 5000001 ]", SIZE_ODD},
 };
