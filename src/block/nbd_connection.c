@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 struct nbd_dial {
 	struct nbd_handle *handle;
@@ -130,6 +131,25 @@ static void after_call(struct nbd_connection *connection, int res)
 		connection->usable = true;
 }
 
+/*
+ * libnbd takes a call to read as proof that there is something: when nothing comes it waits for an answer, and
+ * keeps back the commands that would be answered. What was readable when the poll ended may have been read since.
+ */
+static bool may_read(struct nbd_handle *handle)
+{
+	char byte;
+
+	return recv(nbd_aio_get_fd(handle), &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+	       (errno != EAGAIN && errno != EINTR);
+}
+
+static int notify(struct nbd_handle *handle, unsigned direction)
+{
+	if (direction == LIBNBD_AIO_DIRECTION_WRITE)
+		return nbd_aio_notify_write(handle);
+	return may_read(handle) ? nbd_aio_notify_read(handle) : 0;
+}
+
 /* A poll came back, wanted for `direction`. */
 static void poll_came(struct nbd_connection *connection, int res, unsigned direction)
 {
@@ -138,9 +158,7 @@ static void poll_came(struct nbd_connection *connection, int res, unsigned direc
 
 	if (handle && res != -ECANCELED && (nbd_aio_get_direction(handle) & direction)) {
 		connection->heard_ns = ring_now_ns(volume->block.ring);
-		res = direction == LIBNBD_AIO_DIRECTION_READ ? nbd_aio_notify_read(handle)
-		                                             : nbd_aio_notify_write(handle);
-		after_call(connection, res);
+		after_call(connection, notify(handle, direction));
 	}
 	if (volume->open && !volume->closing)
 		nbd_turn(volume);
