@@ -18,7 +18,7 @@
 #define SAMPLE_FROM      (128u << 10) /* larger payloads are probed by a sample after a failure */
 #define SAMPLE_BYTES     (16u << 10)
 #define SKIP_FIRST       (64u << 10)
-#define SKIP_MAX         (16u << 20)
+#define SKIP_MAX         (1u << 20)
 #define STRETCH_BYTES    (16u << 20) /* beyond what pipes and sockets swallow at once */
 #define STRETCH_NS       50000000ull
 #define STRETCH_IDLE_NS  2000000000ull
