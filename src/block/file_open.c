@@ -18,6 +18,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define READ_AHEAD \
+	((off_t)512 << 20) /* bytes: what a disk reads while ssh logs in; little for a page cache */
+
 /* Opens an open file once more with other flags; the path is not walked again. */
 static int reopen(int fd, int flags)
 {
@@ -222,6 +225,23 @@ static int claim(struct file_options *file, const struct block_open_options *opt
 	return res;
 }
 
+/* Asks for the first data of a file. It does not wait, and reads nothing when memory is short. */
+static void read_ahead(int fd)
+{
+	off_t begin = 0, end, left = READ_AHEAD;
+
+	while (left > 0 && (begin = lseek(fd, begin, SEEK_DATA)) >= 0) {
+		end = lseek(fd, begin, SEEK_HOLE);
+		if (end <= begin)
+			return;
+		if (end - begin > left)
+			end = begin + left;
+		posix_fadvise(fd, begin, end - begin, POSIX_FADV_WILLNEED);
+		left -= end - begin;
+		begin = end;
+	}
+}
+
 static int prepare(struct file_options *file, const struct block_open_options *options, struct error *error)
 {
 	struct block_info *info = &file->info;
@@ -238,6 +258,8 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	/* A device's page cache may be older than the device: what a mounted file system writes passes it by. */
 	file->cached_reads = options->cache == CACHE_AUTO && !file->device;
 	file->fresh_reads = options->cache != CACHE_BUFFERED && !file->cached_reads;
+	if (options->read_ahead && file->cached_reads)
+		read_ahead(file->fd);
 	if (options->cache != CACHE_BUFFERED)
 		file->fd_direct = reopen(file->fd, (options->write ? O_RDWR : O_RDONLY) | O_DIRECT);
 	return 0;

@@ -36,6 +36,8 @@ struct block_open_options {
 	uint64_t create_size;
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
 	enum cache_mode cache;
+	/* The kernel may begin to read an image file, while something else is waited for; CACHE_AUTO only. */
+	bool read_ahead;
 	struct link_options link;
 };
 

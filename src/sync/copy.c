@@ -15,7 +15,7 @@
 #include <stdlib.h>
 
 #define LARGE       (1u << 20)
-#define LARGE_COUNT 16u
+#define LARGE_COUNT 24u
 #define SMALL       (64u << 10)
 #define SMALL_COUNT 64u
 #define ZERO_MAX    (256ull << 20) /* of one request; so that a stop is soon heeded: */

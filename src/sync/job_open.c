@@ -17,9 +17,17 @@ static int open_one(
 	return block_open(ret, job->ring, endpoint, options, &job->error);
 }
 
+/* While ssh logs in to the target's machine the source's disk would be idle. */
+static bool may_read_ahead(const struct job *job)
+{
+	return job->options.target && job->options.target->kind == ENDPOINT_SSH && !job->opened_before &&
+	       !job->options.resume && !job->options.dry_run && job->rate == 0 && !job->paused;
+}
+
 static int open_source(struct job *job)
 {
-	struct block_open_options options = {.cache = job->options.cache, .link = job->options.link};
+	struct block_open_options options = {
+	    .cache = job->options.cache, .link = job->options.link, .read_ahead = may_read_ahead(job)};
 	struct block *block;
 	int res;
 
