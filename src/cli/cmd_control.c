@@ -1,211 +1,321 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* blkmove status, pause, resume, throttle: speak to running jobs over their control sockets. */
-#include "base/cleanup.h"
+/* blkmove status, pause, resume, throttle, cutover, revert, finish, abort: speak to what runs on this machine. */
 #include "base/parse_size.h"
 #include "cli/cli.h"
+#include "cli/control_client.h"
+#include "cli/status_line.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
 
-#define REPLY_MAX 8192u
-#define PATIENCE  5 /* seconds */
+#define POLL_NS 50000000L
 
-static int dial(const char *pid, struct error *error)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct timeval patience = {.tv_sec = PATIENCE};
-	_cleanup_(cleanup_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	char dir[4096];
-	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
-
-	if (res < 0 && res != -ENOENT)
-		return res;
-	res = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%.20s.sock", dir, pid);
-	if ((size_t)res >= sizeof(address.sun_path))
-		return error_set(error, -ENAMETOOLONG, "%s is too long for a socket", dir);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return error_set(error, -errno,
-		    "no job %s answers at %s: %s; `blkmove status` lists those that run", pid,
-		    address.sun_path, strerror(errno));
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	return take_fd(&fd);
-}
-
-/* Sends one request and returns the reply, or NULL with words. Takes the request. */
-static json_t *ask(const char *pid, json_t *take_request, struct error *error)
-{
-	_cleanup_(cleanup_close) int fd = dial(pid, error);
-	char *text = json_dumps(take_request, JSON_COMPACT);
-	char reply[REPLY_MAX];
-	size_t length = 0;
-	ssize_t got = 1;
-
-	json_decref(take_request);
-	if (fd >= 0 && text && dprintf(fd, "%s\n", text) > 0)
-		while (length < sizeof(reply) && !memchr(reply, '\n', length) && got > 0) {
-			got = read(fd, reply + length, sizeof(reply) - length);
-			length += got > 0 ? (size_t)got : 0;
-		}
-	free(text);
-	if (fd < 0)
-		return NULL;
-	json_t *json = json_loadb(reply, length, JSON_DISABLE_EOF_CHECK, NULL);
-
-	if (!json)
-		error_set(error, -EPROTO, "job %s gives no answer", pid);
-	return json;
-}
-
-static int refused(const json_t *reply, struct error *error)
-{
-	const char *words = json_string_value(json_object_get(reply, "error"));
-
-	if (json_is_true(json_object_get(reply, "ok")))
-		return 0;
-	return error_set(error, -EPROTO, "the job says: %s", words ? words : "no");
-}
-
-static uint64_t number(const json_t *reply, const char *key)
-{
-	return (uint64_t)json_integer_value(json_object_get(reply, key));
-}
-
-static const char *string(const json_t *reply, const char *key)
-{
-	const char *text = json_string_value(json_object_get(reply, key));
-
-	return text ? text : "?";
-}
-
-static void print_status(const json_t *reply)
-{
-	char at[16], total[16], rate[16], limit[32] = "";
-	uint64_t position = number(reply, "position"), all = number(reply, "total");
-
-	if (number(reply, "rate_limit"))
-		snprintf(limit, sizeof(limit), ", at most %s/s",
-		    format_size(number(reply, "rate_limit"), rate, sizeof(rate)));
-	printf("%d  %s -> %s  %s%s  %d%%  %s of %s%s\n", (int)number(reply, "pid"), string(reply, "source"),
-	    string(reply, "target"), string(reply, "state"),
-	    json_is_true(json_object_get(reply, "paused")) ? ", paused" : "",
-	    all ? (int)((double)position * 100 / (double)all) : 0, format_size(position, at, sizeof(at)),
-	    format_size(all, total, sizeof(total)), limit);
-}
-
-static int status_one(const char *pid, bool json, struct error *error)
-{
-	json_t *reply = ask(pid, json_pack("{s:s}", "command", "status"), error);
-	int res = reply ? refused(reply, error) : error->code;
-
-	if (res == 0 && json) {
-		json_dumpf(reply, stdout, JSON_COMPACT);
-		putchar('\n');
-	} else if (res == 0) {
-		print_status(reply);
-	}
-	json_decref(reply);
-	return res;
-}
-
-/* Every job that answers; a socket whose process is gone is removed. */
-static int status_all(bool json, struct error *error)
-{
-	char dir[4096], path[4400];
-	struct dirent *entry;
-	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
-	DIR *list = res < 0 ? NULL : opendir(dir);
-
-	if (res < 0)
-		return res == -ENOENT ? 0 : res;
-	while (list && (entry = readdir(list))) {
-		char *dot = strstr(entry->d_name, ".sock");
-
-		if (!dot || dot[5])
-			continue;
-		*dot = '\0';
-		if (status_one(entry->d_name, json, error) == -ECONNREFUSED) {
-			snprintf(path, sizeof(path), "%s/%s.sock", dir, entry->d_name);
-			unlink(path);
-		}
-	}
-	if (list)
-		closedir(list);
-	return 0;
-}
+enum option_key {
+	KEY_MIN_RATE = 256,
+	KEY_MAX_RATE,
+	KEY_LATENCY_TARGET,
+	KEY_IMPACT,
+	KEY_PRIORITY,
+	KEY_WINDOW,
+	KEY_ACTION,
+	KEY_NO_WAIT,
+	KEY_WATCH,
+};
 
 struct words {
-	bool json;
-	char *pid, *rate;
+	const char *command;
+	bool json, no_wait;
+	double watch_s; /* 0: once */
+	char *name, *rate;
+	json_t *request;
+	struct error error;
 };
+
+/* A request's member, or the way out for a bad value. */
+static void set(struct argp_state *state, struct words *words, const char *key, json_t *take_value)
+{
+	if (!take_value)
+		argp_failure(state, JOB_TROUBLE, 0, "%s", words->error.text);
+	json_object_set_new(words->request, key, take_value);
+}
+
+static json_t *as_rate(struct words *words, const char *text)
+{
+	uint64_t rate = 0;
+
+	if (strcmp(text, "none") && parse_size(text, &rate, &words->error) < 0)
+		return NULL;
+	return json_integer((json_int_t)rate);
+}
+
+/* A number with one of the units that are given, "ms,s"; the first one is what the request counts in. */
+static json_t *as_number(struct words *words, const char *option, const char *text, const char *unit,
+    const char *unit2, double times)
+{
+	char *end;
+	double value = strtod(text, &end);
+
+	if (unit2 && !strcmp(end, unit2))
+		value *= times;
+	else if (*end && strcmp(end, unit))
+		end = (char *)text;
+	if (end == text || !(value >= 0) || value > 1e9) {
+		error_set(&words->error, -EINVAL, "--%s=%s: write a number such as 5%s", option, text, unit);
+		return NULL;
+	}
+	return json_real(value);
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct words *words = state->input;
 
-	if (key == 'j')
+	switch (key) {
+	case 'j':
 		words->json = true;
-	else if (key == ARGP_KEY_ARG && !words->pid)
-		words->pid = arg;
-	else if (key == ARGP_KEY_ARG && !words->rate)
-		words->rate = arg;
-	else
+		break;
+	case KEY_WATCH:
+		words->watch_s = arg ? atof(arg) : 1;
+		if (!(words->watch_s >= 0.1))
+			argp_failure(state, JOB_TROUBLE, 0, "--watch=%s: write seconds, 0.1 or more", arg);
+		break;
+	case KEY_NO_WAIT:
+		words->no_wait = true;
+		break;
+	case KEY_MIN_RATE:
+		set(state, words, "min_rate", as_rate(words, arg));
+		break;
+	case KEY_MAX_RATE:
+		set(state, words, "rate", as_rate(words, arg));
+		break;
+	case KEY_LATENCY_TARGET:
+		set(state, words, "latency_target_ms",
+		    as_number(words, "latency-target", arg, "ms", "s", 1e3));
+		break;
+	case KEY_IMPACT:
+		set(state, words, "impact_percent", as_number(words, "impact", arg, "%", NULL, 0));
+		break;
+	case KEY_PRIORITY:
+		set(state, words, "priority", as_number(words, "priority", arg, "", NULL, 0));
+		break;
+	case KEY_WINDOW:
+		set(state, words, "window_ms", as_number(words, "window", arg, "ms", "s", 1e3));
+		break;
+	case KEY_ACTION:
+		set(state, words, "action", json_string(arg));
+		break;
+	case ARGP_KEY_ARG:
+		if (!words->name)
+			words->name = arg;
+		else if (!words->rate && !strcmp(words->command, "throttle"))
+			set(state, words, "rate", as_rate(words, words->rate = arg));
+		else
+			return ARGP_ERR_UNKNOWN;
+		break;
+	default:
 		return ARGP_ERR_UNKNOWN;
+	}
 	return 0;
 }
 
-static int order(const char *command, const struct words *words, struct error *error)
+/* Status */
+
+static void print_json(const json_t *status)
 {
-	json_t *request, *reply;
-	uint64_t rate = 0;
+	json_dumpf(status, stdout, JSON_COMPACT);
+	putchar('\n');
+}
+
+static void print_one(void *data, const json_t *status)
+{
+	const struct words *words = data;
+
+	if (words->json)
+		print_json(status);
+	else
+		status_line_print(stdout, status);
+}
+
+static int status_once(struct words *words)
+{
+	json_t *status;
+
+	if (!words->name)
+		return control_each(print_one, words, &words->error);
+	status = control_ask(words->name, json_pack("{s:s}", "command", "status"), &words->error);
+	if (!status)
+		return words->error.code;
+	print_one(words, status);
+	json_decref(status);
+	return 0;
+}
+
+static int show_status(struct words *words)
+{
+	bool redraw = words->watch_s > 0 && !words->json && isatty(STDOUT_FILENO);
 	int res;
 
-	if (!words->pid || (!strcmp(command, "throttle") && !words->rate))
-		return error_set(error, -EINVAL,
-		    "usage: blkmove %s PID%s; `blkmove status` lists the jobs that run", command,
-		    strcmp(command, "throttle") ? "" : " RATE");
-	if (words->rate && strcmp(words->rate, "none") && parse_size(words->rate, &rate, error) < 0)
-		return error->code;
-	request = json_pack("{s:s, s:I}", "command", command, "rate", (json_int_t)rate);
-	reply = ask(words->pid, request, error);
-	res = reply ? refused(reply, error) : error->code;
+	do {
+		if (redraw)
+			fputs("\033[H\033[2J", stdout);
+		res = status_once(words);
+		if (words->watch_s > 0 && res == 0) {
+			fflush(stdout);
+			usleep((useconds_t)(words->watch_s * 1e6));
+		}
+	} while (words->watch_s > 0 && res == 0 && !ferror(stdout));
+	return res;
+}
+
+/* Orders */
+
+static void print_outcome(const struct words *words, const json_t *status)
+{
+	if (words->json)
+		print_json(status);
+	else if (!strcmp(words->command, "cutover"))
+		printf("%s: cut over to %s; clients saw a pause of %.1f ms; `blkmove revert %s` goes back, "
+		       "`blkmove "
+		       "finish %s` lets %s go\n",
+		    words->name, control_text(status, "target"), control_real(status, "pause_ms"),
+		    words->name, words->name, control_text(status, "source"));
+	else if (!strcmp(words->command, "revert"))
+		printf("%s: back on %s; clients saw a pause of %.1f ms\n", words->name,
+		    control_text(status, "source"), control_real(status, "pause_ms"));
+	else if (!strcmp(words->command, "finish"))
+		printf("%s: finished; %s is let go and was the same up to then\n", words->name,
+		    control_text(status, "source"));
+	else
+		printf("%s: aborted; %s is not usable\n", words->name, control_text(status, "target"));
+}
+
+/* An order takes its time: its number in the status says what became of it. */
+static int wait_for(struct words *words, json_int_t number)
+{
+	const struct timespec pause = {.tv_nsec = POLL_NS};
+
+	for (;;) {
+		json_t *status =
+		    control_ask(words->name, json_pack("{s:s}", "command", "status"), &words->error);
+		const json_t *order = json_object_get(status, "order");
+		const char *state = control_text(order, "state");
+		int res = 0;
+
+		if (!status)
+			return words->error.code;
+		if (json_integer_value(json_object_get(order, "number")) != number)
+			res = error_set(&words->error, -EBUSY,
+			    "%s: another order has taken the place of this one", words->name);
+		else if (!strcmp(state, "failed"))
+			res = error_set(&words->error, -EIO, "%s: %s failed: %s", words->name, words->command,
+			    control_text(order, "error"));
+		else if (!strcmp(state, "done"))
+			print_outcome(words, status);
+		else
+			res = -EAGAIN;
+		json_decref(status);
+		if (res != -EAGAIN)
+			return res;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static int order(struct words *words)
+{
+	json_t *reply, *number;
+	int res = 0;
+
+	if (!words->name || (!strcmp(words->command, "throttle") && json_object_size(words->request) == 0))
+		return error_set(&words->error, -EINVAL,
+		    "usage: blkmove %s NAME%s; `blkmove status` lists what runs", words->command,
+		    strcmp(words->command, "throttle") ? "" : " RATE");
+	json_object_set_new(words->request, "command", json_string(words->command));
+	reply = control_ask(words->name, json_incref(words->request), &words->error);
+	if (!reply)
+		return words->error.code;
+	number = json_object_get(reply, "number");
+	if (json_is_integer(number) && !words->no_wait)
+		res = wait_for(words, json_integer_value(number));
 	json_decref(reply);
 	return res;
 }
 
+/* The command lines */
+
+static const struct argp_option status_options[] = {
+    {"json", 'j', NULL, 0, "one JSON object each", 0},
+    {"watch", KEY_WATCH, "SECONDS", OPTION_ARG_OPTIONAL, "again and again (default: every second)", 0},
+    {0},
+};
+static const struct argp_option throttle_options[] = {
+    {"min-rate", KEY_MIN_RATE, "RATE", 0, "a mirror's sync is never slower", 0},
+    {"max-rate", KEY_MAX_RATE, "RATE", 0, "never faster; the same as RATE", 0},
+    {"latency-target", KEY_LATENCY_TARGET, "TIME", 0, "a mirror's sync yields when its clients' p99 is above",
+        0},
+    {"impact", KEY_IMPACT, "PERCENT", 0, "or this much above what it is with the sync paused", 0},
+    {"priority", KEY_PRIORITY, "NUMBER", 0, "its share beside other mirrors", 0},
+    {0},
+};
+static const struct argp_option cutover_options[] = {
+    {"window", KEY_WINDOW, "TIME", 0, "the longest pause that clients may see, this time", 0},
+    {"action", KEY_ACTION, "WHAT", 0, "when it cannot be met: defer, abort or wait", 0},
+    {"no-wait", KEY_NO_WAIT, NULL, 0, "only give the order", 0},
+    {"json", 'j', NULL, 0, "print the status afterwards as JSON", 0},
+    {0},
+};
+static const struct argp_option order_options[] = {
+    {"no-wait", KEY_NO_WAIT, NULL, 0, "only give the order", 0},
+    {"json", 'j', NULL, 0, "print the status afterwards as JSON", 0},
+    {0},
+};
+static const struct argp_option no_options[] = {{0}};
+
+static const struct {
+	const char *name, *arguments, *help;
+	const struct argp_option *options;
+} commands[] = {
+    {"status", "[NAME]", "What runs on this machine: jobs by their pid, mirrors by their name.",
+        status_options},
+    {"pause", "NAME", "Holds a job, or a mirror's sync; clients of a mirror go on.", no_options},
+    {"resume", "NAME", "Lets it go on.", no_options},
+    {"throttle", "NAME [RATE]", "Changes limits while it runs. RATE is bytes a second, such as 50M, or none.",
+        throttle_options},
+    {"cutover", "NAME", "Makes a mirror's target the authoritative leg; the source follows.",
+        cutover_options},
+    {"revert", "NAME", "Makes the source authoritative again, with all that was written since the cutover.",
+        order_options},
+    {"finish", "NAME", "Lets the old source go after a cutover, for good.", order_options},
+    {"abort", "NAME", "Ends a mirror before its cutover: the target is not usable.", order_options},
+};
+
 int command_control(int argc, char **argv)
 {
-	static const struct argp_option json_option[] = {
-	    {"json", 'j', NULL, 0, "one JSON object a job", 0}, {0}};
-	static const struct argp_option none[] = {{0}};
-	const char *command = argv[0];
-	bool is_status = !strcmp(command, "status");
-	struct argp argp = {.options = is_status ? json_option : none,
-	    .parser = parse,
-	    .args_doc = is_status                      ? "[PID]"
-	                : !strcmp(command, "throttle") ? "PID RATE"
-	                                               : "PID",
-	    .doc = "Asks or tells a running copy, sync or verify of this machine. RATE is bytes a second, "
-	           "such as 50M, or none."};
-	char name[64] = "blkmove ";
-	struct words words = {0};
-	struct error error;
+	struct words words = {.command = argv[0], .request = json_object()};
+	struct argp argp = {.parser = parse};
+	char name[64];
 	int res;
 
-	strncat(name, command, sizeof(name) - strlen(name) - 1);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		if (strcmp(commands[i].name, argv[0]))
+			continue;
+		argp.options = commands[i].options;
+		argp.args_doc = commands[i].arguments;
+		argp.doc = commands[i].help;
+	}
+	snprintf(name, sizeof(name), "blkmove %s", argv[0]);
 	argv[0] = name;
 	argp_err_exit_status = JOB_TROUBLE;
-	if (argp_parse(&argp, argc, argv, 0, NULL, &words))
-		return JOB_TROUBLE;
-	command = name + strlen("blkmove ");
-	if (is_status)
-		res = words.pid ? status_one(words.pid, words.json, &error) : status_all(words.json, &error);
-	else
-		res = order(command, &words, &error);
-	return res < 0 ? cli_fail(JOB_TROUBLE, &error) : JOB_OK;
+	res = argp_parse(&argp, argc, argv, 0, NULL, &words);
+	if (res == 0) {
+		res = strcmp(words.command, "status") ? order(&words) : show_status(&words);
+		res = res < 0 ? cli_fail(JOB_TROUBLE, &words.error) : JOB_OK;
+	} else {
+		res = JOB_TROUBLE;
+	}
+	json_decref(words.request);
+	return res;
 }

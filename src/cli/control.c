@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The control socket of a running job: see control.h. One ring thread; a few clients at most. */
+/* The control socket of a running job or mirror: see control.h. One ring thread; a few clients at most. */
 #include "cli/control.h"
 
 #include "base/cleanup.h"
@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -43,8 +44,19 @@ static void hang_up(struct client *client)
 	client->control = NULL;
 }
 
-static json_t *refuse(const char *words)
+json_t *control_ok(void)
 {
+	return json_pack("{s:b}", "ok", 1);
+}
+
+json_t *control_refuse(const char *format, ...)
+{
+	char words[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(words, sizeof(words), format, args);
+	va_end(args);
 	return json_pack("{s:b, s:s}", "ok", 0, "error", words);
 }
 
@@ -53,7 +65,7 @@ static void answer_line(struct client *client, size_t length)
 {
 	json_t *request = json_loadb(client->line, length, 0, NULL);
 	json_t *reply = json_is_object(request) ? client->control->answer(client->control->data, request)
-	                                        : refuse("a request is one JSON object a line");
+	                                        : control_refuse("a request is one JSON object a line");
 	char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
 	struct iovec iov[2] = {{text, text ? strlen(text) : 0}, {"\n", 1}};
 	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
@@ -142,11 +154,13 @@ static void wait_for_client(struct control *control)
 	ring_submit(control->ring, &control->accept_op);
 }
 
-static int make_socket(struct control *control, struct error *error)
+static int make_socket(struct control *control, const char *name, struct error *error)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	char dir[4096];
+	char dir[4096], pid[16];
 	int res;
+
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
 
 	cli_run_dir(dir, sizeof(dir));
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
@@ -154,7 +168,7 @@ static int make_socket(struct control *control, struct error *error)
 	res = cli_check_run_dir(dir, error);
 	if (res < 0)
 		return res;
-	res = snprintf(control->path, sizeof(control->path), "%s/%d.sock", dir, (int)getpid());
+	res = snprintf(control->path, sizeof(control->path), "%s/%s.sock", dir, name ? name : pid);
 	if ((size_t)res >= sizeof(control->path))
 		return error_set(error, -ENAMETOOLONG,
 		    "%s is too long for a socket; name another in BLKMOVE_RUN_DIR", dir);
@@ -169,8 +183,8 @@ static int make_socket(struct control *control, struct error *error)
 	return 0;
 }
 
-int control_new(struct control **ret, struct ring *ring, json_t *(*answer)(void *data, const json_t *request),
-    void *data, struct error *error)
+int control_new(struct control **ret, struct ring *ring, const char *name,
+    json_t *(*answer)(void *data, const json_t *request), void *data, struct error *error)
 {
 	struct control *control = calloc(1, sizeof(*control));
 	int res;
@@ -181,7 +195,7 @@ int control_new(struct control **ret, struct ring *ring, json_t *(*answer)(void 
 	control->answer = answer;
 	control->data = data;
 	control->fd = -1;
-	res = make_socket(control, error);
+	res = make_socket(control, name, error);
 	if (res < 0) {
 		cleanup_close(&control->fd);
 		free(control);

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The control socket of a running job: RUN_DIR/PID.sock, mode 0600, one JSON object a line each way.
- *   {"command": "status"}                  -> {"ok": true, "state": ..., "position": ..., ...}
- *   {"command": "pause"} {"command": "resume"}
- *   {"command": "throttle", "rate": BYTES} -> {"ok": true}
- * Anything else -> {"ok": false, "error": "words"}.
+ * The control socket of what runs: RUN_DIR/NAME.sock, mode 0600, one JSON object a line each way; a job's name is its pid, a
+ * mirror has one of its own. docs/wire/control.md has the commands.
  */
 #pragma once
 
@@ -14,10 +11,16 @@
 
 struct control;
 
-/* `answer` gets a request and returns the reply, which the control takes. Path: cli_run_dir()/PID.sock. */
-int control_new(struct control **ret, struct ring *ring, json_t *(*answer)(void *data, const json_t *request),
-    void *data, struct error *error);
+/*
+ * `answer` gets a request and returns the reply, which the control takes. Path: cli_run_dir()/NAME.sock; a socket that is there
+ * already is replaced: the caller sees to it that there is one of a name. A NULL name is the pid.
+ */
+int control_new(struct control **ret, struct ring *ring, const char *name,
+    json_t *(*answer)(void *data, const json_t *request), void *data, struct error *error);
 /* Of the socket. */
 const char *control_path(const struct control *control);
+/* {"ok": true}, and {"ok": false, "error": words}. */
+json_t *control_ok(void);
+json_t *control_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Removes the socket. */
 struct control *control_free(struct control *control);

@@ -16,10 +16,14 @@ static const struct {
     {"sync", command_sync, "SRC DST   make a target equal, sending only what differs"},
     {"verify", command_verify, "A B     compare two volumes: exit 0 same, 1 differs, 2 trouble"},
     {"digest", command_digest, "SRC     digests of a volume, saved or printed"},
-    {"status", command_control, "[PID]   running copies and syncs on this machine"},
-    {"pause", command_control, "PID      hold one"},
-    {"resume", command_control, "PID     let it go on"},
-    {"throttle", command_control, "PID RATE   change its rate limit"},
+    {"status", command_control, "[NAME]  what runs on this machine: jobs by pid, mirrors by name"},
+    {"pause", command_control, "NAME     hold a job, or a mirror's sync"},
+    {"resume", command_control, "NAME    let it go on"},
+    {"throttle", command_control, "NAME [RATE]   change its limits"},
+    {"cutover", command_control, "NAME   make a mirror's target the authoritative leg"},
+    {"revert", command_control, "NAME    go back to the source, with all that was written since"},
+    {"finish", command_control, "NAME    let the old source go"},
+    {"abort", command_control, "NAME     end a mirror before its cutover"},
     {"agent", agent_main, "         the far side of a copy over ssh; started by the near side"},
 };
 

@@ -107,12 +107,13 @@ static json_t *status_json(struct run *run)
 	struct job_progress progress;
 
 	job_progress(run->job, &progress);
-	return json_pack("{s:b, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1, "pid",
-	    (int)getpid(), "source", run->options->source.name, "target", run->options->target.name, "state",
-	    job_state_name(progress.state), "total", (json_int_t)progress.total, "position",
-	    (json_int_t)progress.position, "same", (json_int_t)progress.same, "sent",
-	    (json_int_t)progress.sent, "zero", (json_int_t)progress.zeroed, "bad", (json_int_t)progress.bad,
-	    "paused", progress.paused, "rate_limit", (json_int_t)job_rate(run->job));
+	return json_pack("{s:b, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1,
+	    "kind", "job", "pid", (int)getpid(), "source", run->options->source.name, "target",
+	    run->options->target.name, "state", job_state_name(progress.state), "total",
+	    (json_int_t)progress.total, "position", (json_int_t)progress.position, "same",
+	    (json_int_t)progress.same, "sent", (json_int_t)progress.sent, "zero", (json_int_t)progress.zeroed,
+	    "bad", (json_int_t)progress.bad, "paused", progress.paused, "rate_limit",
+	    (json_int_t)job_rate(run->job));
 }
 
 static json_t *answer(void *data, const json_t *request)
@@ -122,19 +123,18 @@ static json_t *answer(void *data, const json_t *request)
 	const json_t *rate = json_object_get(request, "rate");
 
 	if (!command)
-		return json_pack("{s:b, s:s}", "ok", 0, "error", "a request names its \"command\"");
+		return control_refuse("a request names its \"command\"");
 	if (!strcmp(command, "status"))
 		return status_json(run);
 	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
 		job_pause(run->job, command[0] == 'p');
-		return json_pack("{s:b}", "ok", 1);
+		return control_ok();
 	}
 	if (!strcmp(command, "throttle") && json_is_integer(rate) && json_integer_value(rate) >= 0) {
 		job_set_rate(run->job, (uint64_t)json_integer_value(rate));
-		return json_pack("{s:b}", "ok", 1);
+		return control_ok();
 	}
-	return json_pack("{s:b, s:s}", "ok", 0, "error",
-	    "the commands are status, pause, resume, and throttle with a rate");
+	return control_refuse("the commands are status, pause, resume, and throttle with a rate");
 }
 
 static void state_changed(void *data, enum job_state state)
@@ -182,7 +182,7 @@ static void make_control(struct run *run)
 	struct error error;
 	char text[640];
 
-	if (control_new(&run->control, run->ring, answer, run, &error) == 0) {
+	if (control_new(&run->control, run->ring, NULL, answer, run, &error) == 0) {
 		signals_last_resort(control_path(run->control));
 		return;
 	}

@@ -101,7 +101,7 @@ def test_a_rate_holds_over_a_whole_run(program, source, target):
 def test_control_of_what_is_not_there(program):
     for command in (["status", "1"], ["pause", "1"], ["resume", "1"], ["throttle", "1", "5M"]):
         done = program(*command, code=TROUBLE)
-        assert "no job 1 answers" in done.err, str(done)
+        assert "nothing called 1 answers" in done.err, str(done)
     for command in (["pause"], ["throttle"], ["throttle", "1"], ["throttle", "1", "fast"], ["pause", "1", "2", "3"]):
         program(*command, code=TROUBLE)
 

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Speaks to what runs on this machine over its control socket (control.h): one request, one reply. */
+#pragma once
+
+#include "base/error.h"
+
+#include <jansson.h>
+#include <stdint.h>
+
+/*
+ * Sends one request and returns the reply, which the caller frees, or NULL with words: -ENOENT or -ECONNREFUSED when nothing of
+ * that name runs. Takes the request. A refusal ("ok": false) is NULL with its words, too, and -EPROTO.
+ */
+json_t *control_ask(const char *name, json_t *take_request, struct error *error);
+/* Calls `one` with the status of each that answers, in the order of their names; a socket whose process is gone is removed. */
+int control_each(void (*one)(void *data, const json_t *status), void *data, struct error *error);
+
+/* Members of a reply: 0, "?" and 0.0 when missing. */
+uint64_t control_number(const json_t *reply, const char *key);
+const char *control_text(const json_t *reply, const char *key);
+double control_real(const json_t *reply, const char *key);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The status of a job or a mirror in one line: see status_line.h. Every figure is one that the other side measured. */
+#include "cli/status_line.h"
+
+#include "base/parse_size.h"
+#include "cli/control_client.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+static bool is_true(const json_t *status, const char *key)
+{
+	return json_is_true(json_object_get(status, key));
+}
+
+/* Full only when it is: 99.9 % is not done. */
+static int percent(uint64_t part, uint64_t all)
+{
+	return all ? (int)((double)part * 100 / (double)all) : 100;
+}
+
+static void print_job(FILE *to, const json_t *status)
+{
+	char at[16], total[16], rate[16], limit[32] = "";
+	uint64_t position = control_number(status, "position"), all = control_number(status, "total");
+
+	if (control_number(status, "rate_limit"))
+		snprintf(limit, sizeof(limit), ", at most %s/s",
+		    format_size(control_number(status, "rate_limit"), rate, sizeof(rate)));
+	fprintf(to, "%d  %s -> %s  %s%s  %d%%  %s of %s%s\n", (int)control_number(status, "pid"),
+	    control_text(status, "source"), control_text(status, "target"), control_text(status, "state"),
+	    is_true(status, "paused") ? ", paused" : "", all ? percent(position, all) : 0,
+	    format_size(position, at, sizeof(at)), format_size(all, total, sizeof(total)), limit);
+}
+
+static void print_pace(FILE *to, const json_t *status)
+{
+	char dirty[16], dirtied[16], synced[16];
+	const json_t *eta = json_object_get(status, "eta_s");
+	long seconds = (long)json_integer_value(eta);
+
+	fprintf(to, "  %s dirty (%s/s), sync %s/s",
+	    format_size(control_number(status, "dirty"), dirty, sizeof(dirty)),
+	    format_size(control_number(status, "dirty_rate"), dirtied, sizeof(dirtied)),
+	    format_size(control_number(status, "sync_rate"), synced, sizeof(synced)));
+	if (control_number(status, "dirty") == 0)
+		return;
+	if (json_is_false(json_object_get(status, "converges")))
+		fputs(", will not converge at this rate", to);
+	else if (json_is_integer(eta))
+		fprintf(to, ", ETA %ld:%02ld", seconds / 60, seconds % 60);
+}
+
+static void print_mirror(FILE *to, const json_t *status)
+{
+	uint64_t all = control_number(status, "total"), dirty = control_number(status, "dirty");
+	const json_t *trouble = json_object_get(status, "trouble"),
+	             *pause = json_object_get(status, "pause_ms");
+
+	fprintf(to, "%s  %s -> %s  %s%s  %d%%", control_text(status, "name"), control_text(status, "source"),
+	    control_text(status, "target"), control_text(status, "state"),
+	    is_true(status, "paused") ? ", paused" : "", percent(all - dirty, all));
+	print_pace(to, status);
+	if (control_number(status, "p99_us"))
+		fprintf(to, "; clients: %d, p50 %.2f ms, p99 %.2f ms", (int)control_number(status, "clients"),
+		    (double)control_number(status, "p50_us") / 1e3,
+		    (double)control_number(status, "p99_us") / 1e3);
+	if (json_is_number(pause))
+		fprintf(to, "; cut over in %.1f ms", json_number_value(pause));
+	if (is_true(status, "revertible"))
+		fputs("; can revert", to);
+	if (json_is_string(trouble))
+		fprintf(to, "; %s", json_string_value(trouble));
+	fputc('\n', to);
+}
+
+void status_line_print(FILE *to, const json_t *status)
+{
+	(strcmp(control_text(status, "kind"), "mirror") ? print_job : print_mirror)(to, status);
+}
