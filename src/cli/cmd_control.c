@@ -2,6 +2,7 @@
 /* blkmove status, pause, resume, throttle: speak to running jobs over their control sockets. */
 #include "base/cleanup.h"
 #include "base/parse_size.h"
+#include "base/run_dir.h"
 #include "cli/cli.h"
 
 #include <dirent.h>
@@ -22,7 +23,7 @@ static int dial(const char *pid, struct error *error)
 	struct timeval patience = {.tv_sec = PATIENCE};
 	_cleanup_(cleanup_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char dir[4096];
-	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
+	int res = run_dir_check(run_dir_path(dir, sizeof(dir)), error);
 
 	if (res < 0 && res != -ENOENT)
 		return res;
@@ -118,7 +119,7 @@ static int status_all(bool json, struct error *error)
 {
 	char dir[4096], path[4400];
 	struct dirent *entry;
-	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
+	int res = run_dir_check(run_dir_path(dir, sizeof(dir)), error);
 	DIR *list = res < 0 ? NULL : opendir(dir);
 
 	if (res < 0)

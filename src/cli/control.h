@@ -14,7 +14,7 @@
 
 struct control;
 
-/* `answer` gets a request and returns the reply, which the control takes. Path: cli_run_dir()/PID.sock. */
+/* `answer` gets a request and returns the reply, which the control takes. Path: run_dir_path()/PID.sock. */
 int control_new(struct control **ret, struct ring *ring, json_t *(*answer)(void *data, const json_t *request),
     void *data, struct error *error);
 /* Of the socket. */
