@@ -4,6 +4,7 @@
  * have run (SSH_ORIGINAL_COMMAND) is not looked at, so that it serves as a forced command in authorized_keys.
  */
 #include "agent/agent.h"
+#include "agent/notes.h"
 
 #include "base/cleanup.h"
 #include "export/agent_server.h"
@@ -121,6 +122,7 @@ static int serve(
 	    .fd_in = take_standard(STDIN_FILENO),
 	    .fd_out = take_standard(STDOUT_FILENO),
 	    .policy = &policy,
+	    .notes = &agent_file_notes,
 	    .timeout_ms = arguments->timeout_s * 1000,
 	};
 	struct agent_server *server;

@@ -82,7 +82,14 @@ struct block_facts {
 	char writer[160];    /* a process that has it open for writing: "pid 12 (qemu-system-x86)" */
 	char signature[160]; /* by libblkid: "ext4, UUID 3a..., label srv"; "dos partition table" */
 	uint64_t allocated;  /* bytes that the volume takes on its disk, as far as known; else its size */
+	/* Of a volume on another machine: whose writes were the last ones, as its agent noted. A session, or one of these. */
+	uint64_t last_writer;
 };
+
+#define LAST_WRITER_UNKNOWN UINT64_C(0)
+#define LAST_WRITER_OTHER   UINT64_C(1) /* written since the last session that ended in order */
+#define SESSION_FIRST       UINT64_C(2)
+#define SESSION_MAX         ((UINT64_C(1) << 62) - 1)
 
 void block_submit(struct block *block, struct block_io *io);
 /* Submits and runs the ring until it is done; returns its result. Control paths and tests only. */

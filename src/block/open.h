@@ -35,6 +35,8 @@ struct block_open_options {
 	bool create; /* makes a missing image file of create_size bytes; an existing one is opened as it is */
 	uint64_t create_size;
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
+	uint64_t
+	    session; /* for writing: who writes, for an agent's note of it; SESSION_FIRST...SESSION_MAX, or 0 */
 	enum cache_mode cache;
 	/* The kernel may begin to read an image file, while something else is waited for; CACHE_AUTO only. */
 	bool read_ahead;

@@ -18,9 +18,10 @@ static const char *const cache_words[] = {
 
 json_t *remote_json_open(const char *path, const struct block_open_options *options)
 {
-	return json_pack("{s:s, s:b, s:b, s:I, s:s, s:b}", "path", path, "write", options->write, "create",
-	    options->create, "size", (json_int_t)options->create_size, "cache", cache_words[options->cache],
-	    "force_held", options->force_held);
+	return json_pack("{s:s, s:b, s:b, s:I, s:s, s:b, s:I}", "path", path, "write", options->write,
+	    "create", options->create, "size", (json_int_t)options->create_size, "cache",
+	    cache_words[options->cache], "force_held", options->force_held, "session",
+	    (json_int_t)options->session);
 }
 
 json_t *remote_json_opened(const struct block_info *info)
@@ -46,10 +47,21 @@ static json_t *text(const char *value)
 
 json_t *remote_json_facts(const struct block_facts *facts)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "id", text(facts->id), "mark",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "id", text(facts->id), "mark",
 	    text(facts->mark), "mounted", text(facts->mounted), "held", text(facts->held), "writer",
 	    text(facts->writer), "signature", text(facts->signature), "allocated",
-	    (json_int_t)facts->allocated);
+	    (json_int_t)facts->allocated, "last_writer", (json_int_t)facts->last_writer);
+}
+
+/* What earlier versions do not send is 0. */
+static int get_session(const json_t *json, const char *key, uint64_t *ret, struct error *error)
+{
+	*ret = 0;
+	if (!json_object_get(json, key))
+		return 0;
+	if (control_get_u64(json, key, ret, error) < 0)
+		return -EPROTO;
+	return *ret <= SESSION_MAX ? 0 : error_set(error, -EPROTO, "'%s' is no session", key);
 }
 
 static int parse_cache(const json_t *json, enum cache_mode *ret, struct error *error)
@@ -85,7 +97,8 @@ int remote_parse_open(const void *payload, size_t length, struct remote_open *re
 	    control_get_bool(json, "write", &ret->write, error) < 0 ||
 	    control_get_bool(json, "create", &ret->create, error) < 0 ||
 	    control_get_bool(json, "force_held", &ret->force_held, error) < 0 ||
-	    control_get_u64(json, "size", &ret->create_size, error) < 0)
+	    control_get_u64(json, "size", &ret->create_size, error) < 0 ||
+	    get_session(json, "session", &ret->session, error) < 0)
 		return -EPROTO;
 	return 0;
 }
@@ -126,7 +139,8 @@ int remote_parse_facts(const void *payload, size_t length, struct block_facts *r
 	    control_get_text(json, "held", ret->held, sizeof(ret->held), error) < 0 ||
 	    control_get_text(json, "writer", ret->writer, sizeof(ret->writer), error) < 0 ||
 	    control_get_text(json, "signature", ret->signature, sizeof(ret->signature), error) < 0 ||
-	    control_get_u64(json, "allocated", &ret->allocated, error) < 0)
+	    control_get_u64(json, "allocated", &ret->allocated, error) < 0 ||
+	    get_session(json, "last_writer", &ret->last_writer, error) < 0)
 		return -EPROTO;
 	return 0;
 }

@@ -11,7 +11,7 @@
 struct remote_open {
 	char path[4096];
 	bool write, create, force_held;
-	uint64_t create_size;
+	uint64_t create_size, session;
 	enum cache_mode cache;
 };
 

@@ -36,11 +36,8 @@ int cli_words_init(struct cli_words *words, int argc, char **argv, struct error 
 void cli_words_done(struct cli_words *words);
 int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret, struct error *error);
 
-/* Where journals and control sockets lie; returns buf. */
+/* Where journals lie; returns buf. */
 const char *cli_state_dir(char *buf, size_t length);
-const char *cli_run_dir(char *buf, size_t length);
-/* -EPERM when others could put sockets of their own there; -ENOENT when there is none. */
-int cli_check_run_dir(const char *dir, struct error *error);
 
 /* How a run reports. */
 enum cli_progress { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_NONE };

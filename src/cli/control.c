@@ -3,6 +3,7 @@
 #include "cli/control.h"
 
 #include "base/cleanup.h"
+#include "base/run_dir.h"
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -162,10 +163,8 @@ static int make_socket(struct control *control, const char *name, struct error *
 
 	snprintf(pid, sizeof(pid), "%d", (int)getpid());
 
-	cli_run_dir(dir, sizeof(dir));
-	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
-		return error_set(error, -errno, "cannot make %s: %s", dir, strerror(errno));
-	res = cli_check_run_dir(dir, error);
+	run_dir_path(dir, sizeof(dir));
+	res = run_dir_make(dir, error);
 	if (res < 0)
 		return res;
 	res = snprintf(control->path, sizeof(control->path), "%s/%s.sock", dir, name ? name : pid);

@@ -12,7 +12,7 @@
 struct control;
 
 /*
- * `answer` gets a request and returns the reply, which the control takes. Path: cli_run_dir()/NAME.sock; a socket that is there
+ * `answer` gets a request and returns the reply, which the control takes. Path: run_dir_path()/NAME.sock; a socket that is there
  * already is replaced: the caller sees to it that there is one of a name. A NULL name is the pid.
  */
 int control_new(struct control **ret, struct ring *ring, const char *name,

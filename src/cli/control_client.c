@@ -3,6 +3,7 @@
 #include "cli/control_client.h"
 
 #include "base/cleanup.h"
+#include "base/run_dir.h"
 #include "cli/cli.h"
 
 #include <dirent.h>
@@ -23,7 +24,7 @@ static int dial(const char *name, struct error *error)
 	struct timeval patience = {.tv_sec = PATIENCE};
 	_cleanup_(cleanup_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char dir[4096];
-	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
+	int res = run_dir_check(run_dir_path(dir, sizeof(dir)), error);
 
 	if (res < 0 && res != -ENOENT)
 		return res;
@@ -84,7 +85,7 @@ int control_each(void (*one)(void *data, const json_t *status), void *data, stru
 {
 	struct dirent **entries = NULL;
 	char dir[4096], path[4400];
-	int res = cli_check_run_dir(cli_run_dir(dir, sizeof(dir)), error);
+	int res = run_dir_check(run_dir_path(dir, sizeof(dir)), error);
 	int count = res < 0 ? 0 : scandir(dir, &entries, is_socket, versionsort);
 
 	for (int i = 0; i < count; i++) {

@@ -90,32 +90,3 @@ const char *cli_state_dir(char *buf, size_t length)
 		snprintf(buf, length, "%s/.local/state/blkmove", home ? home : "/tmp");
 	return buf;
 }
-
-const char *cli_run_dir(char *buf, size_t length)
-{
-	const char *own = getenv("BLKMOVE_RUN_DIR"), *runtime = getenv("XDG_RUNTIME_DIR");
-
-	if (own && own[0])
-		snprintf(buf, length, "%s", own);
-	else if (geteuid() == 0)
-		snprintf(buf, length, "/run/blkmove");
-	else if (runtime && runtime[0])
-		snprintf(buf, length, "%s/blkmove", runtime);
-	else
-		snprintf(buf, length, "/tmp/blkmove-%u", (unsigned)geteuid());
-	return buf;
-}
-
-int cli_check_run_dir(const char *dir, struct error *error)
-{
-	struct stat st;
-
-	if (lstat(dir, &st) < 0)
-		return error_set(error, -errno, "cannot look at %s: %s", dir, strerror(errno));
-	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 07777) != 0700)
-		return error_set(error, -EPERM,
-		    "%s is not a folder of this user with mode 0700; remove it, or name another in "
-		    "BLKMOVE_RUN_DIR",
-		    dir);
-	return 0;
-}

@@ -165,12 +165,38 @@ static void run_open(struct agent_server *server, struct agent_slot *slot)
 	}
 }
 
+/* Before the client's first write. It is a note of how the volume was when this session began. */
+static void take_note(struct agent_server *server, struct block_facts *facts)
+{
+	const struct agent_notes *notes = server->options.notes;
+
+	if (notes && !server->noted && server->open.session && block_info(server->block)->writable) {
+		server->last_writer = notes->take(notes->data, facts);
+		server->noted = true;
+	}
+	facts->last_writer = server->last_writer;
+}
+
+/* After the client's last write, and while its volume is still locked. What is not flushed would change it later. */
+static void put_note(struct agent_server *server)
+{
+	struct block_io flush = {.op = BLOCK_FLUSH};
+	struct block_facts facts = {0};
+	struct error ignored;
+
+	if (server->noted && block_wait(server->block, &flush) == 0 &&
+	    block_facts(server->block, &facts, &ignored) == 0)
+		server->options.notes->put(server->options.notes->data, &facts, server->open.session);
+}
+
 static void run_facts(struct agent_server *server, struct agent_slot *slot)
 {
 	struct block_facts facts = {0};
 	struct error error = {0};
 	int res = block_facts(server->block, &facts, &error);
 
+	if (res == 0)
+		take_note(server, &facts);
 	if (server->broken)
 		agent_slot_release(slot);
 	else if (res < 0)
@@ -352,6 +378,7 @@ struct agent_server *agent_server_free(struct agent_server *server)
 	if (ring_run_until(server->ring, &server->over) < 0)
 		return NULL;
 	session_free(server->session);
+	put_note(server);
 	block_free(server->block);
 	agent_buffers_done(&server->buffers);
 	free(server->slots);

@@ -8,9 +8,21 @@
 
 struct agent_server;
 
+/*
+ * Notes of who wrote to a volume last, kept where the agent runs, so that a client whose link was lost can see whether somebody
+ * else did meanwhile. take() gives what is noted, as block_facts.last_writer has it, and removes it; put() notes that what the
+ * volume holds now was last written in that session.
+ */
+struct agent_notes {
+	uint64_t (*take)(void *data, const struct block_facts *now);
+	void (*put)(void *data, const struct block_facts *now, uint64_t session);
+	void *data;
+};
+
 struct agent_server_options {
 	int fd_in, fd_out;                /* taken */
 	const struct path_policy *policy; /* or NULL; borrowed */
+	const struct agent_notes *notes;  /* or NULL; borrowed */
 	unsigned timeout_ms;              /* longest silence before the client counts as lost; 0: 30,000 */
 	/* Opens the volume an OPEN frame names; NULL: file_open(). Simulations open their own. */
 	int (*open)(void *data, struct block **ret, struct ring *ring, const char *path, bool write,

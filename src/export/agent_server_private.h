@@ -50,6 +50,8 @@ struct agent_server {
 	bool control_running;
 	bool opening;
 	struct remote_open open;
+	bool noted; /* the note of who wrote last was taken: it is `last_writer` */
+	uint64_t last_writer;
 
 	bool broken; /* the session is closed */
 	bool over;   /* done() has run */

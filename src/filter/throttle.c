@@ -22,6 +22,7 @@ struct throttle {
 	double tokens;    /* bytes; negative: debt */
 	uint64_t seen_ns; /* up to when tokens were filled */
 	bool paused;
+	bool cancelled; /* holds back nothing any more */
 };
 
 static const struct block_driver throttle_driver;
@@ -53,6 +54,8 @@ static void fill(struct throttle *throttle)
 
 static bool may_pass(struct throttle *throttle, const struct block_io *io)
 {
+	if (throttle->cancelled)
+		return true;
 	if (throttle->paused)
 		return false;
 	return throttle->rate == 0 || throttle->tokens >= 0 || cost(io) == 0;
@@ -92,6 +95,12 @@ static void arm(struct throttle *throttle, struct block_io *io)
 	ring_submit(throttle->filter.block.ring, &io->ring_op);
 }
 
+static void end_held(struct throttle *throttle, struct block_io *io)
+{
+	list_remove(&io->node);
+	block_complete_later(&throttle->filter.block, io, -ECANCELED);
+}
+
 /* Lets go what may pass. Does nothing while the first one's timer is still under way: its end calls this
  * again. */
 static void pump(struct throttle *throttle)
@@ -99,6 +108,8 @@ static void pump(struct throttle *throttle)
 	struct block_io *io;
 
 	fill(throttle);
+	while ((io = first_held(throttle)) && !io->ring_op.active && throttle->cancelled)
+		end_held(throttle, io);
 	while ((io = first_held(throttle)) && !io->ring_op.active && may_pass(throttle, io)) {
 		list_remove(&io->node);
 		pass(throttle, io);
@@ -124,7 +135,8 @@ static void throttle_submit(struct block *block, struct block_io *io)
 
 	fill(throttle);
 	/* Held requests come first, but free ones need not wait for those that cost. */
-	if (may_pass(throttle, io) && (list_empty(&throttle->held) || cost(io) == 0)) {
+	if (throttle->cancelled ||
+	    (may_pass(throttle, io) && (list_empty(&throttle->held) || cost(io) == 0))) {
 		pass(throttle, io);
 		return;
 	}
@@ -197,4 +209,10 @@ void throttle_go_on(struct block *block)
 bool throttle_paused(struct block *block)
 {
 	return throttle_of(block)->paused;
+}
+
+void throttle_cancel(struct block *block)
+{
+	throttle_of(block)->cancelled = true;
+	look_anew(throttle_of(block));
 }

@@ -17,3 +17,5 @@ uint64_t throttle_rate(struct block *throttle);
 void throttle_pause(struct block *throttle);
 void throttle_go_on(struct block *throttle);
 bool throttle_paused(struct block *throttle);
+/* For good: what is held ends with -ECANCELED, and nothing is held from now on. */
+void throttle_cancel(struct block *throttle);

@@ -351,6 +351,8 @@ int hash_extents_new(struct extents **ret, struct block *source, struct block *c
 	int res;
 
 	assert(options->end <= block_info(source)->size && options->end <= block_info(compare)->size);
+	/* A key that was never drawn is one that everybody knows. */
+	assert(!bytes_are_zero(options->key->bytes, sizeof(options->key->bytes)));
 	assert(options->top_granularity == 0 || digest_granularity_ok(options->top_granularity));
 	if (!hash)
 		return error_set(error, -ENOMEM, "cannot compare volumes: out of memory");

@@ -10,11 +10,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #define CHECKPOINT_NS    2000000000u
 #define BACKOFF_FIRST_NS 500000000u
 #define BACKOFF_MAX_NS   30000000000u
+
+static uint64_t random_session(void)
+{
+	uint64_t session = 0;
+
+	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
+		return 0; /* nothing is noted, and a lost link leads to a comparison */
+	return session % (SESSION_MAX - SESSION_FIRST) + SESSION_FIRST;
+}
 
 int job_new(struct job **ret, struct ring *ring, const struct job_options *options, struct error *error)
 {
@@ -27,6 +37,7 @@ int job_new(struct job **ret, struct ring *ring, const struct job_options *optio
 	if (!job->options.checkpoint_ns)
 		job->options.checkpoint_ns = CHECKPOINT_NS;
 	job->rate = options->rate;
+	job->session = options->session ? options->session : random_session();
 	job->journal_fd = -1;
 	*ret = job;
 	return 0;
@@ -147,6 +158,8 @@ static int attempt(struct job *job)
 	if (res == 0)
 		res = job_digests_begin(job);
 	if (res == 0)
+		res = job_journal_check(job);
+	if (res == 0)
 		res = job_set_target_size(job);
 	if (res == 0)
 		res = job_journal_create(job);
@@ -184,7 +197,9 @@ static int run_attempts(struct job *job)
 			return res;
 		/* What was acknowledged but not flushed may be lost with the far side: it is done again. */
 		range_set_done(&job->fresh);
-		job_close(job);
+		/* These are read again, and listed again if they are still bad. */
+		range_set_done(&job->bad);
+		job_close_lost(job);
 		job_set_state(job, JOB_WAITING);
 		job->retries++;
 		job->retries_in_a_row++;
@@ -274,8 +289,9 @@ enum job_result job_run(struct job *job, struct error *error)
 void job_cancel(struct job *job)
 {
 	job->cancelled = true;
-	job_pause(job, false);
-	job_set_rate(job, 0);
+	job->paused = false;
+	if (job->source)
+		throttle_cancel(job->source);
 	if (job->copy)
 		copy_stop(job->copy);
 	if (job->wake_wait)

@@ -51,6 +51,7 @@ struct job_options {
 	const struct endpoint *source, *target; /* borrowed */
 	struct link_options link;
 	enum cache_mode cache;
+	uint64_t session; /* SESSION_FIRST...SESSION_MAX; 0: drawn at random */
 	bool dry_run, verify, resume;
 	bool trust_holes;      /* verify: what both sides say is a hole is not read */
 	bool list_read_errors; /* --on-read-error=list */

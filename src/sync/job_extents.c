@@ -95,7 +95,8 @@ static int make_inner(struct extents **ret, struct job *job, struct range_set *s
 
 		return all_extents_new(ret, job->source, &all, &job->error);
 	}
-	if (!job->options.digests_path)
+	/* Saved digests have a key of their own, old or new. */
+	if (!job->saved && !job->digests)
 		res = digest_key_random(&job->digest_key, &job->error);
 	if (res < 0)
 		return res;

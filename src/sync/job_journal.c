@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /*
  * One journal a target, whichever name leads there and wherever the data comes from: a run that writes to a target replaces
@@ -48,6 +49,15 @@ static int make_folders(const char *folder)
 	}
 }
 
+/* A name that came or went: else a power cut brings back what was. */
+static void sync_folder(const char *folder)
+{
+	_cleanup_(cleanup_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)fsync(fd);
+}
+
 static int open_file(struct job *job, bool create)
 {
 	char path[4096];
@@ -62,13 +72,8 @@ static int open_file(struct job *job, bool create)
 	fd = open(path, flags, 0600);
 	if (fd < 0)
 		return -errno;
-	if (create) {
-		_cleanup_(cleanup_close) int dir =
-		    open(job->options.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-		if (dir >= 0)
-			fsync(dir);
-	}
+	if (create)
+		sync_folder(job->options.state_dir);
 	return fd;
 }
 
@@ -120,19 +125,30 @@ static int check_identity(struct job *job, const json_t *json)
 	return 0;
 }
 
-/* Why what the journal says cannot be trusted, or NULL. What cannot be known proves nothing. */
-static const char *doubt(const struct job *job, const json_t *json)
+/*
+ * Why what the journal says cannot be trusted, or NULL. What was seen to change is never trusted; what cannot be known is if the
+ * user says so.
+ */
+static const char *doubt(const struct job *job, const json_t *json, bool *ret_seen)
 {
 	const char *mark = text_of(json, "source_mark");
+	uint64_t writer = job->target_facts.last_writer;
+	bool known = mark[0] && job->source_facts.mark[0];
 
-	if (job->options.assume_unchanged)
-		return NULL;
+	*ret_seen = true;
+	if (known && strcmp(mark, job->source_facts.mark))
+		return "the source was written since the earlier run";
+	if (job->target_facts.mark[0] && !journal_mark_fits(job->journal, job->target_facts.mark))
+		return "the target was written since the earlier run";
+	if (!journal_has_mark(job->journal) && writer && writer != journal_session(job->journal))
+		return "the target was written since the earlier run";
+	*ret_seen = false;
 	if (!job->source_facts.id[0] || !job->target_facts.id[0])
 		return "it cannot be known whether these are the same volumes as in the earlier run";
-	if (!mark[0] || strcmp(mark, job->source_facts.mark))
+	if (!known)
 		return "it cannot be seen that the source was not written since the earlier run";
 	if (!journal_mark_fits(job->journal, job->target_facts.mark))
-		return "the target was written since the earlier run";
+		return "it cannot be seen that the target was not written since the earlier run";
 	return NULL;
 }
 
@@ -141,15 +157,17 @@ static int judge_journal(struct job *job, const char *description)
 {
 	json_t *json = json_loads(description, 0, NULL);
 	const char *why;
+	bool seen;
 	int res;
 
 	if (!json)
 		return error_set(
 		    &job->error, -EBADMSG, "the journal's header is damaged; run without --resume");
 	res = check_identity(job, json);
-	why = res == 0 ? doubt(job, json) : NULL;
-	if (why) {
-		job_warn(job, "%s: comparing all of it; --assume-unchanged trusts the journal instead", why);
+	why = res == 0 ? doubt(job, json, &seen) : NULL;
+	if (why && (seen || !job->options.assume_unchanged)) {
+		job_warn(job, "%s: comparing all of it%s", why,
+		    seen ? "" : "; --assume-unchanged trusts the journal instead");
 		job_distrust(job);
 	}
 	json_decref(json);
@@ -191,6 +209,25 @@ static bool has_journal(const struct job *job)
 	       !block_info(job->target)->stream;
 }
 
+static int cannot_write(struct job *job, int res)
+{
+	return error_set(&job->error, res,
+	    "cannot write a journal in %s: %s; name another folder with --state-dir", job->options.state_dir,
+	    strerror(-res));
+}
+
+int job_journal_check(struct job *job)
+{
+	int res;
+
+	if (!has_journal(job) || job->options.open_journal || job->journal)
+		return 0;
+	res = make_folders(job->options.state_dir);
+	if (res == 0 && access(job->options.state_dir, W_OK) < 0)
+		res = -errno;
+	return res < 0 ? cannot_write(job, res) : 0;
+}
+
 static int begin(struct job *job)
 {
 	char *description = describe(job);
@@ -205,9 +242,7 @@ static int begin(struct job *job)
 	job->journal_fd = open_file(job, true);
 	if (job->journal_fd < 0) {
 		res = job->journal_fd;
-		error_set(&job->error, res,
-		    "cannot write a journal in %s: %s; name another folder with --state-dir",
-		    job->options.state_dir, strerror(-res));
+		cannot_write(job, res);
 	} else {
 		res = journal_new(&job->journal, job->ring, job->journal_fd, description, &why);
 		if (res < 0)
@@ -273,18 +308,31 @@ int job_journal_load(struct job *job)
 	return 0;
 }
 
+static int note_session(struct job *job)
+{
+	int res = journal_note_session(job->journal, job->session);
+
+	if (res < 0)
+		error_set(&job->error, res, "cannot write the journal in %s: %s; make room there",
+		    job->options.state_dir ? job->options.state_dir : "its folder", strerror(-res));
+	return res;
+}
+
 int job_journal_create(struct job *job)
 {
+	int res;
+
 	/* A journal that is trusted goes on; one that is not is replaced before the first write. */
 	if (job->journal && !job->restart_journal)
-		return 0;
+		return job->opened_before ? 0 : note_session(job);
 	if (!has_journal(job)) {
 		job_journal_end(job, true); /* an earlier run's: no longer true once this one writes */
 		return 0;
 	}
 	job->restart_journal = false;
 	job_journal_end(job, false);
-	return begin(job);
+	res = begin(job);
+	return res < 0 ? res : note_session(job);
 }
 
 void job_journal_note_end(struct job *job)
@@ -309,6 +357,7 @@ void job_journal_end(struct job *job, bool remove)
 		job->options.remove_journal(job->options.data);
 	} else if (remove && !job->options.open_journal && job->options.state_dir && job_writes(job)) {
 		journal_path(job, path, sizeof(path));
-		unlink(path);
+		if (unlink(path) == 0)
+			sync_folder(job->options.state_dir);
 	}
 }

@@ -32,6 +32,8 @@ static int open_source(struct job *job)
 	int res;
 
 	/* A verify reads what is on the medium. */
+	if (job->source)
+		return 0;
 	if (job->options.verify || job->options.kind == JOB_VERIFY)
 		options.cache = CACHE_DIRECT;
 	res = open_one(job, false, &options, &block);
@@ -52,11 +54,14 @@ static int open_target(struct job *job)
 	    .create = job_writes(job) && !job->opened_before,
 	    .create_size = block_info(job->source)->size,
 	    .force_held = job->options.allow & (ALLOW_HELD | ALLOW_MOUNTED),
+	    .session = job_writes(job) ? job->session : 0,
 	    .cache = job->options.cache,
 	    .link = job->options.link,
 	};
 	int res;
 
+	if (job->target)
+		return 0;
 	if (job->options.verify || job->options.kind == JOB_VERIFY)
 		options.cache = CACHE_DIRECT;
 	res = open_one(job, true, &options, &job->target);
@@ -105,24 +110,39 @@ static int check_again(struct job *job, struct block *block, const struct block_
 	return 0;
 }
 
-static int reopen_checks(struct job *job, const struct block_facts *source, const struct block_facts *target)
+/* Why what was done before the link was lost cannot be relied on, or NULL. */
+static const char *reopen_doubt(const struct job *job, const struct block_facts *source,
+    const struct block_facts *target, bool target_again)
+{
+	if (strcmp(source->mark, job->source_facts.mark))
+		return "the source was written while the link was away";
+	if (!job->target || !job_writes(job))
+		return NULL;
+	/* The lock went with the link: somebody else may have had it. */
+	if (target_again && target->last_writer != job->session &&
+	    (target->last_writer || !job->options.assume_unchanged))
+		return target->last_writer ? "the target was written while the link was away"
+		                           : "it cannot be known whether the target was written while the "
+		                             "link was away";
+	if ((!source->id[0] || !source->mark[0] || !target->id[0]) && !job->options.assume_unchanged)
+		return "it cannot be known whether the link leads to the same volumes, unwritten";
+	return NULL;
+}
+
+static int reopen_checks(
+    struct job *job, const struct block_facts *source, const struct block_facts *target, bool target_again)
 {
 	int res = check_again(job, job->source, source, &job->source_facts, job->source_size);
+	const char *doubt;
 
 	if (res == 0 && job->target)
 		res = check_again(job, job->target, target, &job->target_facts, job->target_size);
 	if (res < 0)
 		return res;
-	if (job->options.assume_unchanged)
-		return 0;
-	if (strcmp(source->mark, job->source_facts.mark)) {
-		job_warn(job, "%s was written while the link was away: comparing all of it",
-		    block_info(job->source)->name);
+	doubt = reopen_doubt(job, source, target, target_again);
+	if (doubt) {
+		job_warn(job, "%s: comparing all of it", doubt);
 		job->source_facts = *source;
-		job_distrust(job);
-	} else if (job->target && job_writes(job) && (!source->id[0] || !source->mark[0] || !target->id[0])) {
-		job_warn(job, "it cannot be known whether the link leads to the same volumes, unwritten: "
-		              "comparing all of it");
 		job_distrust(job);
 	}
 	return 0;
@@ -191,6 +211,7 @@ static int judge_source(struct job *job, const struct block_facts *source)
 int job_open(struct job *job)
 {
 	struct block_facts source = {0}, target = {0};
+	bool target_again = !job->target;
 	int res;
 
 	job_set_state(job, JOB_OPENING);
@@ -205,7 +226,7 @@ int job_open(struct job *job)
 		res = look(job, job->target, &target);
 	if (res < 0)
 		return res;
-	return job->opened_before ? reopen_checks(job, &source, &target)
+	return job->opened_before ? reopen_checks(job, &source, &target, target_again)
 	                          : first_checks(job, &source, &target);
 }
 
@@ -213,6 +234,16 @@ void job_close(struct job *job)
 {
 	job->target = block_free(job->target);
 	job->source = block_free(job->source);
+}
+
+void job_close_lost(struct job *job)
+{
+	struct error ignored;
+
+	if (job->target && block_link_error(job->target, &ignored) < 0)
+		job->target = block_free(job->target);
+	if (job->source && block_link_error(job->source, &ignored) < 0)
+		job->source = block_free(job->source);
 }
 
 int job_check_source_mark(struct job *job)

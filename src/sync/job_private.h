@@ -11,6 +11,7 @@ struct job {
 	/* set at the start */
 	struct ring *ring;
 	struct job_options options;
+	uint64_t session; /* whose writes these are, for an agent's note */
 
 	/* set by the first open; checked by every later one */
 	bool opened_before;
@@ -35,6 +36,7 @@ struct job {
 	struct range_set fresh;        /* acknowledged by the target */
 	struct range_set flushing;     /* being made durable */
 	struct range_set bad, differences;
+	bool bad_lost; /* there was no memory for a bad range */
 	uint64_t differing_ranges, differing_bytes;
 	bool wrote; /* the target may have been written to */
 	struct journal *journal;
@@ -61,6 +63,8 @@ struct job {
 /* job_open.c: opens what is not open, judges, and on later times insists on the same volumes. */
 int job_open(struct job *job);
 void job_close(struct job *job);
+/* Closes what lost its link. What did not stays open, and with it its lock: nobody else gets in meanwhile. */
+void job_close_lost(struct job *job);
 /* Facts once more: -ESTALE with words when the source was written since the first look. */
 int job_check_source_mark(struct job *job);
 
@@ -74,6 +78,8 @@ void job_distrust(struct job *job);
 int job_journal_load(struct job *job);
 /* After the judgement, before the first write: begins a journal where none goes on. */
 int job_journal_create(struct job *job);
+/* Before the target is cut: that a journal can be made. */
+int job_journal_check(struct job *job);
 /* At the end of a run that did not complete: lets the next one see whether the target was written in between. */
 void job_journal_note_end(struct job *job);
 void job_journal_end(struct job *job, bool remove);

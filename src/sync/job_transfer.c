@@ -26,7 +26,8 @@ static void bad_range(void *data, uint64_t offset, uint64_t length, int res)
 {
 	struct job *job = data;
 
-	(void)range_set_add(&job->bad, offset, length);
+	if (range_set_add(&job->bad, offset, length) < 0)
+		job->bad_lost = true;
 }
 
 static void add_counts(struct job *job)
@@ -63,6 +64,9 @@ static int run_engine(struct job *job, struct extents *extents)
 		return error_set(&job->error, loop, "the event loop failed: %s", strerror(-loop));
 	if (pass.res < 0 && pass.res != -ECANCELED)
 		job->error = *copy_error(job->copy);
+	else if (job->bad_lost)
+		pass.res = error_set(&job->error, -ENOMEM,
+		    "out of memory for the list of what cannot be read: it may lack ranges");
 	add_counts(job);
 	job->copy = copy_free(job->copy);
 	return job->checkpoint_res < 0 ? job->checkpoint_res : pass.res;

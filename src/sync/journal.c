@@ -14,14 +14,14 @@
  * Header, 4096 bytes: 0 "BLKMJRNL"  8 u32 version  12 u32 description length  16 u64 nonce  24 description
  * 4092 u32 CRC-32C of the bytes before. Record, 32 bytes: 0 u64 number (from 1)  8 u64 offset  16 u64 length
  * 24 u32 kind  28 u32 CRC-32C of nonce and the bytes before. A record of kind 1 is the last of an orderly run: its
- * offset is a hash of the target's change mark, its length 0.
+ * offset is a hash of the target's change mark, its length 0. One of kind 2 begins a run: its offset is the session.
  */
 #define HEADER_BYTES 4096u
 #define RECORD_BYTES 32u
 #define VERSION      1u
 #define READ_BYTES   (64u << 10) /* a multiple of RECORD_BYTES */
 
-enum record_kind { RECORD_RANGE, RECORD_MARK };
+enum record_kind { RECORD_RANGE, RECORD_MARK, RECORD_SESSION };
 
 static const char magic[8] = "BLKMJRNL";
 
@@ -32,6 +32,7 @@ struct journal {
 	uint64_t records; /* durable or being written */
 	bool has_mark;    /* the last record is one of kind RECORD_MARK */
 	uint64_t mark;
+	uint64_t session; /* of the last run; 0: not noted */
 
 	/* one append */
 	struct ring_op op;
@@ -152,9 +153,20 @@ static bool record_ok(const struct journal *journal, const uint8_t *record)
 	if (get_le32(record + 28) != record_crc(journal->nonce, record) ||
 	    get_le64(record) != journal->records + 1)
 		return false;
-	if (get_le32(record + 24) == RECORD_MARK)
+	if (get_le32(record + 24) == RECORD_MARK || get_le32(record + 24) == RECORD_SESSION)
 		return length == 0;
 	return get_le32(record + 24) == RECORD_RANGE && length > 0 && offset <= UINT64_MAX - length;
+}
+
+static int take_record(struct journal *journal, const uint8_t *record, struct range_set *done)
+{
+	uint64_t offset = get_le64(record + 8);
+
+	journal->has_mark = get_le32(record + 24) == RECORD_MARK;
+	if (get_le32(record + 24) == RECORD_RANGE)
+		return range_set_add(done, offset, get_le64(record + 16));
+	*(journal->has_mark ? &journal->mark : &journal->session) = offset;
+	return 0;
 }
 
 /* Takes records as long as they are whole and in order. Returns 1 when there may be more, 0 at the end, or -errno. */
@@ -162,15 +174,11 @@ static int load_records(struct journal *journal, const uint8_t *buf, size_t leng
 {
 	for (size_t at = 0; at + RECORD_BYTES <= length; at += RECORD_BYTES) {
 		const uint8_t *record = buf + at;
-		int res = 0;
+		int res;
 
 		if (!record_ok(journal, record))
 			return 0;
-		journal->has_mark = get_le32(record + 24) == RECORD_MARK;
-		if (journal->has_mark)
-			journal->mark = get_le64(record + 8);
-		else
-			res = range_set_add(done, get_le64(record + 8), get_le64(record + 16));
+		res = take_record(journal, record, done);
 		if (res < 0)
 			return res;
 		journal->records++;
@@ -224,16 +232,39 @@ static void fill_record(
 	put_le32(record + 28, record_crc(journal->nonce, record));
 }
 
-int journal_note_mark(struct journal *journal, const char *mark)
+/* Control path. */
+static int note(struct journal *journal, enum record_kind kind, uint64_t value)
 {
 	uint64_t at = HEADER_BYTES + journal->records * RECORD_BYTES;
 	uint8_t record[RECORD_BYTES];
 	int res;
 
 	assert(!journal->buf);
-	fill_record(journal, record, RECORD_MARK, hash_mark(mark), 0);
+	fill_record(journal, record, kind, value, 0);
 	res = transfer(journal, RING_WRITE, at, record, sizeof(record));
 	return res < 0 ? res : sync_now(journal);
+}
+
+int journal_note_mark(struct journal *journal, const char *mark)
+{
+	return note(journal, RECORD_MARK, hash_mark(mark));
+}
+
+int journal_note_session(struct journal *journal, uint64_t session)
+{
+	journal->has_mark = false;
+	journal->session = session;
+	return note(journal, RECORD_SESSION, session);
+}
+
+uint64_t journal_session(const struct journal *journal)
+{
+	return journal->session;
+}
+
+bool journal_has_mark(const struct journal *journal)
+{
+	return journal->has_mark;
 }
 
 bool journal_mark_fits(const struct journal *journal, const char *mark)

@@ -34,6 +34,12 @@ int journal_load(struct journal **ret, struct ring *ring, int fd, char *ret_desc
  * no append under way. Returns 0 or -errno.
  */
 int journal_note_mark(struct journal *journal, const char *mark);
+/* Before the first write of a run: whose writes to the target follow. Control path. Returns 0 or -errno. */
+int journal_note_session(struct journal *journal, uint64_t session);
+/* Of the last run, after journal_load(); 0: not noted. */
+uint64_t journal_session(const struct journal *journal);
+/* Whether the journal ends with a mark: its last run ended in order. */
+bool journal_has_mark(const struct journal *journal);
 /* False when the journal ends with another mark than this one; true when it ends with none. After journal_load(). */
 bool journal_mark_fits(const struct journal *journal, const char *mark);
 /* No append may be under way. Takes NULL; returns NULL. */

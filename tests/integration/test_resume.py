@@ -10,6 +10,7 @@ import time
 import pytest
 
 from images import Image, first_difference, noise, put
+from processes import agents, children
 from program import INTERRUPTED, LINK_LOST, OK, REFUSED, TROUBLE, wait_until
 
 MIB = 1 << 20
@@ -205,6 +206,17 @@ def test_a_signal_while_waiting_for_a_link(program, folder, servers, source):
     running.end(INTERRUPTED, timeout_s=20)
 
 
+def test_a_signal_does_not_wait_for_what_a_rate_holds_back(program, source, target):
+    running = program.start("copy", "--rate=1M", source, target)
+    program.wait_for_position(running, 1)
+    running.kill(signal.SIGINT)
+    done = running.end(INTERRUPTED, timeout_s=20)
+    sent = re.search(r"sent ([0-9.]+) MiB", done.err + done.out.decode())
+    assert not sent or float(sent.group(1)) < 8, str(done)
+    program("copy", "--resume", source, target)
+    equal(source, target)
+
+
 def test_a_signal_while_paused(program, source, target):
     running = program.start("copy", "--rate=4M", source, target)
     program.wait_for_position(running, MIB)
@@ -216,31 +228,6 @@ def test_a_signal_while_paused(program, source, target):
 
 
 # Links
-
-def children(pid, name):
-    """The pids below a process whose command is called so."""
-    found = []
-    for child in subprocess.run(["pgrep", "-P", str(pid)], stdout=subprocess.PIPE, text=True).stdout.split():
-        with open(f"/proc/{child}/comm") as file:
-            found += [int(child)] if file.read().strip() == name else []
-        found += children(child, name)
-    return found
-
-
-def agents(path):
-    """Agents that have this file open."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if file.read().split(b"\0")[1:2] != [b"agent"]:
-                    continue
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:
-            continue
-        found += [int(pid)] if str(path) in links else []
-    return found
-
 
 def test_a_killed_ssh_is_started_again(program, ssh, source, target):
     running = program.start("copy", *ssh, "--rate=6M", source, f"far:{target}")

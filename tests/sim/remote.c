@@ -6,6 +6,7 @@
  */
 #include "world.h"
 
+#include "base/bytes.h"
 #include "block/remote.h"
 #include "export/agent_server.h"
 #include "filter/filter.h"
@@ -101,11 +102,51 @@ static void agent_ended(void *data, int res)
 	ring_sim_after(agent->world->sim, 0, agent_free, agent);
 }
 
+/* Notes of who wrote last are gone when they are taken, and made by agents that end in order. */
+static uint64_t take_note(void *data, const struct block_facts *now)
+{
+	struct world *world = data;
+	uint64_t writer = world->note && world->note_generation != world->target_generation
+	                      ? LAST_WRITER_OTHER
+	                      : world->note;
+
+	world->note = 0;
+	return writer;
+}
+
+static void put_note(void *data, const struct block_facts *now, uint64_t session)
+{
+	struct world *world = data;
+
+	world->note = session;
+	world->note_generation = world->target_generation;
+}
+
+/* Somebody else writes to the target while nobody holds its lock, where the job must see it. */
+static void maybe_meet_stranger(struct world *world)
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+	uint64_t size, at;
+	uint8_t *data = ring_sim_disk_data(world->sim, world->target_fd, &size);
+
+	if (is_locked(world) || size == 0 || !(world->note || world->target_connected) || rand_below(rand, 3))
+		return;
+	at = rand_below(rand, size);
+	rand_bytes(rand, data + at, min_u64(size - at, rand_between(rand, 1, 9000)));
+	ring_sim_disk_settle(world->sim, world->target_fd);
+	world->target_generation++;
+	world_say(world, "a stranger writes to the target at %llu", (unsigned long long)at);
+}
+
 static int agent_start(struct world *world, bool target, int fd, struct ring *host, struct error *error)
 {
 	struct agent *agent = calloc(1, sizeof(*agent));
-	struct agent_server_options options = {
-	    .fd_in = fd, .fd_out = fd, .timeout_ms = TIMEOUT_MS, .open = agent_open, .open_data = agent};
+	struct agent_server_options options = {.fd_in = fd,
+	    .fd_out = fd,
+	    .notes = &world->notes,
+	    .timeout_ms = TIMEOUT_MS,
+	    .open = agent_open,
+	    .open_data = agent};
 	int res;
 
 	if (!agent)
@@ -114,6 +155,7 @@ static int agent_start(struct world *world, bool target, int fd, struct ring *ho
 	agent->host = host;
 	agent->fd = fd;
 	agent->target = target;
+	world->notes = (struct agent_notes){.take = take_note, .put = put_note, .data = world};
 	list_append(&world->agents, &agent->node);
 	res = agent_server_new(&agent->server, host, &options, error);
 	if (res < 0)
@@ -168,6 +210,10 @@ int remote_connect(struct world *world, bool target, const struct block_open_opt
 		world->boot_ns = 0;
 		ring_sim_power_on(world->sim, world->source_fd);
 		ring_sim_power_on(world->sim, world->target_fd);
+	}
+	if (target && options->write) {
+		maybe_meet_stranger(world);
+		world->target_connected = true;
 	}
 	make_link(world, host, fds);
 	agent_start(world, target, fds[1], host, error);

@@ -56,7 +56,7 @@ int world_open_disk(
 	    .device = scenario->device,
 	    .writable = write,
 	    .hole_seed = scenario->hole_seed,
-	    .generation = target ? 0 : world->generation,
+	    .generation = target ? world->target_generation : world->generation,
 	    .plant = target ? world->plant : PLANT_NONE,
 	};
 
@@ -128,6 +128,7 @@ static void begin_attempt(struct world *world)
 	world->crashed = world->cancelled = world->completed = false;
 	world->position = 0;
 	world->faults_count = 0;
+	world->target_connected = false;
 	world->client = ring_sim_host_new(world->sim, "client");
 	if (!world->last_attempt)
 		world_plan_faults(world);
@@ -149,6 +150,7 @@ static struct job_options options_of(
 	    .list_read_errors = scenario->list_read_errors,
 	    .size_mismatch = SIZE_ZERO_TAIL,
 	    .retries = 8,
+	    .session = SESSION_FIRST + world->sessions++,
 	    .checkpoint_ns = scenario->checkpoint_ns,
 	    .data = world,
 	    .state_changed = state_changed,

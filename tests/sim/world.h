@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "export/agent_server.h"
 #include "sync/job.h"
 #include "volume.h"
 
@@ -75,9 +76,12 @@ struct world {
 
 	/* disks: buffered and direct descriptors */
 	int source_fd, source_direct, target_fd, target_direct, journal_fd;
-	uint8_t *source_data;   /* what the source must hold, always */
-	uint8_t *target_before; /* what the target held */
-	uint64_t generation;    /* of the source */
+	uint8_t *source_data;           /* what the source must hold, always */
+	uint8_t *target_before;         /* what the target held */
+	uint64_t generation;            /* of the source */
+	uint64_t target_generation;     /* grows when a stranger writes to the target */
+	uint64_t sessions;              /* jobs begun */
+	uint64_t note, note_generation; /* the agents': who wrote to the target last; 0: none */
 	bool target_made, target_touched;
 	bool journal_exists;
 	uint64_t journal_generation; /* of the source when the journal was begun */
@@ -88,11 +92,13 @@ struct world {
 	struct job *job;
 	struct fault faults[WORLD_FAULTS_MAX];
 	unsigned faults_count;
+	bool target_connected; /* by this attempt, once */
 	bool last_attempt, crashed, cancelled, completed;
 	unsigned struck;         /* faults that did strike, ever */
 	uint64_t position;       /* of the progress, must not go back */
 	struct list_node agents; /* remote.c */
-	uint64_t boot_ns;        /* the remote machine answers from then on */
+	struct agent_notes notes;
+	uint64_t boot_ns; /* the remote machine answers from then on */
 
 	unsigned failures;
 	char failure[512]; /* the first */

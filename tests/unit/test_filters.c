@@ -71,13 +71,15 @@ struct counted {
 	struct block_io io;
 	unsigned ended;
 	uint64_t at_ns;
+	int res;
 };
 
 static void counted_done(struct block_io *request, int res)
 {
 	struct counted *counted = container_of(request, struct counted, io);
 
-	assert_int_equal(res, 0);
+	assert_true(res == 0 || res == -ECANCELED);
+	counted->res = res;
 	counted->ended++;
 	counted->at_ns = ring_now_ns(block_ring(request->block));
 }
@@ -185,6 +187,29 @@ static void test_throttle_pause_holds_everything(void **state)
 		run_dry(&world);
 		assert_int_equal(ended(reads, 5), 5);
 		assert_int_equal(flush.ended, 1);
+		world_done(&world);
+	}
+}
+
+static void test_throttle_cancel_ends_what_is_held(void **state)
+{
+	struct world world;
+	struct counted reads[6];
+
+	for (int paused = 0; paused < 2; paused++) {
+		world_init(&world, 4);
+		assert_int_equal(throttle_new(&world.top, world.memory, 1000000, NULL), 0);
+		submit_reads(&world, reads, 5, 100000);
+		run_for(&world, 5 * MS);
+		assert_int_equal(ended(reads, 5), 1);
+		if (paused)
+			throttle_pause(world.top);
+		throttle_cancel(world.top);
+		assert_int_equal(ended(reads, 5), 1);
+		submit_reads(&world, reads + 5, 1, 100000);
+		run_dry(&world);
+		for (int i = 0; i < 6; i++)
+			assert_int_equal(reads[i].res, i == 0 || i == 5 ? 0 : -ECANCELED);
 		world_done(&world);
 	}
 }
@@ -397,6 +422,7 @@ int main(void)
 	    cmocka_unit_test(test_throttle_holds_to_the_rate),
 	    cmocka_unit_test(test_throttle_rate_changes_at_once),
 	    cmocka_unit_test(test_throttle_pause_holds_everything),
+	    cmocka_unit_test(test_throttle_cancel_ends_what_is_held),
 	    cmocka_unit_test(test_throttle_under_random_changes),
 	    cmocka_unit_test(test_delay_waits),
 	    cmocka_unit_test(test_fault_rules),
