@@ -16,6 +16,7 @@ static const struct {
     {"sync", command_sync, "SRC DST   make a target equal, sending only what differs"},
     {"verify", command_verify, "A B     compare two volumes: exit 0 same, 1 differs, 2 trouble"},
     {"digest", command_digest, "SRC     digests of a volume, saved or printed"},
+    {"serve", command_serve, "DEV...   export volumes over NBD"},
     {"status", command_control, "[PID]   running copies and syncs on this machine"},
     {"pause", command_control, "PID      hold one"},
     {"resume", command_control, "PID     let it go on"},
