@@ -176,6 +176,8 @@ static int uring_step(struct ring *base)
 	if (res < 0 && res != -EINTR && res != -EAGAIN && res != -EBUSY && res != -ETIME)
 		return res;
 	reap(ring);
+	/* What these put off is done now, so that what it submits goes along with the next call to the kernel. */
+	deliver_ready(ring);
 	return 0;
 }
 
@@ -227,6 +229,8 @@ int ring_new(struct ring **ret, unsigned entries, struct error *error)
 		    strerror(-res));
 	}
 	io_uring_ring_dontfork(&ring->uring);
+	/* Saves a look-up of the descriptor in each call; kernels that cannot go without. */
+	(void)io_uring_register_ring_fd(&ring->uring);
 	list_init(&ring->ready);
 	ring->ring.ops = &uring_ops;
 	*ret = &ring->ring;
