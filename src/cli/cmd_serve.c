@@ -171,14 +171,20 @@ static void got_signal(void *data, int number)
 /* Opening */
 
 /* Two that write to one volume without knowing of each other destroy it. */
-static int judge(const struct serve *serve, struct block *block, struct error *error)
+static int judge(
+    const struct serve *serve, const struct endpoint *endpoint, struct block *block, struct error *error)
 {
 	const char *name = block_info(block)->name;
 	struct block_facts facts;
-	int res = block_info(block)->writable ? block_facts(block, &facts, error) : 1;
+	int res = 0;
 
-	if (res != 0)
-		return res < 0 ? res : 0;
+	/* Who else uses it cannot be seen through NBD. */
+	if (!block_info(block)->writable || endpoint->kind == ENDPOINT_NBD ||
+	    endpoint->kind == ENDPOINT_CAPTIVE)
+		return 0;
+	res = block_facts(block, &facts, error);
+	if (res < 0)
+		return res;
 	if (facts.mounted[0] && !serve->allow_mounted)
 		return error_set(error, -EPERM,
 		    "refused: %s is mounted (%s); unmount it, serve it with --read-only, or add "
@@ -205,7 +211,7 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 	int res = block_open(&serve->blocks[i], serve->ring, &serve->endpoints[i], &open, error);
 
 	if (res == 0)
-		res = judge(serve, serve->blocks[i], error);
+		res = judge(serve, &serve->endpoints[i], serve->blocks[i], error);
 	return res;
 }
 
