@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/listen.h"
 #include "cli/signals.h"
+#include "filter/overlay.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -22,7 +23,9 @@ enum option_key {
 	KEY_QUIET = 'q',
 	KEY_JSON = 832,
 	KEY_CACHE,
-	KEY_ALLOW
+	KEY_ALLOW,
+	KEY_OVERLAY,
+	KEY_OVERLAY_DIR
 };
 
 struct serve {
@@ -32,7 +35,8 @@ struct serve {
 	const char *names[NBD_EXPORTS_MAX];
 	struct block *blocks[NBD_EXPORTS_MAX];
 	unsigned endpoints_count, names_count;
-	bool read_only, allow_mounted, allow_held;
+	bool read_only, overlay, allow_mounted, allow_held;
+	const char *overlay_dir;
 	enum cache_mode cache;
 
 	struct ring *ring;
@@ -102,6 +106,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_READ_ONLY:
 		serve->read_only = true;
 		break;
+	case KEY_OVERLAY:
+		serve->overlay = true;
+		break;
+	case KEY_OVERLAY_DIR:
+		serve->overlay_dir = arg;
+		break;
 	case KEY_CACHE:
 		take_cache(serve, arg, state);
 		break;
@@ -127,6 +137,9 @@ static const struct argp_option options[] = {
         "none)",
         0},
     {"read-only", KEY_READ_ONLY, NULL, 0, "clients may not write, and the volumes are opened for reading", 0},
+    {"overlay", KEY_OVERLAY, NULL, 0,
+        "clients may write, but the volumes stay as they are: what is written is gone at the end", 0},
+    {"overlay-dir", KEY_OVERLAY_DIR, "DIR", 0, "where it lies until then (default: /var/tmp)", 0},
     {"cache", KEY_CACHE, "HOW", 0, "buffered (default), direct (always past the page cache) or auto", 0},
     {"allow", KEY_ALLOW, "WHAT", 0, "serve for writing what is mounted or held, at your own risk", 0},
     {"json", KEY_JSON, NULL, 0, "say in JSON what is served", 0},
@@ -204,7 +217,7 @@ static int judge(
 
 static int open_one(struct serve *serve, unsigned i, struct error *error)
 {
-	struct block_open_options open = {.write = !serve->read_only,
+	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
 	    .force_held = serve->allow_held || serve->allow_mounted,
 	    .cache = serve->cache,
 	    .link = serve->options.job.link};
@@ -212,6 +225,12 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 
 	if (res == 0)
 		res = judge(serve, &serve->endpoints[i], serve->blocks[i], error);
+	if (res == 0 && serve->overlay) {
+		struct block *below = serve->blocks[i];
+
+		serve->blocks[i] = NULL;
+		res = overlay_open(&serve->blocks[i], below, serve->overlay_dir, error);
+	}
 	return res;
 }
 
@@ -228,6 +247,13 @@ static int add_exports(struct serve *serve, struct error *error)
 		res = nbd_server_add(serve->server, &export, error);
 	}
 	return res;
+}
+
+static int check_overlay(const struct serve *serve, struct error *error)
+{
+	if (serve->overlay && serve->read_only)
+		return error_set(error, -EINVAL, "--overlay is for writing; leave out --read-only");
+	return 0;
 }
 
 static int check_names(struct serve *serve, struct error *error)
@@ -253,6 +279,8 @@ static int set_up(struct serve *serve, struct error *error)
 	    .answered = answered};
 	int res = listen_check(&serve->listen, error);
 
+	if (res == 0)
+		res = check_overlay(serve, error);
 	if (res == 0)
 		res = check_names(serve, error);
 	if (res == 0)
@@ -351,6 +379,7 @@ int command_serve(int argc, char **argv)
 		return JOB_TROUBLE;
 	argp_err_exit_status = JOB_TROUBLE;
 	serve->cache = CACHE_BUFFERED;
+	serve->overlay_dir = "/var/tmp";
 	res = cli_words_init(&serve->options.words, argc, argv, error);
 	if (res == 0) {
 		serve->options.words.argv[0] = name;

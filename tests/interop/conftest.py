@@ -8,4 +8,5 @@ _spec = importlib.util.spec_from_file_location("integration_conftest", _path)
 _shared = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_shared)
 
-folder, program, servers, random, loops = _shared.folder, _shared.program, _shared.servers, _shared.random, _shared.loops
+folder, program, servers, random = _shared.folder, _shared.program, _shared.servers, _shared.random
+loops, mounts = _shared.loops, _shared.mounts

@@ -297,6 +297,50 @@ def test_read_only(folder, serve):
     assert handle.pread(512, 0) == b"x" * 512
 
 
+def test_overlay(random, folder, serve):
+    image = random_image(random, ODD)
+    path = image.write(folder / "image")
+    os.chmod(path, 0o400)
+    server = serve(path, "--overlay", "--overlay-dir", folder)
+    model = bytearray(image.data)
+    handles = [server.connect(), server.connect()]
+    assert not handles[0].is_read_only()
+    for step in range(300):
+        handle, offset = handles[step % 2], random.randrange(ODD)
+        length = min(ODD - offset, random.choice([1, 511, 4096, 5000, 70000, 300000]))
+        if step % 3 == 0:
+            model[offset:offset + length] = random.randbytes(length)
+            handle.pwrite(model[offset:offset + length], offset, random.choice([0, nbd.CMD_FLAG_FUA]))
+        elif step % 3 == 1:
+            model[offset:offset + length] = bytes(length)
+            handle.zero(length, offset)
+        else:
+            assert handle.pread(length, offset) == model[offset:offset + length]
+    for offset, size, flags in extents_of(handles[0], 0, ODD):
+        assert not flags or not any(model[offset:offset + size])
+    # A reconnecting client finds what it wrote; the volume knows nothing of it, and nothing is left behind.
+    run("nbdcopy", server.uri, folder / "back")
+    assert (folder / "back").read_bytes() == model
+    server.stop()
+    assert path.read_bytes() == image.data
+    assert not [entry for entry in os.listdir(folder) if "overlay" in entry]
+    assert server.running.err() == ""
+
+
+def test_overlay_on_a_full_disk(folder, serve, mounts):
+    (folder / "image").write_bytes(b"x" * (4 << 20))
+    small = mounts("-t", "tmpfs", "-o", "size=1M", "none")
+    server = serve(folder / "image", "--overlay", "--overlay-dir", small)
+    handle = server.connect()
+    with pytest.raises(nbd.Error) as caught:
+        for offset in range(0, 4 << 20, 65536):
+            handle.pwrite(b"y" * 65536, offset)
+    assert caught.value.errnum == errno.ENOSPC
+    assert handle.pread(1, (4 << 20) - 1) == b"x" and handle.pread(1, 0) == b"y"
+    handle.shutdown()
+    server.stop()
+
+
 def test_tcp(folder, serve):
     (folder / "image").write_bytes(b"x" * 4096)
     server = serve(folder / "image", "--name=disk", listen="nbd://127.0.0.1:0")
