@@ -27,7 +27,7 @@ static struct leaf full;
 int overlay_map_new(struct overlay_map **ret, uint64_t size)
 {
 	uint64_t count = size / LEAF_BYTES + 1;
-	struct overlay_map *map = calloc(1, sizeof(*map) + count * sizeof(map->leaves[0]));
+	struct overlay_map *map = calloc(1, sizeof(*map) + count * sizeof(struct leaf *));
 
 	if (!map)
 		return -ENOMEM;
