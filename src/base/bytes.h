@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Little-endian integers in byte arrays, and a few questions about bytes. Used by every format and frame. */
+/* Integers in byte arrays, little-endian as our formats and frames have them or big-endian as NBD has, and a few questions
+ * about bytes. */
 #pragma once
 
 #include <endian.h>
@@ -47,6 +48,48 @@ static inline uint64_t get_le64(const void *at)
 
 	memcpy(&value, at, sizeof(value));
 	return le64toh(value);
+}
+
+static inline void put_be16(void *at, uint16_t value)
+{
+	value = htobe16(value);
+	memcpy(at, &value, sizeof(value));
+}
+
+static inline void put_be32(void *at, uint32_t value)
+{
+	value = htobe32(value);
+	memcpy(at, &value, sizeof(value));
+}
+
+static inline void put_be64(void *at, uint64_t value)
+{
+	value = htobe64(value);
+	memcpy(at, &value, sizeof(value));
+}
+
+static inline uint16_t get_be16(const void *at)
+{
+	uint16_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return be16toh(value);
+}
+
+static inline uint32_t get_be32(const void *at)
+{
+	uint32_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return be32toh(value);
+}
+
+static inline uint64_t get_be64(const void *at)
+{
+	uint64_t value;
+
+	memcpy(&value, at, sizeof(value));
+	return be64toh(value);
 }
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b)

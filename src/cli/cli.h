@@ -13,6 +13,7 @@ int command_copy(int argc, char **argv);
 int command_sync(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_digest(int argc, char **argv);
+int command_serve(int argc, char **argv);
 /* status, pause, resume, throttle: argv[0] says which. */
 int command_control(int argc, char **argv);
 
@@ -64,8 +65,9 @@ struct cli_options {
 };
 
 /* Option groups; a command's argp names those that it takes as children. */
-extern const struct argp cli_argp_link, cli_argp_read, cli_argp_holes, cli_argp_job, cli_argp_write,
-    cli_argp_report, cli_argp_events;
+/* reach is what of link is not about TLS. */
+extern const struct argp cli_argp_link, cli_argp_reach, cli_argp_read, cli_argp_holes, cli_argp_job,
+    cli_argp_write, cli_argp_report, cli_argp_events;
 /*
  * Parses with the given argp (whose input is the options) and takes `endpoints` endpoints. Returns 0 or an
  * exit code after printing what is wrong.

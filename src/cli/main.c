@@ -16,6 +16,8 @@ static const struct {
     {"sync", command_sync, "SRC DST   make a target equal, sending only what differs"},
     {"verify", command_verify, "A B     compare two volumes: exit 0 same, 1 differs, 2 trouble"},
     {"digest", command_digest, "SRC     digests of a volume, saved or printed"},
+    {"serve", command_serve, "DEV...   export volumes over NBD"},
+    {"mirror", command_mirror, "SRC DST   export a volume and move it meanwhile"},
     {"status", command_control, "[NAME]  what runs on this machine: jobs by pid, mirrors by name"},
     {"pause", command_control, "NAME     hold a job, or a mirror's sync"},
     {"resume", command_control, "NAME    let it go on"},

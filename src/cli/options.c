@@ -126,7 +126,7 @@ static error_t checked(struct argp_state *state, const struct cli_options *optio
 	return 0;
 }
 
-static error_t parse_link(int key, char *arg, struct argp_state *state)
+static error_t parse_reach(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
 	struct link_options *link = &options->job.link;
@@ -153,6 +153,21 @@ static error_t parse_link(int key, char *arg, struct argp_state *state)
 	case KEY_NBD_CONNECTIONS:
 		res = parse_number("nbd-connections", arg, 64, &link->nbd_connections, &options->error);
 		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return checked(state, options, res);
+}
+
+static error_t parse_link(int key, char *arg, struct argp_state *state)
+{
+	struct cli_options *options = state->input;
+	struct link_options *link = &options->job.link;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = options;
+		break;
 	case KEY_TLS_CERTIFICATES:
 		link->tls_certificates = arg;
 		break;
@@ -168,10 +183,10 @@ static error_t parse_link(int key, char *arg, struct argp_state *state)
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
-	return checked(state, options, res);
+	return 0;
 }
 
-static const struct argp_option link_options[] = {
+static const struct argp_option reach_options[] = {
     {NULL, 0, NULL, 0, "Reaching the other side:", 10},
     {"ssh", KEY_SSH, "PROGRAM", 0, "ssh to start for host:PATH (default: ssh)", 0},
     {"ssh-option", KEY_SSH_OPTION, "WORD", 0, "a word for ssh, such as -p2222; may be given several times",
@@ -182,14 +197,22 @@ static const struct argp_option link_options[] = {
     {"timeout", KEY_TIMEOUT, "SECONDS", 0, "silence after which a link counts as lost (default: 30)", 0},
     {"nbd-connections", KEY_NBD_CONNECTIONS, "N", 0,
         "NBD: connections, where the server allows several (default: 4)", 0},
-    {"tls-certificates", KEY_TLS_CERTIFICATES, "DIR", 0, "NBD: folder of X.509 certificates", 0},
-    {"tls-psk", KEY_TLS_PSK, "FILE", 0, "NBD: file of pre-shared keys", 0},
-    {"tls-username", KEY_TLS_USERNAME, "NAME", 0, "NBD: user of the pre-shared key", 0},
-    {"tls-insecure", KEY_TLS_INSECURE, NULL, 0, "NBD: do not verify the server's certificate", 0},
     {0},
 };
 
-const struct argp cli_argp_link = {.options = link_options, .parser = parse_link};
+const struct argp cli_argp_reach = {.options = reach_options, .parser = parse_reach};
+
+static const struct argp_option link_options[] = {
+    {"tls-certificates", KEY_TLS_CERTIFICATES, "DIR", 0, "NBD: folder of X.509 certificates", 10},
+    {"tls-psk", KEY_TLS_PSK, "FILE", 0, "NBD: file of pre-shared keys", 10},
+    {"tls-username", KEY_TLS_USERNAME, "NAME", 0, "NBD: user of the pre-shared key", 10},
+    {"tls-insecure", KEY_TLS_INSECURE, NULL, 0, "NBD: do not verify the server's certificate", 10},
+    {0},
+};
+
+static const struct argp_child link_children[] = {{&cli_argp_reach, 0, NULL, 0}, {0}};
+
+const struct argp cli_argp_link = {.options = link_options, .parser = parse_link, .children = link_children};
 
 static error_t parse_read(int key, char *arg, struct argp_state *state)
 {

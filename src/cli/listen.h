@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Options and steps that every command shares which serves NBD: where it listens, TLS, limits. */
+#pragma once
+
+#include "export/nbd_address.h"
+#include "export/nbd_server.h"
+
+#include <argp.h>
+#include <stdio.h>
+
+#define LISTEN_MAX 8u
+
+struct listen {
+	/* options */
+	const char *uris[LISTEN_MAX];
+	unsigned uris_count;
+	const char *tls_certificates, *tls_psk;
+	bool tls_verify_peer, insecure_plaintext;
+	unsigned connections_max;
+	uint64_t inflight_bytes;
+
+	/* once listening */
+	struct nbd_address addresses[LISTEN_MAX];
+	struct nbd_tls *tls;
+	int fds[LISTEN_MAX * NBD_ADDRESS_FDS]; /* until listen_start() gives them to the server */
+	unsigned fds_count;
+	char shown[LISTEN_MAX * NBD_ADDRESS_FDS][1024]; /* URIs for clients */
+};
+
+/* The group of options; its input is a struct listen. */
+extern const struct argp cli_argp_listen;
+
+/* Judges the options: TLS where it must be, addresses that can be. Before anything is opened. -EINVAL or -EPERM with words. */
+int listen_check(struct listen *listen, struct error *error);
+/* The export's name that an address has, or "". */
+const char *listen_name(const struct listen *listen);
+/* Loads keys and binds. -errno with words. */
+int listen_bind(struct listen *listen, const char *name, struct error *error);
+/* For struct nbd_server_options. */
+void listen_fill(const struct listen *listen, struct nbd_server_options *ret);
+/* Hands the sockets to the server. */
+int listen_start(struct listen *listen, struct nbd_server *server, struct error *error);
+/* Removes unix sockets, closes what was not handed over, frees the keys. The server must be gone. */
+void listen_done(struct listen *listen);

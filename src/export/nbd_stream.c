@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Plain streams are one ring operation a call. Under TLS, GnuTLS reads from `in` and writes to `out`, which alone the ring fills
+ * and empties: so it never waits, and a turn's replies leave in few records and one write.
+ */
+#include "export/nbd_stream.h"
+
+#include "base/bytes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define TLS_IN    (64u << 10)
+#define TLS_OUT   (288u << 10)
+#define TLS_PLAIN (192u << 10) /* of one write: with each record's overhead it fits into `out` */
+#define TLS_SPARE (32u << 10)  /* of `out`, for what GnuTLS itself has to say */
+
+struct nbd_stream_tls {
+	gnutls_session_t session;
+	bool shaking; /* the handshake is not done */
+	int verdict;  /* of the handshake: 0 under way, 1 done, or negative GnuTLS code */
+	/* of the owner's calls */
+	uint8_t *read_buf;
+	size_t read_length, written; /* `written`: of the owner's bytes, in `out` */
+	bool reading, writing;
+
+	size_t in_start, in_end, out_start, out_end;
+	bool ended; /* the peer's end was seen */
+	uint8_t in[TLS_IN], out[TLS_OUT];
+};
+
+/* What GnuTLS calls */
+
+static ssize_t tls_pull(gnutls_transport_ptr_t pointer, void *buf, size_t length)
+{
+	struct nbd_stream *stream = pointer;
+	struct nbd_stream_tls *tls = stream->tls;
+	size_t have = tls->in_end - tls->in_start;
+
+	if (have == 0 && tls->ended)
+		return 0;
+	if (have == 0) {
+		gnutls_transport_set_errno(tls->session, EAGAIN);
+		return -1;
+	}
+	length = length < have ? length : have;
+	memcpy(buf, tls->in + tls->in_start, length);
+	tls->in_start += length;
+	return (ssize_t)length;
+}
+
+static ssize_t tls_push(gnutls_transport_ptr_t pointer, const void *buf, size_t length)
+{
+	struct nbd_stream *stream = pointer;
+	struct nbd_stream_tls *tls = stream->tls;
+	size_t room = TLS_OUT - tls->out_end;
+
+	if (room == 0) {
+		gnutls_transport_set_errno(tls->session, EAGAIN);
+		return -1;
+	}
+	length = length < room ? length : room;
+	memcpy(tls->out + tls->out_end, buf, length);
+	tls->out_end += length;
+	return (ssize_t)length;
+}
+
+/* The ring's part */
+
+static void tls_fill(struct nbd_stream *stream)
+{
+	struct nbd_stream_tls *tls = stream->tls;
+
+	assert(tls->in_start == tls->in_end);
+	tls->in_start = tls->in_end = 0;
+	stream->read_op.opcode = RING_READ;
+	stream->read_op.buf = tls->in;
+	stream->read_op.length = sizeof(tls->in);
+	ring_submit(stream->ring, &stream->read_op);
+}
+
+static void tls_empty(struct nbd_stream *stream)
+{
+	struct nbd_stream_tls *tls = stream->tls;
+
+	stream->write_op.opcode = RING_WRITE;
+	stream->write_op.buf = tls->out + tls->out_start;
+	stream->write_op.length = tls->out_end - tls->out_start;
+	ring_submit(stream->ring, &stream->write_op);
+}
+
+/* Goes on with the handshake, as far as that goes without the peer. */
+static void tls_shake(struct nbd_stream *stream)
+{
+	struct nbd_stream_tls *tls = stream->tls;
+	struct error error;
+	int res;
+
+	if (tls->verdict == 0) {
+		do
+			res = gnutls_handshake(tls->session);
+		while (res < 0 && res != GNUTLS_E_AGAIN && !gnutls_error_is_fatal(res));
+		if (res != GNUTLS_E_AGAIN)
+			tls->verdict = res < 0 ? res : 1;
+		/* The peer shall know why. */
+		if (tls->verdict < 0)
+			gnutls_alert_send_appropriate(tls->session, res);
+	}
+	if (tls->out_end > tls->out_start && !stream->write_op.active)
+		tls_empty(stream);
+	if (tls->verdict == 0 && !stream->read_op.active)
+		tls_fill(stream);
+	if (tls->verdict == 0 || nbd_stream_is_busy(stream))
+		return;
+	tls->shaking = false;
+	if (tls->verdict == 1)
+		stream->tls_started(stream, 0, NULL);
+	else
+		stream->tls_started(
+		    stream, error_set(&error, -EPROTO, "TLS: %s", gnutls_strerror(tls->verdict)), &error);
+}
+
+/* Hands over what could be decrypted, or gets more. */
+static void tls_read_on(struct nbd_stream *stream)
+{
+	struct nbd_stream_tls *tls = stream->tls;
+	size_t got = 0;
+	ssize_t res = 1;
+
+	while (got < tls->read_length && res > 0) {
+		do
+			res = gnutls_record_recv(tls->session, tls->read_buf + got, tls->read_length - got);
+		while (res < 0 && res != GNUTLS_E_AGAIN && !gnutls_error_is_fatal((int)res));
+		got += res > 0 ? (size_t)res : 0;
+	}
+	if (got == 0 && res == GNUTLS_E_AGAIN) {
+		tls_fill(stream);
+		return;
+	}
+	tls->reading = false;
+	/* A peer that just closes is as usual; what is cut off, the protocol above notices. */
+	if (got == 0 && res < 0)
+		stream->received(stream, res == GNUTLS_E_PREMATURE_TERMINATION ? 0 : -EPROTO);
+	else
+		stream->received(stream, (int)got);
+}
+
+static void tls_read_done(struct nbd_stream *stream, int res)
+{
+	struct nbd_stream_tls *tls = stream->tls;
+
+	if (stream->read_op.opcode != RING_NOP) {
+		tls->ended |= res <= 0;
+		tls->in_end = res > 0 ? (size_t)res : 0;
+	}
+	if (tls->shaking)
+		tls_shake(stream);
+	else
+		tls_read_on(stream);
+}
+
+static void tls_write_done(struct nbd_stream *stream, int res)
+{
+	struct nbd_stream_tls *tls = stream->tls;
+
+	if (stream->write_op.opcode != RING_NOP && res > 0)
+		tls->out_start += (size_t)res;
+	if (res > 0 && tls->out_start < tls->out_end) {
+		tls_empty(stream);
+		return;
+	}
+	tls->out_start = tls->out_end = 0;
+	if (tls->shaking) {
+		if (res < 0 && tls->verdict == 0)
+			tls->verdict = GNUTLS_E_PUSH_ERROR;
+		if (tls->verdict && stream->read_op.active)
+			nbd_stream_shut(stream);
+		tls_shake(stream);
+		return;
+	}
+	tls->writing = false;
+	stream->sent(stream, res < 0 ? res : (int)tls->written);
+}
+
+/* As many of the bytes as fit become records in `out`. */
+static int tls_encrypt(struct nbd_stream_tls *tls, const struct iovec *iov, unsigned count)
+{
+	size_t room = TLS_OUT - TLS_SPARE - tls->out_end;
+	int res;
+
+	room = room < TLS_PLAIN ? room : TLS_PLAIN;
+	tls->written = 0;
+	gnutls_record_cork(tls->session);
+	for (unsigned i = 0; i < count && room > 0; i++) {
+		size_t length = iov[i].iov_len < room ? iov[i].iov_len : room;
+
+		if (length == 0)
+			continue;
+		if (gnutls_record_send(tls->session, iov[i].iov_base, length) != (ssize_t)length)
+			return -EPROTO;
+		room -= length;
+		tls->written += length;
+	}
+	do
+		res = gnutls_record_uncork(tls->session, 0);
+	while (res == GNUTLS_E_INTERRUPTED);
+	return res < 0 ? -EPROTO : 0;
+}
+
+/* For both */
+
+static void read_done(struct ring_op *op, int res)
+{
+	struct nbd_stream *stream = container_of(op, struct nbd_stream, read_op);
+
+	if (stream->tls)
+		tls_read_done(stream, res);
+	else
+		stream->received(stream, res);
+}
+
+static void write_done(struct ring_op *op, int res)
+{
+	struct nbd_stream *stream = container_of(op, struct nbd_stream, write_op);
+
+	if (stream->tls)
+		tls_write_done(stream, res);
+	else
+		stream->sent(stream, res);
+}
+
+void nbd_stream_init(struct nbd_stream *stream)
+{
+	stream->tls = NULL;
+	stream->read_op = (struct ring_op){.fd = stream->fd, .offset = RING_STREAM, .done = read_done};
+	stream->write_op = (struct ring_op){.fd = stream->fd, .offset = RING_STREAM, .done = write_done};
+}
+
+void nbd_stream_done(struct nbd_stream *stream)
+{
+	assert(!nbd_stream_is_busy(stream));
+	if (stream->tls)
+		gnutls_deinit(stream->tls->session);
+	free(stream->tls);
+	stream->tls = NULL;
+	close(stream->fd);
+	stream->fd = -1;
+}
+
+void nbd_stream_read(struct nbd_stream *stream, void *buf, size_t length)
+{
+	struct ring_op *op = &stream->read_op;
+
+	assert(!op->active && length > 0);
+	if (stream->tls) {
+		stream->tls->read_buf = buf;
+		stream->tls->read_length = length;
+		stream->tls->reading = true;
+		/* There may be something already; but the answer must come from the loop. */
+		ring_defer(stream->ring, op, 0);
+		return;
+	}
+	op->opcode = RING_READ;
+	op->buf = buf;
+	op->length = min_u64(length, INT32_MAX);
+	ring_submit(stream->ring, op);
+}
+
+void nbd_stream_write(struct nbd_stream *stream, const struct iovec *iov, unsigned count)
+{
+	struct ring_op *op = &stream->write_op;
+
+	assert(!op->active && count > 0);
+	if (stream->tls) {
+		int res = tls_encrypt(stream->tls, iov, count);
+
+		stream->tls->writing = true;
+		if (res < 0)
+			ring_defer(stream->ring, op, res);
+		else
+			tls_empty(stream);
+		return;
+	}
+	op->opcode = RING_WRITEV;
+	op->iov = iov;
+	op->iov_count = count;
+	ring_submit(stream->ring, op);
+}
+
+int nbd_stream_start_tls(struct nbd_stream *stream, struct nbd_tls *credentials)
+{
+	struct nbd_stream_tls *tls = malloc(sizeof(*tls));
+
+	assert(!stream->tls && !nbd_stream_is_busy(stream));
+	if (!tls)
+		return -ENOMEM;
+	memset(tls, 0, offsetof(struct nbd_stream_tls, in));
+	if (nbd_tls_session(credentials, &tls->session) < 0) {
+		free(tls);
+		return -ENOMEM;
+	}
+	gnutls_transport_set_ptr(tls->session, stream);
+	gnutls_transport_set_pull_function(tls->session, tls_pull);
+	gnutls_transport_set_push_function(tls->session, tls_push);
+	tls->shaking = true;
+	stream->tls = tls;
+	tls_fill(stream);
+	return 0;
+}
+
+void nbd_stream_shut(struct nbd_stream *stream)
+{
+	shutdown(stream->fd, SHUT_RDWR);
+}
+
+bool nbd_stream_is_busy(const struct nbd_stream *stream)
+{
+	return stream->read_op.active || stream->write_op.active;
+}
