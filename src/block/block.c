@@ -2,6 +2,8 @@
 /* The checks that every request passes before a driver sees it, and the waits of control paths. */
 #include "block/driver.h"
 
+#include "base/bytes.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -44,10 +46,68 @@ static bool digest_shape_ok(const struct block_io *io)
 	       io->offset / DIGEST_CHUNK == (io->offset + io->length - 1) / DIGEST_CHUNK;
 }
 
+/* What a driver cannot do by itself: zeros that must not become a hole are written, FUA is a flush afterwards. */
+
+static _Alignas(4096) const uint8_t zeroes[65536];
+
+static bool must_emulate(const struct block_info *info, const struct block_io *io)
+{
+	if (io->flags & BLOCK_FUA && !info->fua && block_op_writes(io->op))
+		return true;
+	return io->op == BLOCK_ZERO && io->flags & (BLOCK_NO_HOLE | BLOCK_FAST) && !info->no_hole;
+}
+
+static void emulate_done(struct block_io *io, int res)
+{
+	struct block_kept kept = io->kept;
+	struct block *block = kept.block;
+	uint64_t end = kept.offset + kept.length;
+	bool more = io->op == BLOCK_WRITE && kept.op == BLOCK_ZERO && io->offset + io->length < end;
+
+	io->block = block;
+	if (res == 0 && more) {
+		io->offset += io->length;
+		io->length = min_u64(end - io->offset, sizeof(zeroes));
+		block->driver->submit(block, io);
+		return;
+	}
+	if (res == 0 && io->op != BLOCK_FLUSH && kept.flags & BLOCK_FUA && !block->info.fua) {
+		io->op = BLOCK_FLUSH;
+		block->driver->submit(block, io);
+		return;
+	}
+	io->op = kept.op;
+	io->flags = kept.flags;
+	io->offset = kept.offset;
+	io->length = kept.length;
+	io->buf = kept.buf;
+	io->done = kept.done;
+	io->done(io, res);
+}
+
+static void emulate(struct block *block, struct block_io *io)
+{
+	io->kept = (struct block_kept){block, io->op, io->flags, io->offset, io->length, io->buf, io->done};
+	if (io->op == BLOCK_ZERO && io->flags & BLOCK_FAST && !block->info.no_hole) {
+		block_complete_later(block, io, -EOPNOTSUPP);
+		return;
+	}
+	if (io->op == BLOCK_ZERO && io->flags & BLOCK_NO_HOLE && !block->info.no_hole) {
+		io->op = BLOCK_WRITE;
+		io->flags &= ~(uint32_t)BLOCK_NO_HOLE;
+		io->buf = (void *)zeroes;
+		io->length = min_u64(io->length, sizeof(zeroes));
+	}
+	if (!block->info.fua)
+		io->flags &= ~(uint32_t)BLOCK_FUA;
+	io->done = emulate_done;
+	block->driver->submit(block, io);
+}
+
 /* 0 to go on to the driver, or the answer. */
 static int check(const struct block *block, const struct block_io *io)
 {
-	bool writes = io->op == BLOCK_WRITE || io->op == BLOCK_ZERO || io->op == BLOCK_RESIZE;
+	bool writes = block_op_writes(io->op) || io->op == BLOCK_RESIZE;
 
 	if (writes && !block->info.writable)
 		return -EROFS;
@@ -77,6 +137,8 @@ void block_submit(struct block *block, struct block_io *io)
 		block_complete_later(block, io, res);
 	else if (io->length == 0 && io->op != BLOCK_FLUSH && io->op != BLOCK_RESIZE && io->op != BLOCK_SHA256)
 		block_complete_later(block, io, 0);
+	else if (must_emulate(&block->info, io))
+		emulate(block, io);
 	else
 		block->driver->submit(block, io);
 }

@@ -21,8 +21,9 @@ struct block;
 
 enum block_op {
 	BLOCK_READ, /* buf gets length bytes; a short end is an error, except on a stream (info.stream): see done */
-	BLOCK_WRITE,   /* buf has length bytes */
-	BLOCK_ZERO,    /* the range reads as zero afterwards; deallocated where that can be; any length */
+	BLOCK_WRITE, /* buf has length bytes */
+	BLOCK_ZERO,  /* the range reads as zero afterwards; deallocated where that can be; any length */
+	BLOCK_TRIM, /* advice: what the range holds is undefined afterwards; no error where it is not supported */
 	BLOCK_FLUSH,   /* what was acknowledged before the submit is on stable storage when done */
 	BLOCK_EXTENTS, /* extents[extents_max] describe a prefix of the range; done's res is how many (>= 1) */
 	BLOCK_DIGEST,  /* digest.h: keyed digests of the range, computed where the data is */
@@ -30,11 +31,18 @@ enum block_op {
 	BLOCK_RESIZE, /* length is the new size of an image file; -EOPNOTSUPP elsewhere if it differs */
 };
 
+enum block_flags {
+	BLOCK_FUA = 1 << 0,     /* WRITE, ZERO, TRIM: on stable storage when done */
+	BLOCK_NO_HOLE = 1 << 1, /* ZERO: the range stays, or becomes, allocated */
+	BLOCK_FAST = 1 << 2,    /* ZERO: -EOPNOTSUPP at once rather than write zeros */
+};
+
 #define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */
 
 struct block_io {
 	/* set by the caller */
 	enum block_op op;
+	uint32_t flags; /* set of block_flags; those that mean nothing for the op are passed over */
 	uint64_t offset,
 	    length; /* bytes, inside the volume; any alignment unless info.request_align says otherwise */
 	void *
@@ -46,6 +54,16 @@ struct block_io {
 	void (*done)(struct block_io *io,
 	    int res); /* 0 (EXTENTS: a count; a stream's READ: bytes, 0 at the end) or -errno */
 	void *user;
+
+	/* belongs to block.c: what the caller set, while block_submit() does part of the work */
+	struct block_kept {
+		struct block *block;
+		enum block_op op;
+		uint32_t flags;
+		uint64_t offset, length;
+		void *buf;
+		void (*done)(struct block_io *io, int res);
+	} kept;
 
 	/* belongs to the driver that has the request */
 	struct block *block;
@@ -68,6 +86,8 @@ struct block_info {
 	bool stream;    /* not addressable: requests come in order of offset */
 	bool remote;    /* a network lies between: digests are cheaper than data */
 	bool resizable; /* an image file, also when it was opened for reading */
+	bool fua;       /* the driver itself heeds BLOCK_FUA; else block_submit() flushes after the request */
+	bool no_hole;   /* the driver itself heeds BLOCK_NO_HOLE and BLOCK_FAST; else zeros are written */
 };
 
 /*

@@ -9,7 +9,8 @@ struct block_driver {
 	/*
 	 * Takes a request that block_submit() has checked: op known, range inside the volume (not for a stream), READ and WRITE
 	 * at most BLOCK_IO_MAX, DIGEST inside one DIGEST_CHUNK, writes only on a writable block, length 0 already answered. Must
-	 * complete it through block_complete(), later, from the ring's loop. BLOCK_DIGEST and BLOCK_SHA256 may be handed to
+	 * complete it through block_complete(), later, from the ring's loop. BLOCK_FUA comes only to a block with info.fua, NO_HOLE
+	 * and FAST only to one with info.no_hole. A driver that cannot trim answers BLOCK_TRIM with 0. BLOCK_DIGEST and BLOCK_SHA256 may be handed to
 	 * digest_reader_submit(); BLOCK_EXTENTS to block_extents_all_data().
 	 */
 	void (*submit)(struct block *block, struct block_io *io);
@@ -26,6 +27,12 @@ struct block {
 	struct ring *ring;
 	struct block_info info;
 };
+
+/* WRITE, ZERO or TRIM: the contents may be others afterwards. */
+static inline bool block_op_writes(enum block_op op)
+{
+	return op == BLOCK_WRITE || op == BLOCK_ZERO || op == BLOCK_TRIM;
+}
 
 /* Ends the request now; only from the ring's loop. */
 static inline void block_complete(struct block_io *io, int res)

@@ -103,6 +103,7 @@ static void submit_piece(struct file *file, struct block_io *io)
 	if (!direct && io->op == BLOCK_READ && file->options.fresh_reads)
 		forget_cached(file, at, left);
 	op->opcode = io->op == BLOCK_READ ? RING_READ : RING_WRITE;
+	op->mode = io->op == BLOCK_WRITE && io->flags & BLOCK_FUA ? RWF_DSYNC : 0;
 	op->fd = direct ? file->options.fd_direct : file->options.fd;
 	op->offset = at;
 	op->buf = buf;
@@ -221,7 +222,7 @@ static void file_submit(struct block *block, struct block_io *io)
 
 	if (io->op == BLOCK_RESIZE)
 		digest_reader_forget(file->digest_reader, 0, UINT64_MAX);
-	else if (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO)
+	else if (block_op_writes(io->op))
 		digest_reader_forget(file->digest_reader, io->offset, io->length);
 	switch (io->op) {
 	case BLOCK_READ:
@@ -230,6 +231,9 @@ static void file_submit(struct block *block, struct block_io *io)
 		break;
 	case BLOCK_ZERO:
 		file_zero_submit(file->zero, io);
+		break;
+	case BLOCK_TRIM:
+		file_trim_submit(file->zero, io);
 		break;
 	case BLOCK_FLUSH:
 		submit_flush(file, io);
@@ -287,6 +291,7 @@ int file_new(struct block **ret, struct ring *ring, const struct file_options *o
 		return error_set(error, -ENOMEM, "cannot open %s: out of memory", options->info.name);
 	}
 	file->block = (struct block){.driver = &file_driver, .ring = ring, .info = options->info};
+	file->block.info.fua = file->block.info.no_hole = true;
 	file->options = *options;
 	res = digest_reader_new(&file->digest_reader, &file->block, error);
 	if (res == 0)

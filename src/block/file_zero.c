@@ -19,6 +19,12 @@
 /* One call to the kernel is kept to this, so that zeroing a device of terabytes can be interrupted. */
 #define PUNCH_MAX (1ull << 30)
 
+/* The kernel says that it cannot, rather than that it failed. */
+static bool is_unsupported(int res)
+{
+	return res == -EOPNOTSUPP || res == -EINVAL || res == -ENOSYS || res == -ENOTTY;
+}
+
 /* A part of a step that is done by hand. */
 struct piece {
 	struct file_zero *zero;
@@ -36,7 +42,7 @@ struct file_zero {
 	bool device;
 
 	/* ring thread only */
-	bool cannot_punch;
+	bool cannot_punch, cannot_fill;
 	struct list_node waiting; /* requests with a step by hand; the first is under way */
 	bool running;
 	uint64_t at, end; /* of that step: the next byte, in the volume */
@@ -48,11 +54,30 @@ struct file_zero {
 static void hand_next(struct file_zero *zero);
 static void step(struct file_zero *zero, struct block_io *io);
 
-static void finish(struct file_zero *zero, struct block_io *io, int res)
+static void end(struct file_zero *zero, struct block_io *io, int res)
 {
 	/* What was read between the submit and now may have been digested, and kept, as it was before. */
 	digest_reader_forget(zero->digests, io->offset, io->length);
 	block_complete(io, res);
+}
+
+static void flushed(struct ring_op *op, int res)
+{
+	struct block_io *io = container_of(op, struct block_io, ring_op);
+
+	end(io->driver_pointer, io, res < 0 ? res : 0);
+}
+
+static void finish(struct file_zero *zero, struct block_io *io, int res)
+{
+	if (res < 0 || !(io->flags & BLOCK_FUA)) {
+		end(zero, io, res);
+		return;
+	}
+	io->ring_op.opcode = RING_FSYNC;
+	io->ring_op.fd = zero->fd;
+	io->ring_op.done = flushed;
+	ring_submit(zero->block->ring, &io->ring_op);
 }
 
 static void step_done(struct file_zero *zero, struct block_io *io, int res)
@@ -66,13 +91,20 @@ static void step_done(struct file_zero *zero, struct block_io *io, int res)
 
 /* By hand */
 
+static struct block_io *first_of(struct file_zero *zero)
+{
+	return container_of(zero->waiting.next, struct block_io, node);
+}
+
 static void hand_piece(struct file_zero *zero, struct piece *piece)
 {
 	piece->busy = true;
-	piece->io.op = BLOCK_READ;
+	piece->io.op = first_of(zero)->flags & BLOCK_NO_HOLE ? BLOCK_WRITE : BLOCK_READ;
 	piece->io.offset = zero->at;
 	piece->io.length = min_u64(zero->end - zero->at, PIECE);
 	piece->io.buf = piece->buf;
+	if (piece->io.op == BLOCK_WRITE)
+		memset(piece->buf, 0, piece->io.length);
 	zero->at += piece->io.length;
 	zero->busy++;
 	block_submit(zero->block, &piece->io);
@@ -173,10 +205,16 @@ static void punch_done(struct ring_op *op, int res)
 
 	if (res == -EINTR || res == -EAGAIN) {
 		step(zero, io);
-	} else if (res == -EOPNOTSUPP || res == -EINVAL || res == -ENOSYS) {
+	} else if (is_unsupported(res)) {
 		/* EINVAL is about this range alone. */
-		zero->cannot_punch |= res != -EINVAL;
-		by_hand(zero, io);
+		if (io->flags & BLOCK_NO_HOLE)
+			zero->cannot_fill |= res != -EINVAL;
+		else
+			zero->cannot_punch |= res != -EINVAL;
+		if (io->flags & BLOCK_FAST)
+			finish(zero, io, -EOPNOTSUPP);
+		else
+			by_hand(zero, io);
 	} else {
 		step_done(zero, io, res < 0 ? res : 0);
 	}
@@ -188,7 +226,8 @@ static void punch(struct file_zero *zero, struct block_io *io)
 
 	op->opcode = RING_FALLOCATE;
 	op->fd = zero->fd;
-	op->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	op->mode = io->flags & BLOCK_NO_HOLE ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE;
+	op->mode |= FALLOC_FL_KEEP_SIZE;
 	op->offset = io->offset + io->driver_u64[0];
 	op->length = io->driver_u64[1] - io->driver_u64[0];
 	op->done = punch_done;
@@ -199,9 +238,10 @@ static void punch(struct file_zero *zero, struct block_io *io)
 static void step(struct file_zero *zero, struct block_io *io)
 {
 	uint64_t done = io->driver_u64[0], at = io->offset + done, left = io->length - done;
-	bool hand = zero->cannot_punch || at % zero->align || left < zero->align;
+	bool cannot = io->flags & BLOCK_NO_HOLE ? zero->cannot_fill : zero->cannot_punch;
+	bool hand = cannot || at % zero->align || left < zero->align;
 
-	if (at % zero->align && !zero->cannot_punch)
+	if (at % zero->align && !cannot)
 		left = min_u64(left, align_up(at, zero->align) - at);
 	else if (!hand)
 		left = min_u64(align_down(left, zero->align), zero->device ? PUNCH_MAX : UINT64_MAX);
@@ -212,11 +252,56 @@ static void step(struct file_zero *zero, struct block_io *io)
 		punch(zero, io);
 }
 
+/* Whether it is known that zeros would have to be written. A device may write them behind our back when it must not unmap. */
+static bool would_be_slow(const struct file_zero *zero, const struct block_io *io)
+{
+	return io->flags & BLOCK_NO_HOLE ? zero->device || zero->cannot_fill : zero->cannot_punch;
+}
+
 void file_zero_submit(struct file_zero *zero, struct block_io *io)
 {
 	io->driver_pointer = zero;
 	io->driver_u64[0] = 0;
+	if (io->flags & BLOCK_FAST && would_be_slow(zero, io)) {
+		block_complete_later(zero->block, io, -EOPNOTSUPP);
+		return;
+	}
 	step(zero, io);
+}
+
+/* Advice: whole sectors of a device; a discard, or if that cannot be what BLOCK_ZERO would do in a moment. */
+
+static void trim_done(struct ring_op *op, int res)
+{
+	struct block_io *io = container_of(op, struct block_io, ring_op);
+	struct file_zero *zero = io->driver_pointer;
+
+	if (op->opcode == RING_DISCARD && is_unsupported(res)) {
+		op->opcode = RING_FALLOCATE;
+		ring_submit(zero->block->ring, op);
+		return;
+	}
+	finish(zero, io, is_unsupported(res) ? 0 : res);
+}
+
+void file_trim_submit(struct file_zero *zero, struct block_io *io)
+{
+	uint64_t begin = align_up(io->offset, zero->align);
+	uint64_t end_of_it = align_down(io->offset + io->length, zero->align);
+	struct ring_op *op = &io->ring_op;
+
+	if (begin >= end_of_it) {
+		block_complete_later(zero->block, io, 0);
+		return;
+	}
+	io->driver_pointer = zero;
+	op->opcode = zero->device ? RING_DISCARD : RING_FALLOCATE;
+	op->fd = zero->fd;
+	op->mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	op->offset = begin;
+	op->length = end_of_it - begin;
+	op->done = trim_done;
+	ring_submit(zero->block->ring, op);
 }
 
 int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device,

@@ -16,3 +16,5 @@ int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool devi
     struct digest_reader *digests, struct error *error);
 struct file_zero *file_zero_free(struct file_zero *zero);
 void file_zero_submit(struct file_zero *zero, struct block_io *io);
+/* BLOCK_TRIM: a discard on a device, a hole in a file, where that can be. */
+void file_trim_submit(struct file_zero *zero, struct block_io *io);

@@ -166,6 +166,16 @@ static void zero(struct memory *memory, uint64_t offset, uint64_t length)
 	}
 }
 
+static int allocate(struct memory *memory, uint64_t offset, uint64_t length)
+{
+	for (uint64_t at = offset, n; length > 0; at += n, length -= n) {
+		n = in_page(at, length);
+		if (!make_page(memory, at))
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static enum extent_kind kind_at(struct memory *memory, uint64_t offset)
 {
 	if (memory->options.no_extents)
@@ -219,6 +229,7 @@ static int perform(struct memory *memory, struct block_io *io)
 {
 	struct memory_counts *counts = &memory->counts;
 
+	counts->fuas += block_op_writes(io->op) && io->flags & BLOCK_FUA;
 	switch (io->op) {
 	case BLOCK_READ:
 		counts->reads++;
@@ -232,6 +243,10 @@ static int perform(struct memory *memory, struct block_io *io)
 	case BLOCK_ZERO:
 		counts->zeroes++;
 		counts->bytes_zeroed += io->length;
+		zero(memory, io->offset, io->length);
+		return io->flags & BLOCK_NO_HOLE ? allocate(memory, io->offset, io->length) : 0;
+	case BLOCK_TRIM:
+		counts->trims++;
 		zero(memory, io->offset, io->length);
 		return 0;
 	case BLOCK_FLUSH:
@@ -308,6 +323,7 @@ static void fill_info(struct memory *memory, uint64_t size)
 	info->zeroed = options->zeroed;
 	info->remote = options->remote;
 	info->resizable = options->resizable;
+	info->fua = info->no_hole = !options->no_fua;
 }
 
 int memory_new(struct block **ret, struct ring *ring, uint64_t size, const struct memory_options *options,

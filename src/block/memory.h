@@ -13,11 +13,13 @@ struct memory_options {
 	bool zeroed;       /* claims that it was never written */
 	bool no_extents;   /* reports everything as data */
 	bool remote;       /* claims that a network lies between */
+	bool no_fua;       /* heeds neither BLOCK_FUA nor BLOCK_NO_HOLE: block_submit() sees to both */
 	uint64_t lie_seed; /* not 0: now and then reports a page that holds data as a hole */
 };
 
 struct memory_counts {
-	uint64_t reads, writes, zeroes, flushes, extents, digests; /* requests */
+	uint64_t reads, writes, zeroes, trims, flushes, extents, digests; /* requests */
+	uint64_t fuas;                                                    /* of these, with BLOCK_FUA */
 	uint64_t bytes_read, bytes_written, bytes_zeroed;
 };
 

@@ -94,11 +94,19 @@ static uint64_t part_length(const struct nbd_volume *volume, const struct block_
 		return min_u64(left, volume->write_max);
 	case BLOCK_ZERO:
 		return min_u64(left, volume->can_zero ? ZERO_MAX : volume->zeroes_bytes);
+	case BLOCK_TRIM:
+		return min_u64(left, ZERO_MAX);
 	case BLOCK_EXTENTS:
 		return min_u64(left, EXTENT_MAX - 65536);
 	default:
 		return 1; /* FLUSH: one connection */
 	}
+}
+
+static uint32_t zero_flags(const struct block_io *io)
+{
+	return (io->flags & BLOCK_NO_HOLE ? LIBNBD_CMD_FLAG_NO_HOLE : 0) |
+	       (io->flags & BLOCK_FAST ? LIBNBD_CMD_FLAG_FAST_ZERO : 0);
 }
 
 static int64_t part_issue(struct nbd_connection *connection, struct nbd_part *part)
@@ -108,7 +116,7 @@ static int64_t part_issue(struct nbd_connection *connection, struct nbd_part *pa
 	nbd_completion_callback done = {.callback = part_completed, .user_data = part};
 	nbd_extent_callback extents = {.callback = extents_came, .user_data = part};
 	char *data = io->buf ? (char *)io->buf + (part->offset - io->offset) : NULL;
-	uint32_t flags = volume->use_fua ? LIBNBD_CMD_FLAG_FUA : 0;
+	uint32_t flags = volume->use_fua || io->flags & BLOCK_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
 	uint64_t begin = align_down(part->offset, volume->least),
 	         end = min_u64(align_up(part->offset + part->length, volume->least), volume->block.info.size);
 
@@ -119,9 +127,12 @@ static int64_t part_issue(struct nbd_connection *connection, struct nbd_part *pa
 		return nbd_aio_pwrite(connection->handle, data, part->length, part->offset, done, flags);
 	case BLOCK_ZERO:
 		if (volume->can_zero)
-			return nbd_aio_zero(connection->handle, part->length, part->offset, done, flags);
+			return nbd_aio_zero(
+			    connection->handle, part->length, part->offset, done, flags | zero_flags(io));
 		return nbd_aio_pwrite(
 		    connection->handle, volume->zeroes, part->length, part->offset, done, flags);
+	case BLOCK_TRIM:
+		return nbd_aio_trim(connection->handle, part->length, part->offset, done, flags);
 	case BLOCK_FLUSH:
 		return nbd_aio_flush(connection->handle, done, 0);
 	case BLOCK_EXTENTS:
@@ -182,7 +193,7 @@ static bool fall_back_to_writing(struct nbd_volume *volume, struct block_io *io)
 {
 	int res = (int)(intptr_t)io->driver_pointer;
 
-	if (io->op != BLOCK_ZERO || !is_refused(res) || volume->broken)
+	if (io->op != BLOCK_ZERO || io->flags & BLOCK_FAST || !is_refused(res) || volume->broken)
 		return false;
 	if (!volume->zeroes)
 		volume->zeroes = calloc(1, volume->zeroes_bytes);
@@ -207,7 +218,9 @@ static void io_finish(struct nbd_volume *volume, struct block_io *io)
 		    (struct extent){.offset = io->offset, .length = io->length, .kind = EXTENT_DATA};
 		res = 1;
 	}
-	if (io->op == BLOCK_WRITE || io->op == BLOCK_ZERO)
+	if (io->op == BLOCK_TRIM && is_refused(res))
+		res = 0;
+	if (block_op_writes(io->op))
 		digest_reader_forget(volume->digests, io->offset, io->length);
 	block_complete(io, res);
 }
@@ -371,9 +384,15 @@ void nbd_submit(struct block *block, struct block_io *io)
 {
 	struct nbd_volume *volume = to_nbd(block);
 
+	if ((io->op == BLOCK_TRIM && !volume->can_trim) ||
+	    (io->op == BLOCK_ZERO && io->flags & BLOCK_FAST && !(volume->can_zero && volume->can_fast))) {
+		block_complete_later(block, io, io->op == BLOCK_TRIM ? 0 : -EOPNOTSUPP);
+		return;
+	}
 	switch (io->op) {
 	case BLOCK_WRITE:
 	case BLOCK_ZERO:
+	case BLOCK_TRIM:
 		digest_reader_forget(volume->digests, io->offset, io->length);
 		if (!nbd_align_submit(volume, io))
 			nbd_enqueue(volume, io);

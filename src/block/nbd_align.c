@@ -73,6 +73,7 @@ static void finish(struct shaped *shaped, int res)
 static void submit_part(struct shaped *shaped, enum block_op op, uint64_t offset, uint64_t length, void *buf)
 {
 	shaped->part.op = op;
+	shaped->part.flags = op == BLOCK_READ ? 0 : shaped->io->flags;
 	shaped->part.offset = offset;
 	shaped->part.length = length;
 	shaped->part.buf = buf;
@@ -118,6 +119,17 @@ static void block_came(struct block_io *part, int res)
 	submit_part(shaped, BLOCK_WRITE, part->offset, part->length, shaped->block);
 }
 
+static void skipped(struct ring_op *op, int res)
+{
+	finish(container_of(container_of(op, struct block_io, ring_op), struct shaped, part), 0);
+}
+
+static void skip_rest(struct shaped *shaped)
+{
+	shaped->part.ring_op.done = skipped;
+	ring_defer(shaped->volume->block.ring, &shaped->part.ring_op, 0);
+}
+
 /* The next piece: what lies in one block but is not all of it, or as many whole blocks as there are. */
 static void step(struct shaped *shaped)
 {
@@ -134,6 +146,15 @@ static void step(struct shaped *shaped)
 		return;
 	}
 	shaped->length = min_u64(end, begin + least) - at;
+	if (io->op == BLOCK_TRIM) {
+		/* Advice about less than a block is dropped. The answer must not come from within submit. */
+		shaped->done += shaped->length;
+		if (shaped->done < io->length)
+			step(shaped);
+		else
+			skip_rest(shaped);
+		return;
+	}
 	shaped->part.done = block_came;
 	submit_part(shaped, BLOCK_READ, begin, min_u64(least, size - begin), shaped->block);
 }

@@ -198,6 +198,10 @@ static int learn_export(struct nbd_volume *volume, bool write, struct error *err
 	volume->use_fua = !volume->can_flush && nbd_can_fua(handle) == 1;
 	volume->can_extents = nbd_can_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
 	volume->can_zero = nbd_can_zero(handle) == 1;
+	volume->can_trim = nbd_can_trim(handle) == 1;
+	volume->can_fast = nbd_can_fast_zero(handle) == 1;
+	info->fua = nbd_can_fua(handle) == 1;
+	info->no_hole = true;
 	return learn_limits(volume, error);
 }
 

@@ -162,8 +162,9 @@ void remote_submit(struct block *block, struct block_io *io)
 {
 	struct remote *remote = container_of(block, struct remote, block);
 
-	if (remote->broken) {
-		finish_io(remote, io, -ENOTCONN);
+	if (remote->broken || io->op == BLOCK_TRIM) {
+		/* The wire has no frame for advice. */
+		finish_io(remote, io, remote->broken ? -ENOTCONN : 0);
 	} else {
 		list_append(&remote->waiting, &io->node);
 		pump(remote);

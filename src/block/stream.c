@@ -204,7 +204,8 @@ static void stream_submit(struct block *block, struct block_io *io)
 	else if (io->op == BLOCK_FLUSH && block->info.writable)
 		stream_flush(stream, io);
 	else
-		block_complete_later(block, io, io->op == BLOCK_FLUSH ? 0 : -EOPNOTSUPP);
+		block_complete_later(
+		    block, io, io->op == BLOCK_FLUSH || io->op == BLOCK_TRIM ? 0 : -EOPNOTSUPP);
 }
 
 static void stream_free(struct block *block)

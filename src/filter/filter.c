@@ -61,6 +61,7 @@ void filter_child(struct filter *filter, struct block_io *parent, filter_answere
 	child->parent = parent;
 	child->answered = answered;
 	child->io.op = parent->op;
+	child->io.flags = parent->flags;
 	child->io.offset = parent->offset;
 	child->io.length = parent->length;
 	child->io.buf = parent->buf;

@@ -20,6 +20,7 @@ struct record {
 	struct list_node node;
 	uint64_t sequence, offset, length;
 	bool zero;
+	uint32_t flags; /* of a zero */
 	uint8_t data[];
 };
 
@@ -61,6 +62,7 @@ static void keep_write(struct powercut *powercut, struct block_io *io)
 	record->offset = io->offset;
 	record->length = io->length;
 	record->zero = io->op == BLOCK_ZERO;
+	record->flags = io->flags & BLOCK_NO_HOLE;
 	if (data_length)
 		memcpy(record->data, io->buf, data_length);
 	list_append(&powercut->records, &record->node);
@@ -96,6 +98,7 @@ static void flush_step(struct powercut *powercut);
 static void record_to_io(const struct record *record, struct block_io *io)
 {
 	io->op = record->zero ? BLOCK_ZERO : BLOCK_WRITE;
+	io->flags = record->flags;
 	io->offset = record->offset;
 	io->length = record->length;
 	io->buf = (void *)record->data;
@@ -162,6 +165,9 @@ static void powercut_submit(struct block *block, struct block_io *io)
 	case BLOCK_ZERO:
 		keep_write(powercut, io);
 		return;
+	case BLOCK_TRIM:
+		block_complete_later(block, io, 0);
+		return;
 	case BLOCK_FLUSH:
 		flush_begin(powercut, io);
 		return;
@@ -209,6 +215,8 @@ int powercut_new(struct block **ret, struct block *take_below, uint64_t seed, st
 		return error_set(error, -ENOMEM, "cannot make a power-cut filter: out of memory");
 	}
 	filter_init(&powercut->filter, &powercut_driver, take_below);
+	powercut->filter.block.info.fua = false;
+	powercut->filter.block.info.no_hole = true;
 	list_init(&powercut->records);
 	list_init(&powercut->flushes);
 	rand_init(&powercut->rand, seed);

@@ -25,9 +25,10 @@ enum ring_opcode {
 	RING_WRITEV,    /* iov, iov_count, offset (or RING_STREAM); res: bytes written, may be short */
 	RING_FSYNC,     /* data only, as fdatasync(2) */
 	RING_FALLOCATE, /* mode as fallocate(2), offset, length */
-	RING_POLL,      /* events (POLLIN...), once; res: what happened */
-	RING_TIMER,     /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
-	RING_NOP,       /* res: what ring_defer() was given */
+	RING_DISCARD, /* of a block device: offset, length in whole sectors; Linux 6.12, else -EINVAL or -EOPNOTSUPP */
+	RING_POLL,  /* events (POLLIN...), once; res: what happened */
+	RING_TIMER, /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
+	RING_NOP,   /* res: what ring_defer() was given */
 };
 
 #define RING_STREAM UINT64_MAX
@@ -40,7 +41,7 @@ struct ring_op {
 	void *buf;
 	const struct iovec *iov;
 	unsigned iov_count;
-	int mode;
+	int mode; /* FALLOCATE; WRITE, WRITEV: 0 or RWF_DSYNC, on stable storage when done */
 	short events;
 	uint64_t deadline_ns;
 	void (*done)(struct ring_op *op, int res);

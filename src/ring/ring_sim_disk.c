@@ -154,6 +154,8 @@ static int perform_read(struct ring_sim *sim, struct sim_disk *disk, struct ring
 	return (int)length;
 }
 
+static int perform_fsync(struct ring_sim *sim, struct sim_disk *disk, uint64_t sequence);
+
 static int perform_write(struct ring_sim *sim, struct sim_disk *disk, struct ring_op *op, uint32_t align)
 {
 	uint64_t length = sim_op_length(op);
@@ -180,6 +182,8 @@ static int perform_write(struct ring_sim *sim, struct sim_disk *disk, struct rin
 	sim_op_gather(op, 0, write->data, length);
 	apply(disk, write);
 	disk->counts.bytes_written += length;
+	if (op->mode & RWF_DSYNC && perform_fsync(sim, disk, write->sequence) < 0)
+		return -EIO;
 	return (int)length;
 }
 
@@ -281,6 +285,8 @@ static int perform(struct ring_sim *sim, struct sim_work *work)
 		return perform_fsync(sim, disk, work->flush_sequence);
 	case RING_FALLOCATE:
 		return perform_fallocate(disk, op);
+	case RING_DISCARD:
+		return -EOPNOTSUPP;
 	case RING_POLL:
 		return op->events;
 	default:

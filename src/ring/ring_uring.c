@@ -10,6 +10,7 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 struct ring_uring {
@@ -39,6 +40,17 @@ static struct io_uring_sqe *next_sqe(struct ring_uring *ring)
 	return sqe;
 }
 
+/* As in the kernel's include/uapi/linux/blkdev.h, which Debian 12 does not have. The range lies in addr and addr3. */
+static void prepare_discard(struct io_uring_sqe *sqe, const struct ring_op *op)
+{
+	const uint32_t command = _IO(0x12, 0); /* BLOCK_URING_CMD_DISCARD */
+
+	io_uring_prep_rw(
+	    46 /* IORING_OP_URING_CMD */, sqe, op->fd, (const void *)(uintptr_t)op->offset, 0, 0);
+	sqe->off = command;                                        /* cmd_op */
+	memcpy((char *)sqe + 48, &op->length, sizeof(op->length)); /* addr3 */
+}
+
 static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 {
 	struct __kernel_timespec *deadline = (struct __kernel_timespec *)op->private_u64;
@@ -50,9 +62,11 @@ static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 		break;
 	case RING_WRITE:
 		io_uring_prep_write(sqe, op->fd, op->buf, (unsigned)op->length, op->offset);
+		sqe->rw_flags = op->mode;
 		break;
 	case RING_WRITEV:
 		io_uring_prep_writev(sqe, op->fd, op->iov, op->iov_count, op->offset);
+		sqe->rw_flags = op->mode;
 		break;
 	case RING_FSYNC:
 		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
@@ -61,6 +75,9 @@ static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 		/* The library's own helper cuts the length to 32 bits. */
 		io_uring_prep_rw(IORING_OP_FALLOCATE, sqe, op->fd, (const void *)(uintptr_t)op->length,
 		    (unsigned)op->mode, op->offset);
+		break;
+	case RING_DISCARD:
+		prepare_discard(sqe, op);
 		break;
 	case RING_POLL:
 		io_uring_prep_poll_add(sqe, op->fd, (unsigned)op->events);
