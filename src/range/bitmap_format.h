@@ -17,7 +17,7 @@
 #define BITMAP_LEGS        2u
 #define BITMAP_ID_MAX      160u
 #define BITMAP_REGION_MIN  4096u
-#define BITMAP_REGION_MAX  (64u << 20)
+#define BITMAP_REGION_MAX  (1u << 20) /* what one request of a copy can hold */
 #define BITMAP_RECORDS_MIN 4u
 #define BITMAP_RECORDS_MAX 65536u
 #define BITMAP_BITS_MAX    (1ull << 31) /* regions in one map: 128 TiB of 64 KiB each */
