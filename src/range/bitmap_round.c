@@ -254,6 +254,7 @@ static void waited(struct ring_op *op, int res)
 static void round_failed(struct bitmap_file *map, int res)
 {
 	bool give_up = res == -ECANCELED || ++map->attempts >= ROUND_ATTEMPTS;
+	uint64_t wait_ns;
 
 	/* Pages and claims are where they were, for another attempt. */
 	while (map->with_record && !list_empty(&map->recording)) {
@@ -270,8 +271,8 @@ static void round_failed(struct bitmap_file *map, int res)
 			lose(map, res);
 		return;
 	}
-	map->op = (struct ring_op){.opcode = RING_TIMER,
-	    .deadline_ns = ring_now_ns(map->ring) + ((uint64_t)BACKOFF_NS << min_u64(map->attempts, ROUND_ATTEMPTS)),
-	    .done = waited};
+	wait_ns = (uint64_t)BACKOFF_NS << min_u64(map->attempts, ROUND_ATTEMPTS);
+	map->op = (struct ring_op){
+	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(map->ring) + wait_ns, .done = waited};
 	ring_submit(map->ring, &map->op);
 }
