@@ -201,14 +201,15 @@ static void apply_record(struct loading *loading, const struct bitmap_record *re
 	struct bitmap_file *map = loading->map;
 
 	for (uint32_t i = 0; i < record->count; i++) {
-		const struct bitmap_intent *intent = &record->intents[i];
+		uint64_t at = record->intents[i].first, end = at + record->intents[i].count, next;
 
-		for (uint64_t bit = intent->first; bit < intent->first + intent->count; bit++) {
-			uint64_t page = bit / BITMAP_PAGE_BITS;
+		for (; at < end; at = next) {
+			uint64_t page = at / BITMAP_PAGE_BITS;
 
+			next = min_u64((page + 1) * BITMAP_PAGE_BITS, end);
 			if (record->sequence <= loading->page_sequences[page])
 				continue;
-			bitmap_set(&map->logged, bit, 1);
+			bitmap_set(&map->logged, at, next - at);
 			bitmap_set(&map->touched, page, 1);
 		}
 	}
@@ -256,12 +257,30 @@ static int load_bits(struct bitmap_file *map)
 	return res;
 }
 
+/* So that no superblock makes us take more memory than the file is worth. */
+static int check_length(struct ring *ring, int fd, const struct bitmap_super *super, struct error *error)
+{
+	uint8_t byte;
+	struct ring_op op = {.opcode = RING_READ,
+	    .fd = fd,
+	    .offset = bitmap_page_at(super, bitmap_super_pages(super)) - 1,
+	    .buf = &byte,
+	    .length = 1};
+	int res = ring_wait(ring, &op);
+
+	if (res < 0)
+		return error_set(error, res, "cannot read the map: %s", strerror(-res));
+	return res == 1 ? 0 : error_set(error, -EBADMSG, "the map is cut short");
+}
+
 int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, struct error *error)
 {
 	struct bitmap_super super;
 	struct bitmap_file *map;
 	int res = load_super(ring, fd, &super, error);
 
+	if (res == 0)
+		res = check_length(ring, fd, &super, error);
 	if (res < 0)
 		return res;
 	map = bitmap_file_alloc(ring, fd, &super);
