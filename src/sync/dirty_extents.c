@@ -193,8 +193,9 @@ static int dirty_next(struct extents *extents, uint64_t length_max, struct exten
 	assert(length_max >= dirty->region_size);
 	if (slot)
 		return give(slot, ret);
-	while (!dirty->held && mirror_attached(dirty->mirror) && limits_allow(dirty) &&
-	       (slot = slot_in(dirty, SLOT_FREE)) && find_range(dirty, length_max, &first, &count)) {
+	while (!dirty->held && mirror_attached(dirty->mirror) && !bitmap_file_lost(dirty->map) &&
+	       limits_allow(dirty) && (slot = slot_in(dirty, SLOT_FREE)) &&
+	       find_range(dirty, length_max, &first, &count)) {
 		slot->abandoned = false;
 		slot->state = SLOT_WAITING;
 		slot->offset = first * dirty->region_size;

@@ -108,6 +108,8 @@ void mirror_faults_crash(struct mirror_world *world, bool power_cut)
 
 	mirror_world_say(world, power_cut ? "power cut" : "killed");
 	world->crashed = true;
+	/* In the midst of a switch, of which nobody has been told the end. */
+	world->struck = world->state == (world->forced_revert ? CUTOVER_SWITCHED : CUTOVER_CUTTING);
 	world->power_cut = false;
 	ring_sim_kill(world->host, power_cut ? RING_SIM_KILL_MACHINE : RING_SIM_KILL_PROCESS);
 	mirror_job_stop(world->job);
@@ -145,8 +147,13 @@ void mirror_faults_step(struct mirror_world *world)
 	power_on(world);
 	if (world->last_life)
 		return;
-	if (rand_one_in(rand, 400))
+	if (world->forced) {
+		/* Over, and at once back: each as soon as it can be. */
+		if (mirror_job_cutover(world->job) < 0 && world->forced_revert)
+			mirror_job_revert(world->job);
+	} else if (rand_one_in(rand, 400)) {
 		order(world);
+	}
 	if (step >= world->repair_step) {
 		mirror_faults_repair(world);
 		world->repair_step = UINT64_MAX;
@@ -158,5 +165,5 @@ void mirror_faults_step(struct mirror_world *world)
 		world->repair_step = step + rand_between(rand, 50, 3000);
 	}
 	if (step >= world->end_step)
-		mirror_faults_crash(world, rand_one_in(rand, 2));
+		mirror_faults_crash(world, world->forced ? world->forced_power : rand_one_in(rand, 2));
 }

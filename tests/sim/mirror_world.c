@@ -140,8 +140,12 @@ static void state_changed(void *data, enum cutover_state state)
 			ring_sim_power_on(world->sim, world->fds[i]);
 		world->follower_off = false;
 	}
+	if (world->forced && world->life == 0 &&
+	    state == (world->forced_revert ? CUTOVER_SWITCHED : CUTOVER_CUTTING))
+		world->end_step = ring_sim_steps(world->sim) + world->forced_steps;
 	/* The most delicate moments are in a switch and soon after it. */
-	if ((state == CUTOVER_CUTTING || state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED) &&
+	if (!world->forced &&
+	    (state == CUTOVER_CUTTING || state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED) &&
 	    rand_one_in(ring_sim_rand(world->sim), 6))
 		world->end_step = ring_sim_steps(world->sim) + rand_below(ring_sim_rand(world->sim), 150);
 	if (world->last_life)
@@ -228,12 +232,16 @@ static void begin_life(struct mirror_world *world)
 	uint64_t now = ring_sim_steps(world->sim);
 
 	world->crashed = world->quiet = world->follower_off = false;
+	if (world->forced)
+		world->scenario.lives = 2;
 	world->last_life = world->life + 1 >= world->scenario.lives;
 	world->host = ring_sim_host_new(world->sim, "host");
 	world->begun_step = now;
 	world->end_step = now + rand_between(rand, 200, 8000);
 	world->fault_step = now + rand_below(rand, 2000);
 	world->repair_step = UINT64_MAX;
+	if (world->forced)
+		world->end_step = world->fault_step = UINT64_MAX;
 	mirror_world_say(world, "life %u%s", world->life, world->last_life ? ", the last" : "");
 }
 

@@ -55,6 +55,9 @@ struct mirror_world {
 	uint64_t seed;
 	bool verbose;
 	uint64_t watch; /* a sector whose requests are told */
+	/* Instead of what the seed chooses: one crash, so many steps after a switch began in the first life; then the last. */
+	bool forced, forced_power, forced_revert, struck;
+	uint64_t forced_steps;
 	struct mirror_scenario scenario;
 	struct ring_sim *sim;
 	int fds[MIRROR_LEGS], map_fd;

@@ -26,7 +26,7 @@ static const char *const plant_names[PLANTED_END] = {
 
 struct arguments {
 	uint64_t seeds, start, watch;
-	bool verbose, trace;
+	bool verbose, trace, every_step;
 	enum planted plant;
 };
 
@@ -59,6 +59,7 @@ static bool parse(int argc, char **argv, struct arguments *ret)
 	    {"verbose", no_argument, NULL, 'v'},
 	    {"trace", no_argument, NULL, 't'},
 	    {"watch", required_argument, NULL, 'w'},
+	    {"every-step", no_argument, NULL, 'e'},
 	    {"plant", required_argument, NULL, 'p'},
 	    {0},
 	};
@@ -71,6 +72,8 @@ static bool parse(int argc, char **argv, struct arguments *ret)
 			ret->start = strtoull(optarg, NULL, 0);
 		else if (option == 'w')
 			ret->watch = strtoull(optarg, NULL, 0);
+		else if (option == 'e')
+			ret->every_step = true;
 		else if (option == 'v')
 			ret->verbose = true;
 		else if (option == 't')
@@ -85,31 +88,65 @@ struct sums {
 	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, failed;
 };
 
+static void tell_failure(const struct mirror_world *world)
+{
+	printf("seed %llu failed: %s\n", (unsigned long long)world->seed, world->failure);
+	if (world->forced)
+		printf("  %s %llu steps into the %s\n", world->forced_power ? "power cut" : "killed",
+		    (unsigned long long)world->forced_steps, world->forced_revert ? "revert" : "cutover");
+	printf("  replay: sim_mirror --start %llu --seeds 1 --verbose%s\n", (unsigned long long)world->seed,
+	    world->forced ? " --every-step" : "");
+}
+
+/* Returns the trace. */
+static uint64_t run_world(struct mirror_world *world, const struct arguments *arguments, struct sums *sums)
+{
+	bool good = mirror_world_run(world);
+	uint64_t trace = ring_sim_trace(world->sim);
+
+	if (!good && (arguments->plant == PLANTED_NOTHING || arguments->verbose))
+		tell_failure(world);
+	if (arguments->trace)
+		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)world->seed,
+		    (unsigned long long)trace, (unsigned long long)ring_sim_steps(world->sim));
+	sums->runs++;
+	sums->steps += ring_sim_steps(world->sim);
+	sums->requests += world->requests;
+	sums->faults += world->faults;
+	sums->ready += world->ready;
+	sums->cutovers += world->cutovers;
+	sums->reverts += world->reverts;
+	sums->failed += !good;
+	mirror_world_done(world);
+	return trace;
+}
+
 static uint64_t run_seed(uint64_t seed, const struct arguments *arguments, struct sums *sums)
 {
 	struct mirror_world world;
-	uint64_t trace;
-	bool good;
 
 	mirror_world_init(&world, seed, arguments->verbose, arguments->watch);
-	good = mirror_world_run(&world);
-	trace = ring_sim_trace(world.sim);
-	if (!good && (arguments->plant == PLANTED_NOTHING || arguments->verbose))
-		printf("seed %llu failed: %s\n  replay: sim_mirror --start %llu --seeds 1 --verbose\n",
-		    (unsigned long long)seed, world.failure, (unsigned long long)seed);
-	if (arguments->trace)
-		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
-		    (unsigned long long)trace, (unsigned long long)ring_sim_steps(world.sim));
-	sums->runs++;
-	sums->steps += ring_sim_steps(world.sim);
-	sums->requests += world.requests;
-	sums->faults += world.faults;
-	sums->ready += world.ready;
-	sums->cutovers += world.cutovers;
-	sums->reverts += world.reverts;
-	sums->failed += !good;
-	mirror_world_done(&world);
-	return trace;
+	return run_world(&world, arguments, sums);
+}
+
+/* H25: a kill and a power cut at every step of a cutover and of a revert, until the switch is over before they strike. */
+static void test_h25_crash_at_every_step(uint64_t seed, const struct arguments *arguments, struct sums *sums)
+{
+	for (unsigned form = 0; form < 4; form++) {
+		bool struck = true;
+
+		for (uint64_t steps = 0; struck && !sums->failed && steps < 2000; steps++) {
+			struct mirror_world world;
+
+			mirror_world_init(&world, seed, arguments->verbose, arguments->watch);
+			world.forced = true;
+			world.forced_power = form & 1;
+			world.forced_revert = form & 2;
+			world.forced_steps = steps;
+			run_world(&world, arguments, sums);
+			struck = world.struck;
+		}
+	}
 }
 
 static void run_all(const struct arguments *arguments, struct sums *sums)
@@ -117,8 +154,14 @@ static void run_all(const struct arguments *arguments, struct sums *sums)
 	const struct arguments quiet = {.plant = PLANTED_END, .watch = UINT64_MAX};
 
 	for (uint64_t i = 0; i < arguments->seeds; i++) {
-		uint64_t trace = run_seed(arguments->start + i, arguments, sums);
 		struct sums ignored = {0};
+		uint64_t trace;
+
+		if (arguments->every_step) {
+			test_h25_crash_at_every_step(arguments->start + i, arguments, sums);
+			continue;
+		}
+		trace = run_seed(arguments->start + i, arguments, sums);
 
 		if (arguments->plant != PLANTED_NOTHING && sums->failed)
 			return;
