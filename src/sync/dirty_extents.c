@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Goes round the bitmap of what is dirty: see dirty_extents.h. A slot is free, waits for its lock, is granted (and its bits
- * taken), or given to the engine. Limits act before a lock is taken: nobody waits for a lock because the sync is slow.
+ * Goes round the bitmap of what is dirty: see dirty_extents.h. A slot is free, waits for its lock, is compared (if asked), is granted
+ * (and its bits taken), or given to the engine. Limits act before a lock is taken: nobody waits for a lock because the sync is slow.
  */
 #include "sync/dirty_extents.h"
 
 #include "base/bytes.h"
+#include "sync/dirty_compare.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,7 +15,9 @@
 #define SLOTS    64u
 #define BURST_NS 50000000u
 
-enum slot_state { SLOT_FREE, SLOT_WAITING, SLOT_GRANTED, SLOT_GIVEN };
+#define COMPARE_EXTENT (256u << 10) /* what is compared is copied as a whole when any of it differs, bytes */
+
+enum slot_state { SLOT_FREE, SLOT_WAITING, SLOT_COMPARING, SLOT_GRANTED, SLOT_GIVEN };
 
 struct dirty_slot {
 	struct dirty_extents *dirty;
@@ -23,6 +26,7 @@ struct dirty_slot {
 	uint64_t offset, length;
 	struct range_lock lock;
 	struct bitmap_claim claim;
+	struct dirty_compare compare;
 };
 
 struct dirty_extents {
@@ -38,8 +42,9 @@ struct dirty_extents {
 	double tokens;    /* bytes; negative: debt */
 	uint64_t seen_ns; /* up to when tokens were filled */
 	struct ring_op timer;
-	uint64_t copied;
-	bool held;
+	uint64_t copied, same;
+	bool held, comparing;
+	struct digest_key key;
 };
 
 static struct dirty_extents *dirty_of(const struct extents *extents)
@@ -52,6 +57,29 @@ static void slot_free(struct dirty_slot *slot)
 	slot->state = SLOT_FREE;
 	slot->dirty->active--;
 	slot->dirty->bytes -= slot->length;
+}
+
+static void slot_abandon(struct dirty_slot *slot);
+
+static void compared(struct dirty_compare *compare, bool differs)
+{
+	struct dirty_slot *slot = container_of(compare, struct dirty_slot, compare);
+	struct dirty_extents *dirty = slot->dirty;
+
+	if (slot->abandoned) {
+		slot_free(slot);
+	} else if (differs) {
+		slot->state = SLOT_GRANTED;
+		/* Nobody would fetch it. */
+		if (dirty->held || !mirror_attached(dirty->mirror))
+			slot_abandon(slot);
+	} else {
+		dirty->same += slot->length;
+		bitmap_file_release(dirty->map, &slot->claim);
+		range_lock_drop(&slot->lock);
+		slot_free(slot);
+	}
+	extents_wake(&dirty->extents);
 }
 
 /* The lock has come: the bits are taken before anything is read, so that whoever writes from now on leaves a mark. */
@@ -76,8 +104,13 @@ static bool slot_take(struct dirty_slot *slot)
 		return false;
 	}
 	bitmap_file_take(dirty->map, &slot->claim);
-	slot->state = SLOT_GRANTED;
-	return true;
+	slot->state = dirty->comparing ? SLOT_COMPARING : SLOT_GRANTED;
+	if (!dirty->comparing)
+		return true;
+	slot->compare.done = compared;
+	dirty_compare_start(&slot->compare, mirror_copy_source(dirty->mirror),
+	    mirror_copy_target(dirty->mirror), &dirty->key, slot->offset, slot->length);
+	return false;
 }
 
 static void granted(struct range_lock *lock)
@@ -154,12 +187,18 @@ static bool find_range(
 
 	if (dirty->limits.extent_max)
 		length_max = min_u64(length_max, dirty->limits.extent_max);
+	if (dirty->comparing)
+		length_max = min_u64(length_max, COMPARE_EXTENT);
 	count_max = max_u64(length_max / dirty->region_size, 1);
 	first = find(dirty, dirty->cursor, bits->bits);
 	if (first == bits->bits)
 		first = find(dirty, 0, min_u64(dirty->cursor, bits->bits));
 	if (first >= bits->bits || !bitmap_test(bits, first) || in_slot(dirty, first, &after))
 		return false;
+	/* What is compared lies within one chunk. */
+	if (dirty->comparing)
+		count_max = min_u64(count_max,
+		    (DIGEST_CHUNK - first * dirty->region_size % DIGEST_CHUNK) / dirty->region_size);
 	while (count < count_max && first + count < bits->bits && bitmap_test(bits, first + count) &&
 	       !in_slot(dirty, first + count, &after))
 		count++;
@@ -330,6 +369,21 @@ void dirty_extents_abandon(struct extents *extents)
 
 	for (unsigned i = 0; i < SLOTS; i++)
 		slot_abandon(&dirty->slots[i]);
+}
+
+int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	int res = comparing ? digest_key_random(&dirty->key, error) : 0;
+
+	if (res == 0)
+		dirty->comparing = comparing;
+	return res;
+}
+
+uint64_t dirty_extents_same(const struct extents *extents)
+{
+	return dirty_of(extents)->same;
 }
 
 unsigned dirty_extents_active(const struct extents *extents)

@@ -17,6 +17,13 @@ struct dirty_limits {
 /* Borrows the mirror. */
 int dirty_extents_new(struct extents **ret, struct block *mirror, struct error *error);
 void dirty_extents_set_limits(struct extents *extents, const struct dirty_limits *limits);
+/*
+ * From now on what is dirty is compared first, and only copied if the legs differ there: while the map does not know what
+ * differs. Not while any is active if it was comparing before. 0 or -errno.
+ */
+int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error);
+/* Bytes that were dirty and found equal so far. */
+uint64_t dirty_extents_same(const struct extents *extents);
 /* Gives none while held; those that are given are finished. */
 void dirty_extents_hold(struct extents *extents, bool held);
 /* More may be dirty than before: for MIRROR_DIRTIED. */

@@ -99,6 +99,11 @@ static void look_after_copy(struct mirror_job *job)
 	copy_start(job->copy, copy_done, job);
 }
 
+uint64_t mirror_job_done(const struct mirror_job *job)
+{
+	return dirty_extents_copied(job->extents) + dirty_extents_same(job->extents);
+}
+
 /* In the background each region is copied once; what is left then would never get less by that. */
 static bool nearly_done(const struct mirror_job *job)
 {
@@ -106,7 +111,7 @@ static bool nearly_done(const struct mirror_job *job)
 	uint64_t little = max_u64(super->size / NEARLY_DONE, NEARLY_REGIONS * (uint64_t)super->region_size);
 
 	return mirror_job_dirty(job) <= little ||
-	       dirty_extents_copied(job->extents) - job->attach_copied >= job->attach_dirty;
+	       mirror_job_done(job) - job->attach_done >= job->attach_dirty;
 }
 
 static void look_at_mode(struct mirror_job *job)
@@ -130,6 +135,13 @@ static void look_at_state(struct mirror_job *job)
 	bool equal = mirror_attached(job->mirror) && mirror_job_dirty(job) == 0 &&
 	             dirty_extents_active(job->extents) == 0;
 
+	if (equal && job->options.compare) {
+		struct error ignored;
+
+		/* From now on what is dirty was written. */
+		job->options.compare = false;
+		dirty_extents_compare(job->extents, false, &ignored);
+	}
 	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH)
 		mirror_job_set_state(job, CUTOVER_READY);
 	if (job->state == CUTOVER_READY && job->options.cutover_auto && job->order == ORDER_NONE)
@@ -292,6 +304,7 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&
 	                    dirty_extents_active(job->extents) == 0;
 	ret->copied = dirty_extents_copied(job->extents);
+	ret->same = dirty_extents_same(job->extents);
 	ret->pause_ns = job->pause_ns;
 	ret->detached = mirror_counts(job->mirror)->detached;
 	ret->cutovers_deferred = job->deferred;

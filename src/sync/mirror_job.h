@@ -18,8 +18,9 @@ enum mirror_copy_mode {
 enum mirror_late { MIRROR_LATE_DEFER, MIRROR_LATE_ABORT, MIRROR_LATE_WAIT };
 
 struct mirror_job_options {
-	bool resume;          /* from the map; else a new map, everything dirty */
-	uint64_t nonce;       /* of a new map; anything that an earlier one there did not have */
+	bool resume;    /* from the map; else a new map, everything dirty */
+	bool compare;   /* not all that is dirty differs: compare before copying, until nothing is dirty */
+	uint64_t nonce; /* of a new map; anything that an earlier one there did not have */
 	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB */
 	uint32_t records;     /* of a new map; 0: 256 */
 	enum mirror_copy_mode copy_mode;
@@ -50,7 +51,7 @@ struct mirror_job_status {
 	bool paused;
 	bool revert_ready;          /* switched, and nothing differs */
 	uint64_t size, dirty;       /* bytes */
-	uint64_t copied;            /* bytes, by this run */
+	uint64_t copied, same;      /* bytes, by this run: copied, found equal */
 	uint64_t pause_ns;          /* the longest that a client waited at the last switch */
 	uint64_t detached;          /* how often the follower was lost */
 	uint64_t cutovers_deferred; /* for want of time */

@@ -28,7 +28,7 @@ struct mirror_job {
 	uint64_t order_after_ns; /* a cutover that was deferred */
 	bool wake, stopping, paused, copying, settling;
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settle_after_ns;
-	uint64_t attach_dirty, attach_copied; /* bytes: how things stood when the follower came */
+	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
 	bool told_lost;
 	uint64_t pause_ns, deferred;
 	struct ticker ticker;
@@ -50,6 +50,8 @@ void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
 void mirror_job_event(void *data, enum mirror_event event);
 void mirror_job_warn(struct mirror_job *job, const struct error *error);
 uint64_t mirror_job_dirty(const struct mirror_job *job);
+/* Bytes copied or found equal. */
+uint64_t mirror_job_done(const struct mirror_job *job);
 static inline enum mirror_leg_index mirror_job_follower(const struct mirror_job *job)
 {
 	return MIRROR_LEGS - 1 - mirror_authoritative(job->mirror);

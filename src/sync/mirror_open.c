@@ -137,6 +137,8 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	if (res == 0)
 		res = dirty_extents_new(&job->extents, job->mirror, error);
 	if (res == 0)
+		res = dirty_extents_compare(job->extents, job->options.compare, error);
+	if (res == 0)
 		res = copy_new(&job->copy, mirror_copy_source(job->mirror), mirror_copy_target(job->mirror),
 		    job->extents, &copy_options, error);
 	if (res < 0)
@@ -171,7 +173,7 @@ static void attach(struct mirror_job *job)
 	}
 	job->told_lost = false;
 	job->attach_dirty = mirror_job_dirty(job);
-	job->attach_copied = dirty_extents_copied(job->extents);
+	job->attach_done = mirror_job_done(job);
 }
 
 void mirror_look_after_follower(struct mirror_job *job)

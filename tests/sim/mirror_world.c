@@ -211,6 +211,7 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .nonce = world->seed + 1,
 	    .region_size = scenario->region_size,
 	    .records = scenario->records,
+	    .compare = scenario->compare,
 	    .copy_mode = world->last_life ? MIRROR_COPY_AUTO : scenario->copy_mode,
 	    .rate = scenario->rate,
 	    .window = scenario->window,
@@ -247,6 +248,10 @@ static void begin_life(struct mirror_world *world)
 
 static void end_life(struct mirror_world *world)
 {
+	struct mirror_job_status status;
+
+	mirror_job_status(world->job, &status);
+	world->same += status.same;
 	/* Clients of a mirror that has ended go on with its last leg; here they come to an end. */
 	world->quiet = true;
 	while (world->in_flight && ring_sim_step(world->sim) == 0)
@@ -318,8 +323,19 @@ static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
 	    .rate = rand_one_in(rand, 3) ? rand_between(rand, 1, 8) << 20 : 0,
 	    .window = rand_one_in(rand, 3) ? rand_between(rand, 1, 1 << 20) : 0,
 	    .idle = (uint32_t)rand_between(rand, 1, 60),
-	    .late_wait = rand_one_in(rand, 4)};
+	    .late_wait = rand_one_in(rand, 4),
+	    .compare = rand_one_in(rand, 3)};
 	scenario->io_max = rand_one_in(rand, 3) ? MIRROR_IO_MAX / MODEL_SECTOR : rand_between(rand, 1, 100);
+}
+
+/* A target that was once a copy: here and there it has got something else. */
+static void make_older_copy(struct mirror_world *world, uint8_t *data)
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+
+	model_fill_initial(data, world->scenario.sectors);
+	for (unsigned i = 0; i < 5; i++)
+		rand_bytes(rand, data + rand_below(rand, world->scenario.sectors * MODEL_SECTOR), 1);
 }
 
 static void make_disks(struct mirror_world *world)
@@ -335,8 +351,10 @@ static void make_disks(struct mirror_world *world)
 		data = ring_sim_disk_data(world->sim, world->fds[i], &size);
 		if (i == MIRROR_SOURCE)
 			model_fill_initial(data, world->scenario.sectors);
-		else
+		else if (!world->scenario.compare)
 			rand_bytes(rand, data, size);
+		else
+			make_older_copy(world, data);
 		ring_sim_disk_settle(world->sim, world->fds[i]);
 	}
 	world->map_fd = ring_sim_disk_new(world->sim, &map);

@@ -35,7 +35,7 @@ struct mirror_scenario {
 	uint64_t rate, window;
 	uint64_t io_max; /* sectors */
 	uint32_t idle;   /* a client that is idle begins something once in so many steps */
-	bool late_wait;
+	bool late_wait, compare;
 };
 
 enum mirror_fault {
@@ -74,6 +74,7 @@ struct mirror_world {
 	unsigned switches; /* in the last life */
 	enum cutover_state state;
 
+	uint64_t same; /* bytes found equal */
 	uint64_t requests, faults, cutovers, reverts, ready;
 	unsigned failures;
 	char failure[512];
