@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Mistakes that the simulation of mirrors must find (tests/sim/sim_mirror.c). They exist only in programs built with
+ * BLKMOVE_PLANTS, which the simulation's own build of some files is; elsewhere PLANTED() is false and leaves nothing behind.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+enum planted {
+	PLANTED_NOTHING,
+	PLANTED_NO_INTENT,   /* a write begins although its intent is not on the disk */
+	PLANTED_CLEAR_EARLY, /* bits are cleared before both legs were flushed */
+	PLANTED_NO_LOCK,     /* a write does not wait for a copy of its range */
+	PLANTED_LATE_RECORD, /* the legs are swapped although it is not recorded yet */
+	PLANTED_LOST_MARK,   /* a write behind the copy's back leaves no dirty bit */
+	PLANTED_END,
+};
+
+#ifdef BLKMOVE_PLANTS
+extern enum planted planted_mistake;
+#define PLANTED(what) (planted_mistake == (what))
+#else
+#define PLANTED(what) false
+#endif

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The mirror as a whole: legs that come and go, hold and swap, flushes of both. Clients' requests are in mirror_io.c. */
+#include "filter/mirror_private.h"
+
+#include "base/plant.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TIMEOUT_NS 10000000000u
+#define STABLE_MAX (32u << 20)
+#define LATENCY_NS 8000000000u
+#define BIT(kind)  (1u << (kind))
+
+/* A write behind the copy's back needs no lock against copies: it leaves its regions dirty. */
+static const uint8_t excludes[RANGE_LOCK_KINDS] = {
+    [MIRROR_LOCK_THROUGH] = BIT(MIRROR_LOCK_THROUGH) | BIT(MIRROR_LOCK_BEHIND) | BIT(MIRROR_LOCK_COPY),
+    [MIRROR_LOCK_BEHIND] = BIT(MIRROR_LOCK_THROUGH) | BIT(MIRROR_LOCK_BEHIND),
+    [MIRROR_LOCK_COPY] = BIT(MIRROR_LOCK_THROUGH) | BIT(MIRROR_LOCK_COPY),
+};
+
+static const struct block_driver mirror_driver;
+
+static struct mirror *mirror_of(const struct block *block)
+{
+	assert(block->driver == &mirror_driver);
+	return container_of(block, struct mirror, block);
+}
+
+static void tell(struct mirror *mirror, enum mirror_event event)
+{
+	if (mirror->options.event)
+		mirror->options.event(mirror->options.data, event);
+}
+
+/* Whatever it was asked last may be missing there, flushed or not. */
+void mirror_let_go(struct mirror *mirror, int res)
+{
+	struct mirror_leg *leg = mirror_follower(mirror);
+
+	if (!leg->block)
+		return;
+	leg->block = NULL;
+	mirror->detach_reason = res;
+	mirror->counts.detached++;
+	bitmap_file_doubt(mirror->map);
+	tell(mirror, MIRROR_DETACHED);
+	mirror_io_let_go(mirror);
+}
+
+void mirror_map_was_lost(struct mirror *mirror)
+{
+	if (mirror->map_lost)
+		return;
+	mirror->map_lost = true;
+	mirror_let_go(mirror, bitmap_file_lost(mirror->map));
+	tell(mirror, MIRROR_MAP_LOST);
+}
+
+static void mirror_submit(struct block *block, struct block_io *io)
+{
+	mirror_io_submit(mirror_of(block), io);
+}
+
+static struct block *authoritative(const struct mirror *mirror)
+{
+	return mirror->legs[mirror->authoritative].block;
+}
+
+static int mirror_facts(struct block *block, struct block_facts *ret, struct error *error)
+{
+	return block_facts(authoritative(mirror_of(block)), ret, error);
+}
+
+static int mirror_link_error(struct block *block, struct error *error)
+{
+	return block_link_error(authoritative(mirror_of(block)), error);
+}
+
+static void mirror_free(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+	struct list_node *node;
+
+	assert(mirror->in_flight == 0 && list_empty(&mirror->held));
+	/* What the follower still has is waited for. */
+	mirror_follower(mirror)->block = NULL;
+	ring_cancel(block->ring, &mirror->watch);
+	while (mirror->watch.active || mirror->drained.active || !list_empty(&mirror->under_way) ||
+	       mirror->flush.pending)
+		if (block->ring->ops->step(block->ring) < 0)
+			break;
+	while ((node = list_pop(&mirror->spare)))
+		free(container_of(node, struct mirror_io, node));
+	mirror_ports_done(mirror);
+	free(mirror);
+}
+
+static const struct block_driver mirror_driver = {
+    .name = "mirror",
+    .submit = mirror_submit,
+    .facts = mirror_facts,
+    .link_error = mirror_link_error,
+    .free = mirror_free,
+};
+
+static int check_leg(const struct mirror *mirror, const struct block *leg, struct error *error)
+{
+	uint64_t size = bitmap_file_super(mirror->map)->size;
+
+	if (block_info(leg)->size == size)
+		return 0;
+	return error_set(error, -EINVAL,
+	    "%s has %llu bytes, the mirror has %llu; both legs must have one size", block_info(leg)->name,
+	    (unsigned long long)block_info(leg)->size, (unsigned long long)size);
+}
+
+static void set_info(struct mirror *mirror)
+{
+	struct block_info *info = &mirror->block.info;
+
+	*info = *block_info(authoritative(mirror));
+	info->resizable = info->zeroed = info->created = info->remote = false;
+	/* Flags are passed on to the legs, which know what to do with them. */
+	info->fua = info->no_hole = true;
+	mirror_ports_set_info(mirror);
+}
+
+int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
+    const struct mirror_options *options, struct error *error)
+{
+	struct mirror *mirror = calloc(1, sizeof(*mirror));
+	int res = 0;
+
+	if (!mirror)
+		return error_set(error, -ENOMEM, "cannot make a mirror: out of memory");
+	mirror->options = *options;
+	if (!mirror->options.follower_timeout_ns)
+		mirror->options.follower_timeout_ns = TIMEOUT_NS;
+	if (!mirror->options.stable_max)
+		mirror->options.stable_max = STABLE_MAX;
+	mirror->map = options->map;
+	mirror->authoritative = bitmap_file_super(options->map)->authoritative;
+	assert(legs[mirror->authoritative]);
+	mirror->block.driver = &mirror_driver;
+	mirror->block.ring = block_ring(legs[mirror->authoritative]);
+	list_init(&mirror->under_way);
+	list_init(&mirror->spare);
+	list_init(&mirror->held);
+	range_locks_init(&mirror->locks, mirror->block.ring, excludes);
+	histogram_init(&mirror->latency, LATENCY_NS, ring_now_ns(mirror->block.ring));
+	mirror_ports_init(mirror);
+	for (unsigned i = 0; i < MIRROR_LEGS && res == 0; i++) {
+		mirror->legs[i].block = legs[i];
+		if (legs[i])
+			res = check_leg(mirror, legs[i], error);
+	}
+	if (res < 0) {
+		free(mirror);
+		return res;
+	}
+	set_info(mirror);
+	*ret = &mirror->block;
+	return 0;
+}
+
+void mirror_set_mode(struct block *block, enum mirror_mode mode)
+{
+	mirror_of(block)->mode = mode;
+}
+
+enum mirror_mode mirror_mode(const struct block *block)
+{
+	return mirror_of(block)->mode;
+}
+
+enum mirror_leg_index mirror_authoritative(const struct block *block)
+{
+	return mirror_of(block)->authoritative;
+}
+
+void mirror_set_timeout(struct block *block, uint64_t follower_timeout_ns)
+{
+	mirror_of(block)->options.follower_timeout_ns = follower_timeout_ns;
+}
+
+/* Legs */
+
+int mirror_attach(struct block *block, struct block *leg, struct error *error)
+{
+	struct mirror *mirror = mirror_of(block);
+	struct mirror_leg *follower = mirror_follower(mirror);
+	int res = check_leg(mirror, leg, error);
+
+	assert(!follower->block && list_empty(&follower->under_way));
+	if (res < 0)
+		return res;
+	if (bitmap_file_lost(mirror->map))
+		return error_set(error, -EIO, "the map was lost; what differs is not known any more");
+	/* Writes since it went have their marks; now all that it may not have flushed gets one, too. */
+	bitmap_file_doubt(mirror->map);
+	follower->block = leg;
+	mirror_ports_set_info(mirror);
+	return 0;
+}
+
+void mirror_detach(struct block *block)
+{
+	mirror_let_go(mirror_of(block), -ECANCELED);
+}
+
+bool mirror_attached(const struct block *block)
+{
+	return mirror_follower(mirror_of(block))->block != NULL;
+}
+
+int mirror_detach_reason(const struct block *block)
+{
+	return mirror_of(block)->detach_reason;
+}
+
+bool mirror_leg_idle(const struct block *block, enum mirror_leg_index leg)
+{
+	return list_empty(&mirror_of(block)->legs[leg].under_way);
+}
+
+struct block *mirror_copy_source(struct block *block)
+{
+	return &mirror_of(block)->ports[0].block;
+}
+
+struct block *mirror_copy_target(struct block *block)
+{
+	return &mirror_of(block)->ports[1].block;
+}
+
+struct range_locks *mirror_locks(struct block *block)
+{
+	return &mirror_of(block)->locks;
+}
+
+struct bitmap_file *mirror_map(struct block *block)
+{
+	return mirror_of(block)->map;
+}
+
+/* Hold and swap */
+
+void mirror_hold(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->holding = true;
+	mirror_look_drained(mirror);
+}
+
+bool mirror_drained(const struct block *block)
+{
+	const struct mirror *mirror = mirror_of(block);
+
+	return mirror->holding && mirror->in_flight == 0;
+}
+
+void mirror_release(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->holding = false;
+	mirror_io_release(mirror);
+}
+
+void mirror_swap(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	assert(mirror_drained(block) && mirror_attached(block));
+	assert(bitmap_file_dirty(mirror->map)->count == 0);
+	/* Recorded before it takes effect. */
+	if (!PLANTED(PLANTED_LATE_RECORD))
+		assert(bitmap_file_super(mirror->map)->authoritative != mirror->authoritative);
+	mirror->authoritative = MIRROR_LEGS - 1 - mirror->authoritative;
+	set_info(mirror);
+}
+
+/* Flushes of both legs */
+
+static void flush_ended(struct mirror_leg_io *leg_io, int res)
+{
+	struct mirror_flush *flush = &leg_io->leg->mirror->flush;
+
+	if (res < 0 && flush->res == 0)
+		flush->res = res;
+	if (--flush->pending == 0)
+		flush->done(flush->data, flush->res);
+}
+
+void mirror_flush_legs(struct block *block, void (*done)(void *data, int res), void *data)
+{
+	struct mirror *mirror = mirror_of(block);
+	struct mirror_flush *flush = &mirror->flush;
+
+	assert(flush->pending == 0);
+	flush->done = done;
+	flush->data = data;
+	flush->res = mirror_attached(block) ? 0 : -ENOTCONN;
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		if (!mirror->legs[i].block)
+			continue;
+		flush->pending++;
+		flush->legs[i].io = (struct block_io){.op = BLOCK_FLUSH};
+		flush->legs[i].done = flush_ended;
+		mirror_leg_submit(&mirror->legs[i], &flush->legs[i]);
+	}
+}
+
+bool mirror_flushing(const struct block *block)
+{
+	return mirror_of(block)->flush.pending > 0;
+}
+
+const struct mirror_counts *mirror_counts(const struct block *block)
+{
+	return &mirror_of(block)->counts;
+}
+
+void mirror_latency(struct block *block, struct histogram_figures *ret)
+{
+	histogram_figures(&mirror_of(block)->latency, ring_now_ns(block->ring), ret);
+}
+
+uint64_t mirror_pause_ns(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+	uint64_t pause_ns = mirror->pause_ns;
+
+	mirror->pause_ns = 0;
+	return pause_ns;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A volume over two legs that hold, or will hold, the same. One leg is authoritative: reads come from it, and its errors are the
+ * client's. The other follows: its errors and its slowness are nobody's but its own, it is let go and what it may lack
+ * is dirty in the map. In the background mode only the authoritative leg is written and the region is dirty; in the
+ * write-through mode both are, from one stable copy of the data, before the acknowledgement.
+ *
+ * Legs and map are borrowed: whoever owns them attaches and detaches. A TRIM is passed on as a ZERO, so that both legs read the
+ * same afterwards. Ring thread only.
+ */
+#pragma once
+
+#include "base/histogram.h"
+#include "block/block.h"
+#include "range/bitmap_file.h"
+#include "range/range_lock.h"
+
+enum mirror_leg_index { MIRROR_SOURCE, MIRROR_TARGET, MIRROR_LEGS };
+enum mirror_mode { MIRROR_BACKGROUND, MIRROR_WRITE_THROUGH };
+
+/* Kinds of range locks: a write to both legs, one to the authoritative leg alone, a copy from leg to leg. */
+enum mirror_lock { MIRROR_LOCK_THROUGH, MIRROR_LOCK_BEHIND, MIRROR_LOCK_COPY };
+
+enum mirror_event {
+	MIRROR_DETACHED, /* the following leg failed, or took too long, and was let go */
+	MIRROR_DIRTIED,  /* more is dirty than before */
+	MIRROR_DRAINED,  /* held, and nothing is under way */
+	MIRROR_MAP_LOST, /* the map cannot be written: the follower was let go for good */
+};
+
+struct mirror_options {
+	struct bitmap_file *map;
+	uint64_t follower_timeout_ns; /* of one request to the following leg; 0: 10 s */
+	uint64_t stable_max; /* bytes of data held for both legs at once; 0: 32 MiB; beyond it: dirty */
+	/* From the loop; it may call everything here but block_free(). */
+	void (*event)(void *data, enum mirror_event event);
+	void *data;
+};
+
+struct mirror_counts {
+	uint64_t written_through, written_behind; /* requests */
+	uint64_t detached;                        /* how often the follower was let go */
+	uint64_t held;                            /* requests that a hold kept waiting */
+};
+
+/*
+ * The authoritative leg (the map says which) must be there, the other may be NULL: attached later. Both have the map's size. The
+ * volume begins in the background mode.
+ */
+int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
+    const struct mirror_options *options, struct error *error);
+
+void mirror_set_mode(struct block *mirror, enum mirror_mode mode);
+enum mirror_mode mirror_mode(const struct block *mirror);
+enum mirror_leg_index mirror_authoritative(const struct block *mirror);
+void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
+
+/*
+ * The following leg comes (back); all that is logged is dirty. Not while requests of an earlier life are under way. -EINVAL with
+ * words if its size is another one.
+ */
+int mirror_attach(struct block *mirror, struct block *leg, struct error *error);
+/* Lets the following leg go now. Its block may be freed once mirror_leg_idle(). */
+void mirror_detach(struct block *mirror);
+bool mirror_attached(const struct block *mirror);
+/* Why the follower was let go last: -errno. */
+int mirror_detach_reason(const struct block *mirror);
+/* No request to that leg is under way. */
+bool mirror_leg_idle(const struct block *mirror, enum mirror_leg_index leg);
+
+/*
+ * The authoritative leg and the follower, whichever they are, for the copy of regions, below what clients do: hold a
+ * MIRROR_LOCK_COPY and a claim. Requests to the follower count for its timeout. Valid as long as the mirror.
+ */
+struct block *mirror_copy_source(struct block *mirror);
+struct block *mirror_copy_target(struct block *mirror);
+struct range_locks *mirror_locks(struct block *mirror);
+struct bitmap_file *mirror_map(struct block *mirror);
+
+/* Keeps new requests waiting; MIRROR_DRAINED follows when the others have ended. */
+void mirror_hold(struct block *mirror);
+bool mirror_drained(const struct block *mirror);
+/* Lets them go, in the order of their coming. */
+void mirror_release(struct block *mirror);
+/* The follower becomes authoritative. Held, drained, attached, nothing dirty, flushed, and recorded in the map. */
+void mirror_swap(struct block *mirror);
+/*
+ * Flushes both legs; done(data, 0) if both did. One at a time: mirror_flushing() tells. The follower's failure detaches it.
+ */
+void mirror_flush_legs(struct block *mirror, void (*done)(void *data, int res), void *data);
+bool mirror_flushing(const struct block *mirror);
+
+const struct mirror_counts *mirror_counts(const struct block *mirror);
+/* Reads and writes of the clients, over the last seconds. */
+void mirror_latency(struct block *mirror, struct histogram_figures *ret);
+/* The longest that a held request took from its coming to its end since the last call; ns. */
+uint64_t mirror_pause_ns(struct block *mirror);

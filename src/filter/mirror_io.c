@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The life of a client's request in a mirror. A write takes the lock of its range, waits until the map says durably that the
+ * regions may differ, goes to one leg or to both, and leaves its regions dirty unless both did it. A read or a flush has
+ * nothing of that but the legs.
+ */
+#include "filter/mirror_private.h"
+
+#include "base/bytes.h"
+#include "base/plant.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+static void locked(struct mirror_io *mio);
+
+static bool writes(const struct mirror_io *mio)
+{
+	return block_op_writes(mio->parent->op);
+}
+
+static void tell_drained(struct ring_op *op, int res)
+{
+	struct mirror *mirror = container_of(op, struct mirror, drained);
+
+	if (mirror->holding && mirror->in_flight == 0 && mirror->options.event)
+		mirror->options.event(mirror->options.data, MIRROR_DRAINED);
+}
+
+void mirror_look_drained(struct mirror *mirror)
+{
+	if (!mirror->holding || mirror->in_flight || mirror->drained.active)
+		return;
+	mirror->drained.done = tell_drained;
+	ring_defer(mirror->block.ring, &mirror->drained, 0);
+}
+
+static void note_time(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+	uint64_t now_ns = ring_now_ns(mirror->block.ring), took_ns = now_ns - mio->start_ns;
+
+	if (mio->parent->op == BLOCK_READ || writes(mio))
+		histogram_add(&mirror->latency, now_ns, took_ns);
+	if (mio->was_held)
+		mirror->pause_ns = max_u64(mirror->pause_ns, took_ns);
+}
+
+/* Its memory is free again once no leg has it. */
+static void put(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+
+	if (!mio->answered || mio->legs[0].active || mio->legs[1].active)
+		return;
+	if (mio->stable) {
+		free(mio->stable);
+		mirror->stable_bytes -= mio->legs[0].io.length;
+	}
+	mio->stable = NULL;
+	list_remove(&mio->node);
+	list_append(&mirror->spare, &mio->node);
+}
+
+static void answer(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+	struct block_io *parent = mio->parent;
+	bool dirtied = mio->claimed && (!mio->followed || mio->res < 0);
+	int res = mio->res;
+
+	assert(!mio->answered);
+	mio->answered = true;
+	note_time(mio);
+	if (dirtied && !PLANTED(PLANTED_LOST_MARK))
+		bitmap_file_mark(mirror->map, &mio->claim);
+	if (mio->claimed)
+		bitmap_file_release(mirror->map, &mio->claim);
+	if (mio->locked)
+		range_lock_drop(&mio->lock);
+	mio->claimed = mio->locked = false;
+	/* A trim is advice: that a leg cannot zero fast is no error. */
+	if (parent->op == BLOCK_TRIM && res == -EOPNOTSUPP)
+		res = 0;
+	put(mio);
+	mirror->in_flight--;
+	if (dirtied && mirror->options.event)
+		mirror->options.event(mirror->options.data, MIRROR_DIRTIED);
+	block_complete(parent, res);
+	mirror_look_drained(mirror);
+}
+
+/* Only the authoritative leg is waited for without bound; the follower until it is let go. */
+static void answer_if_over(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+	bool waits = mio->through && mio->legs[MIRROR_LEGS - 1 - mirror->authoritative].active &&
+	             mirror_follower(mirror)->block;
+
+	if (mio->auth_ended && !mio->answered && !waits)
+		answer(mio);
+}
+
+static void leg_ended(struct mirror_leg_io *leg_io, int res)
+{
+	unsigned index = (unsigned)(leg_io->leg - leg_io->leg->mirror->legs);
+	struct mirror_io *mio = container_of(leg_io, struct mirror_io, legs[index]);
+
+	/* After the answer the legs may have changed their parts. */
+	if (mio->answered) {
+		put(mio);
+		return;
+	}
+	if (index == mio->mirror->authoritative) {
+		mio->auth_ended = true;
+		mio->res = res;
+	} else if (res == 0 && mirror_follower(mio->mirror)->block) {
+		mio->followed = true;
+	}
+	answer_if_over(mio);
+}
+
+void mirror_io_let_go(struct mirror *mirror)
+{
+	list_for_each_safe (node, &mirror->under_way) {
+		struct mirror_io *mio = container_of(node, struct mirror_io, node);
+
+		mio->followed = false;
+		if (!mio->answered)
+			answer_if_over(mio);
+	}
+}
+
+static void ask_leg(struct mirror_io *mio, unsigned index)
+{
+	struct mirror_leg_io *leg_io = &mio->legs[index];
+	const struct block_io *parent = mio->parent;
+
+	leg_io->io = (struct block_io){.op = parent->op,
+	    .flags = parent->flags,
+	    .offset = parent->offset,
+	    .length = parent->length,
+	    .buf = mio->stable ? mio->stable : parent->buf,
+	    .extents = parent->extents,
+	    .extents_max = parent->extents_max,
+	    .granularity = parent->granularity,
+	    .key = parent->key};
+	if (parent->op == BLOCK_TRIM) {
+		leg_io->io.op = BLOCK_ZERO;
+		leg_io->io.flags |= BLOCK_FAST;
+	}
+	leg_io->done = leg_ended;
+	mirror_leg_submit(&mio->mirror->legs[index], leg_io);
+}
+
+/* The client's memory may change while it is written, and be gone when the follower is late: both legs get a copy. */
+static bool make_stable(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+	uint64_t length = mio->parent->length;
+
+	if (mio->parent->op != BLOCK_WRITE)
+		return true;
+	if (mirror->stable_bytes + length > mirror->options.stable_max)
+		return false;
+	mio->stable = aligned_alloc(4096, align_up(length, 4096));
+	if (!mio->stable)
+		return false;
+	memcpy(mio->stable, mio->parent->buf, length);
+	mirror->stable_bytes += length;
+	/* put() looks here how much it was. */
+	mio->legs[0].io.length = length;
+	return true;
+}
+
+static void ask_legs(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+	unsigned follower = MIRROR_LEGS - 1 - mirror->authoritative;
+
+	mio->through = mio->through && mirror->legs[follower].block && make_stable(mio);
+	if (writes(mio) && mio->through)
+		mirror->counts.written_through++;
+	else if (writes(mio))
+		mirror->counts.written_behind++;
+	ask_leg(mio, mirror->authoritative);
+	if (mio->through)
+		ask_leg(mio, follower);
+}
+
+static void claim_done(struct bitmap_claim *claim, int res)
+{
+	struct mirror_io *mio = container_of(claim, struct mirror_io, claim);
+
+	if (res < 0)
+		mirror_map_was_lost(mio->mirror);
+	ask_legs(mio);
+}
+
+static void locked(struct mirror_io *mio)
+{
+	int res;
+
+	mio->claimed = true;
+	mio->claim.done = claim_done;
+	res = bitmap_file_claim(mio->mirror->map, &mio->claim, mio->parent->offset, mio->parent->length);
+	if (res < 0)
+		mirror_map_was_lost(mio->mirror);
+	if (res != 0)
+		ask_legs(mio);
+}
+
+static void granted(struct range_lock *lock)
+{
+	locked(container_of(lock, struct mirror_io, lock));
+}
+
+static struct mirror_io *get(struct mirror *mirror)
+{
+	struct list_node *node = list_pop(&mirror->spare);
+	struct mirror_io *mio = node ? container_of(node, struct mirror_io, node) : malloc(sizeof(*mio));
+
+	if (!mio)
+		return NULL;
+	*mio = (struct mirror_io){.mirror = mirror};
+	list_append(&mirror->under_way, &mio->node);
+	return mio;
+}
+
+static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns, bool was_held)
+{
+	struct mirror_io *mio = get(mirror);
+
+	if (!mio) {
+		block_complete_later(&mirror->block, io, -ENOMEM);
+		return;
+	}
+	mio->parent = io;
+	mio->start_ns = start_ns;
+	mio->was_held = was_held;
+	mirror->in_flight++;
+	mio->through = mirror->mode == MIRROR_WRITE_THROUGH && mirror_follower(mirror)->block &&
+	               (writes(mio) || io->op == BLOCK_FLUSH);
+	if (!writes(mio)) {
+		ask_legs(mio);
+		return;
+	}
+	mio->locked = true;
+	mio->lock = (struct range_lock){.offset = io->offset,
+	    .length = io->length,
+	    .kind = mio->through ? MIRROR_LOCK_THROUGH : MIRROR_LOCK_BEHIND,
+	    .granted = granted};
+	if (PLANTED(PLANTED_NO_LOCK))
+		mio->lock.kind = MIRROR_LOCK_BEHIND;
+	if (range_lock_take(&mirror->locks, &mio->lock))
+		locked(mio);
+}
+
+void mirror_io_submit(struct mirror *mirror, struct block_io *io)
+{
+	uint64_t now_ns = ring_now_ns(mirror->block.ring);
+
+	if (io->op == BLOCK_RESIZE) {
+		block_complete_later(
+		    &mirror->block, io, io->length == mirror->block.info.size ? 0 : -EOPNOTSUPP);
+	} else if (mirror->holding) {
+		mirror->counts.held++;
+		io->driver_u64[0] = now_ns;
+		list_append(&mirror->held, &io->node);
+	} else {
+		begin(mirror, io, now_ns, false);
+	}
+}
+
+void mirror_io_release(struct mirror *mirror)
+{
+	struct list_node *node;
+
+	while (!mirror->holding && (node = list_pop(&mirror->held))) {
+		struct block_io *io = container_of(node, struct block_io, node);
+
+		begin(mirror, io, io->driver_u64[0], true);
+	}
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Requests to the legs: which are under way, and for how long. A request that the follower fails, or does not end in time, lets
+ * it go at once; the request itself ends when the driver ends it, and until then keeps its memory and the leg busy.
+ */
+#include "filter/mirror_private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+struct port_io {
+	struct mirror_leg_io leg_io;
+	struct block_io *parent;
+	struct list_node node; /* in mirror->spare_ports */
+};
+
+/* The follower's oldest request, or NULL. */
+static struct mirror_leg_io *oldest(struct mirror *mirror)
+{
+	struct mirror_leg *leg = mirror_follower(mirror);
+
+	if (!leg->block || list_empty(&leg->under_way))
+		return NULL;
+	return container_of(leg->under_way.next, struct mirror_leg_io, node);
+}
+
+static void watch(struct mirror *mirror);
+
+static void watched(struct ring_op *op, int res)
+{
+	struct mirror *mirror = container_of(op, struct mirror, watch);
+	struct mirror_leg_io *leg_io = oldest(mirror);
+	uint64_t now_ns = ring_now_ns(mirror->block.ring);
+
+	if (leg_io && leg_io->start_ns + mirror->options.follower_timeout_ns <= now_ns)
+		mirror_let_go(mirror, -ETIMEDOUT);
+	else
+		watch(mirror);
+}
+
+/* A timer for when it would be too late. */
+static void watch(struct mirror *mirror)
+{
+	struct mirror_leg_io *leg_io = oldest(mirror);
+
+	if (!leg_io || mirror->watch.active)
+		return;
+	mirror->watch = (struct ring_op){.opcode = RING_TIMER,
+	    .deadline_ns = leg_io->start_ns + mirror->options.follower_timeout_ns,
+	    .done = watched};
+	ring_submit(mirror->block.ring, &mirror->watch);
+}
+
+static void leg_done(struct block_io *io, int res)
+{
+	struct mirror_leg_io *leg_io = container_of(io, struct mirror_leg_io, io);
+	struct mirror_leg *leg = leg_io->leg;
+	struct mirror *mirror = leg->mirror;
+
+	list_remove(&leg_io->node);
+	leg_io->active = false;
+	if (res < 0 && res != -EOPNOTSUPP && leg == mirror_follower(mirror) && leg->block)
+		mirror_let_go(mirror, res);
+	leg_io->done(leg_io, res);
+}
+
+void mirror_leg_submit(struct mirror_leg *leg, struct mirror_leg_io *leg_io)
+{
+	assert(leg->block && !leg_io->active);
+	leg_io->leg = leg;
+	leg_io->active = true;
+	leg_io->start_ns = ring_now_ns(leg->mirror->block.ring);
+	leg_io->io.done = leg_done;
+	list_append(&leg->under_way, &leg_io->node);
+	block_submit(leg->block, &leg_io->io);
+	watch(leg->mirror);
+}
+
+static struct mirror_leg *leg_of(struct block *block)
+{
+	struct mirror_port *port = container_of(block, struct mirror_port, block);
+	struct mirror *mirror = port->mirror;
+
+	return port->follower ? mirror_follower(mirror) : &mirror->legs[mirror->authoritative];
+}
+
+static void port_done(struct mirror_leg_io *leg_io, int res)
+{
+	struct port_io *port_io = container_of(leg_io, struct port_io, leg_io);
+
+	list_append(&leg_io->leg->mirror->spare_ports, &port_io->node);
+	block_complete(port_io->parent, res);
+}
+
+static void port_submit(struct block *block, struct block_io *io)
+{
+	struct mirror_leg *leg = leg_of(block);
+	struct list_node *node = leg->block ? list_pop(&leg->mirror->spare_ports) : NULL;
+	struct port_io *port_io;
+
+	if (!leg->block) {
+		block_complete_later(block, io, -ENOTCONN);
+		return;
+	}
+	port_io = node ? container_of(node, struct port_io, node) : calloc(1, sizeof(struct port_io));
+	if (!port_io) {
+		block_complete_later(block, io, -ENOMEM);
+		return;
+	}
+	port_io->parent = io;
+	port_io->leg_io.io = *io;
+	port_io->leg_io.done = port_done;
+	mirror_leg_submit(leg, &port_io->leg_io);
+}
+
+static int port_facts(struct block *block, struct block_facts *ret, struct error *error)
+{
+	struct mirror_leg *leg = leg_of(block);
+
+	return leg->block ? block_facts(leg->block, ret, error)
+	                  : error_set(error, -ENOTCONN, "it is not there");
+}
+
+static int port_link_error(struct block *block, struct error *error)
+{
+	struct mirror_leg *leg = leg_of(block);
+
+	return leg->block ? block_link_error(leg->block, error)
+	                  : error_set(error, -ENOTCONN, "the following leg was let go");
+}
+
+static void port_free(struct block *block)
+{
+	assert(!"a port is the mirror's");
+}
+
+static const struct block_driver port_driver = {
+    .name = "mirror-leg",
+    .submit = port_submit,
+    .facts = port_facts,
+    .link_error = port_link_error,
+    .free = port_free,
+};
+
+void mirror_ports_init(struct mirror *mirror)
+{
+	list_init(&mirror->spare_ports);
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		struct mirror_port *port = &mirror->ports[i];
+		struct mirror_leg *leg = &mirror->legs[i];
+
+		leg->mirror = mirror;
+		list_init(&leg->under_way);
+		port->mirror = mirror;
+		port->follower = i > 0;
+		port->block.driver = &port_driver;
+		port->block.ring = mirror->block.ring;
+	}
+}
+
+void mirror_ports_set_info(struct mirror *mirror)
+{
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		struct mirror_leg *leg = leg_of(&mirror->ports[i].block);
+
+		if (leg->block)
+			mirror->ports[i].block.info = *block_info(leg->block);
+	}
+}
+
+void mirror_ports_done(struct mirror *mirror)
+{
+	struct list_node *node;
+
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		assert(list_empty(&mirror->legs[i].under_way));
+	while ((node = list_pop(&mirror->spare_ports)))
+		free(container_of(node, struct port_io, node));
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of the mirror share: mirror.c (the whole), mirror_io.c (clients' requests), mirror_leg.c (legs, time-outs). */
+#pragma once
+
+#include "block/driver.h"
+#include "filter/mirror.h"
+
+struct mirror;
+struct mirror_leg;
+
+/* A request to a leg. Its end is told even when the leg was let go before: only then is its memory free. */
+struct mirror_leg_io {
+	struct block_io io;
+	struct mirror_leg *leg;
+	struct list_node node; /* in leg->under_way, oldest first */
+	uint64_t start_ns;
+	void (*done)(struct mirror_leg_io *leg_io, int res);
+	bool active;
+};
+
+struct mirror_leg {
+	struct mirror *mirror;
+	struct block *block; /* NULL: detached */
+	struct list_node under_way;
+};
+
+/* What copies use: the leg that has this part now. */
+struct mirror_port {
+	struct block block;
+	struct mirror *mirror;
+	bool follower;
+};
+
+struct mirror_io {
+	struct mirror *mirror;
+	struct list_node node; /* in mirror->under_way, or ->spare */
+	struct block_io *parent;
+	struct range_lock lock;
+	struct bitmap_claim claim;
+	struct mirror_leg_io legs[MIRROR_LEGS];
+	uint64_t start_ns;
+	void *stable; /* the data, for both legs */
+	bool was_held;
+	bool locked, claimed;
+	bool through;    /* both legs are asked */
+	bool auth_ended; /* with `res` */
+	bool followed;   /* the follower did it, too */
+	bool answered;
+	int res;
+};
+
+struct mirror_flush {
+	struct mirror_leg_io legs[MIRROR_LEGS];
+	unsigned pending;
+	int res;
+	void (*done)(void *data, int res);
+	void *data;
+};
+
+struct mirror {
+	struct block block;
+	struct mirror_options options;
+	struct bitmap_file *map;
+	struct range_locks locks;
+	struct mirror_leg legs[MIRROR_LEGS];
+	struct mirror_port ports[MIRROR_LEGS];
+	struct list_node spare_ports;
+	enum mirror_leg_index authoritative;
+	enum mirror_mode mode;
+	int detach_reason;
+	bool map_lost;
+
+	struct list_node under_way, spare, held;
+	unsigned in_flight; /* clients' requests that were begun and not answered */
+	bool holding;
+	uint64_t stable_bytes;
+	struct mirror_flush flush;
+	struct ring_op watch; /* the follower's oldest request */
+	struct ring_op drained;
+
+	struct mirror_counts counts;
+	struct histogram latency;
+	uint64_t pause_ns;
+};
+
+/* mirror_leg.c */
+void mirror_ports_init(struct mirror *mirror);
+/* After a leg came or the parts changed. */
+void mirror_ports_set_info(struct mirror *mirror);
+void mirror_ports_done(struct mirror *mirror);
+/* op, range, buf and done are set. The leg is there. */
+void mirror_leg_submit(struct mirror_leg *leg, struct mirror_leg_io *leg_io);
+static inline struct mirror_leg *mirror_follower(struct mirror *mirror)
+{
+	return &mirror->legs[MIRROR_LEGS - 1 - mirror->authoritative];
+}
+
+/* mirror_io.c */
+void mirror_io_submit(struct mirror *mirror, struct block_io *io);
+void mirror_io_release(struct mirror *mirror);
+/* The follower was let go: nobody waits for it any more. */
+void mirror_io_let_go(struct mirror *mirror);
+void mirror_look_drained(struct mirror *mirror);
+
+/* mirror.c */
+/* The follower failed, or the user lets it go. */
+void mirror_let_go(struct mirror *mirror, int res);
+void mirror_map_was_lost(struct mirror *mirror);

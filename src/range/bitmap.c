@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Bits in words of 64: see bitmap.h. Bits beyond the end are never set. */
+#include "range/bitmap.h"
+
+#include "base/bytes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#define WORD_BITS 64u
+
+int bitmap_init(struct bitmap *bitmap, uint64_t bits)
+{
+	uint64_t words = bits / WORD_BITS + (bits % WORD_BITS != 0);
+
+	*bitmap = (struct bitmap){.bits = bits};
+	bitmap->words = calloc(words ? words : 1, sizeof(*bitmap->words));
+	return bitmap->words ? 0 : -ENOMEM;
+}
+
+void bitmap_done(struct bitmap *bitmap)
+{
+	free(bitmap->words);
+	*bitmap = (struct bitmap){0};
+}
+
+bool bitmap_test(const struct bitmap *bitmap, uint64_t bit)
+{
+	assert(bit < bitmap->bits);
+	return bitmap->words[bit / WORD_BITS] >> bit % WORD_BITS & 1;
+}
+
+bool bitmap_test_all(const struct bitmap *bitmap, uint64_t first, uint64_t count)
+{
+	assert(first <= bitmap->bits && count <= bitmap->bits - first);
+	return bitmap_next_clear(bitmap, first) >= first + count;
+}
+
+/* The bits of the word that holds `first` which belong to [first, end). */
+static uint64_t mask_of(uint64_t first, uint64_t end)
+{
+	uint64_t low = first % WORD_BITS, n = min_u64(end - first, WORD_BITS - low);
+
+	return (n == WORD_BITS ? UINT64_MAX : (1ull << n) - 1) << low;
+}
+
+static uint64_t next_word(uint64_t bit)
+{
+	return align_down(bit, WORD_BITS) + WORD_BITS;
+}
+
+static uint64_t change(struct bitmap *bitmap, uint64_t first, uint64_t count, bool set)
+{
+	uint64_t end = first + count, changed = 0;
+
+	assert(first <= bitmap->bits && count <= bitmap->bits - first);
+	for (uint64_t at = first; at < end; at = next_word(at)) {
+		uint64_t *word = &bitmap->words[at / WORD_BITS], mask = mask_of(at, end);
+
+		changed += (uint64_t)__builtin_popcountll(mask & (set ? ~*word : *word));
+		*word = set ? *word | mask : *word & ~mask;
+	}
+	return changed;
+}
+
+uint64_t bitmap_set(struct bitmap *bitmap, uint64_t first, uint64_t count)
+{
+	uint64_t changed = change(bitmap, first, count, true);
+
+	bitmap->count += changed;
+	return changed;
+}
+
+uint64_t bitmap_clear(struct bitmap *bitmap, uint64_t first, uint64_t count)
+{
+	uint64_t changed = change(bitmap, first, count, false);
+
+	bitmap->count -= changed;
+	return changed;
+}
+
+void bitmap_or(struct bitmap *bitmap, const struct bitmap *other)
+{
+	uint64_t words = align_up(bitmap->bits, WORD_BITS) / WORD_BITS;
+
+	assert(bitmap->bits == other->bits);
+	for (uint64_t i = 0; i < words; i++) {
+		bitmap->count += (uint64_t)__builtin_popcountll(other->words[i] & ~bitmap->words[i]);
+		/* Memory that nobody set is not touched. */
+		if (other->words[i])
+			bitmap->words[i] |= other->words[i];
+	}
+}
+
+/* The first bit at or after `from` whose word, with `flip` applied, has it set. */
+static uint64_t next(const struct bitmap *bitmap, uint64_t from, uint64_t flip)
+{
+	while (from < bitmap->bits) {
+		uint64_t word = (bitmap->words[from / WORD_BITS] ^ flip) >> from % WORD_BITS;
+
+		if (word)
+			return min_u64(from + (uint64_t)__builtin_ctzll(word), bitmap->bits);
+		from = next_word(from);
+	}
+	return bitmap->bits;
+}
+
+uint64_t bitmap_next_set(const struct bitmap *bitmap, uint64_t from)
+{
+	return next(bitmap, from, 0);
+}
+
+uint64_t bitmap_next_clear(const struct bitmap *bitmap, uint64_t from)
+{
+	return next(bitmap, from, UINT64_MAX);
+}
+
+void bitmap_store(const struct bitmap *bitmap, uint64_t first, uint8_t *bytes, size_t length)
+{
+	assert(first % WORD_BITS == 0 && length % sizeof(uint64_t) == 0);
+	for (size_t at = 0; at < length; at += sizeof(uint64_t), first += WORD_BITS)
+		put_le64(bytes + at, first < bitmap->bits ? bitmap->words[first / WORD_BITS] : 0);
+}
+
+void bitmap_load(struct bitmap *bitmap, uint64_t first, const uint8_t *bytes, size_t length)
+{
+	assert(first % WORD_BITS == 0 && length % sizeof(uint64_t) == 0);
+	for (size_t at = 0; at < length && first < bitmap->bits; at += sizeof(uint64_t), first += WORD_BITS) {
+		uint64_t *word = &bitmap->words[first / WORD_BITS];
+		uint64_t value = get_le64(bytes + at) & mask_of(first, bitmap->bits);
+
+		bitmap->count += (uint64_t)__builtin_popcountll(value & ~*word);
+		*word |= value;
+	}
+}

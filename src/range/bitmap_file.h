@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The map of a mirror: which regions of its two legs may differ, kept in a file so that a kill or a power cut loses nothing of
+ * it, and what the file says of the legs (which one is authoritative, the cutover's state). docs/formats/map.md has the bytes.
+ *
+ * Two bits a region are kept in memory. *dirty*: the legs differ here, a copy is due. *logged*: the file says, durably, that
+ * they may. Dirty regions are always logged; a logged one that is not dirty was copied or written to both legs, but not all
+ * of that is known to be on stable storage.
+ *
+ * All I/O runs on the ring. What is written is written in rounds: one intent record with all that waits, some bitmap pages,
+ * one fdatasync; one round at a time. Ring thread only.
+ */
+#pragma once
+
+#include "range/bitmap.h"
+#include "range/bitmap_format.h"
+#include "ring/ring.h"
+
+struct bitmap_file;
+
+/*
+ * Somebody is about to write to these regions, or to copy them: while he is, they stay logged. Embedded in the requests of the
+ * user, who sets `done` and leaves the rest alone.
+ */
+struct bitmap_claim {
+	void (*done)(struct bitmap_claim *claim, int res); /* 0, or -errno: the map is lost */
+
+	uint64_t first, count;         /* regions */
+	struct list_node use, waiting; /* bitmap_file's */
+};
+
+/*
+ * Begins a map in `fd` (borrowed), whatever was in it before. `super` has nonce, size, region_size, records, state,
+ * authoritative and ids; `dirty` the regions that differ, or NULL: all. Control path: runs the ring.
+ */
+int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, const struct bitmap_super *super,
+    const struct bitmap *dirty, struct error *error);
+/*
+ * Opens an earlier one. What may differ is dirty. -EBADMSG with words when it is none, damaged or given up: then only a
+ * comparison of the legs says what differs. A damaged page only makes its own regions dirty. Control path.
+ */
+int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, struct error *error);
+/* Waits for the round under way. No claim may be held. Takes NULL; returns NULL. */
+struct bitmap_file *bitmap_file_free(struct bitmap_file *map);
+
+const struct bitmap_super *bitmap_file_super(const struct bitmap_file *map);
+/*
+ * Makes state, authoritative, generation and ids of `super` durable, in both superblocks. When it fails it is not known which
+ * of old and new a later load finds: nothing may be acknowledged until a record of either succeeded. Control path.
+ */
+int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error);
+
+/*
+ * 1: the regions of [offset, offset + length) are logged already, go on; 0: done() follows; negative: the map is lost. Hold the
+ * claim in each of these cases, until bitmap_file_release().
+ */
+int bitmap_file_claim(struct bitmap_file *map, struct bitmap_claim *claim, uint64_t offset, uint64_t length);
+void bitmap_file_release(struct bitmap_file *map, struct bitmap_claim *claim);
+
+const struct bitmap *bitmap_file_dirty(const struct bitmap_file *map);
+const struct bitmap *bitmap_file_logged(const struct bitmap_file *map);
+/* The regions of a claim differ from now on. */
+void bitmap_file_mark(struct bitmap_file *map, const struct bitmap_claim *claim);
+/* The regions of a claim are about to be copied: they are not dirty any more. If that fails, mark them. */
+void bitmap_file_take(struct bitmap_file *map, const struct bitmap_claim *claim);
+/* All that is logged is dirty: a leg has come back, and what it had not flushed may be lost. Returns how many became so. */
+uint64_t bitmap_file_doubt(struct bitmap_file *map);
+
+/*
+ * Clears, in two steps, what is logged but not dirty and not claimed: begin() notes what may be cleared, false when there is
+ * nothing now; then the user flushes both legs; end() clears what nobody touched meanwhile, if they were flushed, and writes
+ * the pages behind the user's back. Large maps take several turns.
+ */
+bool bitmap_file_settle_begin(struct bitmap_file *map);
+void bitmap_file_settle_end(struct bitmap_file *map, bool flushed);
+/* True while nothing is being written, nor waits to be. */
+bool bitmap_file_idle(const struct bitmap_file *map);
+/* 0, or why the map was lost: it could not be written time and again. What happens from then on is not noted. */
+int bitmap_file_lost(const struct bitmap_file *map);

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The state table of a live mirror, and the switch: see cutover.h. */
+#include "sync/cutover.h"
+
+#include "base/plant.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#define TO(state)      (1u << (state))
+#define AGAIN_NS       20000000u
+#define ENDS_OF_SOURCE (TO(CUTOVER_CANCELLED) | TO(CUTOVER_FAILED))
+
+static const struct {
+	const char *name;
+	unsigned next; /* set of TO() */
+	enum mirror_leg_index authority;
+} states[CUTOVER_STATES] = {
+    [CUTOVER_SYNCING] = {"syncing", TO(CUTOVER_READY) | ENDS_OF_SOURCE, MIRROR_SOURCE},
+    [CUTOVER_READY] = {"ready", TO(CUTOVER_SYNCING) | TO(CUTOVER_CUTTING) | ENDS_OF_SOURCE, MIRROR_SOURCE},
+    [CUTOVER_CUTTING] = {"cutting",
+        TO(CUTOVER_READY) | TO(CUTOVER_SYNCING) | TO(CUTOVER_SWITCHED) | ENDS_OF_SOURCE, MIRROR_SOURCE},
+    [CUTOVER_SWITCHED] = {"switched", TO(CUTOVER_FINISHED) | TO(CUTOVER_REVERTED), MIRROR_TARGET},
+    [CUTOVER_REVERTED] = {"reverted", TO(CUTOVER_SYNCING) | ENDS_OF_SOURCE, MIRROR_SOURCE},
+    [CUTOVER_FINISHED] = {"finished", 0, MIRROR_TARGET},
+    [CUTOVER_CANCELLED] = {"cancelled", 0, MIRROR_SOURCE},
+    [CUTOVER_FAILED] = {"failed", 0, MIRROR_SOURCE},
+};
+
+const char *cutover_state_name(enum cutover_state state)
+{
+	return states[state].name;
+}
+
+bool cutover_may_follow(enum cutover_state from, enum cutover_state to)
+{
+	return states[from].next & TO(to);
+}
+
+void cutover_state_set(enum cutover_state *state, enum cutover_state to)
+{
+	assert(cutover_may_follow(*state, to));
+	*state = to;
+}
+
+bool cutover_is_end(enum cutover_state state)
+{
+	return states[state].next == 0;
+}
+
+enum mirror_leg_index cutover_authority(enum cutover_state state)
+{
+	return states[state].authority;
+}
+
+static void time_is_up(struct ring_op *op, int res)
+{
+	container_of(op, struct cutover, timer)->late = true;
+}
+
+static void timer_start(struct cutover *cutover, uint64_t ns)
+{
+	cutover->late = false;
+	cutover->timer = (struct ring_op){
+	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(cutover->ring) + ns, .done = time_is_up};
+	ring_submit(cutover->ring, &cutover->timer);
+}
+
+static void timer_stop(struct cutover *cutover)
+{
+	ring_cancel(cutover->ring, &cutover->timer);
+	while (cutover->timer.active)
+		if (cutover->ring->ops->step(cutover->ring) < 0)
+			break;
+}
+
+static void flush_done(void *data, int res)
+{
+	struct cutover *cutover = data;
+
+	cutover->flushed = true;
+	cutover->flush_res = res;
+}
+
+/* Runs the ring until `is_so`, the follower is lost, or the time is up. */
+static int wait_until(struct cutover *cutover, bool (*is_so)(struct cutover *cutover))
+{
+	while (!is_so(cutover)) {
+		int res = 0;
+
+		if (!mirror_attached(cutover->mirror))
+			return -ENOTCONN;
+		if (cutover->give_up)
+			return -EINTR;
+		if (cutover->late)
+			return -ETIMEDOUT;
+		res = cutover->ring->ops->step(cutover->ring);
+		if (res < 0)
+			return res;
+	}
+	return mirror_attached(cutover->mirror) ? 0 : -ENOTCONN;
+}
+
+static bool can_flush(struct cutover *cutover)
+{
+	return !mirror_flushing(cutover->mirror);
+}
+
+static bool is_flushed(struct cutover *cutover)
+{
+	return cutover->flushed;
+}
+
+static bool is_equal(struct cutover *cutover)
+{
+	return mirror_drained(cutover->mirror) && cutover->quiet(cutover->data) &&
+	       bitmap_file_dirty(mirror_map(cutover->mirror))->count == 0;
+}
+
+static int flush(struct cutover *cutover)
+{
+	int res = wait_until(cutover, can_flush);
+
+	if (res < 0)
+		return res;
+	cutover->flushed = false;
+	mirror_flush_legs(cutover->mirror, flush_done, cutover);
+	res = wait_until(cutover, is_flushed);
+	return res < 0 ? res : cutover->flush_res;
+}
+
+int cutover_record(struct bitmap_file *map, enum cutover_state state, struct error *error)
+{
+	struct bitmap_super super = *bitmap_file_super(map);
+
+	super.state = state;
+	if (super.authoritative != states[state].authority)
+		super.generation++;
+	super.authoritative = states[state].authority;
+	return bitmap_file_record(map, &super, error);
+}
+
+static void pass_time(struct cutover *cutover, uint64_t ns)
+{
+	struct ring_op wait = {.opcode = RING_TIMER, .deadline_ns = ring_now_ns(cutover->ring) + ns};
+
+	ring_wait(cutover->ring, &wait);
+}
+
+/*
+ * Once it was tried, the file may say the one or the other after a crash; so nobody gets an answer until it says for sure what
+ * is going to be: the new state, or the old one again.
+ */
+static int record_for_sure(struct cutover *cutover, enum cutover_state to, struct error *error)
+{
+	struct bitmap_file *map = mirror_map(cutover->mirror);
+	const struct bitmap_super before = *bitmap_file_super(map);
+	int res = cutover_record(map, to, error);
+	struct error ignored;
+
+	if (res == 0 || res == -ECANCELED)
+		return res;
+	for (;;) {
+		int again = bitmap_file_record(map, &before, &ignored);
+
+		if (again == 0 || again == -ECANCELED)
+			return res;
+		pass_time(cutover, AGAIN_NS);
+	}
+}
+
+static int switch_held(struct cutover *cutover, enum cutover_state to, struct error *error)
+{
+	int res = wait_until(cutover, is_equal);
+
+	if (res == 0)
+		res = flush(cutover);
+	if (res < 0)
+		return error_set(error, res, "%s",
+		    res == -ETIMEDOUT ? "it could not be done within the window"
+		    : res == -EINTR   ? "it was given up"
+		                      : "the following leg was lost");
+	/* Nothing can have come in between: all requests are held. */
+	assert(is_equal(cutover));
+	if (PLANTED(PLANTED_LATE_RECORD)) {
+		mirror_swap(cutover->mirror);
+		cutover->swapped(cutover->data, to);
+		mirror_release(cutover->mirror);
+		pass_time(cutover, AGAIN_NS);
+		return record_for_sure(cutover, to, error);
+	}
+	res = record_for_sure(cutover, to, error);
+	if (res < 0)
+		return res;
+	mirror_swap(cutover->mirror);
+	cutover->swapped(cutover->data, to);
+	return 0;
+}
+
+int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error *error)
+{
+	int res;
+
+	if (!mirror_attached(cutover->mirror))
+		return error_set(error, -ENOTCONN, "cannot switch: the following leg is not there");
+	/* Most of what is to be flushed is flushed before anybody has to wait. */
+	timer_start(cutover, cutover->window_ns);
+	res = flush(cutover);
+	timer_stop(cutover);
+	if (res < 0)
+		return error_set(error, res, "cannot switch: cannot flush the legs: %s", strerror(-res));
+	timer_start(cutover, cutover->window_ns);
+	mirror_hold(cutover->mirror);
+	res = switch_held(cutover, to, error);
+	mirror_release(cutover->mirror);
+	timer_stop(cutover);
+	return res < 0 ? error_prefix(error, "cannot switch") : 0;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The cutover: the states of a live mirror with the only ways between them, one table, asserted; and the switch from leg to
+ * leg. A state that must outlive a crash is in the map's superblock, recorded before it takes effect.
+ */
+#pragma once
+
+#include "filter/mirror.h"
+
+/* The numbers are in map files. */
+enum cutover_state {
+	CUTOVER_SYNCING = 0,   /* the target follows, and something differs */
+	CUTOVER_READY = 1,     /* both legs are written before the acknowledgement, nothing differs */
+	CUTOVER_CUTTING = 2,   /* requests are held */
+	CUTOVER_SWITCHED = 3,  /* the target is authoritative, the source follows */
+	CUTOVER_REVERTED = 4,  /* the source is authoritative again; goes on as syncing */
+	CUTOVER_FINISHED = 5,  /* the target is the volume, alone */
+	CUTOVER_CANCELLED = 6, /* the source is the volume, alone; the target is not usable */
+	CUTOVER_FAILED = 7,    /* as cancelled, but not by the user */
+	CUTOVER_STATES,
+};
+
+const char *cutover_state_name(enum cutover_state state);
+bool cutover_may_follow(enum cutover_state from, enum cutover_state to);
+/* Moves on; an edge that is not in the table is our own mistake and ends the program. */
+void cutover_state_set(enum cutover_state *state, enum cutover_state to);
+bool cutover_is_end(enum cutover_state state);
+/* Which leg is authoritative in a state; a superblock that says otherwise is not to be believed. */
+enum mirror_leg_index cutover_authority(enum cutover_state state);
+
+/* Embedded; one for each mirror. */
+struct cutover {
+	/* set by the user */
+	struct ring *ring;
+	struct block *mirror;
+	uint64_t window_ns;        /* longest hold, from its begin to its end */
+	bool (*quiet)(void *data); /* no copy from leg to leg is under way */
+	/* The parts have changed; nobody was let go yet. Sets the state, so that it and the legs are one fact. */
+	void (*swapped)(void *data, enum cutover_state to);
+	void *data;
+	bool
+	    give_up; /* may be set while it runs: as if the time were up, with -EINTR, while nothing is recorded */
+
+	/* cutover.c's */
+	struct ring_op timer;
+	bool late, flushed;
+	int flush_res;
+};
+
+/*
+ * Makes the other leg authoritative: flushes both, holds requests, waits until nothing is under way and nothing differs, flushes
+ * both again, records `to` in the map, swaps, lets go. 0: done. -ETIMEDOUT: not within the window; -ENOTCONN: the follower was
+ * lost; -EINTR: given up; another -errno: the map. In these cases all is as before. Control path: runs the ring.
+ */
+int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error *error);
+/* Records a state without a switch: finish, cancel, fail. 0 or -errno: then try again. Control path. */
+int cutover_record(struct bitmap_file *map, enum cutover_state state, struct error *error);

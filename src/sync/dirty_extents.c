@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Goes round the bitmap of what is dirty: see dirty_extents.h. A slot is free, waits for its lock, is compared (if asked), is granted
+ * (and its bits taken), or given to the engine. Limits act before a lock is taken: nobody waits for a lock because the sync is slow.
+ */
+#include "sync/dirty_extents.h"
+
+#include "base/bytes.h"
+#include "sync/dirty_compare.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#define SLOTS    64u
+#define BURST_NS 50000000u
+
+#define COMPARE_EXTENT (256u << 10) /* what is compared is copied as a whole when any of it differs, bytes */
+
+enum slot_state { SLOT_FREE, SLOT_WAITING, SLOT_COMPARING, SLOT_GRANTED, SLOT_GIVEN };
+
+struct dirty_slot {
+	struct dirty_extents *dirty;
+	enum slot_state state;
+	bool abandoned; /* its lock is let go, or will be when it comes */
+	uint64_t offset, length;
+	struct range_lock lock;
+	struct bitmap_claim claim;
+	struct dirty_compare compare;
+};
+
+struct dirty_extents {
+	struct extents extents;
+	struct block *mirror;
+	struct bitmap_file *map;
+	uint64_t size, region_size;
+	struct dirty_limits limits;
+	struct dirty_slot slots[SLOTS];
+	unsigned active;  /* slots that are not free */
+	uint64_t bytes;   /* of them */
+	uint64_t cursor;  /* region */
+	double tokens;    /* bytes; negative: debt */
+	uint64_t seen_ns; /* up to when tokens were filled */
+	struct ring_op timer;
+	uint64_t copied, same;
+	bool held, comparing;
+	struct digest_key key;
+};
+
+static struct dirty_extents *dirty_of(const struct extents *extents)
+{
+	return container_of(extents, struct dirty_extents, extents);
+}
+
+static void slot_free(struct dirty_slot *slot)
+{
+	slot->state = SLOT_FREE;
+	slot->dirty->active--;
+	slot->dirty->bytes -= slot->length;
+}
+
+static void slot_abandon(struct dirty_slot *slot);
+
+static void compared(struct dirty_compare *compare, bool differs)
+{
+	struct dirty_slot *slot = container_of(compare, struct dirty_slot, compare);
+	struct dirty_extents *dirty = slot->dirty;
+
+	if (slot->abandoned) {
+		slot_free(slot);
+	} else if (differs) {
+		slot->state = SLOT_GRANTED;
+		/* Nobody would fetch it. */
+		if (dirty->held || !mirror_attached(dirty->mirror))
+			slot_abandon(slot);
+	} else {
+		dirty->same += slot->length;
+		bitmap_file_release(dirty->map, &slot->claim);
+		range_lock_drop(&slot->lock);
+		slot_free(slot);
+	}
+	extents_wake(&dirty->extents);
+}
+
+/* The lock has come: the bits are taken before anything is read, so that whoever writes from now on leaves a mark. */
+static bool slot_take(struct dirty_slot *slot)
+{
+	struct dirty_extents *dirty = slot->dirty;
+	int res;
+
+	/* Nobody would fetch it: a write may wait for this lock. */
+	if (slot->abandoned || dirty->held || !mirror_attached(dirty->mirror)) {
+		range_lock_drop(&slot->lock);
+		slot_free(slot);
+		return false;
+	}
+	res = bitmap_file_claim(dirty->map, &slot->claim, slot->offset, slot->length);
+	/* What is dirty is logged, always; unless the map is lost. */
+	assert(res == 1 || bitmap_file_lost(dirty->map));
+	if (res < 0) {
+		bitmap_file_release(dirty->map, &slot->claim);
+		range_lock_drop(&slot->lock);
+		slot_free(slot);
+		return false;
+	}
+	bitmap_file_take(dirty->map, &slot->claim);
+	slot->state = dirty->comparing ? SLOT_COMPARING : SLOT_GRANTED;
+	if (!dirty->comparing)
+		return true;
+	slot->compare.done = compared;
+	dirty_compare_start(&slot->compare, mirror_copy_source(dirty->mirror),
+	    mirror_copy_target(dirty->mirror), &dirty->key, slot->offset, slot->length);
+	return false;
+}
+
+static void granted(struct range_lock *lock)
+{
+	struct dirty_slot *slot = container_of(lock, struct dirty_slot, lock);
+
+	slot_take(slot);
+	extents_wake(&slot->dirty->extents);
+}
+
+static void timer_done(struct ring_op *op, int res)
+{
+	extents_wake(&container_of(op, struct dirty_extents, timer)->extents);
+}
+
+/* True when the limits allow another extent now; else what it waits for wakes the engine. */
+static bool limits_allow(struct dirty_extents *dirty)
+{
+	struct ring *ring = block_ring(dirty->mirror);
+	uint64_t now_ns = ring_now_ns(ring);
+	double rate = (double)dirty->limits.rate, burst = rate * BURST_NS / 1e9;
+
+	if (dirty->limits.window && dirty->bytes > 0 && dirty->bytes >= dirty->limits.window)
+		return false;
+	if (dirty->limits.rate == 0)
+		return true;
+	dirty->tokens += rate * (double)(now_ns - dirty->seen_ns) / 1e9;
+	dirty->tokens = dirty->tokens > burst ? burst : dirty->tokens;
+	dirty->seen_ns = now_ns;
+	if (dirty->tokens >= 0)
+		return true;
+	if (!dirty->timer.active) {
+		dirty->timer = (struct ring_op){.opcode = RING_TIMER,
+		    .deadline_ns = now_ns + (uint64_t)(-dirty->tokens * 1e9 / rate) + 1000,
+		    .done = timer_done};
+		ring_submit(ring, &dirty->timer);
+	}
+	return false;
+}
+
+/* Whether a region is in a slot already; *ret_after: the first one behind that slot. */
+static bool in_slot(const struct dirty_extents *dirty, uint64_t region, uint64_t *ret_after)
+{
+	uint64_t offset = region * dirty->region_size;
+
+	for (unsigned i = 0; i < SLOTS; i++) {
+		const struct dirty_slot *slot = &dirty->slots[i];
+
+		if (slot->state == SLOT_FREE || offset < slot->offset ||
+		    offset >= slot->offset + slot->length)
+			continue;
+		*ret_after = (slot->offset + slot->length + dirty->region_size - 1) / dirty->region_size;
+		return true;
+	}
+	return false;
+}
+
+/* The next dirty region in [from, end) that no slot has; `end` when there is none. */
+static uint64_t find(const struct dirty_extents *dirty, uint64_t from, uint64_t end)
+{
+	const struct bitmap *bits = bitmap_file_dirty(dirty->map);
+	uint64_t at = bitmap_next_set(bits, from), after;
+
+	while (at < end && in_slot(dirty, at, &after))
+		at = bitmap_next_set(bits, min_u64(after, bits->bits));
+	return min_u64(at, end);
+}
+
+static bool find_range(
+    struct dirty_extents *dirty, uint64_t length_max, uint64_t *ret_first, uint64_t *ret_count)
+{
+	const struct bitmap *bits = bitmap_file_dirty(dirty->map);
+	uint64_t count_max, first, count = 1, after;
+
+	if (dirty->limits.extent_max)
+		length_max = min_u64(length_max, dirty->limits.extent_max);
+	if (dirty->comparing)
+		length_max = min_u64(length_max, COMPARE_EXTENT);
+	count_max = max_u64(length_max / dirty->region_size, 1);
+	first = find(dirty, dirty->cursor, bits->bits);
+	if (first == bits->bits)
+		first = find(dirty, 0, min_u64(dirty->cursor, bits->bits));
+	if (first >= bits->bits || !bitmap_test(bits, first) || in_slot(dirty, first, &after))
+		return false;
+	/* What is compared lies within one chunk. */
+	if (dirty->comparing)
+		count_max = min_u64(count_max,
+		    (DIGEST_CHUNK - first * dirty->region_size % DIGEST_CHUNK) / dirty->region_size);
+	while (count < count_max && first + count < bits->bits && bitmap_test(bits, first + count) &&
+	       !in_slot(dirty, first + count, &after))
+		count++;
+	*ret_first = first;
+	*ret_count = count;
+	dirty->cursor = first + count;
+	return true;
+}
+
+static struct dirty_slot *slot_in(struct dirty_extents *dirty, enum slot_state state)
+{
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (dirty->slots[i].state == state)
+			return &dirty->slots[i];
+	return NULL;
+}
+
+static int give(struct dirty_slot *slot, struct extent *ret)
+{
+	slot->state = SLOT_GIVEN;
+	*ret = (struct extent){.offset = slot->offset, .length = slot->length, .kind = EXTENT_DATA};
+	return 1;
+}
+
+static int dirty_next(struct extents *extents, uint64_t length_max, struct extent *ret)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	struct dirty_slot *slot = slot_in(dirty, SLOT_GRANTED);
+	uint64_t first, count;
+
+	assert(length_max >= dirty->region_size);
+	if (slot)
+		return give(slot, ret);
+	while (!dirty->held && mirror_attached(dirty->mirror) && !bitmap_file_lost(dirty->map) &&
+	       limits_allow(dirty) && (slot = slot_in(dirty, SLOT_FREE)) &&
+	       find_range(dirty, length_max, &first, &count)) {
+		slot->abandoned = false;
+		slot->state = SLOT_WAITING;
+		slot->offset = first * dirty->region_size;
+		slot->length = min_u64(count * dirty->region_size, dirty->size - slot->offset);
+		dirty->active++;
+		dirty->bytes += slot->length;
+		if (dirty->limits.rate)
+			dirty->tokens -= (double)slot->length;
+		slot->lock = (struct range_lock){.offset = slot->offset,
+		    .length = slot->length,
+		    .kind = MIRROR_LOCK_COPY,
+		    .granted = granted};
+		if (range_lock_take(mirror_locks(dirty->mirror), &slot->lock) && slot_take(slot))
+			return give(slot, ret);
+	}
+	return 0;
+}
+
+static struct dirty_slot *slot_of(struct dirty_extents *dirty, const struct extent *extent)
+{
+	for (unsigned i = 0; i < SLOTS; i++) {
+		struct dirty_slot *slot = &dirty->slots[i];
+
+		if (slot->state == SLOT_GIVEN && slot->offset == extent->offset)
+			return slot;
+	}
+	return NULL;
+}
+
+static void dirty_finish(struct extents *extents, const struct extent *extent, int res)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	struct dirty_slot *slot = slot_of(dirty, extent);
+
+	/* DATA extents come back whole. */
+	assert(slot && slot->length == extent->length);
+	if (!slot->abandoned) {
+		if (res < 0)
+			bitmap_file_mark(dirty->map, &slot->claim);
+		else
+			dirty->copied += slot->length;
+		bitmap_file_release(dirty->map, &slot->claim);
+		range_lock_drop(&slot->lock);
+	}
+	slot_free(slot);
+}
+
+static void dirty_free(struct extents *extents)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	struct ring *ring = block_ring(dirty->mirror);
+
+	dirty->extents.wake = NULL;
+	dirty_extents_abandon(extents);
+	ring_cancel(ring, &dirty->timer);
+	while (dirty->timer.active || dirty->active)
+		if (ring->ops->step(ring) < 0)
+			break;
+	free(dirty);
+}
+
+int dirty_extents_new(struct extents **ret, struct block *mirror, struct error *error)
+{
+	static const struct extents_ops ops = {
+	    .next = dirty_next, .finish = dirty_finish, .free = dirty_free};
+	struct dirty_extents *dirty = calloc(1, sizeof(*dirty));
+
+	if (!dirty)
+		return error_set(error, -ENOMEM, "cannot begin to copy what is dirty: out of memory");
+	dirty->extents.ops = &ops;
+	dirty->mirror = mirror;
+	dirty->map = mirror_map(mirror);
+	dirty->size = bitmap_file_super(dirty->map)->size;
+	dirty->region_size = bitmap_file_super(dirty->map)->region_size;
+	dirty->seen_ns = ring_now_ns(block_ring(mirror));
+	for (unsigned i = 0; i < SLOTS; i++)
+		dirty->slots[i].dirty = dirty;
+	*ret = &dirty->extents;
+	return 0;
+}
+
+void dirty_extents_set_limits(struct extents *extents, const struct dirty_limits *limits)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+
+	if (limits->rate != dirty->limits.rate) {
+		dirty->tokens = 0;
+		dirty->seen_ns = ring_now_ns(block_ring(dirty->mirror));
+		ring_cancel(block_ring(dirty->mirror), &dirty->timer);
+	}
+	dirty->limits = *limits;
+	extents_wake(extents);
+}
+
+/* Lets go of an extent that was not finished: it is dirty again. */
+static void slot_abandon(struct dirty_slot *slot)
+{
+	struct dirty_extents *dirty = slot->dirty;
+
+	if (slot->state == SLOT_FREE || slot->abandoned)
+		return;
+	slot->abandoned = true;
+	if (slot->state == SLOT_WAITING)
+		return;
+	bitmap_file_mark(dirty->map, &slot->claim);
+	bitmap_file_release(dirty->map, &slot->claim);
+	range_lock_drop(&slot->lock);
+	if (slot->state == SLOT_GRANTED)
+		slot_free(slot);
+}
+
+void dirty_extents_hold(struct extents *extents, bool held)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+
+	dirty->held = held;
+	for (unsigned i = 0; held && i < SLOTS; i++)
+		if (dirty->slots[i].state == SLOT_GRANTED)
+			slot_abandon(&dirty->slots[i]);
+	if (!held)
+		extents_wake(extents);
+}
+
+void dirty_extents_look(struct extents *extents)
+{
+	extents_wake(extents);
+}
+
+void dirty_extents_abandon(struct extents *extents)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+
+	for (unsigned i = 0; i < SLOTS; i++)
+		slot_abandon(&dirty->slots[i]);
+}
+
+int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	int res = comparing ? digest_key_random(&dirty->key, error) : 0;
+
+	if (res == 0)
+		dirty->comparing = comparing;
+	return res;
+}
+
+uint64_t dirty_extents_same(const struct extents *extents)
+{
+	return dirty_of(extents)->same;
+}
+
+unsigned dirty_extents_active(const struct extents *extents)
+{
+	return dirty_of(extents)->active;
+}
+
+uint64_t dirty_extents_copied(const struct extents *extents)
+{
+	return dirty_of(extents)->copied;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The extents of a live mirror: what is dirty, and what becomes so. An extent is whole regions, held under a lock against
+ * writes to both legs and claimed in the map from the moment it is given until it is finished. The source never ends: when
+ * nothing is dirty, next() says "none yet". Ring thread only.
+ */
+#pragma once
+
+#include "filter/mirror.h"
+
+struct dirty_limits {
+	uint64_t rate;       /* bytes per second; 0: no limit */
+	uint64_t window;     /* bytes of extents given and not finished; 0: no limit; one is always given */
+	uint64_t extent_max; /* bytes, at least a region; 0: whatever the engine takes */
+};
+
+/* Borrows the mirror. */
+int dirty_extents_new(struct extents **ret, struct block *mirror, struct error *error);
+void dirty_extents_set_limits(struct extents *extents, const struct dirty_limits *limits);
+/*
+ * From now on what is dirty is compared first, and only copied if the legs differ there: while the map does not know what
+ * differs. Not while any is active if it was comparing before. 0 or -errno.
+ */
+int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error);
+/* Bytes that were dirty and found equal so far. */
+uint64_t dirty_extents_same(const struct extents *extents);
+/* Gives none while held; those that are given are finished. */
+void dirty_extents_hold(struct extents *extents, bool held);
+/* More may be dirty than before: for MIRROR_DIRTIED. */
+void dirty_extents_look(struct extents *extents);
+/*
+ * For MIRROR_DETACHED: lets go the locks of all extents, given or not, so that no write waits for a leg that is gone. The engine
+ * still finishes what it was given.
+ */
+void dirty_extents_abandon(struct extents *extents);
+/* Extents that are being copied, or wait for their lock: while there are any, a clean map does not mean equal legs. */
+unsigned dirty_extents_active(const struct extents *extents);
+/* Bytes copied so far. */
+uint64_t dirty_extents_copied(const struct extents *extents);

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The life of a mirror: run() looks at everything when something happened or time has passed, and does what is due: the copy, the
+ * mode, the state, the clearing of the map, orders. What must not wait (a state that is not true any more) is done in the event.
+ */
+#include "sync/mirror_job_private.h"
+
+#include "base/bytes.h"
+#include "base/plant.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TICK_NS        50000000u
+#define NEARLY_DONE    64u /* a part of the volume */
+#define NEARLY_REGIONS 16u
+#define THROUGH_EXTENT (256u << 10) /* a write to both legs waits for a copy of no more than this, bytes */
+
+uint64_t mirror_job_dirty(const struct mirror_job *job)
+{
+	const struct bitmap_super *super = bitmap_file_super(job->map);
+
+	return min_u64(bitmap_file_dirty(job->map)->count * super->region_size, super->size);
+}
+
+void mirror_job_warn(struct mirror_job *job, const struct error *error)
+{
+	if (job->options.warning)
+		job->options.warning(job->options.data, error->text);
+}
+
+void mirror_job_set_state(struct mirror_job *job, enum cutover_state state)
+{
+	if (job->state == state)
+		return;
+	cutover_state_set(&job->state, state);
+	/* What is said to be ready is: one fact, not two. */
+	assert(state != CUTOVER_READY || (mirror_attached(job->mirror) && mirror_job_dirty(job) == 0));
+	if (job->options.state_changed)
+		job->options.state_changed(job->options.data, state);
+}
+
+static void follower_lost(struct mirror_job *job)
+{
+	struct error error;
+	int reason = mirror_detach_reason(job->mirror);
+
+	dirty_extents_abandon(job->extents);
+	/* When it comes back there may be much to copy, again without holding anybody up. */
+	mirror_set_mode(job->mirror, MIRROR_BACKGROUND);
+	job->retry_ns = job->options.retry_ns;
+	job->attach_after_ns = ring_now_ns(job->ring) + job->retry_ns;
+	if (reason != -ECANCELED && !job->told_lost) {
+		error_set(&error, reason,
+		    "the following leg was let go: %s; what is written goes on without it",
+		    strerror(-reason));
+		mirror_job_warn(job, &error);
+		job->told_lost = true;
+	}
+}
+
+void mirror_job_event(void *data, enum mirror_event event)
+{
+	struct mirror_job *job = data;
+
+	job->wake = true;
+	if (event == MIRROR_DETACHED)
+		follower_lost(job);
+	if (job->state == CUTOVER_READY && (event == MIRROR_DETACHED || mirror_job_dirty(job) > 0))
+		mirror_job_set_state(job, CUTOVER_SYNCING);
+	if (event == MIRROR_DIRTIED)
+		dirty_extents_look(job->extents);
+}
+
+static void copy_done(void *data, int res)
+{
+	struct mirror_job *job = data;
+
+	job->copying = false;
+	job->wake = true;
+	job->copy_after_ns = ring_now_ns(job->ring) + job->options.retry_ns;
+	/* What was given and not copied is dirty again; no lock stays. */
+	dirty_extents_abandon(job->extents);
+	if (res < 0 && res != -ECANCELED && mirror_attached(job->mirror))
+		mirror_job_warn(job, copy_error(job->copy));
+}
+
+static void look_after_copy(struct mirror_job *job)
+{
+	bool wanted = mirror_attached(job->mirror) && !cutover_is_end(job->state);
+
+	if (job->copying && !wanted)
+		copy_stop(job->copy);
+	if (job->copying || !wanted || ring_now_ns(job->ring) < job->copy_after_ns)
+		return;
+	job->copying = true;
+	copy_start(job->copy, copy_done, job);
+}
+
+uint64_t mirror_job_done(const struct mirror_job *job)
+{
+	return dirty_extents_copied(job->extents) + dirty_extents_same(job->extents);
+}
+
+/* In the background each region is copied once; what is left then would never get less by that. */
+static bool nearly_done(const struct mirror_job *job)
+{
+	const struct bitmap_super *super = bitmap_file_super(job->map);
+	uint64_t little = max_u64(super->size / NEARLY_DONE, NEARLY_REGIONS * (uint64_t)super->region_size);
+
+	return mirror_job_dirty(job) <= little ||
+	       mirror_job_done(job) - job->attach_done >= job->attach_dirty;
+}
+
+static void look_at_mode(struct mirror_job *job)
+{
+	enum mirror_mode mode = MIRROR_BACKGROUND;
+
+	if (!mirror_attached(job->mirror))
+		return;
+	if (job->options.copy_mode == MIRROR_COPY_WRITE_THROUGH ||
+	    ((job->options.copy_mode == MIRROR_COPY_AUTO || job->order != ORDER_NONE) && nearly_done(job)))
+		mode = MIRROR_WRITE_THROUGH;
+	/* No way back but by losing the follower: else it might go to and fro for ever. */
+	if (mode == MIRROR_WRITE_THROUGH && mirror_mode(job->mirror) == MIRROR_BACKGROUND) {
+		mirror_set_mode(job->mirror, mode);
+		mirror_job_set_limits(job, job->options.rate, job->options.window);
+	}
+}
+
+static void look_at_state(struct mirror_job *job)
+{
+	bool equal = mirror_attached(job->mirror) && mirror_job_dirty(job) == 0 &&
+	             dirty_extents_active(job->extents) == 0;
+
+	if (equal && job->options.compare) {
+		struct error ignored;
+
+		/* From now on what is dirty was written. */
+		job->options.compare = false;
+		dirty_extents_compare(job->extents, false, &ignored);
+	}
+	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH)
+		mirror_job_set_state(job, CUTOVER_READY);
+	if (job->state == CUTOVER_READY && job->options.cutover_auto && job->order == ORDER_NONE)
+		mirror_job_cutover(job);
+}
+
+static void settled(void *data, int res)
+{
+	struct mirror_job *job = data;
+
+	job->settling = false;
+	bitmap_file_settle_end(job->map, res == 0);
+}
+
+/* Bits are cleared on the disk once both legs were flushed: what the source loses, the target must not keep, and vice versa. */
+static void look_after_map(struct mirror_job *job)
+{
+	uint64_t now_ns = ring_now_ns(job->ring);
+
+	if (job->settling || now_ns < job->settle_after_ns || !mirror_attached(job->mirror) ||
+	    mirror_flushing(job->mirror))
+		return;
+	job->settle_after_ns = now_ns + job->options.settle_ns;
+	if (!bitmap_file_settle_begin(job->map))
+		return;
+	if (PLANTED(PLANTED_CLEAR_EARLY)) {
+		bitmap_file_settle_end(job->map, true);
+		return;
+	}
+	job->settling = true;
+	mirror_flush_legs(job->mirror, settled, job);
+}
+
+static void look_at_lost_map(struct mirror_job *job)
+{
+	if (!bitmap_file_lost(job->map) || job->error.code)
+		return;
+	error_set(&job->error, bitmap_file_lost(job->map),
+	    "the map cannot be written: %s; the %s goes on alone, the other leg is not usable without a "
+	    "comparison",
+	    strerror(-bitmap_file_lost(job->map)),
+	    mirror_authoritative(job->mirror) == MIRROR_SOURCE ? "source" : "target");
+	if (cutover_may_follow(job->state, CUTOVER_FAILED)) {
+		mirror_job_set_state(job, CUTOVER_FAILED);
+	} else {
+		mirror_job_warn(job, &job->error);
+	}
+}
+
+static void tick(void *data)
+{
+	((struct mirror_job *)data)->wake = true;
+}
+
+enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
+{
+	ticker_start(&job->ticker, job->ring, TICK_NS, tick, job);
+	while (!job->stopping) {
+		job->wake = false;
+		look_at_lost_map(job);
+		if (cutover_is_end(job->state) && !job->copying)
+			break;
+		mirror_look_after_follower(job);
+		look_after_copy(job);
+		look_at_mode(job);
+		look_at_state(job);
+		mirror_carry_out(job);
+		look_after_map(job);
+		if (!job->stopping && ring_run_until(job->ring, &job->wake) < 0)
+			break;
+	}
+	ticker_stop(&job->ticker);
+	if (job->state == CUTOVER_FAILED)
+		*error = job->error;
+	return job->state;
+}
+
+void mirror_job_stop(struct mirror_job *job)
+{
+	job->stopping = job->wake = true;
+}
+
+int mirror_job_new(
+    struct mirror_job **ret, struct ring *ring, const struct mirror_job_options *options, struct error *error)
+{
+	struct mirror_job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return error_set(error, -ENOMEM, "cannot begin the mirror: out of memory");
+	job->ring = ring;
+	job->options = *options;
+	if (!job->options.settle_ns)
+		job->options.settle_ns = 2000000000;
+	if (!job->options.retry_ns)
+		job->options.retry_ns = 1000000000;
+	if (!job->options.cutover_window_ns)
+		job->options.cutover_window_ns = 500000000;
+	job->retry_ns = job->options.retry_ns;
+	*ret = job;
+	return 0;
+}
+
+struct block *mirror_job_block(struct mirror_job *job)
+{
+	return job->mirror;
+}
+
+struct mirror_job *mirror_job_free(struct mirror_job *job)
+{
+	if (!job)
+		return NULL;
+	if (job->mirror && mirror_attached(job->mirror))
+		mirror_detach(job->mirror);
+	if (job->copying)
+		copy_stop(job->copy);
+	while (job->copying || job->settling)
+		if (job->ring->ops->step(job->ring) < 0)
+			break;
+	copy_free(job->copy);
+	extents_free(job->extents);
+	block_free(job->mirror);
+	bitmap_file_free(job->map);
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		block_free(job->legs[i]);
+	free(job);
+	return NULL;
+}
+
+void mirror_job_pause(struct mirror_job *job, bool paused)
+{
+	job->paused = paused;
+	job->wake = true;
+	dirty_extents_hold(job->extents, paused);
+}
+
+void mirror_job_set_limits(struct mirror_job *job, uint64_t rate, uint64_t window)
+{
+	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
+	const struct dirty_limits limits = {.rate = rate,
+	    .window = window,
+	    .extent_max = through ? max_u64(THROUGH_EXTENT, bitmap_file_super(job->map)->region_size) : 0};
+
+	job->options.rate = rate;
+	job->options.window = window;
+	dirty_extents_set_limits(job->extents, &limits);
+}
+
+void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
+{
+	*ret = (struct mirror_job_status){.state = job->state};
+	if (!job->mirror)
+		return;
+	job->pause_ns = max_u64(job->pause_ns, mirror_pause_ns(job->mirror));
+	ret->authoritative = mirror_authoritative(job->mirror);
+	ret->mode = mirror_mode(job->mirror);
+	ret->attached = mirror_attached(job->mirror);
+	ret->paused = job->paused;
+	ret->size = bitmap_file_super(job->map)->size;
+	ret->dirty = mirror_job_dirty(job);
+	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&
+	                    dirty_extents_active(job->extents) == 0;
+	ret->copied = dirty_extents_copied(job->extents);
+	ret->same = dirty_extents_same(job->extents);
+	ret->pause_ns = job->pause_ns;
+	ret->detached = mirror_counts(job->mirror)->detached;
+	ret->cutovers_deferred = job->deferred;
+}
+
+void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret)
+{
+	mirror_latency(job->mirror, ret);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A live mirror from its begin to its end: opens legs and map, copies what is dirty, lets a lost leg come back, clears the map,
+ * switches when asked, reverts, finishes. mirror_job_open() gives a volume that clients may use from then on, and after
+ * mirror_job_run() has returned too; run() drives everything else on the calling thread. The other functions may be called from
+ * ring callbacks meanwhile. Prints nothing.
+ */
+#pragma once
+
+#include "sync/cutover.h"
+
+enum mirror_copy_mode {
+	MIRROR_COPY_AUTO,          /* in the background until nearly done, then write-through */
+	MIRROR_COPY_BACKGROUND,    /* until an order to cut over */
+	MIRROR_COPY_WRITE_THROUGH, /* from the beginning */
+};
+
+enum mirror_late { MIRROR_LATE_DEFER, MIRROR_LATE_ABORT, MIRROR_LATE_WAIT };
+
+struct mirror_job_options {
+	bool resume;    /* from the map; else a new map, everything dirty */
+	bool compare;   /* not all that is dirty differs: compare before copying, until nothing is dirty */
+	uint64_t nonce; /* of a new map; anything that an earlier one there did not have */
+	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB */
+	uint32_t records;     /* of a new map; 0: 256 */
+	enum mirror_copy_mode copy_mode;
+	uint64_t rate;                /* bytes per second of the copy; 0: no limit */
+	uint64_t window;              /* bytes of the copy in flight; 0: no limit */
+	uint64_t follower_timeout_ns; /* 0: 10 s */
+	uint64_t settle_ns;           /* between clearings of the map; 0: 2 s */
+	uint64_t retry_ns;            /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
+	uint64_t cutover_window_ns;   /* 0: 500 ms */
+	enum mirror_late late;        /* when the window is not enough: try again later, give up, wait */
+	bool cutover_auto;            /* as soon as ready */
+
+	void *data;
+	/* Opens a leg for writing. The job owns what it gets. */
+	int (*open_leg)(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error);
+	/* A descriptor of the map, empty for a new one; it stays the caller's. Or -errno. */
+	int (*open_map)(void *data, bool create);
+	/* May be NULL. */
+	void (*state_changed)(void *data, enum cutover_state state);
+	void (*warning)(void *data, const char *text);
+};
+
+struct mirror_job_status {
+	enum cutover_state state;
+	enum mirror_leg_index authoritative;
+	enum mirror_mode mode;
+	bool attached; /* the following leg is there */
+	bool paused;
+	bool revert_ready;          /* switched, and nothing differs */
+	uint64_t size, dirty;       /* bytes */
+	uint64_t copied, same;      /* bytes, by this run: copied, found equal */
+	uint64_t pause_ns;          /* the longest that a client waited at the last switch */
+	uint64_t detached;          /* how often the follower was lost */
+	uint64_t cutovers_deferred; /* for want of time */
+};
+
+struct mirror_job;
+
+int mirror_job_new(struct mirror_job **ret, struct ring *ring, const struct mirror_job_options *options,
+    struct error *error);
+/*
+ * Opens the authoritative leg and the map (a new one: both legs). -EBADMSG: the map is missing or damaged, only a comparison says
+ * what differs; -EXDEV: another volume than the map knows; -EALREADY: the mirror has ended, see status. Control path.
+ */
+int mirror_job_open(struct mirror_job *job, struct error *error);
+/* What clients use; between open and free. */
+struct block *mirror_job_block(struct mirror_job *job);
+/* Runs until an end state, or mirror_job_stop(). Returns the state: FINISHED, CANCELLED, FAILED (with words), or another if stopped. */
+enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error);
+/* Ends run() soon and leaves the mirror as it is, for a later resume. */
+void mirror_job_stop(struct mirror_job *job);
+/* No request of a client may be under way. Takes NULL; returns NULL. */
+struct mirror_job *mirror_job_free(struct mirror_job *job);
+
+/* Orders; 0, or -EINVAL when the state has no such way. They are carried out by run(). */
+int mirror_job_cutover(struct mirror_job *job);
+int mirror_job_revert(struct mirror_job *job);
+int mirror_job_finish(struct mirror_job *job);
+int mirror_job_abort(struct mirror_job *job);
+void mirror_job_pause(struct mirror_job *job, bool paused);
+void mirror_job_set_limits(struct mirror_job *job, uint64_t rate, uint64_t window);
+void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret);
+/* Reads and writes of the clients over the last seconds. */
+void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret);

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of a mirror's job share: mirror_job.c (its life), mirror_open.c (legs and map), mirror_switch.c (orders). */
+#pragma once
+
+#include "ring/ticker.h"
+#include "sync/copy.h"
+#include "sync/dirty_extents.h"
+#include "sync/mirror_job.h"
+
+enum mirror_order { ORDER_NONE, ORDER_CUTOVER, ORDER_REVERT, ORDER_FINISH, ORDER_ABORT };
+
+struct mirror_job {
+	/* set at the start */
+	struct ring *ring;
+	struct mirror_job_options options;
+
+	/* set by open */
+	struct bitmap_file *map;
+	struct block *legs[MIRROR_LEGS]; /* owned; the follower's also for a while after it was let go */
+	struct block *mirror;
+	struct extents *extents;
+	struct copy *copy;
+	struct cutover cutover;
+
+	/* ring thread only */
+	enum cutover_state state;
+	enum mirror_order order;
+	uint64_t order_after_ns; /* a cutover that was deferred */
+	bool wake, stopping, paused, copying, settling;
+	uint64_t copy_after_ns, attach_after_ns, retry_ns, settle_after_ns;
+	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
+	bool told_lost;
+	uint64_t pause_ns, deferred;
+	struct ticker ticker;
+	struct error error;
+};
+
+/* mirror_open.c */
+int mirror_open_leg(
+    struct mirror_job *job, enum mirror_leg_index leg, struct block **ret, struct error *error);
+/* Frees what was let go, and tries to get a lost follower back when its time has come. */
+void mirror_look_after_follower(struct mirror_job *job);
+
+/* mirror_switch.c */
+void mirror_carry_out(struct mirror_job *job);
+void mirror_swapped(void *data, enum cutover_state to);
+
+/* mirror_job.c */
+void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
+void mirror_job_event(void *data, enum mirror_event event);
+void mirror_job_warn(struct mirror_job *job, const struct error *error);
+uint64_t mirror_job_dirty(const struct mirror_job *job);
+/* Bytes copied or found equal. */
+uint64_t mirror_job_done(const struct mirror_job *job);
+static inline enum mirror_leg_index mirror_job_follower(const struct mirror_job *job)
+{
+	return MIRROR_LEGS - 1 - mirror_authoritative(job->mirror);
+}

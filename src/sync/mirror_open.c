@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening legs and map. A leg is checked each time it is opened: the size must be the map's, and it must be the volume that
+ * the map knows, as far as that can be told.
+ */
+#include "sync/mirror_job_private.h"
+
+#include "base/bytes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define REGION_SIZE  (64u << 10)
+#define RECORDS      256u
+#define RETRY_FACTOR 32u
+
+static const char *const leg_names[MIRROR_LEGS] = {"source", "target"};
+
+int mirror_open_leg(
+    struct mirror_job *job, enum mirror_leg_index leg, struct block **ret, struct error *error)
+{
+	struct block_facts facts;
+	struct block *block;
+	int res = job->options.open_leg(job->options.data, leg, &block, error);
+
+	if (res < 0)
+		return error_prefix(error, "cannot open the %s", leg_names[leg]);
+	res = block_facts(block, &facts, error);
+	if (res == 0 && job->map) {
+		const struct bitmap_super *super = bitmap_file_super(job->map);
+
+		if (block_info(block)->size != super->size)
+			res = error_set(error, -EXDEV, "%s has %llu bytes, the mirror has %llu",
+			    block_info(block)->name, (unsigned long long)block_info(block)->size,
+			    (unsigned long long)super->size);
+		else if (super->ids[leg][0] && facts.id[0] &&
+		         strncmp(super->ids[leg], facts.id, BITMAP_ID_MAX - 1))
+			res = error_set(error, -EXDEV,
+			    "%s is another volume (%s) than the mirror's %s (%s); put the right one there",
+			    block_info(block)->name, facts.id, leg_names[leg], super->ids[leg]);
+	}
+	if (res < 0) {
+		block_free(block);
+		return error_prefix(error, "cannot use the %s", leg_names[leg]);
+	}
+	*ret = block;
+	return 0;
+}
+
+static int note_id(struct block *block, char *ret, struct error *error)
+{
+	struct block_facts facts;
+	int res = block_facts(block, &facts, error);
+
+	if (res == 0)
+		snprintf(ret, BITMAP_ID_MAX, "%s", facts.id);
+	return res;
+}
+
+static int create_map(struct mirror_job *job, struct error *error)
+{
+	const struct mirror_job_options *options = &job->options;
+	struct bitmap_super super = {.nonce = options->nonce,
+	    .region_size = options->region_size ? options->region_size : REGION_SIZE,
+	    .records = options->records ? options->records : RECORDS,
+	    .state = CUTOVER_SYNCING,
+	    .authoritative = MIRROR_SOURCE};
+	int res = 0, fd;
+
+	for (unsigned i = 0; res == 0 && i < MIRROR_LEGS; i++) {
+		res = mirror_open_leg(job, i, &job->legs[i], error);
+		if (res == 0)
+			res = note_id(job->legs[i], super.ids[i], error);
+	}
+	if (res < 0)
+		return res;
+	super.size = block_info(job->legs[MIRROR_SOURCE])->size;
+	if (block_info(job->legs[MIRROR_TARGET])->size != super.size)
+		return error_set(error, -EINVAL,
+		    "cannot mirror: %s has %llu bytes and %s has %llu; make the target as large as the "
+		    "source",
+		    block_info(job->legs[MIRROR_SOURCE])->name, (unsigned long long)super.size,
+		    block_info(job->legs[MIRROR_TARGET])->name,
+		    (unsigned long long)block_info(job->legs[MIRROR_TARGET])->size);
+	fd = options->open_map(options->data, true);
+	if (fd < 0)
+		return error_set(error, fd, "cannot make the map: %s", strerror(-fd));
+	return bitmap_file_create(&job->map, job->ring, fd, &super, NULL, error);
+}
+
+static int load_map(struct mirror_job *job, struct error *error)
+{
+	int fd = job->options.open_map(job->options.data, false);
+	const struct bitmap_super *super;
+	int res;
+
+	if (fd < 0)
+		return error_set(
+		    error, fd == -ENOENT ? -EBADMSG : fd, "cannot open the map: %s", strerror(-fd));
+	res = bitmap_file_load(&job->map, job->ring, fd, error);
+	if (res < 0)
+		return res;
+	super = bitmap_file_super(job->map);
+	if (super->state >= CUTOVER_STATES || super->authoritative != cutover_authority(super->state))
+		return error_set(error, -EBADMSG, "the map's state (%u, leg %u) makes no sense", super->state,
+		    super->authoritative);
+	job->state = super->state;
+	if (cutover_is_end(job->state))
+		return error_set(
+		    error, -EALREADY, "this mirror has ended: it was %s", cutover_state_name(job->state));
+	/* What happened after the revert is what happens after the begin. */
+	if (job->state == CUTOVER_REVERTED)
+		job->state = CUTOVER_SYNCING;
+	return mirror_open_leg(job, super->authoritative, &job->legs[super->authoritative], error);
+}
+
+static bool is_quiet(void *data)
+{
+	struct mirror_job *job = data;
+
+	return dirty_extents_active(job->extents) == 0;
+}
+
+int mirror_job_open(struct mirror_job *job, struct error *error)
+{
+	const struct copy_options copy_options = {.detect_zeroes = true};
+	struct mirror_options options = {
+	    .follower_timeout_ns = job->options.follower_timeout_ns, .event = mirror_job_event, .data = job};
+	int res = job->options.resume ? load_map(job, error) : create_map(job, error);
+
+	if (res < 0)
+		return error_prefix(error, "cannot begin the mirror");
+	options.map = job->map;
+	res = mirror_new(&job->mirror, job->legs, &options, error);
+	if (res == 0)
+		res = dirty_extents_new(&job->extents, job->mirror, error);
+	if (res == 0)
+		res = dirty_extents_compare(job->extents, job->options.compare, error);
+	if (res == 0)
+		res = copy_new(&job->copy, mirror_copy_source(job->mirror), mirror_copy_target(job->mirror),
+		    job->extents, &copy_options, error);
+	if (res < 0)
+		return error_prefix(error, "cannot begin the mirror");
+	job->cutover = (struct cutover){.ring = job->ring,
+	    .mirror = job->mirror,
+	    .window_ns = job->options.cutover_window_ns,
+	    .quiet = is_quiet,
+	    .swapped = mirror_swapped,
+	    .data = job};
+	mirror_job_set_limits(job, job->options.rate, job->options.window);
+	job->attach_dirty = mirror_job_dirty(job);
+	return 0;
+}
+
+static void attach(struct mirror_job *job)
+{
+	enum mirror_leg_index leg = mirror_job_follower(job);
+	struct error error;
+	int res = mirror_open_leg(job, leg, &job->legs[leg], &error);
+
+	if (res == 0)
+		res = mirror_attach(job->mirror, job->legs[leg], &error);
+	if (res < 0) {
+		job->attach_after_ns = ring_now_ns(job->ring) + job->retry_ns;
+		job->retry_ns = min_u64(job->retry_ns * 2, job->options.retry_ns * RETRY_FACTOR);
+		/* Once; then it is tried again and again in silence. */
+		if (!job->told_lost)
+			mirror_job_warn(job, &error);
+		job->told_lost = true;
+		return;
+	}
+	job->told_lost = false;
+	job->attach_dirty = mirror_job_dirty(job);
+	job->attach_done = mirror_job_done(job);
+}
+
+void mirror_look_after_follower(struct mirror_job *job)
+{
+	enum mirror_leg_index leg = mirror_job_follower(job);
+
+	if (mirror_attached(job->mirror) || !mirror_leg_idle(job->mirror, leg) || job->copying)
+		return;
+	job->legs[leg] = block_free(job->legs[leg]);
+	if (!cutover_is_end(job->state) && !bitmap_file_lost(job->map) && !job->stopping &&
+	    ring_now_ns(job->ring) >= job->attach_after_ns)
+		attach(job);
+}

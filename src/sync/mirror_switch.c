@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Orders to a mirror: cut over, revert, finish, abort. Each is carried out by run(), in its turn. */
+#include "sync/mirror_job_private.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define DEFER_NS  1000000000u
+#define NO_WINDOW (365ull * 86400 * 1000000000)
+
+#define OF_SOURCE \
+	(1u << CUTOVER_SYNCING | 1u << CUTOVER_READY | 1u << CUTOVER_CUTTING | 1u << CUTOVER_REVERTED)
+#define OF_TARGET (1u << CUTOVER_SWITCHED)
+
+/* The states in which an order can be given and carried out. */
+static const unsigned order_states[] = {
+    [ORDER_NONE] = ~0u,
+    [ORDER_CUTOVER] = OF_SOURCE,
+    [ORDER_REVERT] = OF_TARGET,
+    [ORDER_FINISH] = OF_TARGET,
+    [ORDER_ABORT] = OF_SOURCE,
+};
+
+static bool is_possible(const struct mirror_job *job, enum mirror_order what)
+{
+	return 1u << job->state & order_states[what];
+}
+
+static int order(struct mirror_job *job, enum mirror_order what)
+{
+	if (!is_possible(job, what))
+		return -EINVAL;
+	/* A switch under way goes back, if it still can. */
+	job->cutover.give_up = what == ORDER_ABORT;
+	job->order = what;
+	job->order_after_ns = 0;
+	job->wake = true;
+	return 0;
+}
+
+int mirror_job_cutover(struct mirror_job *job)
+{
+	return order(job, ORDER_CUTOVER);
+}
+
+int mirror_job_revert(struct mirror_job *job)
+{
+	return order(job, ORDER_REVERT);
+}
+
+int mirror_job_finish(struct mirror_job *job)
+{
+	return order(job, ORDER_FINISH);
+}
+
+int mirror_job_abort(struct mirror_job *job)
+{
+	return order(job, ORDER_ABORT);
+}
+
+static void was_late(struct mirror_job *job, const struct error *error)
+{
+	job->deferred++;
+	mirror_job_warn(job, error);
+	if (job->options.late == MIRROR_LATE_ABORT)
+		job->order = ORDER_NONE;
+	else
+		job->order_after_ns = ring_now_ns(job->ring) + DEFER_NS;
+}
+
+void mirror_swapped(void *data, enum cutover_state to)
+{
+	struct mirror_job *job = data;
+
+	mirror_job_set_state(job, to);
+	/* What follows a revert is what follows the begin. */
+	if (to == CUTOVER_REVERTED)
+		mirror_job_set_state(job, CUTOVER_SYNCING);
+}
+
+static void switch_to(struct mirror_job *job, enum cutover_state to)
+{
+	enum mirror_order mine = job->order;
+	struct error error = {0};
+	int res;
+
+	job->cutover.window_ns =
+	    job->options.late == MIRROR_LATE_WAIT ? NO_WINDOW : job->options.cutover_window_ns;
+	job->cutover.give_up = false;
+	mirror_pause_ns(job->mirror);
+	job->pause_ns = 0;
+	res = cutover_switch(&job->cutover, to, &error);
+	/* Another order may have come meanwhile; it stands. */
+	if (res == 0 && job->order == mine)
+		job->order = ORDER_NONE;
+	else if (res < 0 && job->order == mine)
+		was_late(job, &error);
+}
+
+/* Nothing differs, as far as the copy is concerned. */
+static bool is_equal(const struct mirror_job *job)
+{
+	return mirror_attached(job->mirror) && mirror_job_dirty(job) == 0 &&
+	       dirty_extents_active(job->extents) == 0;
+}
+
+static void cut_over(struct mirror_job *job)
+{
+	if (job->state != CUTOVER_READY || job->paused)
+		return;
+	mirror_job_set_state(job, CUTOVER_CUTTING);
+	switch_to(job, CUTOVER_SWITCHED);
+	if (job->state == CUTOVER_CUTTING)
+		mirror_job_set_state(job, is_equal(job) ? CUTOVER_READY : CUTOVER_SYNCING);
+}
+
+static void revert(struct mirror_job *job)
+{
+	if (!job->paused && is_equal(job) && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH)
+		switch_to(job, CUTOVER_REVERTED);
+}
+
+/* Recorded, then done: the other leg is let go for good. */
+static void end_as(struct mirror_job *job, enum cutover_state state)
+{
+	struct error error = {0};
+
+	if (cutover_record(job->map, state, &error) < 0) {
+		job->order_after_ns = ring_now_ns(job->ring) + DEFER_NS;
+		mirror_job_warn(job, &error);
+		return;
+	}
+	job->order = ORDER_NONE;
+	mirror_job_set_state(job, state);
+	mirror_detach(job->mirror);
+}
+
+void mirror_carry_out(struct mirror_job *job)
+{
+	struct error error;
+
+	if (job->stopping || ring_now_ns(job->ring) < job->order_after_ns)
+		return;
+	if (!is_possible(job, job->order)) {
+		/* It came while the legs were being switched, and was too late. */
+		error_set(&error, -EINVAL, "an order was too late and is forgotten: the mirror is %s now",
+		    cutover_state_name(job->state));
+		mirror_job_warn(job, &error);
+		job->order = ORDER_NONE;
+	}
+	switch (job->order) {
+	case ORDER_CUTOVER:
+		cut_over(job);
+		break;
+	case ORDER_REVERT:
+		revert(job);
+		break;
+	case ORDER_FINISH:
+		end_as(job, CUTOVER_FINISHED);
+		break;
+	case ORDER_ABORT:
+		end_as(job, CUTOVER_CANCELLED);
+		break;
+	case ORDER_NONE:
+		break;
+	}
+}

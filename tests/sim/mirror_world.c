@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The lives of a mirror: see mirror_world.h. */
+#include "mirror_world.h"
+
+#include "base/bytes.h"
+#include "volume.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEPS_MAX   600000u
+#define GOAL_STEPS  200000u /* in which the last life must come to its end */
+#define TIMEOUT_NS  300000000u
+#define CHECK_EVERY 32u
+
+void mirror_world_say(const struct mirror_world *world, const char *format, ...)
+{
+	va_list args;
+
+	if (!world->verbose)
+		return;
+	va_start(args, format);
+	printf("%12.6f %7llu  ", (double)ring_sim_now_ns(world->sim) / 1e9,
+	    (unsigned long long)ring_sim_steps(world->sim));
+	vprintf(format, args);
+	putchar('\n');
+	va_end(args);
+}
+
+void mirror_world_fail(struct mirror_world *world, const char *format, ...)
+{
+	va_list args;
+
+	if (world->failures++)
+		return;
+	va_start(args, format);
+	vsnprintf(world->failure, sizeof(world->failure), format, args);
+	va_end(args);
+	mirror_world_say(world, "FAILED: %s", world->failure);
+	if (world->job)
+		mirror_job_stop(world->job);
+}
+
+/* What the job asks for */
+
+static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
+{
+	struct mirror_world *world = data;
+	struct volume_options options = {.sim = world->sim,
+	    .name = leg == MIRROR_SOURCE ? "source" : "target",
+	    .fd = world->fds[leg],
+	    .fd_direct = -1,
+	    .sector_size = MODEL_SECTOR,
+	    .direct_align = MODEL_SECTOR,
+	    .writable = true};
+
+	if (ring_sim_killed(world->host))
+		return error_set(error, -ECANCELED, "the host is dead");
+	if (world->follower_off)
+		return error_set(error, -EIO, "it has no power");
+	return volume_new(ret, world->host, &options, error);
+}
+
+static int open_map(void *data, bool create)
+{
+	struct mirror_world *world = data;
+
+	if (!create && !world->map_exists)
+		return -ENOENT;
+	world->map_exists = true;
+	return world->map_fd;
+}
+
+/* Checks */
+
+static uint64_t first_difference(struct mirror_world *world)
+{
+	uint64_t size;
+	const uint8_t *source = ring_sim_disk_data(world->sim, world->fds[MIRROR_SOURCE], &size);
+	const uint8_t *target = ring_sim_disk_data(world->sim, world->fds[MIRROR_TARGET], &size);
+
+	if (!memcmp(source, target, world->scenario.sectors * MODEL_SECTOR))
+		return UINT64_MAX;
+	for (uint64_t i = 0; i < world->scenario.sectors; i++)
+		if (memcmp(source + i * MODEL_SECTOR, target + i * MODEL_SECTOR, MODEL_SECTOR) &&
+		    !model_sector_busy(world->model, i))
+			return i;
+	return UINT64_MAX;
+}
+
+/* What is said to be equal is. */
+static void check_equal(struct mirror_world *world, const struct mirror_job_status *status)
+{
+	uint64_t sector;
+
+	/* A power cut that nobody has noticed yet. */
+	if ((status->state != CUTOVER_READY && !status->revert_ready) || world->follower_off)
+		return;
+	if (status->dirty || !status->attached)
+		mirror_world_fail(world, "%s, but %llu bytes are dirty", cutover_state_name(status->state),
+		    (unsigned long long)status->dirty);
+	sector = first_difference(world);
+	if (sector != UINT64_MAX)
+		mirror_world_fail(world, "%s, but sector %llu differs", cutover_state_name(status->state),
+		    (unsigned long long)sector);
+}
+
+static void check_step(struct mirror_world *world)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(world->job, &status);
+	if (status.state != CUTOVER_CUTTING && !cutover_is_end(status.state) &&
+	    status.authoritative != cutover_authority(status.state))
+		mirror_world_fail(world, "%s, but leg %d is authoritative", cutover_state_name(status.state),
+		    (int)status.authoritative);
+	if (ring_sim_steps(world->sim) % CHECK_EVERY == 0)
+		check_equal(world, &status);
+}
+
+static void state_changed(void *data, enum cutover_state state)
+{
+	struct mirror_world *world = data;
+
+	if (world->crashed)
+		return;
+	mirror_world_say(world, "%s", cutover_state_name(state));
+	world->state = state;
+	world->ready += state == CUTOVER_READY;
+	world->cutovers += state == CUTOVER_SWITCHED;
+	world->reverts += state == CUTOVER_REVERTED;
+	/* What was planned for the follower is not for the leg that clients now depend on. */
+	if (state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED) {
+		mirror_faults_repair(world);
+		/* All was flushed just before, so a power cut since then took nothing. */
+		for (unsigned i = 0; i < MIRROR_LEGS; i++)
+			ring_sim_power_on(world->sim, world->fds[i]);
+		world->follower_off = false;
+	}
+	if (world->forced && world->life == 0 &&
+	    state == (world->forced_revert ? CUTOVER_SWITCHED : CUTOVER_CUTTING))
+		world->end_step = ring_sim_steps(world->sim) + world->forced_steps;
+	/* The most delicate moments are in a switch and soon after it. */
+	if (!world->forced &&
+	    (state == CUTOVER_CUTTING || state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED) &&
+	    rand_one_in(ring_sim_rand(world->sim), 6))
+		world->end_step = ring_sim_steps(world->sim) + rand_below(ring_sim_rand(world->sim), 150);
+	if (world->last_life)
+		world->switches += state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED;
+}
+
+static void warning(void *data, const char *text)
+{
+	mirror_world_say(data, "warning: %s", text);
+}
+
+/* The last life: over to the target, perhaps back and over again, and to an end. */
+static void pursue_goals(struct mirror_world *world)
+{
+	uint64_t steps = ring_sim_steps(world->sim) - world->begun_step;
+	struct mirror_job_status status;
+
+	if (steps > GOAL_STEPS) {
+		mirror_world_fail(world, "it does not come to its end: %s", cutover_state_name(world->state));
+		return;
+	}
+	if (ring_sim_steps(world->sim) % 50 || steps < 2000)
+		return;
+	mirror_job_status(world->job, &status);
+	if (world->switches < 1 + world->seed % 3) {
+		if (status.state == CUTOVER_READY)
+			mirror_job_cutover(world->job);
+		else if (status.revert_ready)
+			mirror_job_revert(world->job);
+		return;
+	}
+	world->quiet = true;
+	if (world->in_flight || !(status.state == CUTOVER_READY || status.revert_ready))
+		return;
+	mirror_clients_check_leg(world, MIRROR_SOURCE);
+	mirror_clients_check_leg(world, MIRROR_TARGET);
+	if (first_difference(world) != UINT64_MAX)
+		mirror_world_fail(world, "the legs differ at the end");
+	if (mirror_job_finish(world->job) < 0)
+		mirror_job_abort(world->job);
+}
+
+static void step_hook(void *data)
+{
+	struct mirror_world *world = data;
+
+	if (!world->serving || world->crashed || world->failures)
+		return;
+	check_step(world);
+	mirror_clients_step(world);
+	mirror_faults_step(world);
+	if (world->last_life && !world->crashed)
+		pursue_goals(world);
+}
+
+/* Lives */
+
+static struct mirror_job_options options_of(struct mirror_world *world)
+{
+	const struct mirror_scenario *scenario = &world->scenario;
+
+	return (struct mirror_job_options){.resume = world->map_exists,
+	    .nonce = world->seed + 1,
+	    .region_size = scenario->region_size,
+	    .records = scenario->records,
+	    .compare = scenario->compare,
+	    .copy_mode = world->last_life ? MIRROR_COPY_AUTO : scenario->copy_mode,
+	    .rate = scenario->rate,
+	    .window = scenario->window,
+	    .follower_timeout_ns = TIMEOUT_NS,
+	    .settle_ns = 100000000,
+	    .retry_ns = 50000000,
+	    .cutover_window_ns = 200000000,
+	    .late = scenario->late_wait && !world->last_life ? MIRROR_LATE_WAIT : MIRROR_LATE_DEFER,
+	    .data = world,
+	    .open_leg = open_leg,
+	    .open_map = open_map,
+	    .state_changed = state_changed,
+	    .warning = warning};
+}
+
+static void begin_life(struct mirror_world *world)
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+	uint64_t now = ring_sim_steps(world->sim);
+
+	world->crashed = world->quiet = world->follower_off = false;
+	if (world->forced)
+		world->scenario.lives = 2;
+	world->last_life = world->life + 1 >= world->scenario.lives;
+	world->host = ring_sim_host_new(world->sim, "host");
+	world->begun_step = now;
+	world->end_step = now + rand_between(rand, 200, 8000);
+	world->fault_step = now + rand_below(rand, 2000);
+	world->repair_step = UINT64_MAX;
+	if (world->forced)
+		world->end_step = world->fault_step = UINT64_MAX;
+	mirror_world_say(world, "life %u%s", world->life, world->last_life ? ", the last" : "");
+}
+
+static void end_life(struct mirror_world *world)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(world->job, &status);
+	world->same += status.same;
+	/* Clients of a mirror that has ended go on with its last leg; here they come to an end. */
+	world->quiet = true;
+	while (world->in_flight && ring_sim_step(world->sim) == 0)
+		;
+	if (ring_sim_error(world->sim)) {
+		mirror_world_fail(world, "the loop ended: %s", strerror(-ring_sim_error(world->sim)));
+		return;
+	}
+	world->serving = false;
+	world->job = mirror_job_free(world->job);
+	world->host = ring_free(world->host);
+	if (world->crashed) {
+		for (unsigned i = 0; i < MIRROR_LEGS; i++)
+			ring_sim_power_on(world->sim, world->fds[i]);
+		ring_sim_power_on(world->sim, world->map_fd);
+		model_crash(world->model, world->power_cut);
+	}
+	mirror_faults_repair(world);
+}
+
+static void live(struct mirror_world *world)
+{
+	struct mirror_job_options options = options_of(world);
+	struct mirror_job_status status;
+	struct error error = {0};
+	int res;
+
+	begin_life(world);
+	options = options_of(world);
+	mirror_job_new(&world->job, world->host, &options, &error);
+	res = mirror_job_open(world->job, &error);
+	mirror_job_status(world->job, &status);
+	world->state = status.state;
+	if (res == 0) {
+		world->serving = true;
+		world->state = mirror_job_run(world->job, &error);
+		mirror_world_say(world, "run ended: %s %s", cutover_state_name(world->state), error.text);
+		world->ended = !world->crashed && cutover_is_end(world->state);
+	} else if (res == -EALREADY) {
+		world->ended = true;
+	} else {
+		mirror_world_fail(world, "cannot begin: %s", error.text);
+	}
+	end_life(world);
+	if (world->ended && !world->failures)
+		mirror_clients_check_leg(world, cutover_authority(world->state));
+	world->life++;
+}
+
+bool mirror_world_run(struct mirror_world *world)
+{
+	while (!world->ended && !world->failures && world->life < world->scenario.lives)
+		live(world);
+	if (!world->ended && !world->failures)
+		mirror_world_fail(world, "it has no end");
+	return world->failures == 0;
+}
+
+static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
+{
+	static const uint32_t regions[] = {4096, 8192, 16384, 65536};
+
+	*scenario = (struct mirror_scenario){.sectors = rand_between(rand, 60, 700),
+	    .region_size = regions[rand_below(rand, 4)],
+	    .records = (uint32_t)rand_between(rand, 4, 9),
+	    .clients = (unsigned)rand_between(rand, 1, MIRROR_CLIENTS_MAX),
+	    .lives = (unsigned)rand_between(rand, 1, 4),
+	    .copy_mode = (enum mirror_copy_mode)rand_below(rand, 3),
+	    .rate = rand_one_in(rand, 3) ? rand_between(rand, 1, 8) << 20 : 0,
+	    .window = rand_one_in(rand, 3) ? rand_between(rand, 1, 1 << 20) : 0,
+	    .idle = (uint32_t)rand_between(rand, 1, 60),
+	    .late_wait = rand_one_in(rand, 4),
+	    .compare = rand_one_in(rand, 3)};
+	scenario->io_max = rand_one_in(rand, 3) ? MIRROR_IO_MAX / MODEL_SECTOR : rand_between(rand, 1, 100);
+}
+
+/* A target that was once a copy: here and there it has got something else. */
+static void make_older_copy(struct mirror_world *world, uint8_t *data)
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+
+	model_fill_initial(data, world->scenario.sectors);
+	for (unsigned i = 0; i < 5; i++)
+		rand_bytes(rand, data + rand_below(rand, world->scenario.sectors * MODEL_SECTOR), 1);
+}
+
+static void make_disks(struct mirror_world *world)
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+	uint64_t size = world->scenario.sectors * MODEL_SECTOR;
+	struct ring_sim_disk_options disk = {.size = size, .short_ppm = 20000};
+	struct ring_sim_disk_options map = {.size_max = 64 * BITMAP_BLOCK};
+	uint8_t *data;
+
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		world->fds[i] = ring_sim_disk_new(world->sim, &disk);
+		data = ring_sim_disk_data(world->sim, world->fds[i], &size);
+		if (i == MIRROR_SOURCE)
+			model_fill_initial(data, world->scenario.sectors);
+		else if (!world->scenario.compare)
+			rand_bytes(rand, data, size);
+		else
+			make_older_copy(world, data);
+		ring_sim_disk_settle(world->sim, world->fds[i]);
+	}
+	world->map_fd = ring_sim_disk_new(world->sim, &map);
+}
+
+void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, uint64_t watch)
+{
+	*world = (struct mirror_world){.seed = seed, .verbose = verbose, .watch = watch};
+	world->sim = ring_sim_new(seed, STEPS_MAX);
+	scenario_init(&world->scenario, ring_sim_rand(world->sim));
+	world->model = model_new(world->scenario.sectors);
+	make_disks(world);
+	mirror_clients_init(world);
+	ring_sim_on_step(world->sim, step_hook, world);
+	mirror_world_say(world,
+	    "%llu sectors, regions of %u, %u records, %u clients, idle %u, %u lives, mode %d",
+	    (unsigned long long)world->scenario.sectors, world->scenario.region_size, world->scenario.records,
+	    world->scenario.clients, world->scenario.idle, world->scenario.lives,
+	    (int)world->scenario.copy_mode);
+}
+
+void mirror_world_done(struct mirror_world *world)
+{
+	model_free(world->model);
+	mirror_clients_done(world);
+	if (!ring_sim_error(world->sim))
+		ring_sim_free(world->sim);
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One seed's world for a live mirror: three disks (source, target, map) that outlive every crash, a host on which the real mirror
+ * runs, clients that read and write all the time, faults and orders, and the checks. It goes from life to life, each begun from the
+ * map that the last one left; the last has no faults and must come to its end.
+ */
+#pragma once
+
+#include "base/plant.h"
+#include "mirror_model.h"
+#include "ring/ring_sim.h"
+#include "sync/mirror_job.h"
+
+#define MIRROR_CLIENTS_MAX 8u
+#define MIRROR_IO_MAX      (256u << 10)
+
+struct mirror_world;
+
+struct mirror_client {
+	struct mirror_world *world;
+	struct block_io io;
+	uint8_t *buf;
+	bool busy;
+	uint64_t first, count; /* sectors */
+	uint64_t began, start_ns;
+	struct block_io flush;
+};
+
+/* What a seed decides. */
+struct mirror_scenario {
+	uint64_t sectors;
+	uint32_t region_size, records;
+	unsigned clients, lives;
+	enum mirror_copy_mode copy_mode;
+	uint64_t rate, window;
+	uint64_t io_max; /* sectors */
+	uint32_t idle;   /* a client that is idle begins something once in so many steps */
+	bool late_wait, compare;
+};
+
+enum mirror_fault {
+	MFAULT_FOLLOWER_EIO,
+	MFAULT_FOLLOWER_FSYNC,
+	MFAULT_FOLLOWER_STUCK,
+	MFAULT_FOLLOWER_CUT,
+	MFAULT_FOLLOWER_FULL,
+	MFAULT_AUTHORITATIVE_EIO,
+	MFAULT_SLOW,
+	MFAULT_MAP_EIO,
+	MFAULT_PAUSE,
+	MFAULTS,
+};
+
+struct mirror_world {
+	uint64_t seed;
+	bool verbose;
+	uint64_t watch; /* a sector whose requests are told */
+	/* Instead of what the seed chooses: one crash, so many steps after a switch began in the first life; then the last. */
+	bool forced, forced_power, forced_revert, struck;
+	uint64_t forced_steps;
+	struct mirror_scenario scenario;
+	struct ring_sim *sim;
+	int fds[MIRROR_LEGS], map_fd;
+	struct model *model;
+	struct mirror_client clients[MIRROR_CLIENTS_MAX];
+
+	/* one life */
+	struct ring *host;
+	struct mirror_job *job;
+	bool map_exists, last_life, serving, crashed, power_cut, quiet, ended;
+	bool follower_off;
+	uint64_t begun_step, end_step, repair_step, fault_step;
+	unsigned in_flight, life;
+	unsigned switches; /* in the last life */
+	enum cutover_state state;
+
+	uint64_t same; /* bytes found equal */
+	uint64_t requests, faults, cutovers, reverts, ready;
+	unsigned failures;
+	char failure[512];
+};
+
+/* mirror_world.c */
+void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, uint64_t watch);
+bool mirror_world_run(struct mirror_world *world);
+void mirror_world_done(struct mirror_world *world);
+void mirror_world_fail(struct mirror_world *world, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void mirror_world_say(const struct mirror_world *world, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* mirror_clients.c */
+void mirror_clients_init(struct mirror_world *world);
+void mirror_clients_done(struct mirror_world *world);
+/* Between two steps: those that are idle may begin something. */
+void mirror_clients_step(struct mirror_world *world);
+/* What the leg holds is what clients may read; with nothing under way. */
+void mirror_clients_check_leg(struct mirror_world *world, enum mirror_leg_index leg);
+
+/* mirror_faults.c */
+void mirror_faults_step(struct mirror_world *world);
+void mirror_faults_repair(struct mirror_world *world);
+void mirror_faults_crash(struct mirror_world *world, bool power_cut);

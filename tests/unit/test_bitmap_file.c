@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The map file on a simulated disk: random claims, copies and clearings against a model, ended by a kill, a power cut at any step,
+ * or in order; then what is loaded must have every region dirty that may differ. And damage of single bytes.
+ */
+#include "base/bytes.h"
+#include "range/bitmap_file.h"
+#include "ring/ring_sim.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define REGION  4096u
+#define REGIONS (BITMAP_PAGE_BITS * 2u + 1234u)
+#define SIZE    ((uint64_t)REGIONS * REGION - 1000u)
+#define RECORDS 8u
+#define CLAIMS  12u
+
+struct user {
+	struct bitmap_claim claim;
+	bool active, granted;
+};
+
+struct world {
+	struct ring_sim *sim;
+	struct ring *ring;
+	struct rand *rand;
+	int fd;
+	struct bitmap_file *map;
+	struct bitmap_super super;
+	struct error error;
+
+	/* the model: may differ on the disk, as far as anyone was told; may be cleared by the clearing under way */
+	bool must[REGIONS], candidate[REGIONS];
+	bool settling, dead;
+	struct user users[CLAIMS];
+	uint64_t granted;
+};
+
+static struct world world;
+
+static uint64_t seed_of_run(void)
+{
+	const char *text = getenv("BLKMOVE_SEED");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+
+	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
+	return seed;
+}
+
+static void world_init(uint64_t seed)
+{
+	const struct ring_sim_disk_options disk = {.size = (2 + RECORDS + 3) * BITMAP_BLOCK};
+
+	world = (struct world){.sim = ring_sim_new(seed, 0)};
+	world.rand = ring_sim_rand(world.sim);
+	world.fd = ring_sim_disk_new(world.sim, &disk);
+	world.ring = ring_sim_host_new(world.sim, "host");
+	world.super = (struct bitmap_super){
+	    .nonce = seed, .size = SIZE, .region_size = REGION, .records = RECORDS, .ids = {"here", "there"}};
+}
+
+static void create(bool all)
+{
+	struct bitmap none;
+
+	assert_int_equal(bitmap_init(&none, REGIONS), 0);
+	assert_int_equal(bitmap_file_create(&world.map, world.ring, world.fd, &world.super,
+	                     all ? NULL : &none, &world.error),
+	    0);
+	memset(world.must, all, sizeof(world.must));
+	bitmap_done(&none);
+}
+
+static void world_done(void)
+{
+	world.map = bitmap_file_free(world.map);
+	ring_free(world.ring);
+	ring_sim_free(world.sim);
+}
+
+static void grant(struct user *user)
+{
+	user->granted = true;
+	world.granted++;
+	for (uint64_t i = 0; i < user->claim.count; i++)
+		world.must[user->claim.first + i] = true;
+}
+
+static void claim_done(struct bitmap_claim *claim, int res)
+{
+	if (res == 0)
+		grant(container_of(claim, struct user, claim));
+}
+
+static void claim(struct user *user)
+{
+	/* Few places, so that they meet. */
+	uint64_t offset = rand_below(world.rand, 40) * SIZE / 40,
+	         length = rand_between(world.rand, 1, 9 * REGION);
+	int res;
+
+	length = min_u64(length, SIZE - offset);
+	user->claim.done = claim_done;
+	user->active = true;
+	user->granted = false;
+	res = bitmap_file_claim(world.map, &user->claim, offset, length);
+	for (uint64_t i = 0; i < user->claim.count; i++)
+		world.candidate[user->claim.first + i] = false;
+	if (res == 1)
+		grant(user);
+}
+
+static void settle(void)
+{
+	if (world.settling) {
+		bool flushed = rand_below(world.rand, 4);
+
+		bitmap_file_settle_end(world.map, flushed);
+		for (unsigned i = 0; flushed && i < REGIONS; i++)
+			world.must[i] = world.must[i] && !world.candidate[i];
+		world.settling = false;
+		return;
+	}
+	world.settling = bitmap_file_settle_begin(world.map);
+	for (unsigned i = 0; i < REGIONS; i++)
+		world.candidate[i] = !bitmap_test(bitmap_file_dirty(world.map), i);
+	for (unsigned i = 0; i < CLAIMS; i++)
+		for (uint64_t j = 0; world.users[i].active && j < world.users[i].claim.count; j++)
+			world.candidate[world.users[i].claim.first + j] = false;
+}
+
+static void release(struct user *user)
+{
+	bitmap_file_release(world.map, &user->claim);
+	user->active = user->granted = false;
+}
+
+static void act(void)
+{
+	struct user *user = &world.users[rand_below(world.rand, CLAIMS)];
+
+	switch (rand_below(world.rand, 8)) {
+	case 0:
+		settle();
+		break;
+	case 1:
+		ring_sim_step(world.sim);
+		break;
+	case 2:
+		if (user->granted && rand_below(world.rand, 2))
+			bitmap_file_mark(world.map, &user->claim);
+		else if (user->granted)
+			bitmap_file_take(world.map, &user->claim);
+		break;
+	default:
+		if (!user->active)
+			claim(user);
+		else if (user->granted)
+			release(user);
+		break;
+	}
+}
+
+static void release_all(void)
+{
+	for (unsigned i = 0; i < CLAIMS; i++)
+		if (world.users[i].active)
+			release(&world.users[i]);
+}
+
+static void run_until_idle(void)
+{
+	while (!bitmap_file_idle(world.map))
+		assert_int_equal(ring_sim_step(world.sim), 0);
+}
+
+static void load(void)
+{
+	if (bitmap_file_load(&world.map, world.ring, world.fd, &world.error) < 0)
+		fail_msg("%s", world.error.text);
+}
+
+static void check_loaded(void)
+{
+	const struct bitmap *dirty = bitmap_file_dirty(world.map);
+
+	assert_int_equal(dirty->bits, REGIONS);
+	assert_int_equal(dirty->count, bitmap_file_logged(world.map)->count);
+	for (unsigned i = 0; i < REGIONS; i++)
+		if (world.must[i] && !bitmap_test(dirty, i))
+			fail_msg("region %u is not dirty", i);
+}
+
+static void end(bool power)
+{
+	ring_sim_kill(world.ring, power ? RING_SIM_KILL_MACHINE : RING_SIM_KILL_PROCESS);
+	while (ring_sim_step(world.sim) == 0)
+		;
+	release_all();
+	world.map = bitmap_file_free(world.map);
+	ring_free(world.ring);
+	if (power) {
+		ring_sim_power_cut(world.sim, world.fd);
+		ring_sim_power_on(world.sim, world.fd);
+	}
+	world.ring = ring_sim_host_new(world.sim, "host");
+}
+
+/* After each end it goes on with what was loaded, so that what one life leaves is carried through the next. */
+static void lives(uint64_t seed, bool power, bool errors)
+{
+	world_init(seed);
+	create(rand_below(world.rand, 2));
+	for (int life = 0; life < 8; life++) {
+		unsigned acts = (unsigned)rand_below(world.rand, 400);
+
+		ring_sim_disk_options(world.sim, world.fd)->short_ppm = 100000;
+		ring_sim_disk_options(world.sim, world.fd)->write_error_ppm = errors ? 20000 : 0;
+		ring_sim_disk_options(world.sim, world.fd)->fsync_error_ppm = errors ? 50000 : 0;
+		world.settling = false;
+		for (unsigned i = 0; i < acts; i++)
+			act();
+		ring_sim_disk_options(world.sim, world.fd)->write_error_ppm = 0;
+		ring_sim_disk_options(world.sim, world.fd)->fsync_error_ppm = 0;
+		assert_int_equal(bitmap_file_lost(world.map), 0);
+		end(power && rand_below(world.rand, 2));
+		load();
+		check_loaded();
+	}
+	assert_true(world.granted > 10);
+	world_done();
+}
+
+static void test_kills(void **state)
+{
+	uint64_t seed = seed_of_run();
+
+	for (unsigned i = 0; i < 10; i++)
+		lives(seed + i, false, false);
+}
+
+static void test_power_cuts(void **state)
+{
+	uint64_t seed = seed_of_run();
+
+	for (unsigned i = 0; i < 20; i++)
+		lives(seed + i, true, false);
+}
+
+static void test_errors_are_tried_again(void **state)
+{
+	uint64_t seed = seed_of_run();
+
+	for (unsigned i = 0; i < 20; i++)
+		lives(seed + i, true, true);
+}
+
+/* In order: what comes back is what was there, and no more. */
+static void test_comes_back_exactly(void **state)
+{
+	struct bitmap before;
+
+	world_init(seed_of_run());
+	create(false);
+	for (int i = 0; i < 2000; i++)
+		act();
+	if (world.settling)
+		settle();
+	run_until_idle();
+	release_all();
+	assert_int_equal(bitmap_init(&before, REGIONS), 0);
+	bitmap_or(&before, bitmap_file_logged(world.map));
+	bitmap_file_free(world.map);
+	load();
+	assert_true(before.count > 0 && before.count < REGIONS);
+	assert_int_equal(bitmap_file_dirty(world.map)->count, before.count);
+	for (unsigned i = 0; i < REGIONS; i++)
+		assert_int_equal(bitmap_test(bitmap_file_dirty(world.map), i), bitmap_test(&before, i));
+	bitmap_done(&before);
+	world_done();
+}
+
+/* Claims of regions that are logged cost nothing; those that come together cost one record. */
+static void test_group_commit(void **state)
+{
+	const struct ring_sim_disk_counts *counts;
+	uint64_t flushes, writes;
+
+	world_init(1);
+	create(false);
+	counts = ring_sim_disk_counts(world.sim, world.fd);
+	flushes = counts->flushes;
+	for (unsigned i = 0; i < 6; i++) {
+		struct user *user = &world.users[i];
+
+		user->claim.done = claim_done;
+		assert_int_equal(
+		    bitmap_file_claim(world.map, &user->claim, i * 10ull * REGION + 17, REGION), 0);
+	}
+	run_until_idle();
+	/* The first went alone, the others waited for it. */
+	assert_int_equal(counts->flushes, flushes + 2);
+	assert_int_equal(world.granted, 6);
+	writes = counts->writes;
+	for (unsigned i = 0; i < 6; i++) {
+		bitmap_file_release(world.map, &world.users[i].claim);
+		assert_int_equal(
+		    bitmap_file_claim(world.map, &world.users[i].claim, i * 10ull * REGION + 17, REGION), 1);
+		assert_int_equal(world.users[i].claim.count, 2);
+	}
+	assert_int_equal(counts->writes, writes);
+	for (unsigned i = 0; i < 6; i++)
+		bitmap_file_release(world.map, &world.users[i].claim);
+	world_done();
+}
+
+/* H08: what a page holds on the disk does not change while it is being written. */
+static void test_h08_pages_are_copied(void **state)
+{
+	world_init(seed_of_run());
+	create(false);
+	for (int i = 0; i < 3000; i++)
+		act();
+	assert_int_equal(ring_sim_disk_counts(world.sim, world.fd)->buffer_changed, 0);
+	end(false);
+	load();
+	world_done();
+}
+
+/* A byte turns bad while nobody runs: it is noticed, or its regions are dirty. */
+static void test_damaged_bytes(void **state)
+{
+	uint64_t refused = 0;
+
+	world_init(seed_of_run());
+	create(false);
+	for (int round = 0; round < 150; round++) {
+		uint64_t size, at;
+		uint8_t *data;
+		int res;
+
+		world.settling = false;
+		for (int i = 0; i < 40; i++)
+			act();
+		while (ring_sim_step(world.sim) == 0)
+			;
+		release_all();
+		world.map = bitmap_file_free(world.map);
+		/* The newest record may look as if it was never written whole; so let it be in the pages. */
+		load();
+		world.map = bitmap_file_free(world.map);
+		data = ring_sim_disk_data(world.sim, world.fd, &size);
+		at = rand_below(world.rand, size);
+		data[at] ^= (uint8_t)rand_between(world.rand, 1, 255);
+		res = bitmap_file_load(&world.map, world.ring, world.fd, &world.error);
+		if (res == 0) {
+			check_loaded();
+			assert_int_equal(bitmap_file_super(world.map)->size, SIZE);
+		} else {
+			assert_int_equal(res, -EBADMSG);
+			assert_true(world.error.text[0]);
+			refused++;
+			create(true);
+		}
+	}
+	print_message("%llu of 150 refused\n", (unsigned long long)refused);
+	world_done();
+}
+
+/* The superblocks: whatever is torn, one of old and new is found, and new once it was said to be written. */
+static void test_records_of_state(void **state)
+{
+	uint64_t seed = seed_of_run();
+
+	for (unsigned i = 0; i < 300; i++) {
+		uint32_t said = 0, tried = 0;
+		uint64_t steps;
+
+		world_init(seed + i);
+		create(false);
+		steps = rand_between(world.rand, 1, 40) + ring_sim_steps(world.sim);
+		while (!ring_sim_killed(world.ring)) {
+			struct bitmap_super next = *bitmap_file_super(world.map);
+
+			if (ring_sim_steps(world.sim) >= steps)
+				break;
+			next.state = ++tried;
+			next.authoritative = tried & 1;
+			if (bitmap_file_record(world.map, &next, &world.error) == 0)
+				said = tried;
+			if (rand_below(world.rand, 2) == 0)
+				ring_sim_disk_options(world.sim, world.fd)->write_error_ppm = 300000;
+		}
+		ring_sim_disk_options(world.sim, world.fd)->write_error_ppm = 0;
+		end(true);
+		load();
+		assert_in_range(bitmap_file_super(world.map)->state, said, tried);
+		assert_int_equal(
+		    bitmap_file_super(world.map)->authoritative, bitmap_file_super(world.map)->state & 1);
+		world_done();
+	}
+}
+
+/* A map that cannot be written any more says so to all, and a later run is told not to believe it. */
+static void test_a_lost_map_is_given_up(void **state)
+{
+	struct user *user = &world.users[0];
+
+	world_init(1);
+	create(false);
+	/* Records cannot be written, superblocks can. */
+	ring_sim_disk_bad(world.sim, world.fd, RING_SIM_BAD_WRITE, 2 * BITMAP_BLOCK, RECORDS * BITMAP_BLOCK);
+	user->claim.done = claim_done;
+	assert_int_equal(bitmap_file_claim(world.map, &user->claim, 0, 1), 0);
+	while (ring_sim_step(world.sim) == 0)
+		;
+	assert_int_equal(world.granted, 0);
+	assert_int_equal(bitmap_file_lost(world.map), -EIO);
+	bitmap_file_release(world.map, &user->claim);
+	assert_int_equal(bitmap_file_claim(world.map, &user->claim, 0, 1), -EIO);
+	bitmap_file_release(world.map, &user->claim);
+	bitmap_file_free(world.map);
+	world.map = NULL;
+	assert_int_equal(bitmap_file_load(&world.map, world.ring, world.fd, &world.error), -EBADMSG);
+	assert_non_null(strstr(world.error.text, "given up"));
+	world_done();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_kills),
+	    cmocka_unit_test(test_power_cuts),
+	    cmocka_unit_test(test_errors_are_tried_again),
+	    cmocka_unit_test(test_comes_back_exactly),
+	    cmocka_unit_test(test_group_commit),
+	    cmocka_unit_test(test_h08_pages_are_copied),
+	    cmocka_unit_test(test_damaged_bytes),
+	    cmocka_unit_test(test_records_of_state),
+	    cmocka_unit_test(test_a_lost_map_is_given_up),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
