@@ -183,38 +183,6 @@ static void got_signal(void *data, int number)
 
 /* Opening */
 
-/* Two that write to one volume without knowing of each other destroy it. */
-static int judge(
-    const struct serve *serve, const struct endpoint *endpoint, struct block *block, struct error *error)
-{
-	const char *name = block_info(block)->name;
-	struct block_facts facts;
-	int res = 0;
-
-	/* Who else uses it cannot be seen through NBD. */
-	if (!block_info(block)->writable || endpoint->kind == ENDPOINT_NBD ||
-	    endpoint->kind == ENDPOINT_CAPTIVE)
-		return 0;
-	res = block_facts(block, &facts, error);
-	if (res < 0)
-		return res;
-	if (facts.mounted[0] && !serve->allow_mounted)
-		return error_set(error, -EPERM,
-		    "refused: %s is mounted (%s); unmount it, serve it with --read-only, or add "
-		    "--allow=mounted",
-		    name, facts.mounted);
-	if (facts.held[0] && !serve->allow_held)
-		return error_set(error, -EPERM,
-		    "refused: %s is held by %s; release it, serve it with --read-only, or add --allow=held",
-		    name, facts.held);
-	if (facts.writer[0] && !serve->allow_held)
-		return error_set(error, -EPERM,
-		    "refused: %s is open for writing by %s; stop that, serve it with --read-only, or add "
-		    "--allow=held",
-		    name, facts.writer);
-	return 0;
-}
-
 static int open_one(struct serve *serve, unsigned i, struct error *error)
 {
 	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
@@ -224,7 +192,8 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 	int res = block_open(&serve->blocks[i], serve->ring, &serve->endpoints[i], &open, error);
 
 	if (res == 0)
-		res = judge(serve, &serve->endpoints[i], serve->blocks[i], error);
+		res = listen_judge(
+		    serve->blocks[i], &serve->endpoints[i], serve->allow_mounted, serve->allow_held, error);
 	if (res == 0 && serve->overlay) {
 		struct block *below = serve->blocks[i];
 

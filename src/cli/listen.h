@@ -2,6 +2,7 @@
 /* Options and steps that every command shares which serves NBD: where it listens, TLS, limits. */
 #pragma once
 
+#include "block/endpoint.h"
 #include "export/nbd_address.h"
 #include "export/nbd_server.h"
 
@@ -36,6 +37,12 @@ int listen_check(struct listen *listen, struct error *error);
 const char *listen_name(const struct listen *listen);
 /* Loads keys and binds. -errno with words. */
 int listen_bind(struct listen *listen, const char *name, struct error *error);
+/*
+ * Whether a volume may be served for writing: two that write to it without knowing of each other destroy it. -EPERM with words when
+ * it is mounted, held, or open for writing elsewhere.
+ */
+int listen_judge(struct block *block, const struct endpoint *endpoint, bool allow_mounted, bool allow_held,
+    struct error *error);
 /* For struct nbd_server_options. */
 void listen_fill(const struct listen *listen, struct nbd_server_options *ret);
 /* Hands the sockets to the server. */

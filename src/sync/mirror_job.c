@@ -277,6 +277,13 @@ void mirror_job_pause(struct mirror_job *job, bool paused)
 	dirty_extents_hold(job->extents, paused);
 }
 
+void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late)
+{
+	if (window_ns)
+		job->options.cutover_window_ns = window_ns;
+	job->options.late = late;
+}
+
 void mirror_job_set_limits(struct mirror_job *job, uint64_t rate, uint64_t window)
 {
 	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
@@ -299,6 +306,7 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->mode = mirror_mode(job->mirror);
 	ret->attached = mirror_attached(job->mirror);
 	ret->paused = job->paused;
+	ret->ordered = job->order != ORDER_NONE;
 	ret->size = bitmap_file_super(job->map)->size;
 	ret->dirty = mirror_job_dirty(job);
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&

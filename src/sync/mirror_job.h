@@ -50,6 +50,7 @@ struct mirror_job_status {
 	bool attached; /* the following leg is there */
 	bool paused;
 	bool revert_ready;          /* switched, and nothing differs */
+	bool ordered;               /* an order waits, or is being carried out */
 	uint64_t size, dirty;       /* bytes */
 	uint64_t copied, same;      /* bytes, by this run: copied, found equal */
 	uint64_t pause_ns;          /* the longest that a client waited at the last switch */
@@ -81,6 +82,8 @@ int mirror_job_revert(struct mirror_job *job);
 int mirror_job_finish(struct mirror_job *job);
 int mirror_job_abort(struct mirror_job *job);
 void mirror_job_pause(struct mirror_job *job, bool paused);
+/* For the cutovers to come. window_ns 0: as it is. */
+void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
 void mirror_job_set_limits(struct mirror_job *job, uint64_t rate, uint64_t window);
 void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret);
 /* Reads and writes of the clients over the last seconds. */

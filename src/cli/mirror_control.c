@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a running mirror answers on its control socket: docs/wire/control.md. */
+#include "cli/mirror_run.h"
+
+#include "base/bytes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const struct {
+	const char *name;
+	int (*give)(struct mirror_job *job);
+	enum cutover_state goal;
+	bool switches; /* legs: which one is the newer is then for the map alone to say */
+} orders[] = {
+    {"cutover", mirror_job_cutover, CUTOVER_SWITCHED, true},
+    {"revert", mirror_job_revert, CUTOVER_SYNCING, true},
+    {"finish", mirror_job_finish, CUTOVER_FINISHED, false},
+    {"abort", mirror_job_abort, CUTOVER_CANCELLED, false},
+};
+
+/* Status */
+
+static json_t *order_json(const struct mirror_run *run)
+{
+	static const char *const states[] = {"running", "done", "failed"};
+
+	if (!run->order.name)
+		return json_null();
+	return json_pack("{s:I, s:s, s:s, s:s}", "number", (json_int_t)run->order.number, "name", run->order.name,
+	    "state", states[run->order.state], "error", run->order.error);
+}
+
+static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_job_status *status)
+{
+	const struct mirror_pace *pace = &run->pace;
+	const struct governor_options *limits = &run->command->governor;
+	double net = pace->sync_rate - pace->dirty_rate;
+	bool through = status->mode == MIRROR_WRITE_THROUGH;
+	struct histogram_figures latency;
+
+	/* Writes to both legs dirty nothing. */
+	if (through)
+		net = pace->sync_rate;
+	histogram_figures(&run->pace.latency, ring_now_ns(run->ring), &latency);
+	json_object_set_new(json, "dirty_rate", json_integer((json_int_t)pace->dirty_rate));
+	json_object_set_new(json, "sync_rate", json_integer((json_int_t)pace->sync_rate));
+	json_object_set_new(json, "converges", json_boolean(through || !status->attached || net > 0 ||
+	                                           pace->dirty_rate < 1 || status->paused));
+	json_object_set_new(json, "eta_s",
+	    net > 1 && status->attached ? json_integer((json_int_t)((double)status->dirty / net)) : json_null());
+	json_object_set_new(json, "p50_us", json_integer((json_int_t)(latency.p50_ns / 1000)));
+	json_object_set_new(json, "p99_us", json_integer((json_int_t)(latency.p99_ns / 1000)));
+	json_object_set_new(json, "rate_limit", json_integer((json_int_t)limits->max_rate));
+	json_object_set_new(json, "min_rate", json_integer((json_int_t)limits->min_rate));
+	json_object_set_new(json, "latency_target_ms", json_real((double)limits->target_ns / 1e6));
+	json_object_set_new(json, "impact_percent", json_integer(limits->impact));
+}
+
+json_t *mirror_status_json(struct mirror_run *run)
+{
+	const struct endpoint *legs = run->command->legs;
+	struct mirror_job_status status;
+	json_t *json;
+
+	mirror_job_status(run->job, &status);
+	json = json_pack("{s:b, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:i, s:b, s:b, s:o}", "ok",
+	    1, "kind", "mirror", "name", run->name, "pid", (int)getpid(), "source", legs[MIRROR_SOURCE].name,
+	    "target", legs[MIRROR_TARGET].name, "uri", run->command->listen.shown[0], "state",
+	    cutover_state_name(status.state), "authoritative",
+	    status.authoritative == MIRROR_SOURCE ? "source" : "target", "total", (json_int_t)status.size, "dirty",
+	    (json_int_t)status.dirty, "copy_mode", status.mode == MIRROR_BACKGROUND ? "background" : "write-through",
+	    "attached", status.attached, "clients", (int)run->clients, "paused", status.paused, "revertible",
+	    status.revert_ready, "order", order_json(run));
+	if (!json)
+		return NULL;
+	json_object_set_new(json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
+	json_object_set_new(json, "trouble",
+	    !status.attached && !cutover_is_end(status.state) && run->warning[0] ? json_string(run->warning)
+	                                                                        : json_null());
+	add_pace(json, run, &status);
+	return json;
+}
+
+/* Orders */
+
+/* From now on a damaged map may not be replaced by a comparison: nobody could say in which direction. */
+static int mark(struct mirror_run *run, struct error *error)
+{
+	int res;
+
+	if (run->marked)
+		return 0;
+	res = mirror_files_write(&run->files, "switched",
+	    json_pack("{s:I}", "ordered", (json_int_t)time(NULL)), error);
+	run->marked = res == 0;
+	return res;
+}
+
+int mirror_order(struct mirror_run *run, const char *name, struct error *error)
+{
+	struct mirror_job_status status;
+	int res;
+
+	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
+		if (strcmp(orders[i].name, name))
+			continue;
+		res = orders[i].switches ? mark(run, error) : 0;
+		if (res < 0)
+			return res;
+		mirror_job_status(run->job, &status);
+		if (orders[i].give(run->job) < 0)
+			return error_set(error, -EINVAL, "%s is not possible: the mirror is %s", name,
+			    cutover_state_name(status.state));
+		run->order.number++;
+		run->order.name = orders[i].name;
+		run->order.goal = orders[i].goal;
+		run->order.state = MIRROR_ORDER_RUNNING;
+		run->order.error[0] = run->warning[0] = '\0';
+		return 0;
+	}
+	return -ENOENT;
+}
+
+static bool reached(const struct mirror_run *run, const struct mirror_job_status *status)
+{
+	if (run->order.goal == CUTOVER_SYNCING)
+		return status->authoritative == MIRROR_SOURCE;
+	return status->state == run->order.goal;
+}
+
+void mirror_order_look(struct mirror_run *run)
+{
+	struct mirror_job_status status;
+
+	if (!run->order.name || run->order.state != MIRROR_ORDER_RUNNING)
+		return;
+	mirror_job_status(run->job, &status);
+	if (reached(run, &status)) {
+		run->order.state = MIRROR_ORDER_DONE;
+	} else if (!status.ordered) {
+		run->order.state = MIRROR_ORDER_FAILED;
+		snprintf(run->order.error, sizeof(run->order.error), "%s",
+		    run->warning[0] ? run->warning : "another order took its place");
+	}
+}
+
+/* Requests */
+
+static bool get_number(const json_t *request, const char *key, double most, double *ret)
+{
+	const json_t *value = json_object_get(request, key);
+
+	if (!value)
+		return false;
+	*ret = json_number_value(value);
+	if (!json_is_number(value) || !(*ret >= 0) || *ret > most)
+		*ret = -1;
+	return true;
+}
+
+static json_t *throttle(struct mirror_run *run, const json_t *request)
+{
+	struct governor_options limits = run->command->governor;
+	double value;
+
+	if (get_number(request, "rate", 1e15, &value))
+		limits.max_rate = value < 0 ? UINT64_MAX : (uint64_t)value;
+	if (get_number(request, "min_rate", 1e15, &value))
+		limits.min_rate = value < 0 ? UINT64_MAX : (uint64_t)value;
+	if (get_number(request, "latency_target_ms", 1e9, &value))
+		limits.target_ns = value < 0 ? UINT64_MAX : (uint64_t)(value * 1e6);
+	if (get_number(request, "impact_percent", 10000, &value))
+		limits.impact = value < 0 ? 10001 : (unsigned)value;
+	if (limits.max_rate == UINT64_MAX || limits.min_rate == UINT64_MAX || limits.target_ns == UINT64_MAX ||
+	    limits.impact > 10000)
+		return control_refuse("rate, min_rate, latency_target_ms and impact_percent are numbers, not negative");
+	if (limits.max_rate && limits.min_rate > limits.max_rate)
+		return control_refuse("the least rate is above the most; change both");
+	run->command->governor = limits;
+	mirror_pace_change(run);
+	return control_ok();
+}
+
+/* Window and action hold from this cutover on. */
+static int set_cutover(struct mirror_run *run, const json_t *request, struct error *error)
+{
+	static const char *const actions[] = {"defer", "abort", "wait"};
+	const char *action = json_string_value(json_object_get(request, "action"));
+	enum mirror_late late = run->command->job.late;
+	double window = 0;
+
+	if (get_number(request, "window_ms", 1e9, &window) && window <= 0)
+		return error_set(error, -EINVAL, "window_ms is a number above 0");
+	for (unsigned i = 0; action && i <= 3; i++) {
+		if (i == 3)
+			return error_set(error, -EINVAL, "the actions are defer, abort, wait");
+		late = (enum mirror_late)i;
+		if (!strcmp(action, actions[i]))
+			break;
+	}
+	mirror_job_set_cutover(run->job, (uint64_t)(window * 1e6), late);
+	return 0;
+}
+
+json_t *mirror_answer(void *data, const json_t *request)
+{
+	struct mirror_run *run = data;
+	const char *command = json_string_value(json_object_get(request, "command"));
+	struct error error = {0};
+	int res;
+
+	if (!command)
+		return control_refuse("a request names its \"command\"");
+	if (!strcmp(command, "status"))
+		return mirror_status_json(run);
+	if (!strcmp(command, "throttle"))
+		return throttle(run, request);
+	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
+		mirror_job_pause(run->job, command[0] == 'p');
+		return control_ok();
+	}
+	res = !strcmp(command, "cutover") ? set_cutover(run, request, &error) : 0;
+	if (res == 0)
+		res = mirror_order(run, command, &error);
+	if (res == -ENOENT)
+		return control_refuse(
+		    "the commands are status, pause, resume, throttle, cutover, revert, finish and abort");
+	return res < 0 ? control_refuse("%s", error.text)
+	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)run->order.number);
+}

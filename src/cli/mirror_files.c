@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A mirror's folder: see mirror_files.h. */
+#include "cli/mirror_files.h"
+
+#include "base/cleanup.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int mirror_name_check(const char *name, struct error *error)
+{
+	bool letters = false;
+
+	for (const char *at = name; *at; at++) {
+		if (!isalnum((unsigned char)*at) && !strchr("._-", *at))
+			return error_set(error, -EINVAL,
+			    "a mirror cannot be called '%.80s'; use letters, digits, '.', '_' and '-'", name);
+		letters |= !isdigit((unsigned char)*at);
+	}
+	if (!letters || name[0] == '.' || strlen(name) > MIRROR_NAME_MAX)
+		return error_set(error, -EINVAL,
+		    "a mirror cannot be called '%.80s'; it takes 1 to %u characters, not digits alone, and no '.' first",
+		    name, MIRROR_NAME_MAX);
+	return 0;
+}
+
+/* mkdir -p */
+static int make_folders(char *path)
+{
+	for (char *at = path + 1;; at++) {
+		char end = *at;
+
+		if (end != '/' && end != '\0')
+			continue;
+		*at = '\0';
+		if (mkdir(path, 0700) < 0 && errno != EEXIST) {
+			int res = -errno;
+
+			*at = end;
+			return res;
+		}
+		*at = end;
+		if (end == '\0')
+			return 0;
+	}
+}
+
+static int lock(struct mirror_files *files, const char *name, struct error *error)
+{
+	char pid[16] = "?";
+
+	files->lock_fd = openat(files->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (files->lock_fd < 0)
+		return error_set(error, -errno, "cannot lock %s: %s", files->dir, strerror(errno));
+	if (flock(files->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		ssize_t got = read(files->lock_fd, pid, sizeof(pid) - 1);
+
+		pid[got > 0 ? got : 0] = '\0';
+		return error_set(error, -EALREADY,
+		    "a mirror %s runs already, as process %s; see `blkmove status %s`, or choose another --name",
+		    name, pid, name);
+	}
+	return 0;
+}
+
+/* After a fork, too: the lock is the file's. */
+static void note_pid(const struct mirror_files *files)
+{
+	char pid[16];
+	int length = snprintf(pid, sizeof(pid), "%d", (int)getpid());
+
+	if (ftruncate(files->lock_fd, 0) < 0 || pwrite(files->lock_fd, pid, (size_t)length, 0) < 0)
+		return; /* only for a message */
+}
+
+int mirror_files_open(
+    struct mirror_files *files, const char *state_dir, const char *name, bool create, struct error *error)
+{
+	bool exists;
+	int res;
+
+	*files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1};
+	if (snprintf(files->dir, sizeof(files->dir), "%s/mirrors/%s", state_dir, name) >= (int)sizeof(files->dir))
+		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");
+	res = create ? make_folders(files->dir) : 0;
+	if (res == 0)
+		files->dir_fd = open(files->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (res < 0 || files->dir_fd < 0) {
+		res = res < 0 ? res : -errno;
+		return create ? error_set(error, res, "cannot make %s: %s; name another folder with --state-dir",
+		                    files->dir, strerror(-res))
+		              : error_set(error, res,
+		                    "there is no mirror %s to resume in %s: %s; look into --state-dir", name,
+		                    files->dir, strerror(-res));
+	}
+	res = lock(files, name, error);
+	if (res < 0)
+		return res;
+	exists = faccessat(files->dir_fd, "command", F_OK, 0) == 0;
+	if (create && exists)
+		return error_set(error, -EEXIST,
+		    "an earlier mirror %s has not ended: go on with `blkmove mirror --resume %s`, or choose another "
+		    "--name; `blkmove mirror --forget %s` forgets it, and what it knows of the differences",
+		    name, name, name);
+	if (!create && !exists)
+		return error_set(error, -ENOENT, "the mirror %s has ended; there is nothing to resume", name);
+	note_pid(files);
+	return 0;
+}
+
+int mirror_files_map(struct mirror_files *files, bool create)
+{
+	cleanup_close(&files->map_fd);
+	files->map_fd = openat(
+	    files->dir_fd, "map", O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0), 0600);
+	if (files->map_fd < 0)
+		return -errno;
+	if (create)
+		(void)fsync(files->dir_fd);
+	return files->map_fd;
+}
+
+int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error)
+{
+	_cleanup_(cleanup_close) int fd = -1;
+	char fresh[80];
+	int res = 0;
+
+	snprintf(fresh, sizeof(fresh), "%s.new", file);
+	fd = openat(files->dir_fd, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || !take_json || json_dumpfd(take_json, fd, JSON_INDENT(2)) < 0 || fsync(fd) < 0 ||
+	    renameat(files->dir_fd, fresh, files->dir_fd, file) < 0 || fsync(files->dir_fd) < 0)
+		res = error_set(error, errno ? -errno : -EIO, "cannot write %s in %s: %s", file, files->dir,
+		    strerror(errno ? errno : EIO));
+	json_decref(take_json);
+	return res;
+}
+
+int mirror_files_save_command(struct mirror_files *files, int argc, char **argv, struct error *error)
+{
+	json_t *words = json_array();
+	char cwd[4096];
+
+	if (!getcwd(cwd, sizeof(cwd)))
+		snprintf(cwd, sizeof(cwd), "/");
+	for (int i = 1; i < argc; i++)
+		if (json_array_append_new(words, json_string(argv[i])) < 0) {
+			json_decref(words);
+			return error_set(error, -EILSEQ,
+			    "'%.80s' is not UTF-8, and could not be kept for --resume; use a symbolic link to it",
+			    argv[i]);
+		}
+	return mirror_files_write(files, "command", json_pack("{s:s, s:o}", "folder", cwd, "words", words), error);
+}
+
+json_t *mirror_files_load_command(struct mirror_files *files, struct error *error)
+{
+	char path[4200];
+	json_t *json, *words = NULL;
+	const char *folder;
+
+	snprintf(path, sizeof(path), "%s/command", files->dir);
+	json = json_load_file(path, 0, NULL);
+	folder = json_string_value(json_object_get(json, "folder"));
+	if (!folder || chdir(folder) < 0)
+		error_set(error, -EBADMSG, "%s is damaged, or its folder is gone; begin anew with another --name",
+		    path);
+	else
+		words = json_incref(json_object_get(json, "words"));
+	json_decref(json);
+	return words;
+}
+
+int mirror_files_log(struct mirror_files *files, struct error *error)
+{
+	int fd = openat(files->dir_fd, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(fd, STDOUT_FILENO) < 0 ||
+	    dup2(fd, STDERR_FILENO) < 0)
+		return error_set(error, -errno, "cannot write %s/log: %s", files->dir, strerror(errno));
+	cleanup_close(&fd);
+	cleanup_close(&null);
+	return 0;
+}
+
+void mirror_files_forget(struct mirror_files *files)
+{
+	unlinkat(files->dir_fd, "command", 0);
+	unlinkat(files->dir_fd, "map", 0);
+	(void)fsync(files->dir_fd);
+}
+
+void mirror_files_close(struct mirror_files *files)
+{
+	cleanup_close(&files->map_fd);
+	cleanup_close(&files->lock_fd);
+	cleanup_close(&files->dir_fd);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a mirror keeps under the state folder, mirrors/NAME/: `map`, `command` (its command line, for --resume), `log`, and
+ * `receipt.json` after a cutover. The folder is locked while the mirror runs.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#define MIRROR_NAME_MAX 64u
+
+struct mirror_files {
+	char dir[4096];
+	int dir_fd, lock_fd, map_fd;
+};
+
+/* -EINVAL with words: letters, digits, '.', '_' and '-', not only digits, which would be a pid. */
+int mirror_name_check(const char *name, struct error *error);
+/*
+ * Makes or opens the folder and locks it. -EALREADY: the mirror runs; -EEXIST: `create`, and an earlier one has not ended;
+ * -ENOENT: not `create`, and there is none. All with words.
+ */
+int mirror_files_open(
+    struct mirror_files *files, const char *state_dir, const char *name, bool create, struct error *error);
+/* Of the map, empty with `create`; the files keep it. Or -errno. */
+int mirror_files_map(struct mirror_files *files, bool create);
+/* The command line and the folder that it was given in; on stable storage. */
+int mirror_files_save_command(struct mirror_files *files, int argc, char **argv, struct error *error);
+/* Goes to that folder, and returns an array of words that the caller frees, or NULL with words. */
+json_t *mirror_files_load_command(struct mirror_files *files, struct error *error);
+/* Appends nothing: the file is this JSON, on stable storage. Takes `json`. */
+int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error);
+/* Standard output and error go to the log from now on. */
+int mirror_files_log(struct mirror_files *files, struct error *error);
+/* The mirror has ended: nothing is left to resume. Receipt and log stay. */
+void mirror_files_forget(struct mirror_files *files);
+void mirror_files_close(struct mirror_files *files);

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What blkmove mirror takes: see mirror_options.h. */
+#include "cli/mirror_options.h"
+
+#include "base/parse_size.h"
+#include "cli/mirror_files.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum option_key {
+	KEY_NAME = 'n',
+	KEY_QUIET = 'q',
+	KEY_FOREGROUND = 896,
+	KEY_RESUME,
+	KEY_FORGET,
+	KEY_COPY_MODE,
+	KEY_FULL,
+	KEY_CUTOVER,
+	KEY_CUTOVER_WINDOW,
+	KEY_CUTOVER_ACTION,
+	KEY_LATENCY_TARGET,
+	KEY_IMPACT,
+	KEY_MIN_RATE,
+	KEY_MAX_RATE,
+	KEY_TARGET_TIMEOUT,
+	KEY_OVERWRITE,
+	KEY_ALLOW,
+	KEY_CACHE,
+	KEY_STATE_DIR,
+	KEY_JSON,
+};
+
+static const char *const copy_modes[] = {"auto", "background", "write-through", NULL};
+static const char *const late_actions[] = {"defer", "abort", "wait", NULL};
+static const char *const caches[] = {"auto", "direct", "buffered", NULL};
+static const char *const allows[] = {"mounted", "held", NULL};
+
+int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struct error *error)
+{
+	char *end;
+	double value = strtod(text, &end);
+
+	if (end == text || !(value >= 0) || value > 1e9 || (*end && strcmp(end, "ms") && strcmp(end, "s")))
+		return error_set(error, -EINVAL, "--%s=%s: write a time such as 500ms or 2s", option, text);
+	*ret = (uint64_t)(value * (strcmp(end, "s") ? 1e6 : 1e9));
+	return 0;
+}
+
+/* Ends the program with words when the text is none of these. */
+static int choose(
+    struct argp_state *state, const char *const *names, const char *option, const char *text)
+{
+	char list[128] = "";
+
+	for (int i = 0; names[i]; i++) {
+		if (!strcmp(names[i], text))
+			return i;
+		snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", i ? ", " : "", names[i]);
+	}
+	argp_failure(state, JOB_TROUBLE, 0, "--%s=%s: choose one of %s", option, text, list);
+	return 0;
+}
+
+/* "22:30" is the next time that it is so. */
+static int parse_moment(const char *text, int64_t *ret, struct error *error)
+{
+	static const char *const formats[] = {"%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%H:%M:%S", "%H:%M"};
+	time_t now = time(NULL), when;
+
+	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+		struct tm moment;
+		const char *end;
+
+		localtime_r(&now, &moment);
+		moment.tm_sec = 0;
+		end = strptime(text, formats[i], &moment);
+		if (!end || *end)
+			continue;
+		moment.tm_isdst = -1;
+		when = mktime(&moment);
+		if (when <= now && i >= 3) {
+			moment.tm_mday++;
+			when = mktime(&moment);
+		}
+		if (when <= now)
+			return error_set(error, -EINVAL, "--cutover=at=%s: that time has passed", text);
+		*ret = when;
+		return 0;
+	}
+	return error_set(error, -EINVAL,
+	    "--cutover=at=%s: write a time of this machine's clock, such as 22:30 or '2026-12-24 22:30'", text);
+}
+
+static int set_cutover(struct mirror_command *command, const char *text)
+{
+	command->job.cutover_auto = !strcmp(text, "auto");
+	command->cutover_at = 0;
+	if (!strncmp(text, "at=", 3))
+		return parse_moment(text + 3, &command->cutover_at, &command->options.error);
+	if (command->job.cutover_auto || !strcmp(text, "manual"))
+		return 0;
+	return error_set(&command->options.error, -EINVAL,
+	    "--cutover=%s: choose one of auto, manual, at=TIME", text);
+}
+
+static int set_rate(const char *text, uint64_t *ret, struct error *error)
+{
+	*ret = 0;
+	return strcmp(text, "none") ? parse_size(text, ret, error) : 0;
+}
+
+static int set_impact(struct mirror_command *command, const char *text)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (!isdigit((unsigned char)text[0]) || (*end && strcmp(end, "%")) || value < 1 || value > 10000)
+		return error_set(&command->options.error, -EINVAL, "--impact=%s: write a percentage such as 10%%", text);
+	command->governor.impact = (unsigned)value;
+	return 0;
+}
+
+/* What paces: sizes and times. */
+static int set_pace(struct mirror_command *command, int key, const char *arg)
+{
+	struct error *error = &command->options.error;
+
+	switch (key) {
+	case KEY_CUTOVER_WINDOW:
+		return parse_duration_ns("cutover-window", arg, &command->job.cutover_window_ns, error);
+	case KEY_LATENCY_TARGET:
+		return parse_duration_ns("latency-target", arg, &command->governor.target_ns, error);
+	case KEY_TARGET_TIMEOUT:
+		return parse_duration_ns("target-timeout", arg, &command->job.follower_timeout_ns, error);
+	case KEY_IMPACT:
+		return set_impact(command, arg);
+	case KEY_MIN_RATE:
+		return set_rate(arg, &command->governor.min_rate, error);
+	case KEY_MAX_RATE:
+		return set_rate(arg, &command->governor.max_rate, error);
+	case KEY_CUTOVER:
+		return set_cutover(command, arg);
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static void take_leg(struct mirror_command *command, char *arg, struct argp_state *state)
+{
+	if (command->legs_count == MIRROR_LEGS)
+		argp_failure(state, JOB_TROUBLE, 0, "'%s' is one endpoint too many", arg);
+	if (cli_take_endpoint(&command->options.words, arg, &command->legs[command->legs_count],
+	        &command->options.error) < 0)
+		argp_failure(state, JOB_TROUBLE, 0, "%s", command->options.error.text);
+	command->legs_count++;
+}
+
+static error_t parse_words(struct mirror_command *command, int key, char *arg, struct argp_state *state)
+{
+	switch (key) {
+	case KEY_NAME:
+		command->name = arg;
+		break;
+	case KEY_RESUME:
+		command->resume = arg;
+		break;
+	case KEY_FORGET:
+		command->forget = arg;
+		break;
+	case KEY_OVERWRITE:
+		command->overwrite = arg;
+		break;
+	case KEY_FOREGROUND:
+		command->foreground = true;
+		break;
+	case KEY_FULL:
+		command->full = true;
+		break;
+	case KEY_JSON:
+		command->json = true;
+		break;
+	case KEY_QUIET:
+		command->quiet = true;
+		break;
+	case KEY_COPY_MODE:
+		command->job.copy_mode = (enum mirror_copy_mode)choose(state, copy_modes, "copy-mode", arg);
+		break;
+	case KEY_CUTOVER_ACTION:
+		command->job.late = (enum mirror_late)choose(state, late_actions, "cutover-action", arg);
+		break;
+	case KEY_CACHE:
+		command->cache = (enum cache_mode)choose(state, caches, "cache", arg);
+		break;
+	case KEY_ALLOW:
+		command->allow |= choose(state, allows, "allow", arg) ? ALLOW_HELD : ALLOW_MOUNTED;
+		break;
+	case KEY_STATE_DIR:
+		snprintf(command->options.state_dir, sizeof(command->options.state_dir), "%s", arg);
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct mirror_command *command = state->input;
+	int res;
+
+	if (key == ARGP_KEY_INIT) {
+		state->child_inputs[0] = &command->listen;
+		state->child_inputs[1] = &command->options;
+		return 0;
+	}
+	if (key == ARGP_KEY_ARG) {
+		take_leg(command, arg, state);
+		return 0;
+	}
+	res = set_pace(command, key, arg);
+	if (res < 0)
+		argp_failure(state, JOB_TROUBLE, 0, "%s", command->options.error.text);
+	return res == ARGP_ERR_UNKNOWN ? parse_words(command, key, arg, state) : 0;
+}
+
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "The mirror:", 1},
+    {"name", KEY_NAME, "NAME", 0, "what it is called (default: made from the target's name)", 0},
+    {"foreground", KEY_FOREGROUND, NULL, 0, "stay on the terminal and show what goes on", 0},
+    {"resume", KEY_RESUME, "NAME", 0, "go on with a mirror that was stopped or killed; nothing else need be said", 0},
+    {"forget", KEY_FORGET, "NAME", 0, "give up one that was stopped or killed, and its map", 0},
+    {"full", KEY_FULL, NULL, 0, "copy everything, without comparing what the target holds already", 0},
+    {"copy-mode", KEY_COPY_MODE, "HOW", 0,
+        "what writes of clients do while the copy runs: auto (default: background until nearly done, then write-through), background, write-through",
+        0},
+    {"target-timeout", KEY_TARGET_TIMEOUT, "TIME", 0,
+        "a target that takes longer for a request is let go, and copied again later (default: 10s)", 0},
+    {"overwrite", KEY_OVERWRITE, "NAME", 0, "the target's name once more: what it carries may be lost", 0},
+    {"allow", KEY_ALLOW, "WHAT", 0, "use volumes that are mounted or held, at your own risk", 0},
+    {"cache", KEY_CACHE, "HOW", 0, "auto (default), direct or buffered", 0},
+    {"state-dir", KEY_STATE_DIR, "DIR", 0, "where maps lie (default: as for copy)", 0},
+    {"json", KEY_JSON, NULL, 0, "say in JSON what is served, and what happens", 0},
+    {"quiet", KEY_QUIET, NULL, 0, "only errors", 0},
+    {NULL, 0, NULL, 0, "Cutting over:", 2},
+    {"cutover", KEY_CUTOVER, "WHEN", 0, "manual (default: by `blkmove cutover`), auto (as soon as it is ready), at=TIME", 0},
+    {"cutover-window", KEY_CUTOVER_WINDOW, "TIME", 0, "the longest pause that clients may see (default: 500ms)", 0},
+    {"cutover-action", KEY_CUTOVER_ACTION, "WHAT", 0,
+        "when that is not enough: defer (default: try again), abort (forget the order), wait (as long as it takes)", 0},
+    {NULL, 0, NULL, 0, "The copy's pace:", 3},
+    {"latency-target", KEY_LATENCY_TARGET, "TIME", 0, "slow down when the clients' p99 is above", 0},
+    {"impact", KEY_IMPACT, "PERCENT", 0, "or so much above what it is without the copy", 0},
+    {"min-rate", KEY_MIN_RATE, "RATE", 0, "but never be slower than this", 0},
+    {"max-rate", KEY_MAX_RATE, "RATE", 0, "nor faster; bytes a second", 0},
+    {0},
+};
+
+int mirror_command_parse(struct mirror_command *command, int argc, char **argv)
+{
+	static const struct argp_child children[] = {
+	    {&cli_argp_listen, 0, NULL, 0}, {&cli_argp_reach, 0, NULL, 0}, {0}};
+	static const struct argp argp = {.options = options,
+	    .parser = parse,
+	    .children = children,
+	    .args_doc = "SRC DST",
+	    .doc = "Exports SRC over NBD and copies it to DST while clients use it; then DST takes its place, within a pause that "
+	           "they hardly see. Goes to the background once clients can connect.\v"
+	           "SRC and DST: /dev/x, file.img, [user@]host:PATH, nbd://..., or [ SERVER ARGS ]. Afterwards: blkmove "
+	           "status, pause, resume, throttle, cutover, revert, finish, abort NAME."};
+	char name[] = "blkmove mirror";
+
+	argp_err_exit_status = JOB_TROUBLE;
+	if (cli_words_init(&command->options.words, argc, argv, &command->options.error) < 0)
+		return cli_fail(JOB_TROUBLE, &command->options.error);
+	command->options.words.argv[0] = name;
+	if (argp_parse(&argp, command->options.words.argc, command->options.words.argv, 0, NULL, command))
+		return JOB_TROUBLE;
+	if (!command->options.state_dir[0])
+		cli_state_dir(command->options.state_dir, sizeof(command->options.state_dir));
+	return 0;
+}
+
+void mirror_command_done(struct mirror_command *command)
+{
+	for (unsigned i = 0; i < command->legs_count; i++)
+		endpoint_done(&command->legs[i]);
+	cli_words_done(&command->options.words);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The command line of blkmove mirror, as given or as kept for --resume. */
+#pragma once
+
+#include "cli/cli.h"
+#include "cli/listen.h"
+#include "sync/governor.h"
+#include "sync/mirror_job.h"
+
+struct mirror_command {
+	struct cli_options options; /* reaching the legs, words, the error */
+	struct listen listen;
+	struct endpoint legs[MIRROR_LEGS];
+	unsigned legs_count;
+	const char *name;   /* NULL: made from the target's */
+	const char *resume; /* the mirror to go on with */
+	const char *forget; /* the mirror to forget */
+	const char *overwrite;
+	bool foreground, full, json, quiet;
+	unsigned allow; /* set of preflight_allow */
+	enum cache_mode cache;
+
+	struct mirror_job_options job;
+	struct governor_options governor;
+	int64_t cutover_at; /* CLOCK_REALTIME seconds; 0: not by the clock */
+	char name_made[MIRROR_LEGS * 64];
+};
+
+/*
+ * Parses. Called a second time, for --resume, it adds to what is there: later words win. Returns 0 or an exit code, after printing
+ * what is wrong. The words are borrowed.
+ */
+int mirror_command_parse(struct mirror_command *command, int argc, char **argv);
+/* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. 0 or -EINVAL with words. */
+int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struct error *error);
+void mirror_command_done(struct mirror_command *command);

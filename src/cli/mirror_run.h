@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One running mirror: cmd_mirror.c (its life), mirror_control.c (its control socket), mirror_pace.c (rates and the governor). */
+#pragma once
+
+#include "base/histogram.h"
+#include "cli/control.h"
+#include "cli/mirror_files.h"
+#include "cli/mirror_options.h"
+#include "cli/signals.h"
+#include "ring/ticker.h"
+
+#include <jansson.h>
+
+enum mirror_order_state { MIRROR_ORDER_RUNNING, MIRROR_ORDER_DONE, MIRROR_ORDER_FAILED };
+
+struct mirror_pace {
+	struct governor governor;
+	bool governed;
+	struct histogram latency; /* of the clients' requests */
+	uint64_t requests;        /* ever */
+	/* at the last look */
+	uint64_t look_ns, seen_requests, seen_done, seen_dirty;
+	double sync_rate, dirty_rate; /* bytes per second, smoothed */
+};
+
+struct mirror_run {
+	struct mirror_command *command;
+	const char *name;
+	struct mirror_files files;
+	struct ring *ring;
+	struct signals *signals;
+	struct control *control;
+	struct nbd_server *server;
+	struct mirror_job *job;
+	struct ticker ticker;
+	struct mirror_pace pace;
+	unsigned clients;
+	uint64_t alone_since_ns; /* no client since then */
+	bool stopping, ended;
+	bool marked;             /* the files say that a cutover was ordered */
+	bool opened_target;      /* once, and judged */
+	char warning[512];       /* the last one */
+	bool have_pause;         /* a switch has happened */
+
+	struct {
+		uint64_t number;
+		const char *name; /* NULL: none yet */
+		enum cutover_state goal;
+		enum mirror_order_state state;
+		char error[512];
+	} order;
+};
+
+/* mirror_pace.c: called every so often; and the clients' requests. */
+void mirror_pace_init(struct mirror_run *run);
+void mirror_pace_look(struct mirror_run *run);
+void mirror_pace_answered(struct mirror_run *run, uint64_t ns);
+/* New limits for the copy, from command->governor. */
+void mirror_pace_change(struct mirror_run *run);
+
+/* mirror_control.c */
+json_t *mirror_answer(void *data, const json_t *request);
+json_t *mirror_status_json(struct mirror_run *run);
+/* Gives an order; 0 or -errno with words. */
+int mirror_order(struct mirror_run *run, const char *name, struct error *error);
+/* Whether the order has come to its end. */
+void mirror_order_look(struct mirror_run *run);
