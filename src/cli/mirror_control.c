@@ -2,8 +2,6 @@
 /* What a running mirror answers on its control socket: docs/wire/control.md. */
 #include "cli/mirror_run.h"
 
-#include "base/bytes.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,14 +28,14 @@ static json_t *order_json(const struct mirror_run *run)
 
 	if (!run->order.name)
 		return json_null();
-	return json_pack("{s:I, s:s, s:s, s:s}", "number", (json_int_t)run->order.number, "name", run->order.name,
-	    "state", states[run->order.state], "error", run->order.error);
+	return json_pack("{s:I, s:s, s:s, s:s}", "number", (json_int_t)run->order.number, "name",
+	    run->order.name, "state", states[run->order.state], "error", run->order.error);
 }
 
 static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_job_status *status)
 {
 	const struct mirror_pace *pace = &run->pace;
-	const struct governor_options *limits = &run->command->governor;
+	const struct governor_options *limits = &run->command->job.governor;
 	double net = pace->sync_rate - pace->dirty_rate;
 	bool through = status->mode == MIRROR_WRITE_THROUGH;
 	struct histogram_figures latency;
@@ -45,13 +43,14 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 	/* Writes to both legs dirty nothing. */
 	if (through)
 		net = pace->sync_rate;
-	histogram_figures(&run->pace.latency, ring_now_ns(run->ring), &latency);
+	mirror_job_latency(run->job, &latency);
 	json_object_set_new(json, "dirty_rate", json_integer((json_int_t)pace->dirty_rate));
 	json_object_set_new(json, "sync_rate", json_integer((json_int_t)pace->sync_rate));
-	json_object_set_new(json, "converges", json_boolean(through || !status->attached || net > 0 ||
-	                                           pace->dirty_rate < 1 || status->paused));
+	json_object_set_new(json, "converges",
+	    json_boolean(through || !status->attached || net > 0 || pace->dirty_rate < 1 || status->paused));
 	json_object_set_new(json, "eta_s",
-	    net > 1 && status->attached ? json_integer((json_int_t)((double)status->dirty / net)) : json_null());
+	    net > 1 && status->attached ? json_integer((json_int_t)((double)status->dirty / net))
+	                                : json_null());
 	json_object_set_new(json, "p50_us", json_integer((json_int_t)(latency.p50_ns / 1000)));
 	json_object_set_new(json, "p99_us", json_integer((json_int_t)(latency.p99_ns / 1000)));
 	json_object_set_new(json, "rate_limit", json_integer((json_int_t)limits->max_rate));
@@ -67,20 +66,23 @@ json_t *mirror_status_json(struct mirror_run *run)
 	json_t *json;
 
 	mirror_job_status(run->job, &status);
-	json = json_pack("{s:b, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:i, s:b, s:b, s:o}", "ok",
-	    1, "kind", "mirror", "name", run->name, "pid", (int)getpid(), "source", legs[MIRROR_SOURCE].name,
-	    "target", legs[MIRROR_TARGET].name, "uri", run->command->listen.shown[0], "state",
-	    cutover_state_name(status.state), "authoritative",
-	    status.authoritative == MIRROR_SOURCE ? "source" : "target", "total", (json_int_t)status.size, "dirty",
-	    (json_int_t)status.dirty, "copy_mode", status.mode == MIRROR_BACKGROUND ? "background" : "write-through",
-	    "attached", status.attached, "clients", (int)run->clients, "paused", status.paused, "revertible",
-	    status.revert_ready, "order", order_json(run));
+	json =
+	    json_pack("{s:b, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:i, s:b, s:b, s:o}",
+	        "ok", 1, "kind", "mirror", "name", run->name, "pid", (int)getpid(), "source",
+	        legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name, "uri",
+	        run->command->listen.shown[0], "state", cutover_state_name(status.state), "authoritative",
+	        status.authoritative == MIRROR_SOURCE ? "source" : "target", "total", (json_int_t)status.size,
+	        "dirty", (json_int_t)status.dirty, "copy_mode",
+	        status.mode == MIRROR_BACKGROUND ? "background" : "write-through", "attached",
+	        status.attached, "clients", (int)run->clients, "paused", status.paused, "revertible",
+	        status.revert_ready, "order", order_json(run));
 	if (!json)
 		return NULL;
-	json_object_set_new(json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
+	json_object_set_new(
+	    json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
 	json_object_set_new(json, "trouble",
 	    !status.attached && !cutover_is_end(status.state) && run->warning[0] ? json_string(run->warning)
-	                                                                        : json_null());
+	                                                                         : json_null());
 	add_pace(json, run, &status);
 	return json;
 }
@@ -94,8 +96,8 @@ static int mark(struct mirror_run *run, struct error *error)
 
 	if (run->marked)
 		return 0;
-	res = mirror_files_write(&run->files, "switched",
-	    json_pack("{s:I}", "ordered", (json_int_t)time(NULL)), error);
+	res = mirror_files_write(
+	    &run->files, "switched", json_pack("{s:I}", "ordered", (json_int_t)time(NULL)), error);
 	run->marked = res == 0;
 	return res;
 }
@@ -164,7 +166,7 @@ static bool get_number(const json_t *request, const char *key, double most, doub
 
 static json_t *throttle(struct mirror_run *run, const json_t *request)
 {
-	struct governor_options limits = run->command->governor;
+	struct governor_options limits = run->command->job.governor;
 	double value;
 
 	if (get_number(request, "rate", 1e15, &value))
@@ -175,13 +177,14 @@ static json_t *throttle(struct mirror_run *run, const json_t *request)
 		limits.target_ns = value < 0 ? UINT64_MAX : (uint64_t)(value * 1e6);
 	if (get_number(request, "impact_percent", 10000, &value))
 		limits.impact = value < 0 ? 10001 : (unsigned)value;
-	if (limits.max_rate == UINT64_MAX || limits.min_rate == UINT64_MAX || limits.target_ns == UINT64_MAX ||
-	    limits.impact > 10000)
-		return control_refuse("rate, min_rate, latency_target_ms and impact_percent are numbers, not negative");
+	if (limits.max_rate == UINT64_MAX || limits.min_rate == UINT64_MAX ||
+	    limits.target_ns == UINT64_MAX || limits.impact > 10000)
+		return control_refuse(
+		    "rate, min_rate, latency_target_ms and impact_percent are numbers, not negative");
 	if (limits.max_rate && limits.min_rate > limits.max_rate)
 		return control_refuse("the least rate is above the most; change both");
-	run->command->governor = limits;
-	mirror_pace_change(run);
+	run->command->job.governor = limits;
+	mirror_job_govern(run->job, &limits);
 	return control_ok();
 }
 

@@ -26,7 +26,8 @@ int mirror_name_check(const char *name, struct error *error)
 	}
 	if (!letters || name[0] == '.' || strlen(name) > MIRROR_NAME_MAX)
 		return error_set(error, -EINVAL,
-		    "a mirror cannot be called '%.80s'; it takes 1 to %u characters, not digits alone, and no '.' first",
+		    "a mirror cannot be called '%.80s'; it takes 1 to %u characters, not digits alone, and "
+		    "no '.' first",
 		    name, MIRROR_NAME_MAX);
 	return 0;
 }
@@ -64,14 +65,15 @@ static int lock(struct mirror_files *files, const char *name, struct error *erro
 
 		pid[got > 0 ? got : 0] = '\0';
 		return error_set(error, -EALREADY,
-		    "a mirror %s runs already, as process %s; see `blkmove status %s`, or choose another --name",
+		    "a mirror %s runs already, as process %s; see `blkmove status %s`, or choose another "
+		    "--name",
 		    name, pid, name);
 	}
 	return 0;
 }
 
 /* After a fork, too: the lock is the file's. */
-static void note_pid(const struct mirror_files *files)
+void mirror_files_note_pid(const struct mirror_files *files)
 {
 	char pid[16];
 	int length = snprintf(pid, sizeof(pid), "%d", (int)getpid());
@@ -87,18 +89,20 @@ int mirror_files_open(
 	int res;
 
 	*files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1};
-	if (snprintf(files->dir, sizeof(files->dir), "%s/mirrors/%s", state_dir, name) >= (int)sizeof(files->dir))
+	if (snprintf(files->dir, sizeof(files->dir), "%s/mirrors/%s", state_dir, name) >=
+	    (int)sizeof(files->dir))
 		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");
 	res = create ? make_folders(files->dir) : 0;
 	if (res == 0)
 		files->dir_fd = open(files->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (res < 0 || files->dir_fd < 0) {
 		res = res < 0 ? res : -errno;
-		return create ? error_set(error, res, "cannot make %s: %s; name another folder with --state-dir",
-		                    files->dir, strerror(-res))
-		              : error_set(error, res,
-		                    "there is no mirror %s to resume in %s: %s; look into --state-dir", name,
-		                    files->dir, strerror(-res));
+		return create
+		           ? error_set(error, res, "cannot make %s: %s; name another folder with --state-dir",
+		                 files->dir, strerror(-res))
+		           : error_set(error, res,
+		                 "there is no mirror %s to resume in %s: %s; look into --state-dir", name,
+		                 files->dir, strerror(-res));
 	}
 	res = lock(files, name, error);
 	if (res < 0)
@@ -106,20 +110,21 @@ int mirror_files_open(
 	exists = faccessat(files->dir_fd, "command", F_OK, 0) == 0;
 	if (create && exists)
 		return error_set(error, -EEXIST,
-		    "an earlier mirror %s has not ended: go on with `blkmove mirror --resume %s`, or choose another "
+		    "an earlier mirror %s has not ended: go on with `blkmove mirror --resume %s`, or choose "
+		    "another "
 		    "--name; `blkmove mirror --forget %s` forgets it, and what it knows of the differences",
 		    name, name, name);
 	if (!create && !exists)
 		return error_set(error, -ENOENT, "the mirror %s has ended; there is nothing to resume", name);
-	note_pid(files);
+	mirror_files_note_pid(files);
 	return 0;
 }
 
 int mirror_files_map(struct mirror_files *files, bool create)
 {
 	cleanup_close(&files->map_fd);
-	files->map_fd = openat(
-	    files->dir_fd, "map", O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0), 0600);
+	files->map_fd =
+	    openat(files->dir_fd, "map", O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0), 0600);
 	if (files->map_fd < 0)
 		return -errno;
 	if (create)
@@ -154,10 +159,12 @@ int mirror_files_save_command(struct mirror_files *files, int argc, char **argv,
 		if (json_array_append_new(words, json_string(argv[i])) < 0) {
 			json_decref(words);
 			return error_set(error, -EILSEQ,
-			    "'%.80s' is not UTF-8, and could not be kept for --resume; use a symbolic link to it",
+			    "'%.80s' is not UTF-8, and could not be kept for --resume; use a symbolic link "
+			    "to it",
 			    argv[i]);
 		}
-	return mirror_files_write(files, "command", json_pack("{s:s, s:o}", "folder", cwd, "words", words), error);
+	return mirror_files_write(
+	    files, "command", json_pack("{s:s, s:o}", "folder", cwd, "words", words), error);
 }
 
 json_t *mirror_files_load_command(struct mirror_files *files, struct error *error)
@@ -170,8 +177,8 @@ json_t *mirror_files_load_command(struct mirror_files *files, struct error *erro
 	json = json_load_file(path, 0, NULL);
 	folder = json_string_value(json_object_get(json, "folder"));
 	if (!folder || chdir(folder) < 0)
-		error_set(error, -EBADMSG, "%s is damaged, or its folder is gone; begin anew with another --name",
-		    path);
+		error_set(error, -EBADMSG,
+		    "%s is damaged, or its folder is gone; begin anew with another --name", path);
 	else
 		words = json_incref(json_object_get(json, "words"));
 	json_decref(json);

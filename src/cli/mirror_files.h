@@ -25,6 +25,8 @@ int mirror_name_check(const char *name, struct error *error);
  */
 int mirror_files_open(
     struct mirror_files *files, const char *state_dir, const char *name, bool create, struct error *error);
+/* In the process that goes on: whom the lock's message names. */
+void mirror_files_note_pid(const struct mirror_files *files);
 /* Of the map, empty with `create`; the files keep it. Or -errno. */
 int mirror_files_map(struct mirror_files *files, bool create);
 /* The command line and the folder that it was given in; on stable storage. */

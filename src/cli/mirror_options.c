@@ -52,8 +52,7 @@ int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struc
 }
 
 /* Ends the program with words when the text is none of these. */
-static int choose(
-    struct argp_state *state, const char *const *names, const char *option, const char *text)
+static int choose(struct argp_state *state, const char *const *names, const char *option, const char *text)
 {
 	char list[128] = "";
 
@@ -69,7 +68,8 @@ static int choose(
 /* "22:30" is the next time that it is so. */
 static int parse_moment(const char *text, int64_t *ret, struct error *error)
 {
-	static const char *const formats[] = {"%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%H:%M:%S", "%H:%M"};
+	static const char *const formats[] = {
+	    "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%H:%M:%S", "%H:%M"};
 	time_t now = time(NULL), when;
 
 	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
@@ -93,7 +93,8 @@ static int parse_moment(const char *text, int64_t *ret, struct error *error)
 		return 0;
 	}
 	return error_set(error, -EINVAL,
-	    "--cutover=at=%s: write a time of this machine's clock, such as 22:30 or '2026-12-24 22:30'", text);
+	    "--cutover=at=%s: write a time of this machine's clock, such as 22:30 or '2026-12-24 22:30'",
+	    text);
 }
 
 static int set_cutover(struct mirror_command *command, const char *text)
@@ -104,8 +105,8 @@ static int set_cutover(struct mirror_command *command, const char *text)
 		return parse_moment(text + 3, &command->cutover_at, &command->options.error);
 	if (command->job.cutover_auto || !strcmp(text, "manual"))
 		return 0;
-	return error_set(&command->options.error, -EINVAL,
-	    "--cutover=%s: choose one of auto, manual, at=TIME", text);
+	return error_set(
+	    &command->options.error, -EINVAL, "--cutover=%s: choose one of auto, manual, at=TIME", text);
 }
 
 static int set_rate(const char *text, uint64_t *ret, struct error *error)
@@ -120,8 +121,9 @@ static int set_impact(struct mirror_command *command, const char *text)
 	unsigned long value = strtoul(text, &end, 10);
 
 	if (!isdigit((unsigned char)text[0]) || (*end && strcmp(end, "%")) || value < 1 || value > 10000)
-		return error_set(&command->options.error, -EINVAL, "--impact=%s: write a percentage such as 10%%", text);
-	command->governor.impact = (unsigned)value;
+		return error_set(
+		    &command->options.error, -EINVAL, "--impact=%s: write a percentage such as 10%%", text);
+	command->job.governor.impact = (unsigned)value;
 	return 0;
 }
 
@@ -134,15 +136,15 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 	case KEY_CUTOVER_WINDOW:
 		return parse_duration_ns("cutover-window", arg, &command->job.cutover_window_ns, error);
 	case KEY_LATENCY_TARGET:
-		return parse_duration_ns("latency-target", arg, &command->governor.target_ns, error);
+		return parse_duration_ns("latency-target", arg, &command->job.governor.target_ns, error);
 	case KEY_TARGET_TIMEOUT:
 		return parse_duration_ns("target-timeout", arg, &command->job.follower_timeout_ns, error);
 	case KEY_IMPACT:
 		return set_impact(command, arg);
 	case KEY_MIN_RATE:
-		return set_rate(arg, &command->governor.min_rate, error);
+		return set_rate(arg, &command->job.governor.min_rate, error);
 	case KEY_MAX_RATE:
-		return set_rate(arg, &command->governor.max_rate, error);
+		return set_rate(arg, &command->job.governor.max_rate, error);
 	case KEY_CUTOVER:
 		return set_cutover(command, arg);
 	default:
@@ -232,11 +234,13 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The mirror:", 1},
     {"name", KEY_NAME, "NAME", 0, "what it is called (default: made from the target's name)", 0},
     {"foreground", KEY_FOREGROUND, NULL, 0, "stay on the terminal and show what goes on", 0},
-    {"resume", KEY_RESUME, "NAME", 0, "go on with a mirror that was stopped or killed; nothing else need be said", 0},
+    {"resume", KEY_RESUME, "NAME", 0,
+        "go on with a mirror that was stopped or killed; nothing else need be said", 0},
     {"forget", KEY_FORGET, "NAME", 0, "give up one that was stopped or killed, and its map", 0},
     {"full", KEY_FULL, NULL, 0, "copy everything, without comparing what the target holds already", 0},
     {"copy-mode", KEY_COPY_MODE, "HOW", 0,
-        "what writes of clients do while the copy runs: auto (default: background until nearly done, then write-through), background, write-through",
+        "what writes of clients do while the copy runs: auto (default: background until nearly done, then "
+        "write-through), background, write-through",
         0},
     {"target-timeout", KEY_TARGET_TIMEOUT, "TIME", 0,
         "a target that takes longer for a request is let go, and copied again later (default: 10s)", 0},
@@ -247,10 +251,14 @@ static const struct argp_option options[] = {
     {"json", KEY_JSON, NULL, 0, "say in JSON what is served, and what happens", 0},
     {"quiet", KEY_QUIET, NULL, 0, "only errors", 0},
     {NULL, 0, NULL, 0, "Cutting over:", 2},
-    {"cutover", KEY_CUTOVER, "WHEN", 0, "manual (default: by `blkmove cutover`), auto (as soon as it is ready), at=TIME", 0},
-    {"cutover-window", KEY_CUTOVER_WINDOW, "TIME", 0, "the longest pause that clients may see (default: 500ms)", 0},
+    {"cutover", KEY_CUTOVER, "WHEN", 0,
+        "manual (default: by `blkmove cutover`), auto (as soon as it is ready), at=TIME", 0},
+    {"cutover-window", KEY_CUTOVER_WINDOW, "TIME", 0,
+        "the longest pause that clients may see (default: 500ms)", 0},
     {"cutover-action", KEY_CUTOVER_ACTION, "WHAT", 0,
-        "when that is not enough: defer (default: try again), abort (forget the order), wait (as long as it takes)", 0},
+        "when that is not enough: defer (default: try again), abort (forget the order), wait (as long as it "
+        "takes)",
+        0},
     {NULL, 0, NULL, 0, "The copy's pace:", 3},
     {"latency-target", KEY_LATENCY_TARGET, "TIME", 0, "slow down when the clients' p99 is above", 0},
     {"impact", KEY_IMPACT, "PERCENT", 0, "or so much above what it is without the copy", 0},
@@ -267,9 +275,11 @@ int mirror_command_parse(struct mirror_command *command, int argc, char **argv)
 	    .parser = parse,
 	    .children = children,
 	    .args_doc = "SRC DST",
-	    .doc = "Exports SRC over NBD and copies it to DST while clients use it; then DST takes its place, within a pause that "
+	    .doc = "Exports SRC over NBD and copies it to DST while clients use it; then DST takes its "
+	           "place, within a pause that "
 	           "they hardly see. Goes to the background once clients can connect.\v"
-	           "SRC and DST: /dev/x, file.img, [user@]host:PATH, nbd://..., or [ SERVER ARGS ]. Afterwards: blkmove "
+	           "SRC and DST: /dev/x, file.img, [user@]host:PATH, nbd://..., or [ SERVER ARGS ]. "
+	           "Afterwards: blkmove "
 	           "status, pause, resume, throttle, cutover, revert, finish, abort NAME."};
 	char name[] = "blkmove mirror";
 

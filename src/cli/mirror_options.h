@@ -4,7 +4,6 @@
 
 #include "cli/cli.h"
 #include "cli/listen.h"
-#include "sync/governor.h"
 #include "sync/mirror_job.h"
 
 struct mirror_command {
@@ -21,7 +20,6 @@ struct mirror_command {
 	enum cache_mode cache;
 
 	struct mirror_job_options job;
-	struct governor_options governor;
 	int64_t cutover_at; /* CLOCK_REALTIME seconds; 0: not by the clock */
 	char name_made[MIRROR_LEGS * 64];
 };

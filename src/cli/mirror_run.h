@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One running mirror: cmd_mirror.c (its life), mirror_control.c (its control socket), mirror_pace.c (rates and the governor). */
+/* One running mirror: cmd_mirror.c (its life), mirror_control.c (its control socket), mirror_pace.c (rates). */
 #pragma once
 
-#include "base/histogram.h"
 #include "cli/control.h"
 #include "cli/mirror_files.h"
 #include "cli/mirror_options.h"
@@ -14,18 +13,17 @@
 enum mirror_order_state { MIRROR_ORDER_RUNNING, MIRROR_ORDER_DONE, MIRROR_ORDER_FAILED };
 
 struct mirror_pace {
-	struct governor governor;
-	bool governed;
-	struct histogram latency; /* of the clients' requests */
-	uint64_t requests;        /* ever */
-	/* at the last look */
-	uint64_t look_ns, seen_requests, seen_done, seen_dirty;
-	double sync_rate, dirty_rate; /* bytes per second, smoothed */
+	uint64_t look_ns, done, dirty; /* at the last look; bytes */
+	double sync_rate, dirty_rate;  /* bytes per second, smoothed */
 };
 
 struct mirror_run {
 	struct mirror_command *command;
+	char **words; /* the command line of a resumed one */
 	const char *name;
+	bool foreground;
+	unsigned ticks;
+	uint64_t size; /* of the source, bytes; 0: not opened yet */
 	struct mirror_files files;
 	struct ring *ring;
 	struct signals *signals;
@@ -37,10 +35,10 @@ struct mirror_run {
 	unsigned clients;
 	uint64_t alone_since_ns; /* no client since then */
 	bool stopping, ended;
-	bool marked;             /* the files say that a cutover was ordered */
-	bool opened_target;      /* once, and judged */
-	char warning[512];       /* the last one */
-	bool have_pause;         /* a switch has happened */
+	bool marked;        /* the files say that a cutover was ordered */
+	bool opened_target; /* once, and judged */
+	char warning[512];  /* the last one */
+	bool have_pause;    /* a switch has happened */
 
 	struct {
 		uint64_t number;
@@ -51,12 +49,8 @@ struct mirror_run {
 	} order;
 };
 
-/* mirror_pace.c: called every so often; and the clients' requests. */
-void mirror_pace_init(struct mirror_run *run);
+/* mirror_pace.c: called every so often. */
 void mirror_pace_look(struct mirror_run *run);
-void mirror_pace_answered(struct mirror_run *run, uint64_t ns);
-/* New limits for the copy, from command->governor. */
-void mirror_pace_change(struct mirror_run *run);
 
 /* mirror_control.c */
 json_t *mirror_answer(void *data, const json_t *request);

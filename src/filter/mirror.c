@@ -12,6 +12,7 @@
 #define TIMEOUT_NS 10000000000u
 #define STABLE_MAX (32u << 20)
 #define LATENCY_NS 8000000000u
+#define RECENT_NS  266000000u
 #define BIT(kind)  (1u << (kind))
 
 /* A write behind the copy's back needs no lock against copies: it leaves its regions dirty. */
@@ -151,6 +152,7 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	list_init(&mirror->held);
 	range_locks_init(&mirror->locks, mirror->block.ring, excludes);
 	histogram_init(&mirror->latency, LATENCY_NS, ring_now_ns(mirror->block.ring));
+	histogram_init(&mirror->recent, RECENT_NS, ring_now_ns(mirror->block.ring));
 	mirror_ports_init(mirror);
 	for (unsigned i = 0; i < MIRROR_LEGS && res == 0; i++) {
 		mirror->legs[i].block = legs[i];
@@ -328,6 +330,11 @@ const struct mirror_counts *mirror_counts(const struct block *block)
 void mirror_latency(struct block *block, struct histogram_figures *ret)
 {
 	histogram_figures(&mirror_of(block)->latency, ring_now_ns(block->ring), ret);
+}
+
+void mirror_latency_recent(struct block *block, struct histogram_figures *ret)
+{
+	histogram_figures(&mirror_of(block)->recent, ring_now_ns(block->ring), ret);
 }
 
 uint64_t mirror_pause_ns(struct block *block)

@@ -93,5 +93,7 @@ bool mirror_flushing(const struct block *mirror);
 const struct mirror_counts *mirror_counts(const struct block *mirror);
 /* Reads and writes of the clients, over the last seconds. */
 void mirror_latency(struct block *mirror, struct histogram_figures *ret);
+/* The same over the last quarter of a second: for those who steer by it. */
+void mirror_latency_recent(struct block *mirror, struct histogram_figures *ret);
 /* The longest that a held request took from its coming to its end since the last call; ns. */
 uint64_t mirror_pause_ns(struct block *mirror);

@@ -41,8 +41,10 @@ static void note_time(struct mirror_io *mio)
 	struct mirror *mirror = mio->mirror;
 	uint64_t now_ns = ring_now_ns(mirror->block.ring), took_ns = now_ns - mio->start_ns;
 
-	if (mio->parent->op == BLOCK_READ || writes(mio))
+	if (mio->parent->op == BLOCK_READ || writes(mio)) {
 		histogram_add(&mirror->latency, now_ns, took_ns);
+		histogram_add(&mirror->recent, now_ns, took_ns);
+	}
 	if (mio->was_held)
 		mirror->pause_ns = max_u64(mirror->pause_ns, took_ns);
 }

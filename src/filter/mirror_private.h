@@ -79,7 +79,7 @@ struct mirror {
 	struct ring_op drained;
 
 	struct mirror_counts counts;
-	struct histogram latency;
+	struct histogram latency, recent;
 	uint64_t pause_ns;
 };
 

@@ -16,7 +16,6 @@
 #define TICK_NS        50000000u
 #define NEARLY_DONE    64u /* a part of the volume */
 #define NEARLY_REGIONS 16u
-#define THROUGH_EXTENT (256u << 10) /* a write to both legs waits for a copy of no more than this, bytes */
 
 uint64_t mirror_job_dirty(const struct mirror_job *job)
 {
@@ -126,7 +125,7 @@ static void look_at_mode(struct mirror_job *job)
 	/* No way back but by losing the follower: else it might go to and fro for ever. */
 	if (mode == MIRROR_WRITE_THROUGH && mirror_mode(job->mirror) == MIRROR_BACKGROUND) {
 		mirror_set_mode(job->mirror, mode);
-		mirror_job_set_limits(job, job->options.rate, job->options.window);
+		mirror_apply_limits(job);
 	}
 }
 
@@ -210,6 +209,7 @@ enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
 		look_at_state(job);
 		mirror_carry_out(job);
 		look_after_map(job);
+		mirror_look_at_speed(job);
 		if (!job->stopping && ring_run_until(job->ring, &job->wake) < 0)
 			break;
 	}
@@ -240,6 +240,7 @@ int mirror_job_new(
 	if (!job->options.cutover_window_ns)
 		job->options.cutover_window_ns = 500000000;
 	job->retry_ns = job->options.retry_ns;
+	governor_init(&job->governor, &options->governor);
 	*ret = job;
 	return 0;
 }
@@ -270,30 +271,11 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 	return NULL;
 }
 
-void mirror_job_pause(struct mirror_job *job, bool paused)
-{
-	job->paused = paused;
-	job->wake = true;
-	dirty_extents_hold(job->extents, paused);
-}
-
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late)
 {
 	if (window_ns)
 		job->options.cutover_window_ns = window_ns;
 	job->options.late = late;
-}
-
-void mirror_job_set_limits(struct mirror_job *job, uint64_t rate, uint64_t window)
-{
-	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
-	const struct dirty_limits limits = {.rate = rate,
-	    .window = window,
-	    .extent_max = through ? max_u64(THROUGH_EXTENT, bitmap_file_super(job->map)->region_size) : 0};
-
-	job->options.rate = rate;
-	job->options.window = window;
-	dirty_extents_set_limits(job->extents, &limits);
 }
 
 void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
@@ -312,6 +294,8 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&
 	                    dirty_extents_active(job->extents) == 0;
 	ret->copied = dirty_extents_copied(job->extents);
+	ret->rate = job->limits.rate;
+	ret->baseline_ns = job->governor.baseline_ns;
 	ret->same = dirty_extents_same(job->extents);
 	ret->pause_ns = job->pause_ns;
 	ret->detached = mirror_counts(job->mirror)->detached;

@@ -21,6 +21,7 @@ struct mirror_job {
 	struct extents *extents;
 	struct copy *copy;
 	struct cutover cutover;
+	struct governor governor;
 
 	/* ring thread only */
 	enum cutover_state state;
@@ -29,6 +30,8 @@ struct mirror_job {
 	bool wake, stopping, paused, copying, settling;
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settle_after_ns;
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
+	uint64_t govern_after_ns, governed_ns, governed_copied;
+	struct governor_limits limits;
 	bool told_lost;
 	uint64_t pause_ns, deferred;
 	struct ticker ticker;
@@ -44,6 +47,12 @@ void mirror_look_after_follower(struct mirror_job *job);
 /* mirror_switch.c */
 void mirror_carry_out(struct mirror_job *job);
 void mirror_swapped(void *data, enum cutover_state to);
+
+/* mirror_govern.c */
+/* Measures, and sets what the copy may take, when its time has come. */
+void mirror_look_at_speed(struct mirror_job *job);
+/* The limits of now, in the mode of now. */
+void mirror_apply_limits(struct mirror_job *job);
 
 /* mirror_job.c */
 void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);

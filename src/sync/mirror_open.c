@@ -149,7 +149,9 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	    .quiet = is_quiet,
 	    .swapped = mirror_swapped,
 	    .data = job};
-	mirror_job_set_limits(job, job->options.rate, job->options.window);
+	job->governed_ns = ring_now_ns(job->ring);
+	job->limits.rate = job->options.governor.max_rate;
+	mirror_apply_limits(job);
 	job->attach_dirty = mirror_job_dirty(job);
 	return 0;
 }

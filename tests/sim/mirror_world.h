@@ -32,7 +32,7 @@ struct mirror_scenario {
 	uint32_t region_size, records;
 	unsigned clients, lives;
 	enum mirror_copy_mode copy_mode;
-	uint64_t rate, window;
+	struct governor_options governor;
 	uint64_t io_max; /* sectors */
 	uint32_t idle;   /* a client that is idle begins something once in so many steps */
 	bool late_wait, compare;

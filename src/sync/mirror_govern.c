@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How fast the copy of a mirror may be: what clients feel goes to the governor, its limits go to the source of extents. */
+#include "sync/mirror_job_private.h"
+
+#include "base/bytes.h"
+
+#define INTERVAL_NS    200000000u
+#define THROUGH_EXTENT (256u << 10) /* a write to both legs waits for a copy of no more than this, bytes */
+
+void mirror_apply_limits(struct mirror_job *job)
+{
+	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
+	uint64_t region_size = bitmap_file_super(job->map)->region_size;
+	const struct dirty_limits limits = {.rate = job->limits.rate,
+	    .window = job->limits.window,
+	    .extent_max = through ? max_u64(THROUGH_EXTENT, region_size) : 0};
+
+	dirty_extents_set_limits(job->extents, &limits);
+	dirty_extents_hold(job->extents, job->paused || job->limits.hold);
+}
+
+void mirror_look_at_speed(struct mirror_job *job)
+{
+	uint64_t now_ns = ring_now_ns(job->ring), copied = mirror_job_done(job);
+	struct governor_limits limits;
+	struct governor_sample sample;
+	struct histogram_figures figures;
+
+	/* A pause says nothing about a copy, nor does a follower that is away. */
+	if (now_ns < job->govern_after_ns || job->paused || !mirror_attached(job->mirror))
+		return;
+	mirror_latency_recent(job->mirror, &figures);
+	sample = (struct governor_sample){.interval_ns = now_ns - job->governed_ns,
+	    .requests = figures.count,
+	    .p99_ns = figures.p99_ns,
+	    .copied = copied - job->governed_copied};
+	job->govern_after_ns = now_ns + INTERVAL_NS;
+	job->governed_ns = now_ns;
+	job->governed_copied = copied;
+	governor_update(&job->governor, &sample, &limits);
+	if (limits.rate == job->limits.rate && limits.window == job->limits.window &&
+	    limits.hold == job->limits.hold)
+		return;
+	job->limits = limits;
+	mirror_apply_limits(job);
+}
+
+void mirror_job_govern(struct mirror_job *job, const struct governor_options *options)
+{
+	job->options.governor = *options;
+	governor_set(&job->governor, options);
+	job->govern_after_ns = 0;
+	job->wake = true;
+}
+
+void mirror_job_pause(struct mirror_job *job, bool paused)
+{
+	job->paused = paused;
+	job->wake = true;
+	mirror_apply_limits(job);
+}

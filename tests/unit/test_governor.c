@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The governor against a model of a disk whose latency grows with what the copy takes. */
+#include "base/bytes.h"
+#include "base/rand.h"
+#include "sync/governor.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define INTERVAL_NS 100000000u
+#define MB          (1ull << 20)
+#define MS          1000000ull
+
+struct disk {
+	struct rand rand;
+	uint64_t base_ns;  /* p99 with no copy */
+	uint64_t capacity; /* bytes per second at which that has doubled; it copies at most twice as much */
+	uint64_t requests; /* in an interval */
+};
+
+/* One interval: the copy takes what it may. */
+static struct governor_sample run(struct disk *disk, const struct governor_limits *limits)
+{
+	uint64_t rate = limits->rate ? min_u64(limits->rate, 2 * disk->capacity) : 2 * disk->capacity;
+	uint64_t noise;
+
+	if (limits->hold)
+		rate = 0;
+	noise = rand_between(&disk->rand, 95, 105);
+	return (struct governor_sample){.interval_ns = INTERVAL_NS,
+	    .requests = disk->requests,
+	    .copied = rate / 10,
+	    .p99_ns =
+	        (disk->base_ns + (uint64_t)((double)disk->base_ns * (double)rate / (double)disk->capacity)) *
+	        noise / 100};
+}
+
+static struct disk disk_of(uint64_t capacity)
+{
+	struct disk disk = {.base_ns = MS, .capacity = capacity, .requests = 100};
+
+	rand_init(&disk.rand, 1);
+	return disk;
+}
+
+struct result {
+	uint64_t mean_rate;
+	unsigned violations, intervals, holds;
+};
+
+static struct result settle(
+    struct governor *governor, struct disk *disk, unsigned warm_up, unsigned intervals)
+{
+	struct governor_limits limits = {.hold = true};
+	struct governor_sample sample = run(disk, &limits);
+	struct result result = {0};
+
+	for (unsigned i = 0; i < warm_up + intervals; i++) {
+		governor_update(governor, &sample, &limits);
+		sample = run(disk, &limits);
+		if (i < warm_up)
+			continue;
+		result.intervals++;
+		result.holds += limits.hold;
+		result.mean_rate += sample.copied * 10 / intervals;
+		result.violations +=
+		    governor->options.target_ns && sample.p99_ns > governor->options.target_ns;
+	}
+	return result;
+}
+
+static void test_holds_the_target(void **state)
+{
+	static const uint64_t capacities[] = {4 * MB, 100 * MB, 2000 * MB};
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct disk disk = disk_of(capacities[i]);
+		struct governor governor;
+		struct result result;
+
+		/* 1.5 times the base is reached at half of the capacity. */
+		governor_init(&governor, &(struct governor_options){.target_ns = 3 * MS / 2});
+		result = settle(&governor, &disk, 100, 1000);
+		assert_in_range(result.violations, 0, result.intervals / 3);
+		assert_in_range(result.mean_rate, disk.capacity / 4, disk.capacity * 6 / 10);
+	}
+}
+
+static void test_no_clients_no_limit(void **state)
+{
+	struct disk disk = disk_of(2000 * MB);
+	struct governor governor;
+	struct result result;
+
+	disk.requests = 2;
+	governor_init(&governor, &(struct governor_options){.target_ns = MS});
+	result = settle(&governor, &disk, 20, 100);
+	assert_in_range(result.mean_rate, 3900 * MB, 4000 * MB);
+	/* And soon out of the way when they come. */
+	disk.requests = 1000;
+	disk.base_ns = MS / 2;
+	result = settle(&governor, &disk, 20, 100);
+	assert_in_range(result.violations, 0, 40);
+}
+
+static void test_bounds(void **state)
+{
+	struct disk disk = disk_of(100 * MB);
+	struct governor governor;
+	struct result result;
+
+	/* What cannot be held is not held at the price of never ending. */
+	governor_init(&governor, &(struct governor_options){.target_ns = MS / 10, .min_rate = 3 * MB});
+	result = settle(&governor, &disk, 50, 100);
+	assert_in_range(result.mean_rate, 3 * MB - 100, 3 * MB + 100);
+	governor_init(&governor, &(struct governor_options){.target_ns = 100 * MS, .max_rate = 7 * MB});
+	result = settle(&governor, &disk, 50, 100);
+	assert_in_range(result.mean_rate, 7 * MB - 100, 7 * MB + 100);
+	governor_init(&governor, &(struct governor_options){.max_rate = 9 * MB});
+	result = settle(&governor, &disk, 0, 100);
+	assert_in_range(result.mean_rate, 9 * MB - 100, 9 * MB + 100);
+	governor_init(&governor, &(struct governor_options){0});
+	result = settle(&governor, &disk, 0, 100);
+	assert_in_range(result.mean_rate, 200 * MB - 100, 200 * MB + 100);
+}
+
+/* The baseline is measured with the copy paused, now and then. */
+static void test_impact(void **state)
+{
+	struct disk disk = disk_of(100 * MB);
+	struct governor governor;
+	struct result result;
+
+	governor_init(&governor, &(struct governor_options){.impact = 20});
+	result = settle(&governor, &disk, 0, 15);
+	assert_in_range(result.holds, 12, 15);
+	assert_in_range(governor.baseline_ns, MS * 95 / 100, MS * 105 / 100);
+	result = settle(&governor, &disk, 100, 1200);
+	/* A fifth of the base is reached at a fifth of the capacity. */
+	assert_in_range(result.mean_rate, 10 * MB, 27 * MB);
+	assert_in_range(result.holds, 12, 60);
+	/* The volume itself became slower: seen at the next pause. */
+	disk.base_ns = 3 * MS;
+	settle(&governor, &disk, 700, 1);
+	assert_in_range(governor.baseline_ns, 285 * MS / 100, 315 * MS / 100);
+}
+
+static void test_shares(void **state)
+{
+	struct governor_share shares[] = {
+	    {.wanted = 1000, .priority = 1}, {.wanted = 1000, .priority = 3}, {.wanted = 10, .priority = 6}};
+	struct rand rand;
+
+	governor_share(shares, 3, 410);
+	assert_int_equal(shares[2].granted, 10);
+	assert_in_range(shares[0].granted, 98, 102);
+	assert_in_range(shares[1].granted, 298, 302);
+	governor_share(shares, 3, 10000);
+	assert_int_equal(shares[0].granted + shares[1].granted + shares[2].granted, 2010);
+	rand_init(&rand, (uint64_t)time(NULL));
+	for (unsigned i = 0; i < 1000; i++) {
+		uint64_t total = rand_below(&rand, 5000), sum = 0, wanted = 0;
+
+		for (unsigned j = 0; j < 3; j++) {
+			shares[j].wanted = rand_below(&rand, 2000);
+			shares[j].priority = (unsigned)rand_between(&rand, 1, 10);
+			wanted += shares[j].wanted;
+		}
+		governor_share(shares, 3, total);
+		for (unsigned j = 0; j < 3; j++) {
+			assert_true(shares[j].granted <= shares[j].wanted);
+			sum += shares[j].granted;
+		}
+		assert_true(sum <= total);
+		assert_true(sum + 10 >= min_u64(total, wanted));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_holds_the_target),
+	    cmocka_unit_test(test_no_clients_no_limit),
+	    cmocka_unit_test(test_bounds),
+	    cmocka_unit_test(test_impact),
+	    cmocka_unit_test(test_shares),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
