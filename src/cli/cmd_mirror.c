@@ -382,8 +382,12 @@ static int exit_code(int res)
 /* `ready_fd` gets a byte once clients can connect; -1: nobody waits for it. */
 static int mirror(struct mirror_run *run, int ready_fd, struct error *error)
 {
+	bool resumed = run->command->job.resume;
 	int res = set_up(run, error);
 
+	/* What never began cannot be gone on with. */
+	if (res < 0 && !resumed)
+		mirror_files_forget(&run->files);
 	if (res == 0) {
 		say_ready(run);
 		if (ready_fd >= 0) {

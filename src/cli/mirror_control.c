@@ -36,7 +36,7 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 {
 	const struct mirror_pace *pace = &run->pace;
 	const struct governor_options *limits = &run->command->job.governor;
-	double net = pace->sync_rate - pace->dirty_rate;
+	double dirtied = pace->dirty_rate > 0 ? pace->dirty_rate : 0, net = pace->sync_rate - dirtied;
 	bool through = status->mode == MIRROR_WRITE_THROUGH;
 	struct histogram_figures latency;
 
@@ -44,10 +44,10 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 	if (through)
 		net = pace->sync_rate;
 	mirror_job_latency(run->job, &latency);
-	json_object_set_new(json, "dirty_rate", json_integer((json_int_t)pace->dirty_rate));
+	json_object_set_new(json, "dirty_rate", json_integer((json_int_t)dirtied));
 	json_object_set_new(json, "sync_rate", json_integer((json_int_t)pace->sync_rate));
 	json_object_set_new(json, "converges",
-	    json_boolean(through || !status->attached || net > 0 || pace->dirty_rate < 1 || status->paused));
+	    json_boolean(through || !status->attached || net > 0 || dirtied < 1 || status->paused));
 	json_object_set_new(json, "eta_s",
 	    net > 1 && status->attached ? json_integer((json_int_t)((double)status->dirty / net))
 	                                : json_null());

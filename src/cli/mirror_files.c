@@ -202,6 +202,7 @@ void mirror_files_forget(struct mirror_files *files)
 {
 	unlinkat(files->dir_fd, "command", 0);
 	unlinkat(files->dir_fd, "map", 0);
+	unlinkat(files->dir_fd, "switched", 0);
 	(void)fsync(files->dir_fd);
 }
 

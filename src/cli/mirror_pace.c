@@ -18,10 +18,11 @@ void mirror_pace_look(struct mirror_run *run)
 	copied = (double)(status.copied + status.same - pace->done);
 	/* What came to be dirty: what is so now, less what was, and what was copied since. */
 	dirtied = (double)status.dirty - (double)pace->dirty + copied;
-	if (pace->look_ns)
-		pace->dirty_rate += SMOOTHING * ((dirtied > 0 ? dirtied / seconds : 0) - pace->dirty_rate);
-	if (pace->look_ns)
+	/* What is being copied is neither dirty nor done: one look's error is made good by another's. */
+	if (pace->look_ns) {
+		pace->dirty_rate += SMOOTHING * (dirtied / seconds - pace->dirty_rate);
 		pace->sync_rate += SMOOTHING * (copied / seconds - pace->sync_rate);
+	}
 	pace->done = status.copied + status.same;
 	pace->dirty = status.dirty;
 	pace->look_ns = now_ns;

@@ -54,12 +54,19 @@ static void print_pace(FILE *to, const json_t *status)
 static void print_mirror(FILE *to, const json_t *status)
 {
 	uint64_t all = control_number(status, "total"), dirty = control_number(status, "dirty");
+	const char *state = control_text(status, "state");
+	bool over = !strcmp(state, "finished") || !strcmp(state, "cancelled") || !strcmp(state, "failed");
 	const json_t *trouble = json_object_get(status, "trouble"),
 	             *pause = json_object_get(status, "pause_ms");
 
-	fprintf(to, "%s  %s -> %s  %s%s  %d%%", control_text(status, "name"), control_text(status, "source"),
-	    control_text(status, "target"), control_text(status, "state"),
-	    is_true(status, "paused") ? ", paused" : "", percent(all - dirty, all));
+	fprintf(to, "%s  %s -> %s  %s%s", control_text(status, "name"), control_text(status, "source"),
+	    control_text(status, "target"), state, is_true(status, "paused") ? ", paused" : "");
+	if (over) {
+		fprintf(to, "; the %s is the volume, for %d clients\n", control_text(status, "authoritative"),
+		    (int)control_number(status, "clients"));
+		return;
+	}
+	fprintf(to, "  %d%%", percent(all - dirty, all));
 	print_pace(to, status);
 	if (control_number(status, "p99_us"))
 		fprintf(to, "; clients: %d, p50 %.2f ms, p99 %.2f ms", (int)control_number(status, "clients"),

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live mirrors: a client writes and reads all the while, and nothing that was acknowledged is lost, whatever happens."""
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from nbd_client import Client
+from program import INTERRUPTED, LOCKED, OK, REFUSED, TROUBLE, wait_until
+
+MIB = 1 << 20
+SIZE = 24 * MIB + 512 * 77
+
+
+class Mirror:
+    def __init__(self, program, folder, source, target, *words):
+        self.program, self.folder, self.source, self.target = program, folder, source, target
+        self.socket = folder / "s"
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.words = [*words, "--listen", self.uri, "--name", "m", source, target]
+
+    def start(self, *words, code=OK):
+        return self.program("mirror", *words, *self.words, code=code)
+
+    def resume(self, *words, code=OK):
+        return self.program("mirror", "--resume", "m", *words, code=code)
+
+    def status(self):
+        done = self.program("status", "m", "--json", code=None)
+        return json.loads(done.out) if done.code == OK else None
+
+    def wait_for(self, *states):
+        return wait_until(lambda: (now := self.status()) and now["state"] in states and now, f"one of {states}")
+
+    def wait_for_gone(self, pid):
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "its end")
+
+    def kill(self, number=signal.SIGKILL):
+        pid = self.status()["pid"]
+        os.kill(pid, number)
+        self.wait_for_gone(pid)
+
+    def end(self):
+        now = self.status()
+        if now:
+            self.kill(signal.SIGTERM)
+
+
+@pytest.fixture
+def volumes(folder, random):
+    source, target = folder / "source", folder / "target"
+    source.write_bytes(random.randbytes(SIZE))
+    return source, target
+
+
+@pytest.fixture
+def mirror(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes)
+    yield mirror
+    mirror.end()
+
+
+@pytest.fixture
+def client(mirror, random):
+    client = Client(mirror.uri, SIZE, random)
+    yield client
+    client.over.set()
+
+
+def equal(mirror):
+    return mirror.source.read_bytes() == mirror.target.read_bytes()
+
+
+def test_from_the_begin_to_the_end(mirror, client):
+    assert mirror.start().out.decode().strip() == mirror.uri
+    client.start()
+    mirror.wait_for("ready")
+    done = mirror.program("cutover", "m")
+    assert "clients saw a pause of" in done.out.decode()
+    assert mirror.status()["authoritative"] == "target"
+    time.sleep(0.5)
+    wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+    mirror.program("revert", "m")
+    assert mirror.status()["authoritative"] == "source"
+    mirror.wait_for("ready")
+    mirror.program("cutover", "m")
+    wait_until(lambda: client.writes > 300, "writes")
+    client.stop()
+    wait_until(lambda: mirror.status()["dirty"] == 0, "nothing dirty")
+    mirror.program("finish", "m")
+    client.check_volume(mirror.target)
+    pid = mirror.status()["pid"]
+    mirror.wait_for_gone(pid)
+    assert equal(mirror) and client.reconnects == 0
+    receipt = json.loads((mirror.program.state / "mirrors/m/receipt.json").read_text())
+    assert receipt["authoritative"] == "target" and receipt["size"] == SIZE
+    assert "has ended" in mirror.resume(code=TROUBLE).err
+
+
+def test_h25_kill_9_at_any_moment_loses_nothing(mirror, client, random):
+    """Forty kills while it syncs, is ready, cuts over, has switched and reverts; exactly one leg is authoritative each time."""
+    mirror.start()
+    client.start()
+    seen = set()
+    for round_number in range(40):
+        state = mirror.status()["state"]
+        if random.random() < 0.6:
+            order = "revert" if state == "switched" else "cutover"
+            mirror.program(order, "m", "--no-wait", code=None)
+        time.sleep(random.random() * 0.25)
+        now = mirror.status()
+        seen.add(now["state"])
+        mirror.kill()
+        done = mirror.resume()
+        assert "comparing" not in done.err, str(done)
+        again = mirror.status()
+        assert again["authoritative"] in ("source", "target")
+        if client.failure:
+            break
+    client.stop()
+    assert client.reconnects > 0 and client.writes > 100
+    now = mirror.wait_for("ready", "switched")
+    wait_until(lambda: mirror.status()["dirty"] == 0 and mirror.status()["attached"], "nothing dirty")
+    client.check_volume(mirror.target if now["authoritative"] == "target" else mirror.source)
+    mirror.kill(signal.SIGTERM)
+    assert equal(mirror)
+
+
+def test_abort_leaves_the_source_alone(mirror, client):
+    mirror.start("--max-rate=4M")
+    client.start()
+    wait_until(lambda: client.writes > 20, "writes")
+    done = mirror.program("abort", "m")
+    assert "is not usable" in done.out.decode()
+    assert mirror.status()["state"] == "cancelled"
+    writes = client.writes
+    wait_until(lambda: client.writes > writes + 20, "writes after it")
+    client.stop()
+    client.check_volume(mirror.source)
+
+
+def test_a_stopped_mirror_is_gone_on_with(mirror, client):
+    mirror.start("--max-rate=4M")
+    client.start()
+    wait_until(lambda: client.writes > 20, "writes")
+    mirror.kill(signal.SIGTERM)
+    assert "has not ended" in mirror.start(code=REFUSED).err
+    mirror.resume("--max-rate=none")
+    mirror.wait_for("ready")
+    client.stop()
+    mirror.program("cutover", "m")
+    mirror.program("finish", "m")
+    client.check_volume(mirror.target)
+    assert equal(mirror)
+
+
+def test_one_of_a_name_at_a_time(mirror):
+    mirror.start()
+    assert str(mirror.status()["pid"]) in mirror.start(code=LOCKED).err
+    assert str(mirror.status()["pid"]) in mirror.resume(code=LOCKED).err
+
+
+def test_a_damaged_map_is_compared_and_said(mirror, client, random):
+    mirror.start()
+    client.start()
+    mirror.wait_for("ready")
+    client.stop()
+    mirror.kill()
+    path = mirror.program.state / "mirrors/m/map"
+    path.write_bytes(random.randbytes(path.stat().st_size))
+    done = mirror.resume()
+    assert "comparing all of both legs" in done.err, str(done)
+    mirror.wait_for("ready")
+    mirror.kill(signal.SIGTERM)
+    assert equal(mirror)
+
+
+def test_h16_no_leg_is_chosen_when_the_map_of_a_switched_mirror_is_damaged(mirror, random):
+    mirror.start()
+    mirror.wait_for("ready")
+    mirror.program("cutover", "m")
+    mirror.kill()
+    (mirror.program.state / "mirrors/m/map").write_bytes(b"garbage")
+    before = mirror.source.read_bytes(), mirror.target.read_bytes()
+    done = mirror.resume(code=TROUBLE)
+    assert "cannot be known which leg is the newer one" in done.err and "--forget m" in done.err, str(done)
+    assert before == (mirror.source.read_bytes(), mirror.target.read_bytes())
+    mirror.program("mirror", "--forget", "m")
+
+
+def test_h24_a_lost_target_never_holds_up_clients(program, folder, volumes, random, ssh):
+    source, target = volumes
+    mirror = Mirror(program, folder, source, f"far:{target}", *ssh, "--target-timeout=500ms")
+    client = Client(mirror.uri, SIZE, random)
+    mirror.start()
+    client.start()
+    try:
+        mirror.wait_for("ready")
+        from processes import agents
+        for pid in agents(target):
+            os.kill(pid, signal.SIGSTOP)
+        stopped = agents(target)
+        wait_until(lambda: not mirror.status()["attached"], "that the target is let go")
+        writes = client.writes
+        wait_until(lambda: client.writes > writes + 50, "writes without the target")
+        for pid in stopped:
+            os.kill(pid, signal.SIGKILL)
+        mirror.wait_for("ready")
+        client.stop()
+        assert client.longest_s < 5 and client.reconnects == 0
+        mirror.program("cutover", "m")
+        mirror.program("finish", "m")
+        client.check_volume(target)
+    finally:
+        client.over.set()
+        mirror.end()
+    assert source.read_bytes() == target.read_bytes()
+
+
+def test_a_target_with_something_on_it_is_refused(mirror):
+    import subprocess
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "srv", mirror.target, "24M"], check=True)
+    os.truncate(mirror.target, SIZE)
+    done = mirror.start(code=REFUSED)
+    assert "ext4" in done.err and "--overwrite" in done.err, str(done)
+    mirror.start("--overwrite", mirror.target)
+    mirror.wait_for("ready")
+
+
+@pytest.mark.parametrize("words,said", [
+    (["--cutover=at=yesterday"], "such as 22:30"),
+    (["--cutover-window=fast"], "such as 500ms"),
+    (["--impact=much"], "a percentage"),
+    (["--copy-mode=both"], "choose one of"),
+    (["--name=../x"], "cannot be called"),
+    (["--name=12"], "digits alone"),
+])
+def test_bad_words(words, said, mirror):
+    done = mirror.program("mirror", *[word for word in mirror.words if word not in ("--name", "m")], *words, code=TROUBLE)
+    assert said in done.err, str(done)
+    assert not mirror.target.exists()
+
+
+def test_it_cuts_over_by_itself(mirror, client):
+    mirror.start("--cutover=auto")
+    client.start()
+    mirror.wait_for("switched")
+    client.stop()
+    assert mirror.status()["authoritative"] == "target"
+
+
+def test_foreground_ends_with_a_signal_and_says_how_to_go_on(program, mirror):
+    running = program.start("mirror", "--foreground", "--json", *mirror.words)
+    mirror.wait_for("ready")
+    running.kill(signal.SIGINT)
+    done = running.end(INTERRUPTED)
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert events[0]["event"] == "ready" and {"event": "state", "state": "ready"} in events
+    assert "--resume m" in done.err
