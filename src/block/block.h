@@ -70,6 +70,14 @@ struct block_info {
 	bool resizable; /* an image file, also when it was opened for reading */
 };
 
+#define BLOCK_PLACES_MAX 16
+
+/* Bytes of something that can be named: a disk, a mapping, an image file. */
+struct block_place {
+	char id[160]; /* as block_facts.id */
+	uint64_t offset, length;
+};
+
 /*
  * What preflight, resume and saved digests ask about a volume. Texts are empty when there is nothing to say. The agent
  * gathers them where the volume is.
@@ -84,6 +92,10 @@ struct block_facts {
 	uint64_t allocated;  /* bytes that the volume takes on its disk, as far as known; else its size */
 	/* Of a volume on another machine: whose writes were the last ones, as its agent noted. A session, or one of these. */
 	uint64_t last_writer;
+	/* Where its bytes lie. The first is the volume itself, partitions and loop devices taken apart; those behind
+	 * it are what that lies upon, of which the volume may have any byte. None: not known. */
+	struct block_place places[BLOCK_PLACES_MAX];
+	unsigned places_count;
 };
 
 #define LAST_WRITER_UNKNOWN UINT64_C(0)

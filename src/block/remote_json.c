@@ -45,12 +45,27 @@ static json_t *text(const char *value)
 	return json_string(ascii);
 }
 
+static json_t *places(const struct block_facts *facts)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < facts->places_count; i++) {
+		const struct block_place *place = &facts->places[i];
+
+		json_array_append_new(
+		    list, json_pack("{s:o, s:I, s:I}", "id", text(place->id), "offset",
+		              (json_int_t)place->offset, "length", (json_int_t)place->length));
+	}
+	return list;
+}
+
 json_t *remote_json_facts(const struct block_facts *facts)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "id", text(facts->id), "mark",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "id", text(facts->id), "mark",
 	    text(facts->mark), "mounted", text(facts->mounted), "held", text(facts->held), "writer",
 	    text(facts->writer), "signature", text(facts->signature), "allocated",
-	    (json_int_t)facts->allocated, "last_writer", (json_int_t)facts->last_writer);
+	    (json_int_t)facts->allocated, "last_writer", (json_int_t)facts->last_writer, "places",
+	    places(facts));
 }
 
 /* What earlier versions do not send is 0. */
@@ -129,6 +144,30 @@ int remote_parse_opened(const void *payload, size_t length, struct block_info *r
 	return 0;
 }
 
+/* An older agent says nothing of places; more than there is room for are left out. */
+static int parse_places(const json_t *json, struct block_facts *ret, struct error *error)
+{
+	const json_t *list = json_object_get(json, "places"), *one;
+	size_t i;
+
+	ret->places_count = 0;
+	if (list && !json_is_array(list))
+		return error_set(error, -EPROTO, "'places' is no list");
+	json_array_foreach(list, i, one)
+	{
+		struct block_place *place = &ret->places[i];
+
+		if (i == BLOCK_PLACES_MAX)
+			break;
+		if (control_get_text(one, "id", place->id, sizeof(place->id), error) < 0 ||
+		    control_get_u64(one, "offset", &place->offset, error) < 0 ||
+		    control_get_u64(one, "length", &place->length, error) < 0)
+			return -EPROTO;
+		ret->places_count++;
+	}
+	return 0;
+}
+
 int remote_parse_facts(const void *payload, size_t length, struct block_facts *ret, struct error *error)
 {
 	_cleanup_(control_cleanup) json_t *json = control_parse(payload, length, error);
@@ -140,7 +179,8 @@ int remote_parse_facts(const void *payload, size_t length, struct block_facts *r
 	    control_get_text(json, "writer", ret->writer, sizeof(ret->writer), error) < 0 ||
 	    control_get_text(json, "signature", ret->signature, sizeof(ret->signature), error) < 0 ||
 	    control_get_u64(json, "allocated", &ret->allocated, error) < 0 ||
-	    get_session(json, "last_writer", &ret->last_writer, error) < 0)
+	    get_session(json, "last_writer", &ret->last_writer, error) < 0 ||
+	    parse_places(json, ret, error) < 0)
 		return -EPROTO;
 	return 0;
 }
