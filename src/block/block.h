@@ -68,6 +68,8 @@ struct block_info {
 	bool stream;    /* not addressable: requests come in order of offset */
 	bool remote;    /* a network lies between: digests are cheaper than data */
 	bool resizable; /* an image file, also when it was opened for reading */
+	/* What EXTENTS calls zero reads as zero, for sure: a file system that was asked after dirty data was written out. */
+	bool holes_trusted;
 };
 
 #define BLOCK_PLACES_MAX 16

@@ -26,9 +26,10 @@ json_t *remote_json_open(const char *path, const struct block_open_options *opti
 
 json_t *remote_json_opened(const struct block_info *info)
 {
-	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size, "sector_size",
-	    (int)info->sector_size, "request_align", (int)info->request_align, "writable", info->writable,
-	    "zeroed", info->zeroed, "created", info->created, "resizable", info->resizable);
+	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size,
+	    "sector_size", (int)info->sector_size, "request_align", (int)info->request_align, "writable",
+	    info->writable, "zeroed", info->zeroed, "created", info->created, "resizable", info->resizable,
+	    "holes_trusted", info->holes_trusted);
 }
 
 /* A name in another encoding must not lose all the facts. */
@@ -139,6 +140,8 @@ int remote_parse_opened(const void *payload, size_t length, struct block_info *r
 	if (!power_of_two(sector, SECTOR_MAX) || !power_of_two(align, SECTOR_MAX))
 		return error_set(error, -EPROTO, "sectors of %llu bytes, aligned to %llu, cannot be",
 		    (unsigned long long)sector, (unsigned long long)align);
+	/* An older agent does not say, and did not write out a target's dirty data. */
+	ret->holes_trusted = json_is_true(json_object_get(json, "holes_trusted"));
 	ret->sector_size = (uint32_t)sector;
 	ret->request_align = (uint32_t)align;
 	return 0;

@@ -103,6 +103,7 @@ static int make_inner(struct extents **ret, struct job *job, struct range_set *s
 	struct hash_extents_options hash = {.end = job->end,
 	    .done = skip,
 	    .ignore_holes = job->options.ignore_holes,
+	    .trust_holes = job->options.trust_holes,
 	    .key = &job->digest_key,
 	    .top_granularity = job->options.top_granularity,
 	    .give_unreadable = job->options.list_read_errors,
