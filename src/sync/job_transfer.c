@@ -151,9 +151,33 @@ static int finish_target(struct job *job)
 	return res;
 }
 
-int job_transfer(struct job *job)
+static int run_pass(struct job *job, struct range_set *skip)
 {
 	struct extents *extents = NULL;
+	int res = job_extents_new(&extents, job, skip);
+
+	if (res == 0)
+		res = run_engine(job, extents);
+	job_extents_free(job, extents);
+	return res;
+}
+
+/* A dry run compares with a target that was not made longer: all that would lie behind its end is to be sent. */
+static int count_growth(struct job *job, struct range_set *skip)
+{
+	uint64_t size = job->target ? block_info(job->target)->size : job->end;
+
+	if (job_writes(job) || !job->compare || size >= job->end)
+		return 0;
+	range_set_done(skip);
+	if (size > 0 && range_set_add(skip, 0, size) < 0)
+		return error_set(&job->error, -ENOMEM, "out of memory");
+	job->compare = false;
+	return run_pass(job, skip);
+}
+
+int job_transfer(struct job *job)
+{
 	struct range_set skip;
 	int res = 0;
 
@@ -165,10 +189,9 @@ int job_transfer(struct job *job)
 	if (res < 0)
 		error_set(&job->error, res, "out of memory");
 	if (res == 0)
-		res = job_extents_new(&extents, job, &skip);
+		res = run_pass(job, &skip);
 	if (res == 0)
-		res = run_engine(job, extents);
-	job_extents_free(job, extents);
+		res = count_growth(job, &skip);
 	range_set_done(&skip);
 	if (!job_writes(job))
 		return res;
