@@ -263,7 +263,7 @@ static int nbd_facts(struct block *block, struct block_facts *ret, struct error 
 
 	ret->allocated = size;
 	/* A source may carry what it likes: ask only for what could be overwritten. */
-	if (!block->info.writable || size == 0)
+	if (!volume->target || size == 0)
 		return 0;
 	fd = memfd_create("blkmove-probe", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
@@ -319,6 +319,7 @@ static void init_volume(struct nbd_volume *volume, struct ring *ring, const stru
 	snprintf(volume->block.info.name, sizeof(volume->block.info.name), "%s", endpoint->name);
 	volume->uri = endpoint->path;
 	volume->link = options->link;
+	volume->target = options->write || options->target;
 	volume->timeout_ms = options->link.timeout_ms ? options->link.timeout_ms : TIMEOUT_MS;
 	list_init(&volume->parts_free);
 	list_init(&volume->finished);

@@ -55,6 +55,7 @@ struct nbd_volume {
 	unsigned timeout_ms;
 	uint64_t least;               /* the server's smallest block, bytes; a power of two */
 	uint64_t read_max, write_max; /* of one command */
+	bool target;                  /* its signature is asked for */
 	bool can_flush, can_extents, use_fua;
 	char *zeroes;          /* where the server cannot zero by itself: zeroes_bytes of them */
 	uint64_t zeroes_bytes; /* > 0 with can_zero false */

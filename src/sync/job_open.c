@@ -53,6 +53,7 @@ static int open_target(struct job *job)
 	    .write = job_writes(job),
 	    .create = job_writes(job) && !job->opened_before,
 	    .create_size = block_info(job->source)->size,
+	    .target = job->options.kind != JOB_VERIFY,
 	    .force_held = job->options.allow & (ALLOW_HELD | ALLOW_MOUNTED),
 	    .session = job_writes(job) ? job->session : 0,
 	    .cache = job->options.cache,

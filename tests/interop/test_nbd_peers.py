@@ -77,6 +77,22 @@ def test_pattern_into_a_stream(program, servers):
     assert program("copy", server.uri, "-").out == expected
 
 
+@pytest.mark.parametrize("command", ["copy", "sync"])
+def test_h21_a_dry_run_refuses_what_the_run_would(command, random, folder, program, servers):
+    source = noise(random, SIZE).write(folder / "source")
+    target = folder / "target"
+    with open(target, "wb") as file:
+        file.truncate(SIZE)
+    subprocess.run(["mkfs.ext4", "-q", "-F", target], check=True)
+    server = servers.nbdkit("file", target)
+    for options in (["--dry-run"], []):
+        done = program(command, *options, source, server.uri, code=REFUSED)
+        assert "carries ext4" in done.err and "--overwrite" in done.err, str(done)
+    program(command, "--dry-run", f"--overwrite={server.uri}", source, server.uri)
+    # What is only compared may carry what it likes.
+    program("verify", source, server.uri, code=DIFFERS)
+
+
 def test_h02_read_errors_fail_the_job(folder, program, servers):
     server = servers.nbdkit("--filter=error", "--filter=noextents", "memory", "8M", "error=EIO", "error-pread-rate=100%")
     done = program("copy", server.uri, folder / "target", code=TROUBLE)
