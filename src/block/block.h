@@ -70,6 +70,7 @@ struct block_info {
 	bool resizable; /* an image file, also when it was opened for reading */
 	/* What EXTENTS calls zero reads as zero, for sure: a file system that was asked after dirty data was written out. */
 	bool holes_trusted;
+	bool no_flush; /* FLUSH does nothing: when writes are on stable storage, the far side alone knows */
 };
 
 #define BLOCK_PLACES_MAX 16

@@ -196,6 +196,7 @@ static int learn_export(struct nbd_volume *volume, bool write, struct error *err
 	info->writable = write;
 	volume->can_flush = nbd_can_flush(handle) == 1;
 	volume->use_fua = !volume->can_flush && nbd_can_fua(handle) == 1;
+	info->no_flush = !volume->can_flush && !volume->use_fua;
 	volume->can_extents = nbd_can_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
 	volume->can_zero = nbd_can_zero(handle) == 1;
 	return learn_limits(volume, error);

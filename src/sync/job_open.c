@@ -190,6 +190,12 @@ static int first_checks(struct job *job, const struct block_facts *source, const
 	res = job_journal_load(job);
 	if (res == 0)
 		res = judge(job, source, target);
+	if (res == 0 && job_writes(job) && block_info(job->target)->no_flush)
+		job_warn(job,
+		    "%s cannot be flushed (its server offers neither FLUSH nor FUA): after a power cut there "
+		    "it may lack "
+		    "what is called done here; have the server flush before you rely on it",
+		    block_info(job->target)->name);
 	return res;
 }
 
