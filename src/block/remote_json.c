@@ -32,20 +32,6 @@ json_t *remote_json_opened(const struct block_info *info)
 	    "holes_trusted", info->holes_trusted);
 }
 
-/* A name in another encoding must not lose all the facts. */
-static json_t *text(const char *value)
-{
-	json_t *json = json_string(value);
-	char ascii[256];
-	size_t length = strlen(value);
-
-	if (json || length >= sizeof(ascii))
-		return json;
-	for (size_t i = 0; i <= length; i++)
-		ascii[i] = value[i] & 0x80 ? '?' : value[i];
-	return json_string(ascii);
-}
-
 static json_t *places(const struct block_facts *facts)
 {
 	json_t *list = json_array();
@@ -54,7 +40,7 @@ static json_t *places(const struct block_facts *facts)
 		const struct block_place *place = &facts->places[i];
 
 		json_array_append_new(
-		    list, json_pack("{s:o, s:I, s:I}", "id", text(place->id), "offset",
+		    list, json_pack("{s:o, s:I, s:I}", "id", control_text(place->id), "offset",
 		              (json_int_t)place->offset, "length", (json_int_t)place->length));
 	}
 	return list;
@@ -62,11 +48,11 @@ static json_t *places(const struct block_facts *facts)
 
 json_t *remote_json_facts(const struct block_facts *facts)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "id", text(facts->id), "mark",
-	    text(facts->mark), "mounted", text(facts->mounted), "held", text(facts->held), "writer",
-	    text(facts->writer), "signature", text(facts->signature), "allocated",
-	    (json_int_t)facts->allocated, "last_writer", (json_int_t)facts->last_writer, "places",
-	    places(facts));
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "id", control_text(facts->id),
+	    "mark", control_text(facts->mark), "mounted", control_text(facts->mounted), "held",
+	    control_text(facts->held), "writer", control_text(facts->writer), "signature",
+	    control_text(facts->signature), "allocated", (json_int_t)facts->allocated, "last_writer",
+	    (json_int_t)facts->last_writer, "places", places(facts));
 }
 
 /* What earlier versions do not send is 0. */
