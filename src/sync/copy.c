@@ -63,12 +63,14 @@ static void slot_read(struct slot *slot, uint64_t length);
 static void fail(
     struct copy *copy, const struct block *block, const char *verb, const struct block_io *io, int res)
 {
+	const char *next = copy->options.resumable ? "; make room there, then go on with --resume"
+	                                           : "; make room there, then run it again";
+
 	if (copy->res)
 		return;
 	copy->res = res;
 	error_set(&copy->error, res, "cannot %s %s at byte %llu: %s%s", verb, block_info(block)->name,
-	    (unsigned long long)io->offset, strerror(-res),
-	    res == -ENOSPC ? "; make room there, then go on with --resume" : "");
+	    (unsigned long long)io->offset, strerror(-res), res == -ENOSPC ? next : "");
 	block_link_error((struct block *)block, &copy->error);
 }
 

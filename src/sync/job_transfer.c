@@ -46,6 +46,7 @@ static int run_engine(struct job *job, struct extents *extents)
 	struct copy_options options = {.detect_zeroes = job->options.detect_zeroes,
 	    .skip_zeroes = job->blank,
 	    .dry_run = job->options.dry_run,
+	    .resumable = job->journal,
 	    .bad_range = job->options.list_read_errors ? bad_range : NULL,
 	    .bad_range_data = job};
 	struct pass pass = {0};
