@@ -14,7 +14,7 @@ struct copy;
 struct copy_counts {
 	uint64_t data;   /* read from the source and written to the target */
 	uint64_t zeroed; /* written as zeros or holes, or left alone on a target known to be blank */
-	uint64_t bad;    /* unreadable, listed */
+	uint64_t bad;    /* unreadable, listed; zeros on the target, not counted there */
 };
 
 struct copy_options {

@@ -107,7 +107,7 @@ static int end_of_stream(struct job *job)
 	struct block_io io = {.op = BLOCK_RESIZE};
 	int res;
 
-	job->end = job->earlier.data + job->earlier.zeroed;
+	job->end = job->earlier.data + job->earlier.zeroed + job->earlier.bad;
 	if (target->stream || target->size == job->end)
 		return 0;
 	if (job->options.size_mismatch == SIZE_ZERO_TAIL && target->size > job->end)

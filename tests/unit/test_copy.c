@@ -131,11 +131,44 @@ static void test_what_a_full_target_says(void **state)
 	}
 }
 
+static void note_bad(void *data, uint64_t offset, uint64_t length, int res)
+{
+	*(uint64_t *)data += length;
+}
+
+/* Every byte is counted once: as data, as zeros, or as bad. */
+static void test_bad_ranges_are_counted_once(void **state)
+{
+	const struct fault_rule bad = {
+	    .kind = FAULT_ERROR, .result = -EIO, .ops = 1u << BLOCK_READ, .offset = 300000, .length = 1};
+	const uint64_t size = (2 << 20) + 12345;
+	uint64_t listed = 0;
+	const struct copy_options options = {
+	    .detect_zeroes = true, .bad_range = note_bad, .bad_range_data = &listed};
+	const struct copy_counts *counts;
+	struct world world;
+
+	world_init_with(&world, size, &options);
+	for (uint64_t at = 0; at < size; at += 4096)
+		assert_int_equal(memory_poke(world.below, at, "x", 1), 0);
+	assert_int_equal(fault_add(world.source, &bad), 0);
+	go(&world);
+	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+	assert_int_equal(world.res, 0);
+	counts = copy_counts(world.copy);
+	assert_int_equal(listed, 4096);
+	assert_int_equal(counts->bad, 4096);
+	assert_int_equal(counts->zeroed, 0);
+	assert_int_equal(counts->data, size - 4096);
+	world_done(&world);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stop_amid_zeros),
 	    cmocka_unit_test(test_what_a_full_target_says),
+	    cmocka_unit_test(test_bad_ranges_are_counted_once),
 	    cmocka_unit_test(test_what_a_bad_medium_says),
 	};
 
