@@ -81,13 +81,12 @@ static int open_file(struct job *job, bool create)
 static char *describe(const struct job *job)
 {
 	const struct job_options *options = &job->options;
-	json_t *json = json_pack("{s:i, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:b}", "format", 1, "source",
+	json_t *json = json_pack("{s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "source",
 	    control_text(options->source ? options->source->name : ""), "target",
 	    control_text(options->target ? options->target->name : ""), "source_id",
 	    control_text(job->source_facts.id), "source_mark", control_text(job->source_facts.mark),
 	    "target_id", control_text(job->target_facts.id), "source_size", (json_int_t)job->source_size,
-	    "target_size", (json_int_t)job->target_size, "stream",
-	    block_info(job->source)->stream || block_info(job->target)->stream);
+	    "target_size", (json_int_t)job->target_size);
 	char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 
 	json_decref(json);
