@@ -37,12 +37,7 @@ bool block_takes_range(const struct block_info *info, enum block_op op, uint64_t
 
 static bool digest_shape_ok(const struct block_io *io)
 {
-	uint32_t granularity = io->granularity;
-
-	if (granularity != DIGEST_LEAF && granularity != DIGEST_LEAF * DIGEST_FANOUT &&
-	    granularity != DIGEST_CHUNK)
-		return false;
-	return io->offset % granularity == 0 && io->key &&
+	return digest_granularity_ok(io->granularity) && io->offset % io->granularity == 0 && io->key &&
 	       io->offset / DIGEST_CHUNK == (io->offset + io->length - 1) / DIGEST_CHUNK;
 }
 

@@ -88,6 +88,17 @@ struct block_info {
 	bool resizable; /* an image file, also when it was opened for reading */
 	bool fua;       /* the driver itself heeds BLOCK_FUA; else block_submit() flushes after the request */
 	bool no_hole;   /* the driver itself heeds BLOCK_NO_HOLE and BLOCK_FAST; else zeros are written */
+	/* What EXTENTS calls zero reads as zero, for sure: a file system that was asked after dirty data was written out. */
+	bool holes_trusted;
+	bool no_flush; /* FLUSH does nothing: when writes are on stable storage, the far side alone knows */
+};
+
+#define BLOCK_PLACES_MAX 16
+
+/* Bytes of something that can be named: a disk, a mapping, an image file. */
+struct block_place {
+	char id[160]; /* as block_facts.id */
+	uint64_t offset, length;
 };
 
 /*
@@ -104,6 +115,10 @@ struct block_facts {
 	uint64_t allocated;  /* bytes that the volume takes on its disk, as far as known; else its size */
 	/* Of a volume on another machine: whose writes were the last ones, as its agent noted. A session, or one of these. */
 	uint64_t last_writer;
+	/* Where its bytes lie. The first is the volume itself, partitions and loop devices taken apart; those behind
+	 * it are what that lies upon, of which the volume may have any byte. None: not known. */
+	struct block_place places[BLOCK_PLACES_MAX];
+	unsigned places_count;
 };
 
 #define LAST_WRITER_UNKNOWN UINT64_C(0)

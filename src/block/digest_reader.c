@@ -191,25 +191,12 @@ static void digest_read_done(struct block_io *read, int res)
 	block_complete(io, res);
 }
 
-static int check_digest(const struct digest_reader *reader, const struct block_io *io)
-{
-	uint64_t last = io->offset + io->length - 1;
-
-	if (!digest_granularity_ok(io->granularity) || io->offset % DIGEST_LEAF || io->length == 0 ||
-	    !io->key)
-		return -EINVAL;
-	if (io->offset / DIGEST_CHUNK != last / DIGEST_CHUNK)
-		return -EINVAL;
-	return reader->block->info.request_align > DIGEST_CHUNK ? -EOPNOTSUPP : 0;
-}
-
 static void submit_digest(struct digest_reader *reader, struct block_io *io)
 {
 	const uint8_t *leaves = NULL;
-	int res = check_digest(reader, io);
+	/* The rest block_submit() has checked. */
+	int res = reader->block->info.request_align > DIGEST_CHUNK ? -EOPNOTSUPP : prepare(reader);
 
-	if (res == 0)
-		res = prepare(reader);
 	if (res == 0 && reader->digest && memcmp(&reader->key, io->key, sizeof(reader->key)) == 0)
 		leaves = leaf_cache_find(reader->cache, io->offset, io->length, io->granularity);
 	if (res < 0) {

@@ -252,8 +252,7 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	if (res < 0)
 		return res;
 	/* Holes are told from what is on disk: bring it there first. A read-only file system may refuse. */
-	if (!options->write && !file->device)
-		(void)fdatasync(file->fd);
+	info->holes_trusted = !file->device && (info->created || fdatasync(file->fd) == 0);
 	file->direct_align = direct_alignment(file->fd, info);
 	/* A device's page cache may be older than the device: what a mounted file system writes passes it by. */
 	file->cached_reads = options->cache == CACHE_AUTO && !file->device;

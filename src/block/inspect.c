@@ -42,6 +42,7 @@ int inspect_fd(int fd, struct block_facts *ret, struct error *error)
 	if (res < 0)
 		return error_set(error, res, "cannot look at the volume: %s", strerror(-res));
 	inspect_id(&volume, facts.id, sizeof(facts.id));
+	inspect_places(&volume, &facts);
 	inspect_mounted(&volume, facts.mounted, sizeof(facts.mounted));
 	inspect_held(&volume, facts.held, sizeof(facts.held));
 	inspect_openers(&volume, &openers);

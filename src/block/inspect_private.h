@@ -19,6 +19,8 @@ struct inspect_volume {
 
 /* inspect_identity.c */
 void inspect_id(const struct inspect_volume *volume, char *ret, size_t length);
+/* inspect_place.c: sets places and places_count. */
+void inspect_places(const struct inspect_volume *volume, struct block_facts *facts);
 /* inspect_mark.c. May wait some milliseconds until a time stamp has passed, and for a device's page cache to
  * be written. */
 void inspect_mark(const struct inspect_volume *volume, char *ret, size_t length);

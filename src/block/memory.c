@@ -321,6 +321,7 @@ static void fill_info(struct memory *memory, uint64_t size)
 	info->request_align = options->request_align ? options->request_align : 1;
 	info->writable = !options->read_only;
 	info->zeroed = options->zeroed;
+	info->holes_trusted = !options->lie_seed;
 	info->remote = options->remote;
 	info->resizable = options->resizable;
 	info->fua = info->no_hole = !options->no_fua;

@@ -402,7 +402,7 @@ void nbd_submit(struct block *block, struct block_io *io)
 			nbd_enqueue(volume, io);
 		break;
 	case BLOCK_FLUSH:
-		/* A server without FLUSH keeps nothing back, or does what FUA asks for. */
+		/* A server without FLUSH does what FUA asks for, or cannot be asked: info.no_flush. */
 		if (volume->can_flush || volume->broken)
 			nbd_enqueue(volume, io);
 		else

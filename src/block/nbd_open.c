@@ -196,6 +196,7 @@ static int learn_export(struct nbd_volume *volume, bool write, struct error *err
 	info->writable = write;
 	volume->can_flush = nbd_can_flush(handle) == 1;
 	volume->use_fua = !volume->can_flush && nbd_can_fua(handle) == 1;
+	info->no_flush = !volume->can_flush && !volume->use_fua;
 	volume->can_extents = nbd_can_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
 	volume->can_zero = nbd_can_zero(handle) == 1;
 	volume->can_trim = nbd_can_trim(handle) == 1;
@@ -267,7 +268,7 @@ static int nbd_facts(struct block *block, struct block_facts *ret, struct error 
 
 	ret->allocated = size;
 	/* A source may carry what it likes: ask only for what could be overwritten. */
-	if (!block->info.writable || size == 0)
+	if (!volume->target || size == 0)
 		return 0;
 	fd = memfd_create("blkmove-probe", MFD_CLOEXEC);
 	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
@@ -323,6 +324,7 @@ static void init_volume(struct nbd_volume *volume, struct ring *ring, const stru
 	snprintf(volume->block.info.name, sizeof(volume->block.info.name), "%s", endpoint->name);
 	volume->uri = endpoint->path;
 	volume->link = options->link;
+	volume->target = options->write || options->target;
 	volume->timeout_ms = options->link.timeout_ms ? options->link.timeout_ms : TIMEOUT_MS;
 	list_init(&volume->parts_free);
 	list_init(&volume->finished);

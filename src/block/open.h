@@ -34,6 +34,8 @@ struct block_open_options {
 	bool write;
 	bool create; /* makes a missing image file of create_size bytes; an existing one is opened as it is */
 	uint64_t create_size;
+	bool
+	    target; /* will be judged as a target, also by a dry run, which only reads: its signature is looked for */
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
 	uint64_t
 	    session; /* for writing: who writes, for an agent's note of it; SESSION_FIRST...SESSION_MAX, or 0 */

@@ -26,31 +26,33 @@ json_t *remote_json_open(const char *path, const struct block_open_options *opti
 
 json_t *remote_json_opened(const struct block_info *info)
 {
-	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size, "sector_size",
-	    (int)info->sector_size, "request_align", (int)info->request_align, "writable", info->writable,
-	    "zeroed", info->zeroed, "created", info->created, "resizable", info->resizable);
+	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size,
+	    "sector_size", (int)info->sector_size, "request_align", (int)info->request_align, "writable",
+	    info->writable, "zeroed", info->zeroed, "created", info->created, "resizable", info->resizable,
+	    "holes_trusted", info->holes_trusted);
 }
 
-/* A name in another encoding must not lose all the facts. */
-static json_t *text(const char *value)
+static json_t *places(const struct block_facts *facts)
 {
-	json_t *json = json_string(value);
-	char ascii[256];
-	size_t length = strlen(value);
+	json_t *list = json_array();
 
-	if (json || length >= sizeof(ascii))
-		return json;
-	for (size_t i = 0; i <= length; i++)
-		ascii[i] = value[i] & 0x80 ? '?' : value[i];
-	return json_string(ascii);
+	for (unsigned i = 0; i < facts->places_count; i++) {
+		const struct block_place *place = &facts->places[i];
+
+		json_array_append_new(
+		    list, json_pack("{s:o, s:I, s:I}", "id", control_text(place->id), "offset",
+		              (json_int_t)place->offset, "length", (json_int_t)place->length));
+	}
+	return list;
 }
 
 json_t *remote_json_facts(const struct block_facts *facts)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "id", text(facts->id), "mark",
-	    text(facts->mark), "mounted", text(facts->mounted), "held", text(facts->held), "writer",
-	    text(facts->writer), "signature", text(facts->signature), "allocated",
-	    (json_int_t)facts->allocated, "last_writer", (json_int_t)facts->last_writer);
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "id", control_text(facts->id),
+	    "mark", control_text(facts->mark), "mounted", control_text(facts->mounted), "held",
+	    control_text(facts->held), "writer", control_text(facts->writer), "signature",
+	    control_text(facts->signature), "allocated", (json_int_t)facts->allocated, "last_writer",
+	    (json_int_t)facts->last_writer, "places", places(facts));
 }
 
 /* What earlier versions do not send is 0. */
@@ -124,8 +126,34 @@ int remote_parse_opened(const void *payload, size_t length, struct block_info *r
 	if (!power_of_two(sector, SECTOR_MAX) || !power_of_two(align, SECTOR_MAX))
 		return error_set(error, -EPROTO, "sectors of %llu bytes, aligned to %llu, cannot be",
 		    (unsigned long long)sector, (unsigned long long)align);
+	/* An older agent does not say, and did not write out a target's dirty data. */
+	ret->holes_trusted = json_is_true(json_object_get(json, "holes_trusted"));
 	ret->sector_size = (uint32_t)sector;
 	ret->request_align = (uint32_t)align;
+	return 0;
+}
+
+/* An older agent says nothing of places; more than there is room for are left out. */
+static int parse_places(const json_t *json, struct block_facts *ret, struct error *error)
+{
+	const json_t *list = json_object_get(json, "places"), *one;
+	size_t i;
+
+	ret->places_count = 0;
+	if (list && !json_is_array(list))
+		return error_set(error, -EPROTO, "'places' is no list");
+	json_array_foreach(list, i, one)
+	{
+		struct block_place *place = &ret->places[i];
+
+		if (i == BLOCK_PLACES_MAX)
+			break;
+		if (control_get_text(one, "id", place->id, sizeof(place->id), error) < 0 ||
+		    control_get_u64(one, "offset", &place->offset, error) < 0 ||
+		    control_get_u64(one, "length", &place->length, error) < 0)
+			return -EPROTO;
+		ret->places_count++;
+	}
 	return 0;
 }
 
@@ -140,7 +168,8 @@ int remote_parse_facts(const void *payload, size_t length, struct block_facts *r
 	    control_get_text(json, "writer", ret->writer, sizeof(ret->writer), error) < 0 ||
 	    control_get_text(json, "signature", ret->signature, sizeof(ret->signature), error) < 0 ||
 	    control_get_u64(json, "allocated", &ret->allocated, error) < 0 ||
-	    get_session(json, "last_writer", &ret->last_writer, error) < 0)
+	    get_session(json, "last_writer", &ret->last_writer, error) < 0 ||
+	    parse_places(json, ret, error) < 0)
 		return -EPROTO;
 	return 0;
 }

@@ -164,6 +164,14 @@ void sysfs_add_partitions(struct sysfs_devices *set, dev_t disk)
 	for_each_device(path, "partition", set, add_one);
 }
 
+void sysfs_add_slaves(struct sysfs_devices *set, dev_t dev)
+{
+	char path[64];
+
+	device_path(dev, "slaves", path, sizeof(path));
+	for_each_device(path, "dev", set, add_one);
+}
+
 static bool loop_by_path(struct sysfs_loop *loop)
 {
 	struct stat stat_buf;

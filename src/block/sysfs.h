@@ -33,6 +33,8 @@ bool sysfs_devices_has(const struct sysfs_devices *set, dev_t dev);
 void sysfs_add_above(struct sysfs_devices *set, dev_t dev);
 /* Adds the loop devices whose backing file is (file_dev, inode), and all that lies upon them. */
 void sysfs_add_loops_of_file(struct sysfs_devices *set, dev_t file_dev, ino_t inode);
+/* Adds the devices that `dev` is made of: those below a mapping or an array, one level down. */
+void sysfs_add_slaves(struct sysfs_devices *set, dev_t dev);
 /* Adds the partitions of a disk. */
 void sysfs_add_partitions(struct sysfs_devices *set, dev_t disk);
 

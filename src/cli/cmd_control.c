@@ -181,16 +181,16 @@ static void print_outcome(const struct words *words, const json_t *status)
 		printf("%s: cut over to %s; clients saw a pause of %.1f ms; `blkmove revert %s` goes back, "
 		       "`blkmove "
 		       "finish %s` lets %s go\n",
-		    words->name, control_text(status, "target"), control_real(status, "pause_ms"),
-		    words->name, words->name, control_text(status, "source"));
+		    words->name, control_string(status, "target"), control_real(status, "pause_ms"),
+		    words->name, words->name, control_string(status, "source"));
 	else if (!strcmp(words->command, "revert"))
 		printf("%s: back on %s; clients saw a pause of %.1f ms\n", words->name,
-		    control_text(status, "source"), control_real(status, "pause_ms"));
+		    control_string(status, "source"), control_real(status, "pause_ms"));
 	else if (!strcmp(words->command, "finish"))
 		printf("%s: finished; %s is let go and was the same up to then\n", words->name,
-		    control_text(status, "source"));
+		    control_string(status, "source"));
 	else
-		printf("%s: aborted; %s is not usable\n", words->name, control_text(status, "target"));
+		printf("%s: aborted; %s is not usable\n", words->name, control_string(status, "target"));
 }
 
 /* An order takes its time: its number in the status says what became of it. */
@@ -202,7 +202,7 @@ static int wait_for(struct words *words, json_int_t number)
 		json_t *status =
 		    control_ask(words->name, json_pack("{s:s}", "command", "status"), &words->error);
 		const json_t *order = json_object_get(status, "order");
-		const char *state = control_text(order, "state");
+		const char *state = control_string(order, "state");
 		int res = 0;
 
 		if (!status)
@@ -212,7 +212,7 @@ static int wait_for(struct words *words, json_int_t number)
 			    "%s: another order has taken the place of this one", words->name);
 		else if (!strcmp(state, "failed"))
 			res = error_set(&words->error, -EIO, "%s: %s failed: %s", words->name, words->command,
-			    control_text(order, "error"));
+			    control_string(order, "error"));
 		else if (!strcmp(state, "done"))
 			print_outcome(words, status);
 		else

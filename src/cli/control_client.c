@@ -67,7 +67,7 @@ json_t *control_ask(const char *name, json_t *take_request, struct error *error)
 	if (!reply) {
 		error_set(error, -EPROTO, "%s gives no answer", name);
 	} else if (!json_is_true(json_object_get(reply, "ok"))) {
-		error_set(error, -EPROTO, "%s says: %s", name, control_text(reply, "error"));
+		error_set(error, -EPROTO, "%s says: %s", name, control_string(reply, "error"));
 		json_decref(reply);
 		reply = NULL;
 	}
@@ -112,7 +112,7 @@ uint64_t control_number(const json_t *reply, const char *key)
 	return (uint64_t)json_integer_value(json_object_get(reply, key));
 }
 
-const char *control_text(const json_t *reply, const char *key)
+const char *control_string(const json_t *reply, const char *key)
 {
 	const char *text = json_string_value(json_object_get(reply, key));
 

@@ -17,5 +17,5 @@ int control_each(void (*one)(void *data, const json_t *status), void *data, stru
 
 /* Members of a reply: 0, "?" and 0.0 when missing. */
 uint64_t control_number(const json_t *reply, const char *key);
-const char *control_text(const json_t *reply, const char *key);
+const char *control_string(const json_t *reply, const char *key);
 double control_real(const json_t *reply, const char *key);

@@ -4,6 +4,7 @@
 
 #include "base/bytes.h"
 #include "base/parse_size.h"
+#include "wire/control.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -250,7 +251,7 @@ void report_warning(struct report *report, const char *text)
 {
 	report_clear(report);
 	if (report->options->json)
-		emit(report, json_pack("{s:s, s:s}", "event", "warning", "text", text));
+		emit(report, json_pack("{s:s, s:o}", "event", "warning", "text", control_text(text)));
 	else
 		fprintf(stderr, "blkmove: %s\n", text);
 }
@@ -341,7 +342,7 @@ static json_t *end_json(const struct report *report, const struct job_progress *
 	json_object_set_new(event, "differing_bytes", json_integer((json_int_t)progress->differing_bytes));
 	json_object_set_new(event, "ranges", ranges);
 	if (error->text[0])
-		json_object_set_new(event, "error", json_string(error->text));
+		json_object_set_new(event, "error", control_text(error->text));
 	return event;
 }
 

@@ -7,6 +7,7 @@
 #include "cli/report.h"
 #include "cli/signals.h"
 #include "ring/ticker.h"
+#include "wire/control.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -107,9 +108,9 @@ static json_t *status_json(struct run *run)
 	struct job_progress progress;
 
 	job_progress(run->job, &progress);
-	return json_pack("{s:b, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1,
-	    "kind", "job", "pid", (int)getpid(), "source", run->options->source.name, "target",
-	    run->options->target.name, "state", job_state_name(progress.state), "total",
+	return json_pack("{s:b, s:s, s:i, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1,
+	    "kind", "job", "pid", (int)getpid(), "source", control_text(run->options->source.name), "target",
+	    control_text(run->options->target.name), "state", job_state_name(progress.state), "total",
 	    (json_int_t)progress.total, "position", (json_int_t)progress.position, "same",
 	    (json_int_t)progress.same, "sent", (json_int_t)progress.sent, "zero", (json_int_t)progress.zeroed,
 	    "bad", (json_int_t)progress.bad, "paused", progress.paused, "rate_limit",

@@ -28,7 +28,7 @@ static void print_job(FILE *to, const json_t *status)
 		snprintf(limit, sizeof(limit), ", at most %s/s",
 		    format_size(control_number(status, "rate_limit"), rate, sizeof(rate)));
 	fprintf(to, "%d  %s -> %s  %s%s  %d%%  %s of %s%s\n", (int)control_number(status, "pid"),
-	    control_text(status, "source"), control_text(status, "target"), control_text(status, "state"),
+	    control_string(status, "source"), control_string(status, "target"), control_string(status, "state"),
 	    is_true(status, "paused") ? ", paused" : "", all ? percent(position, all) : 0,
 	    format_size(position, at, sizeof(at)), format_size(all, total, sizeof(total)), limit);
 }
@@ -54,15 +54,15 @@ static void print_pace(FILE *to, const json_t *status)
 static void print_mirror(FILE *to, const json_t *status)
 {
 	uint64_t all = control_number(status, "total"), dirty = control_number(status, "dirty");
-	const char *state = control_text(status, "state");
+	const char *state = control_string(status, "state");
 	bool over = !strcmp(state, "finished") || !strcmp(state, "cancelled") || !strcmp(state, "failed");
 	const json_t *trouble = json_object_get(status, "trouble"),
 	             *pause = json_object_get(status, "pause_ms");
 
-	fprintf(to, "%s  %s -> %s  %s%s", control_text(status, "name"), control_text(status, "source"),
-	    control_text(status, "target"), state, is_true(status, "paused") ? ", paused" : "");
+	fprintf(to, "%s  %s -> %s  %s%s", control_string(status, "name"), control_string(status, "source"),
+	    control_string(status, "target"), state, is_true(status, "paused") ? ", paused" : "");
 	if (over) {
-		fprintf(to, "; the %s is the volume, for %d clients\n", control_text(status, "authoritative"),
+		fprintf(to, "; the %s is the volume, for %d clients\n", control_string(status, "authoritative"),
 		    (int)control_number(status, "clients"));
 		return;
 	}
@@ -83,5 +83,5 @@ static void print_mirror(FILE *to, const json_t *status)
 
 void status_line_print(FILE *to, const json_t *status)
 {
-	(strcmp(control_text(status, "kind"), "mirror") ? print_job : print_mirror)(to, status);
+	(strcmp(control_string(status, "kind"), "mirror") ? print_job : print_mirror)(to, status);
 }

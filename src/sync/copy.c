@@ -32,6 +32,7 @@ struct slot {
 	uint64_t at;     /* bytes of the extent that are on the target, or need not be */
 	uint64_t length; /* bytes of the request under way */
 	bool probing;    /* reading piece by piece after a read error */
+	bool unread; /* the write under way is of zeros for what could not be read: counted as bad already */
 };
 
 struct copy {
@@ -63,12 +64,14 @@ static void slot_read(struct slot *slot, uint64_t length);
 static void fail(
     struct copy *copy, const struct block *block, const char *verb, const struct block_io *io, int res)
 {
+	const char *next = copy->options.resumable ? "; make room there, then go on with --resume"
+	                                           : "; make room there, then run it again";
+
 	if (copy->res)
 		return;
 	copy->res = res;
 	error_set(&copy->error, res, "cannot %s %s at byte %llu: %s%s", verb, block_info(block)->name,
-	    (unsigned long long)io->offset, strerror(-res),
-	    res == -ENOSPC ? "; make room there, then go on with --resume" : "");
+	    (unsigned long long)io->offset, strerror(-res), res == -ENOSPC ? next : "");
 	block_link_error((struct block *)block, &copy->error);
 }
 
@@ -141,7 +144,9 @@ static void write_done(struct block_io *io, int res)
 		slot_finish(slot, res);
 		return;
 	}
-	if (io->op == BLOCK_ZERO)
+	if (slot->unread)
+		slot->unread = false;
+	else if (io->op == BLOCK_ZERO)
 		copy->counts.zeroed += slot->length;
 	else
 		copy->counts.data += slot->length;
@@ -199,6 +204,7 @@ static void read_failed(struct slot *slot, int res)
 	} else {
 		copy->options.bad_range(copy->options.bad_range_data, slot->io.offset, slot->io.length, res);
 		copy->counts.bad += slot->io.length;
+		slot->unread = true;
 		slot_write(slot, BLOCK_ZERO, slot->io.length);
 	}
 }
@@ -259,7 +265,7 @@ static void slot_start(struct slot *slot, const struct extent *extent)
 {
 	slot->extent = *extent;
 	slot->at = 0;
-	slot->probing = false;
+	slot->probing = slot->unread = false;
 	slot->copy->in_flight++;
 	if (extent->kind == EXTENT_DATA) {
 		slot_read(slot, extent->length);

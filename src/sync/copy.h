@@ -14,13 +14,14 @@ struct copy;
 struct copy_counts {
 	uint64_t data;   /* read from the source and written to the target */
 	uint64_t zeroed; /* written as zeros or holes, or left alone on a target known to be blank */
-	uint64_t bad;    /* unreadable, listed */
+	uint64_t bad;    /* unreadable, listed; zeros on the target, not counted there */
 };
 
 struct copy_options {
 	bool detect_zeroes;        /* blocks of zeros are written as BLOCK_ZERO */
 	bool skip_zeroes;          /* the target reads as zero wherever this job has not written */
 	bool dry_run;              /* writes nothing; counts what it would write */
+	bool resumable;            /* there is a journal: messages may say to go on with --resume */
 	uint32_t zero_granularity; /* bytes, power of two; 0: 4096 */
 	/* Called for an unreadable range when not NULL; the range is then zeroed on the target and the job goes on. */
 	void (*bad_range)(void *data, uint64_t offset, uint64_t length, int res);

@@ -41,8 +41,8 @@ static int fail(struct block *block, const char *what, uint64_t offset, int res,
 	return res;
 }
 
-/* True when the source says that all of the range is a hole. */
-static int is_hole(struct walk *walk, uint64_t offset, uint64_t length)
+/* 1 when the source says that all of the range is a hole, else 0; or -errno with words. */
+static int is_hole(struct walk *walk, uint64_t offset, uint64_t length, struct error *error)
 {
 	struct digest_walk *public = walk->public;
 	struct extent *extent = &walk->extent;
@@ -58,18 +58,18 @@ static int is_hole(struct walk *walk, uint64_t offset, uint64_t length)
 		int res = block_wait(public->block, &io);
 
 		if (res < 0)
-			return res;
+			return fail(public->block, "learn where there is data in", offset, res, error);
 	}
 	return extent->kind == EXTENT_ZERO && extent->offset + extent->length >= offset + length;
 }
 
-static int issue(struct walk *walk)
+static int issue(struct walk *walk, struct error *error)
 {
 	struct digest_walk *public = walk->public;
 	struct place *place = &walk->places[walk->issued % AHEAD];
 	uint64_t offset = walk->issued * DIGEST_CHUNK;
 	uint64_t length = min_u64(DIGEST_CHUNK, block_info(public->block)->size - offset);
-	int hole = is_hole(walk, offset, length);
+	int hole = is_hole(walk, offset, length, error);
 
 	if (hole < 0)
 		return hole;
@@ -127,7 +127,7 @@ int digest_walk(struct digest_walk *public, struct error *error)
 		if (public->cancelled && *public->cancelled)
 			res = error_set(error, -ECANCELED, "interrupted");
 		else if (walk->issued < chunks && walk->issued - walk->taken < AHEAD)
-			res = issue(walk);
+			res = issue(walk, error);
 		else
 			res = take(walk, error);
 	}

@@ -27,6 +27,7 @@ struct hash_extents {
 	struct hash_extents_options options;
 	struct hash_context context;
 	unsigned window;
+	bool trusted; /* what the volume compared with calls a hole reads as zero */
 	struct extent_map *maps[HASH_SIDES];
 
 	uint64_t position;       /* all below has a slot, or is done */
@@ -147,6 +148,9 @@ static void walk(struct hash_extents *hash)
 		for (int i = 0; i < HASH_SIDES; i++)
 			if (next_run(hash, i, &holes[i], &run_end[i]) != 1)
 				return;
+		/* To say "same" of stale bytes would leave them there; to say "differs" of zeros costs little. */
+		if (!hash->trusted && (holes[HASH_SOURCE] || hash->options.leaves))
+			holes[HASH_COMPARE] = false;
 		end = min_u64(end, min_u64(run_end[HASH_SOURCE], run_end[HASH_COMPARE]));
 		start_slot(hash, holes, end);
 	}
@@ -359,6 +363,7 @@ int hash_extents_new(struct extents **ret, struct block *source, struct block *c
 	hash->extents.ops = &hash_ops;
 	hash->options = *options;
 	hash->idle = true;
+	hash->trusted = options->trust_holes || block_info(compare)->holes_trusted;
 	hash->window = options->window ? options->window : remote ? WINDOW_REMOTE : WINDOW_LOCAL;
 	hash->context = (struct hash_context){.blocks = {source, compare},
 	    .key = *options->key,

@@ -5,8 +5,8 @@
  * differs is narrowed down 1 MiB -> 64 KiB -> 4 KiB when one side is remote; when both are local, leaves are
  * compared at once.
  *
- * What both sides report as hole is the same (unless ignore_holes); where the source is a hole the target is
- * compared with digests of zeros; where only the target is a hole, the source's range is an EXTENT_DATA
+ * What both sides report as hole is the same (unless ignore_holes, or the target's holes are not to be trusted: then it is
+ * read); where the source is a hole the target is compared with digests of zeros; where only the target is a hole, the source's range is an EXTENT_DATA
  * without a look (with `leaves` its digests are compared with those of zeros). Holes that do not cover 64
  * KiB, counted from the volume's beginning, are read as data. What differs is an EXTENT_ZERO where the
  * source's leaf digest is that of zeros, else an EXTENT_DATA. Extents come in order of offset.
@@ -24,6 +24,7 @@ struct hash_extents_options {
 	 */
 	const struct range_set *done;
 	bool ignore_holes; /* read and digest everything */
+	bool trust_holes;  /* believe the volume compared with, too, whatever its info.holes_trusted says */
 	const struct digest_key *key;
 	unsigned window;          /* chunks in flight; 0: chosen */
 	uint32_t top_granularity; /* 0: chosen; else DIGEST_CHUNK, 65536 or DIGEST_LEAF */

@@ -260,14 +260,20 @@ static enum job_result judge_end(struct job *job, int res)
 	return JOB_OK;
 }
 
-/* A target that this job made and has not written to is not left behind. */
+/* A target that this job made and has not written to is not left behind, or at least named: an agent removes nothing. */
 static void remove_untouched(struct job *job)
 {
 	const struct endpoint *target = job->options.target;
+	struct error why = job->error;
 
-	if (job->target && block_info(job->target)->created && !job->wrote && target &&
-	    target->kind == ENDPOINT_PATH)
+	if (!job->target || !block_info(job->target)->created || job->wrote || !target)
+		return;
+	if (target->kind == ENDPOINT_PATH)
 		unlink(target->path);
+	else
+		error_set(&job->error, why.code,
+		    "%.300s; %s, which this run has made and not written to, is left: remove it", why.text,
+		    target->name);
 }
 
 enum job_result job_run(struct job *job, struct error *error)

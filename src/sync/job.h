@@ -53,7 +53,8 @@ struct job_options {
 	enum cache_mode cache;
 	uint64_t session; /* SESSION_FIRST...SESSION_MAX; 0: drawn at random */
 	bool dry_run, verify, resume;
-	bool trust_holes;      /* verify: what both sides say is a hole is not read */
+	bool
+	    trust_holes; /* verify: what both sides say is a hole is not read; sync: nor what any target does */
 	bool list_read_errors; /* --on-read-error=list */
 	bool ignore_holes;     /* read what is said to be a hole, too */
 	bool assume_unchanged; /* resume: trust although it cannot be seen that the source was not written */

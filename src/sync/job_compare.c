@@ -99,6 +99,7 @@ int job_compare(struct job *job)
 	struct hash_extents_options options = {
 	    .end = job->end,
 	    .ignore_holes = !job->options.trust_holes,
+	    .trust_holes = true,
 	    .same = found_same,
 	    .same_data = job,
 	};

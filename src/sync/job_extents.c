@@ -2,6 +2,7 @@
 /* The extents of a job, wrapped so that the job learns what became of each. */
 #include "sync/job_private.h"
 
+#include "base/bytes.h"
 #include "block/saved_digests.h"
 #include "filter/throttle.h"
 #include "sync/all_extents.h"
@@ -100,9 +101,11 @@ static int make_inner(struct extents **ret, struct job *job, struct range_set *s
 		res = digest_key_random(&job->digest_key, &job->error);
 	if (res < 0)
 		return res;
-	struct hash_extents_options hash = {.end = job->end,
+	struct block *compare = job->saved ? job->saved : job->target;
+	struct hash_extents_options hash = {.end = min_u64(job->end, block_info(compare)->size),
 	    .done = skip,
 	    .ignore_holes = job->options.ignore_holes,
+	    .trust_holes = job->options.trust_holes,
 	    .key = &job->digest_key,
 	    .top_granularity = job->options.top_granularity,
 	    .give_unreadable = job->options.list_read_errors,
@@ -111,7 +114,7 @@ static int make_inner(struct extents **ret, struct job *job, struct range_set *s
 	    .leaves = job->digests ? saved_digests_writer_put : NULL,
 	    .leaves_data = job->digests};
 
-	return hash_extents_new(ret, job->source, job->saved ? job->saved : job->target, &hash, &job->error);
+	return hash_extents_new(ret, job->source, compare, &hash, &job->error);
 }
 
 int job_extents_new(struct extents **ret, struct job *job, struct range_set *skip)

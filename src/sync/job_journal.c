@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/crc32c.h"
+#include "wire/control.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -79,12 +80,13 @@ static int open_file(struct job *job, bool create)
 
 static char *describe(const struct job *job)
 {
-	json_t *json = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b}", "format", 1, "source",
-	    job->options.source ? job->options.source->name : "", "target",
-	    job->options.target ? job->options.target->name : "", "source_id", job->source_facts.id,
-	    "source_mark", job->source_facts.mark, "target_id", job->target_facts.id, "source_size",
-	    (json_int_t)job->source_size, "target_size", (json_int_t)job->target_size, "stream",
-	    block_info(job->source)->stream || block_info(job->target)->stream);
+	const struct job_options *options = &job->options;
+	json_t *json = json_pack("{s:o, s:o, s:o, s:o, s:o, s:I, s:I}", "source",
+	    control_text(options->source ? options->source->name : ""), "target",
+	    control_text(options->target ? options->target->name : ""), "source_id",
+	    control_text(job->source_facts.id), "source_mark", control_text(job->source_facts.mark),
+	    "target_id", control_text(job->target_facts.id), "source_size", (json_int_t)job->source_size,
+	    "target_size", (json_int_t)job->target_size);
 	char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 
 	json_decref(json);
@@ -96,6 +98,16 @@ static const char *text_of(const json_t *json, const char *key)
 	const char *text = json_string_value(json_object_get(json, key));
 
 	return text ? text : "";
+}
+
+/* Whether the journal means this text, which may be in any encoding. */
+static bool has_text(const json_t *json, const char *key, const char *text)
+{
+	json_t *wanted = control_text(text);
+	bool same = wanted && !strcmp(text_of(json, key), json_string_value(wanted));
+
+	json_decref(wanted);
+	return same;
 }
 
 static int check_identity(struct job *job, const json_t *json)
@@ -110,13 +122,13 @@ static int check_identity(struct job *job, const json_t *json)
 		    "volume cannot be resumed: run without --resume",
 		    (unsigned long long)source_size, (unsigned long long)job->source_size,
 		    (unsigned long long)target_size, (unsigned long long)job->target_size);
-	if (strcmp(text_of(json, "source_id"), job->source_facts.id))
+	if (!has_text(json, "source_id", job->source_facts.id))
 		return error_set(&job->error, -EPERM,
 		    "refused to resume: %s is another volume than in the earlier run (it was %s, it is %s); "
 		    "run without "
 		    "--resume",
 		    block_info(job->source)->name, text_of(json, "source_id"), job->source_facts.id);
-	if (strcmp(text_of(json, "target_id"), job->target_facts.id))
+	if (!has_text(json, "target_id", job->target_facts.id))
 		return error_set(&job->error, -EPERM,
 		    "refused to resume: %s is another volume than in the earlier run (it was %s, it is %s); "
 		    "run without "
@@ -267,8 +279,8 @@ static int check_namesake(struct job *job, int folder, const char *file)
 	range_set_init(&done);
 	if (fd >= 0 && journal_load(&journal, job->ring, fd, description, &done, NULL) == 0)
 		json = json_loads(description, 0, NULL);
-	if (json && !strcmp(text_of(json, "target"), job->options.target->name) &&
-	    !strcmp(text_of(json, "source"), job->options.source->name))
+	if (json && has_text(json, "target", job->options.target->name) &&
+	    has_text(json, "source", job->options.source->name))
 		res = check_identity(job, json);
 	json_decref(json);
 	journal_free(journal);

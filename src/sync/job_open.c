@@ -53,6 +53,7 @@ static int open_target(struct job *job)
 	    .write = job_writes(job),
 	    .create = job_writes(job) && !job->opened_before,
 	    .create_size = block_info(job->source)->size,
+	    .target = job->options.kind != JOB_VERIFY,
 	    .force_held = job->options.allow & (ALLOW_HELD | ALLOW_MOUNTED),
 	    .session = job_writes(job) ? job->session : 0,
 	    .cache = job->options.cache,
@@ -189,6 +190,12 @@ static int first_checks(struct job *job, const struct block_facts *source, const
 	res = job_journal_load(job);
 	if (res == 0)
 		res = judge(job, source, target);
+	if (res == 0 && job_writes(job) && block_info(job->target)->no_flush)
+		job_warn(job,
+		    "%s cannot be flushed (its server offers neither FLUSH nor FUA): after a power cut there "
+		    "it may lack "
+		    "what is called done here; have the server flush before you rely on it",
+		    block_info(job->target)->name);
 	return res;
 }
 

@@ -46,6 +46,7 @@ static int run_engine(struct job *job, struct extents *extents)
 	struct copy_options options = {.detect_zeroes = job->options.detect_zeroes,
 	    .skip_zeroes = job->blank,
 	    .dry_run = job->options.dry_run,
+	    .resumable = job->journal,
 	    .bad_range = job->options.list_read_errors ? bad_range : NULL,
 	    .bad_range_data = job};
 	struct pass pass = {0};
@@ -106,7 +107,7 @@ static int end_of_stream(struct job *job)
 	struct block_io io = {.op = BLOCK_RESIZE};
 	int res;
 
-	job->end = job->earlier.data + job->earlier.zeroed;
+	job->end = job->earlier.data + job->earlier.zeroed + job->earlier.bad;
 	if (target->stream || target->size == job->end)
 		return 0;
 	if (job->options.size_mismatch == SIZE_ZERO_TAIL && target->size > job->end)
@@ -151,9 +152,33 @@ static int finish_target(struct job *job)
 	return res;
 }
 
-int job_transfer(struct job *job)
+static int run_pass(struct job *job, struct range_set *skip)
 {
 	struct extents *extents = NULL;
+	int res = job_extents_new(&extents, job, skip);
+
+	if (res == 0)
+		res = run_engine(job, extents);
+	job_extents_free(job, extents);
+	return res;
+}
+
+/* A dry run compares with a target that was not made longer: all that would lie behind its end is to be sent. */
+static int count_growth(struct job *job, struct range_set *skip)
+{
+	uint64_t size = job->target ? block_info(job->target)->size : job->end;
+
+	if (job_writes(job) || !job->compare || size >= job->end)
+		return 0;
+	range_set_done(skip);
+	if (size > 0 && range_set_add(skip, 0, size) < 0)
+		return error_set(&job->error, -ENOMEM, "out of memory");
+	job->compare = false;
+	return run_pass(job, skip);
+}
+
+int job_transfer(struct job *job)
+{
 	struct range_set skip;
 	int res = 0;
 
@@ -165,10 +190,9 @@ int job_transfer(struct job *job)
 	if (res < 0)
 		error_set(&job->error, res, "out of memory");
 	if (res == 0)
-		res = job_extents_new(&extents, job, &skip);
+		res = run_pass(job, &skip);
 	if (res == 0)
-		res = run_engine(job, extents);
-	job_extents_free(job, extents);
+		res = count_growth(job, &skip);
 	range_set_done(&skip);
 	if (!job_writes(job))
 		return res;

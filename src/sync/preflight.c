@@ -8,35 +8,44 @@
 #include <errno.h>
 #include <string.h>
 
-#define LOOP "loop:" /* how the id of a loop device begins: "loop:FILE'S ID,off0,max0" */
-
-static bool is_loop(const char *id)
+static bool have_common_bytes(const struct block_place *a, const struct block_place *b)
 {
-	return !strncmp(id, LOOP, strlen(LOOP));
+	return !strcmp(a->id, b->id) && a->offset < b->offset + b->length &&
+	       b->offset < a->offset + a->length;
 }
 
-/* A loop device and the file behind it share bytes wherever the device begins; two devices on one file need
- * not. */
-static bool is_same(const char *a, const char *b)
+/* What one volume lies upon may be the other. That both lie upon a third, as two volumes of one group do, is no harm. */
+static const struct block_place *common_place(const struct block_facts *a, const struct block_facts *b)
 {
-	const char *loop = is_loop(a) ? a : b, *file = is_loop(a) ? b : a;
-	size_t length = strlen(file);
-
-	if (is_loop(a) == is_loop(b))
-		return !strcmp(a, b);
-	loop += strlen(LOOP);
-	return !strncmp(loop, file, length) && !strncmp(loop + length, ",off", strlen(",off"));
+	for (unsigned i = 0; i < a->places_count && b->places_count; i++)
+		if (have_common_bytes(&a->places[i], &b->places[0]))
+			return &a->places[i];
+	for (unsigned i = 0; i < b->places_count && a->places_count; i++)
+		if (have_common_bytes(&b->places[i], &a->places[0]))
+			return &b->places[i];
+	return NULL;
 }
 
 static int check_same(const struct preflight *p, struct error *error)
 {
-	if (!p->source_facts->id[0] || !is_same(p->source_facts->id, p->target_facts->id) ||
-	    (p->allow & ALLOW_SAME))
+	const struct block_facts *source = p->source_facts, *target = p->target_facts;
+	const struct block_place *place = common_place(source, target);
+
+	if (p->allow & ALLOW_SAME)
 		return 0;
-	return error_set(error, -EPERM,
-	    "refused: %s and %s are the same volume (%s); name another target, or add --allow=same if they "
-	    "are not",
-	    p->source->name, p->target->name, p->source_facts->id);
+	if (source->id[0] && !strcmp(source->id, target->id))
+		return error_set(error, -EPERM,
+		    "refused: %s and %s are the same volume (%s); name another target, or add --allow=same "
+		    "if they "
+		    "are not",
+		    p->source->name, p->target->name, source->id);
+	if (place)
+		return error_set(error, -EPERM,
+		    "refused: %s and %s overlap: both have bytes of %s, so that writing one would change the "
+		    "other; "
+		    "name another target, or add --allow=same if they do not",
+		    p->source->name, p->target->name, place->id);
+	return 0;
 }
 
 static int check_use(const struct preflight *p, struct error *error)

@@ -15,7 +15,7 @@ enum preflight_allow {
 	ALLOW_MOUNTED = 1 << 0,     /* the target is mounted */
 	ALLOW_HELD = 1 << 1,        /* the target is held by another device */
 	ALLOW_LIVE_SOURCE = 1 << 2, /* the source is mounted for writing or open for writing */
-	ALLOW_SAME = 1 << 3,        /* both names seem to lead to one volume */
+	ALLOW_SAME = 1 << 3,        /* source and target seem to be one volume, or to overlap */
 	ALLOW_SECTORS = 1 << 4,     /* the target's sectors are larger than the source's */
 };
 

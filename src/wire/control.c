@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ERRNO_MAX 134
@@ -61,6 +62,47 @@ int control_get_text(const json_t *object, const char *name, char *ret, size_t s
 	return 0;
 }
 
+/* The bytes of the UTF-8 character at `at` (RFC 3629), or 0: too long a form, a surrogate, cut short. */
+static unsigned utf8_length(const unsigned char *at)
+{
+	unsigned length = at[0] < 0x80   ? 1
+	                  : at[0] < 0xc2 ? 0
+	                  : at[0] < 0xe0 ? 2
+	                  : at[0] < 0xf0 ? 3
+	                  : at[0] < 0xf5 ? 4
+	                                 : 0;
+
+	/* The end of the text is no such byte either. */
+	for (unsigned i = 1; i < length; i++)
+		if ((at[i] & 0xc0) != 0x80)
+			return 0;
+	if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] >= 0xa0) ||
+	    (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] >= 0x90))
+		return 0;
+	return length;
+}
+
+json_t *control_text(const char *text)
+{
+	_cleanup_(cleanup_free) char *clean = malloc(4 * strlen(text) + 1);
+	char *to = clean;
+
+	if (!clean)
+		return NULL;
+	while (*text) {
+		unsigned length = utf8_length((const unsigned char *)text);
+
+		if (length)
+			memcpy(to, text, length);
+		else
+			snprintf(to, 5, "\\x%02x", (unsigned char)*text);
+		to += length ? length : 4;
+		text += length ? length : 1;
+	}
+	*to = '\0';
+	return json_string(clean);
+}
+
 json_t *control_error(int code, const char *text)
 {
 	const char *name = strerrorname_np(-code);
@@ -68,11 +110,7 @@ json_t *control_error(int code, const char *text)
 
 	snprintf(clean, sizeof(clean), "%s", text);
 	control_clean(clean);
-	/* Words may hold a file's name in whatever encoding. */
-	for (unsigned char *at = (unsigned char *)clean; *at; at++)
-		if (*at >= 0x80)
-			*at = '?';
-	return json_pack("{s:s, s:s}", "code", name ? name : "EIO", "text", clean);
+	return json_pack("{s:s, s:o}", "code", name ? name : "EIO", "text", control_text(clean));
 }
 
 static int code_of(const char *name)

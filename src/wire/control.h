@@ -17,6 +17,12 @@ int control_get_bool(const json_t *object, const char *name, bool *ret, struct e
 /* Text is cut to size - 1 bytes; control characters become '?'. A missing text is empty. */
 int control_get_text(const json_t *object, const char *name, char *ret, size_t size, struct error *error);
 
+/*
+ * Any text as a JSON string: what is not UTF-8, such as a name in another encoding or a character cut in two, becomes \xNN for
+ * each byte. Jansson takes no such text, and a member or a whole object would be lost. NULL if out of memory.
+ */
+json_t *control_text(const char *text);
+
 /* {"code": "EIO", "text": words}. code: negative. NULL if out of memory. */
 json_t *control_error(int code, const char *text);
 /* The other way: sets *ret from an ERROR's payload. Returns 0, or -EPROTO with words in `error`. */

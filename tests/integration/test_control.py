@@ -214,6 +214,20 @@ def test_json_says_how_it_failed(program, folder):
     assert events[-1]["exit_code"] == TROUBLE and "nothing" in events[-1]["error"]
 
 
+def test_json_of_names_in_another_encoding(program, folder, random):
+    source, target = (os.path.join(folder, os.fsdecode(name)) for name in (b"Gr\xf6\xdfe", b"ziel-\xff"))
+    with open(source, "wb") as file:
+        file.write(random.randbytes(LONG))
+    events = program("copy", "--json", os.path.join(folder, os.fsdecode(b"no-\xfc")), target, code=TROUBLE).events()
+    check_events(events, 0)
+    assert "no-\\xfc" in events[-1]["error"]
+    running = program.start("copy", "--json", "--rate=4M", "--no-journal", source, target)
+    now = program.wait_for_position(running, 1)
+    assert now["source"] == f"{folder}/Gr\\xf6\\xdfe" and now["target"] == f"{folder}/ziel-\\xff"
+    running.kill()
+    running.end(-signal.SIGKILL)
+
+
 def test_lines_without_a_terminal(program, source, target):
     done = program("copy", "--rate=8M", "--interval=1", source, target)
     lines = [line for line in done.err.splitlines() if line.startswith("copy ") and " of 24.0 MiB" in line]

@@ -182,6 +182,24 @@ def test_h04_copy_with_verify_finds_the_lie(command, liar, random, folder, progr
     assert first_difference(image.data, (folder / "target").read_bytes()) is None
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_h04_a_target_that_lies_about_holes(saved, folder, program, servers, random):
+    """A sync asks the target's data where both call a hole, and where digests of the source are saved."""
+    stale = noise(random, 2 * MIB).write(folder / "stale")
+    with open(folder / "source", "wb") as file:
+        file.truncate(2 * MIB)
+        file.write(bytes(2 * MIB if saved else 0))
+    (folder / "extents").write_text("")
+    uri = servers.nbdkit("--filter=extentlist", "file", stale, f"extentlist={folder}/extents").uri
+    options = [f"--digests={folder}/digests"] if saved else []
+    done = program("sync", "--json", *options, folder / "source", uri)
+    assert stale.read_bytes() == bytes(2 * MIB), str(done)
+    # That is what was asked for.
+    noise(random, 2 * MIB).write(stale)
+    program("sync", "--trust-holes", *options, folder / "source", uri)
+    assert stale.read_bytes() != bytes(2 * MIB)
+
+
 # H05: a used target is not assumed to read as zero.
 
 @pytest.mark.parametrize("filters", [[], ["--filter=nozero"], ["--filter=noextents"], ["--filter=nozero", "--filter=noextents"]])

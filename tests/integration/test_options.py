@@ -299,3 +299,17 @@ def test_saved_digests_spare_the_target(program, folder, random, loops):
     assert read() - before <= MIB, read() - before
     assert 10000 <= end["sent"] <= 16384 and end["same"] == 8 * MIB - end["sent"]
     assert first_difference(source.read_bytes(), path.read_bytes()) is None
+
+
+@pytest.mark.parametrize("size", [1_000_001, 5_000_001, 0])
+def test_dry_run_of_a_sync_that_sets_the_size(size, program, folder, random):
+    data = random.randbytes(3_000_001)
+    source = Image(data).write(folder / "source")
+    target = Image((data + random.randbytes(2_000_000))[:size]).write(folder / "target")
+    before = target.read_bytes()
+    end = program("sync", "--dry-run", "--json", "--size-mismatch=truncate", source, target).events()[-1]
+    assert target.read_bytes() == before
+    # The target's last leaf is shorter than the source's.
+    assert abs(end["same"] - min(size, len(data))) <= 4096 and end["same"] + end["sent"] == len(data), end
+    program("sync", "--size-mismatch=truncate", source, target)
+    assert target.read_bytes() == data

@@ -157,6 +157,21 @@ def test_a_source_that_is_written_meanwhile(program, folder, random):
     assert "written while it was read" in done.err, str(done)
 
 
+# A target that was made in vain
+
+def test_a_target_made_in_vain_is_taken_back_or_named(program, source, folder, ssh):
+    (folder / "no-folder").write_text("")
+    options = [f"--state-dir={folder}/no-folder"]
+    program("copy", *options, source, folder / "new", code=TROUBLE)
+    assert not (folder / "new").exists()
+    done = program("copy", *ssh, *options, source, f"far:{folder}/new", code=TROUBLE)
+    assert "cannot write a journal" in done.err and f"far:{folder}/new, which this run has made" in done.err, str(done)
+    assert (folder / "new").stat().st_blocks == 0
+    # What was there before is nobody's to remove.
+    done = program("copy", *ssh, *options, source, f"far:{folder}/new", code=TROUBLE)
+    assert "remove it" not in done.err, str(done)
+
+
 # The same volume twice
 
 @pytest.mark.parametrize("command", ["copy", "sync"])

@@ -443,3 +443,19 @@ def test_holes_and_zeros_survive_a_resume(program, folder, random):
     stop(program, "copy", "--rate=4M", folder / "source", folder / "target", position=2 * MIB)
     program("copy", "--resume", folder / "source", folder / "target")
     assert first_difference(image.data, (folder / "target").read_bytes()) is None
+
+
+def test_names_in_another_encoding_are_resumed(program, folder, random):
+    source, target = (folder / os.fsdecode(name) for name in (b"Gr\xf6\xdfe", b"ziel-\xff"))
+    write(source, random.randbytes(LONG))
+    write(target, random.randbytes(LONG))
+    killed_after_checkpoint(program, "copy", "--rate=3M", source, target)
+    end = program("copy", "--resume", "--assume-unchanged", "--json", source, target).events()[-1]
+    assert end["resumed"] > 0
+    equal(source, target)
+    # Another volume under such a name is noticed by the name.
+    killed_after_checkpoint(program, "copy", "--rate=3M", source, target)
+    write(folder / "another", bytes(LONG)).rename(target)
+    done = program("copy", "--resume", source, target, code=REFUSED)
+    assert "another volume" in done.err, str(done)
+    assert target.read_bytes() == bytes(LONG)

@@ -77,6 +77,39 @@ def test_pattern_into_a_stream(program, servers):
     assert program("copy", server.uri, "-").out == expected
 
 
+def test_a_server_that_cannot_flush_is_told_of(random, folder, program, servers):
+    source = noise(random, SIZE).write(folder / "source")
+    target = folder / "target"
+    with open(target, "wb") as file:
+        file.truncate(SIZE)
+    scripts = [f"get_size=echo {SIZE}", f"pread=dd if={target} skip=$4 count=$3 iflag=skip_bytes,count_bytes status=none",
+               f"pwrite=dd of={target} seek=$4 conv=notrunc oflag=seek_bytes status=none", "can_write=exit 0"]
+    warning = "cannot be flushed (its server offers neither FLUSH nor FUA)"
+    for more, warned in (([], True), (["can_flush=exit 0", "flush=exit 0"], False), (["can_fua=echo native"], False)):
+        uri = servers.nbdkit("eval", *scripts, *more).uri
+        done = program("copy", source, uri)
+        assert done.err.count(warning) == warned, str(done)
+        # Nothing is written to it.
+        assert warning not in program("verify", source, uri).err
+        assert warning not in program("copy", "--dry-run", source, uri).err
+
+
+@pytest.mark.parametrize("command", ["copy", "sync"])
+def test_h21_a_dry_run_refuses_what_the_run_would(command, random, folder, program, servers):
+    source = noise(random, SIZE).write(folder / "source")
+    target = folder / "target"
+    with open(target, "wb") as file:
+        file.truncate(SIZE)
+    subprocess.run(["mkfs.ext4", "-q", "-F", target], check=True)
+    server = servers.nbdkit("file", target)
+    for options in (["--dry-run"], []):
+        done = program(command, *options, source, server.uri, code=REFUSED)
+        assert "carries ext4" in done.err and "--overwrite" in done.err, str(done)
+    program(command, "--dry-run", f"--overwrite={server.uri}", source, server.uri)
+    # What is only compared may carry what it likes.
+    program("verify", source, server.uri, code=DIFFERS)
+
+
 def test_h02_read_errors_fail_the_job(folder, program, servers):
     server = servers.nbdkit("--filter=error", "--filter=noextents", "memory", "8M", "error=EIO", "error-pread-rate=100%")
     done = program("copy", server.uri, folder / "target", code=TROUBLE)

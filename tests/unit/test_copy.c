@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The copy engine on volumes in memory: how it takes long stretches of zeros. */
+/* The copy engine on volumes in memory: long stretches of zeros, what it counts, what it says. */
 #include "block/memory.h"
+#include "filter/fault.h"
 #include "sync/all_extents.h"
 #include "sync/copy.h"
 
@@ -9,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -16,26 +18,33 @@
 
 struct world {
 	struct ring *ring;
-	struct block *source, *target;
+	struct block *source, *target; /* memory below a fault filter */
+	struct block *below, *memory;  /* that of the source, of the target */
 	struct extents *extents;
 	struct copy *copy;
 	bool done;
 	int res;
 };
 
-static void world_init(struct world *world, uint64_t size)
+static void world_init_with(struct world *world, uint64_t size, const struct copy_options *options)
 {
 	const struct memory_options memory = {0};
 	const struct all_extents_options all = {.end = size};
-	const struct copy_options options = {0};
 
 	*world = (struct world){0};
 	assert_int_equal(ring_new(&world->ring, 64, NULL), 0);
-	assert_int_equal(memory_new(&world->source, world->ring, size, &memory, NULL), 0);
-	assert_int_equal(memory_new(&world->target, world->ring, size, &memory, NULL), 0);
+	assert_int_equal(memory_new(&world->below, world->ring, size, &memory, NULL), 0);
+	assert_int_equal(fault_new(&world->source, world->below, 1, NULL), 0);
+	assert_int_equal(memory_new(&world->memory, world->ring, size, &memory, NULL), 0);
+	assert_int_equal(fault_new(&world->target, world->memory, 1, NULL), 0);
 	assert_int_equal(all_extents_new(&world->extents, world->source, &all, NULL), 0);
 	assert_int_equal(
-	    copy_new(&world->copy, world->source, world->target, world->extents, &options, NULL), 0);
+	    copy_new(&world->copy, world->source, world->target, world->extents, options, NULL), 0);
+}
+
+static void world_init(struct world *world, uint64_t size)
+{
+	world_init_with(world, size, &(struct copy_options){0});
 }
 
 static void world_done(struct world *world)
@@ -80,7 +89,7 @@ static void test_stop_amid_zeros(void **state)
 	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
 	assert_int_equal(world.res, 0);
 	assert_int_equal(copy_counts(world.copy)->zeroed, size);
-	assert_int_equal(memory_counts(world.target)->bytes_zeroed, size);
+	assert_int_equal(memory_counts(world.memory)->bytes_zeroed, size);
 	world_done(&world);
 }
 
@@ -99,10 +108,67 @@ static void test_what_a_bad_medium_says(void **state)
 	world_done(&world);
 }
 
+/* What a full target needs next depends on whether there is anything to go on with. */
+static void test_what_a_full_target_says(void **state)
+{
+	const struct fault_rule full = {.kind = FAULT_ERROR, .result = -ENOSPC, .ops = 1u << BLOCK_WRITE};
+
+	for (int resumable = 0; resumable < 2; resumable++) {
+		const struct copy_options options = {.resumable = resumable};
+		const char *text;
+		struct world world;
+
+		world_init_with(&world, 1 << 20, &options);
+		assert_int_equal(memory_poke(world.below, 0, "x", 1), 0);
+		assert_int_equal(fault_add(world.target, &full), 0);
+		go(&world);
+		assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+		assert_int_equal(world.res, -ENOSPC);
+		text = copy_error(world.copy)->text;
+		assert_non_null(strstr(text, "No space left on device; make room there"));
+		assert_true(!strstr(text, "--resume") == !resumable);
+		world_done(&world);
+	}
+}
+
+static void note_bad(void *data, uint64_t offset, uint64_t length, int res)
+{
+	*(uint64_t *)data += length;
+}
+
+/* Every byte is counted once: as data, as zeros, or as bad. */
+static void test_bad_ranges_are_counted_once(void **state)
+{
+	const struct fault_rule bad = {
+	    .kind = FAULT_ERROR, .result = -EIO, .ops = 1u << BLOCK_READ, .offset = 300000, .length = 1};
+	const uint64_t size = (2 << 20) + 12345;
+	uint64_t listed = 0;
+	const struct copy_options options = {
+	    .detect_zeroes = true, .bad_range = note_bad, .bad_range_data = &listed};
+	const struct copy_counts *counts;
+	struct world world;
+
+	world_init_with(&world, size, &options);
+	for (uint64_t at = 0; at < size; at += 4096)
+		assert_int_equal(memory_poke(world.below, at, "x", 1), 0);
+	assert_int_equal(fault_add(world.source, &bad), 0);
+	go(&world);
+	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+	assert_int_equal(world.res, 0);
+	counts = copy_counts(world.copy);
+	assert_int_equal(listed, 4096);
+	assert_int_equal(counts->bad, 4096);
+	assert_int_equal(counts->zeroed, 0);
+	assert_int_equal(counts->data, size - 4096);
+	world_done(&world);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stop_amid_zeros),
+	    cmocka_unit_test(test_what_a_full_target_says),
+	    cmocka_unit_test(test_bad_ranges_are_counted_once),
 	    cmocka_unit_test(test_what_a_bad_medium_says),
 	};
 

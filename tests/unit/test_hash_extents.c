@@ -441,6 +441,37 @@ static void test_zero_extents(void **state)
 	drop_pair(f);
 }
 
+/* Where both claim a hole, or where leaves are told, a target is read unless its word is good. */
+static void test_h04_a_targets_holes_are_read(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 0; i < 4; i++) {
+		bool trusted = i & 1, leaves = i & 2;
+		struct extents *extents;
+		struct extent extent;
+
+		make_pair(f, 4 * MIB, 4 * MIB);
+		rand_bytes(&f->rand, f->target->data + MIB, NODE);
+		memset(f->source->hole, !leaves, 4 * MIB);
+		memset(f->target->hole, 1, 4 * MIB);
+		f->target->block.info.holes_trusted = trusted;
+		f->options.leaves = leaves ? told_leaves : NULL;
+		f->options.leaves_data = f;
+		extents = begin(f);
+		if (!trusted) {
+			assert_int_equal(next(f, extents, 2 * MIB, &extent), 1);
+			assert_int_equal(extent.kind, EXTENT_ZERO);
+			assert_int_equal(extent.offset, MIB);
+			assert_int_equal(extent.length, NODE);
+		}
+		assert_int_equal(next(f, extents, MIB, &extent), 2);
+		assert_true(f->target->read_bytes == (trusted ? 0 : 4 * MIB));
+		extents_free(extents);
+		drop_pair(f);
+	}
+}
+
 static void test_errors_end_it(void **state)
 {
 	struct fixture *f = *state;
@@ -549,6 +580,7 @@ int main(void)
 	    ONE(test_narrowing_is_cheap),
 	    ONE(test_merges_over_chunks),
 	    ONE(test_zero_extents),
+	    ONE(test_h04_a_targets_holes_are_read),
 	    ONE(test_errors_end_it),
 	    ONE(test_unreadable_is_given),
 	    ONE(test_free_early),

@@ -148,8 +148,12 @@ static inline struct volume *volume_new(struct ring *ring, struct rand *rand, ui
 
 	volume->block.driver = &driver;
 	volume->block.ring = ring;
-	volume->block.info = (struct block_info){
-	    .name = "volume", .size = size, .sector_size = 1, .request_align = 1, .writable = true};
+	volume->block.info = (struct block_info){.name = "volume",
+	    .size = size,
+	    .sector_size = 1,
+	    .request_align = 1,
+	    .writable = true,
+	    .holes_trusted = true};
 	volume->data = calloc(1, size + 1);
 	volume->hole = calloc(1, size + 1);
 	volume->rand = rand;
