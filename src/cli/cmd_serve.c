@@ -49,12 +49,16 @@ struct serve {
 
 static void take_allow(struct serve *serve, const char *arg, struct argp_state *state)
 {
-	bool mounted = !strcmp(arg, "mounted"), held = !strcmp(arg, "held");
+	for (size_t length; *arg; arg += length + (arg[length] == ',')) {
+		bool mounted = !strncmp(arg, "mounted", length = strcspn(arg, ",")) && length == 7;
+		bool held = !strncmp(arg, "held", length) && length == 4;
 
-	if (!mounted && !held)
-		argp_failure(state, JOB_TROUBLE, 0, "--allow=%s: choose one of mounted, held", arg);
-	serve->allow_mounted |= mounted;
-	serve->allow_held |= held;
+		if (!mounted && !held)
+			argp_failure(
+			    state, JOB_TROUBLE, 0, "--allow=%s: choose one or both of mounted, held", arg);
+		serve->allow_mounted |= mounted;
+		serve->allow_held |= held;
+	}
 }
 
 static void take_cache(struct serve *serve, const char *arg, struct argp_state *state)
@@ -176,8 +180,12 @@ static void got_signal(void *data, int number)
 		    stderr, "blkmove: %u clients, %" PRIu64 " requests\n", serve->clients, serve->answered);
 		return;
 	}
-	if (serve->stopping || !serve->server)
+	if (serve->stopping || !serve->server) {
+		fputs("blkmove: interrupted\n", stderr);
+		signals_end_children();
+		listen_done(&serve->listen);
 		_exit(JOB_INTERRUPTED);
+	}
 	serve->stopping = true;
 }
 
