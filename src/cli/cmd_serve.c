@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 1024u
@@ -37,6 +38,7 @@ struct serve {
 	unsigned endpoints_count, names_count;
 	bool read_only, overlay, allow_mounted, allow_held;
 	const char *overlay_dir;
+	bool cache_said;
 	enum cache_mode cache;
 
 	struct ring *ring;
@@ -68,6 +70,7 @@ static void take_cache(struct serve *serve, const char *arg, struct argp_state *
 	for (int i = 0; i < 3; i++) {
 		if (!strcmp(arg, names[i])) {
 			serve->cache = (enum cache_mode)i;
+			serve->cache_said = true;
 			return;
 		}
 	}
@@ -223,11 +226,28 @@ static int judge(
 	return 0;
 }
 
+/*
+ * A device that is only read may be written by others, past its page cache: a mounted file system does. Else the page cache is
+ * fast, and nobody else's.
+ */
+static enum cache_mode cache_of(const struct serve *serve, const struct endpoint *endpoint)
+{
+	bool reads = serve->read_only || serve->overlay;
+	struct stat st;
+
+	if (serve->cache_said)
+		return serve->cache;
+	return reads && endpoint->kind == ENDPOINT_PATH && stat(endpoint->path, &st) == 0 &&
+	               S_ISBLK(st.st_mode)
+	           ? CACHE_AUTO
+	           : CACHE_BUFFERED;
+}
+
 static int open_one(struct serve *serve, unsigned i, struct error *error)
 {
 	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
 	    .force_held = serve->allow_held || serve->allow_mounted,
-	    .cache = serve->cache,
+	    .cache = cache_of(serve, &serve->endpoints[i]),
 	    .link = serve->options.job.link};
 	int res = block_open(&serve->blocks[i], serve->ring, &serve->endpoints[i], &open, error);
 
@@ -386,7 +406,6 @@ int command_serve(int argc, char **argv)
 	if (!serve)
 		return JOB_TROUBLE;
 	argp_err_exit_status = JOB_TROUBLE;
-	serve->cache = CACHE_BUFFERED;
 	serve->overlay_dir = "/var/tmp";
 	res = cli_words_init(&serve->options.words, argc, argv, error);
 	if (res == 0) {

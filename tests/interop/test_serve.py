@@ -462,7 +462,16 @@ def test_h21_refusals(folder, program, serve, loops):
         done = program("serve", device, f"--listen=nbd+unix:///?socket={folder}/s", code=REFUSED)
         assert str(point) in done.err
         assert not (folder / "s").exists()
-        serve(device, "--read-only").stop()
+        # What is written there meanwhile is what a client reads, not what was read before.
+        reader = serve(device, "--read-only")
+        handle = reader.connect()
+        before = handle.pread(4 << 20, 0)
+        (point / "file").write_bytes(b"news" * 1000)
+        subprocess.run(["sync", "-f", point / "file"], check=True)
+        after = handle.pread(4 << 20, 0)
+        assert b"news" * 1000 in after and b"news" * 1000 not in before
+        handle.shutdown()
+        reader.stop()
     finally:
         subprocess.run(["umount", point], check=True)
     first = serve(device)
