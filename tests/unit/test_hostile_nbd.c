@@ -77,6 +77,9 @@ static void test_wrong_requests(void **state)
 	expect_end(fd);
 	check_honest(&host);
 	assert_int_equal(host.failed, 2);
+	/* It is said who. */
+	assert_memory_equal(host.error.text, "client pid ", 11);
+	assert_int_equal(atoi(host.error.text + 11), getpid());
 	host_stop(&host);
 }
 
