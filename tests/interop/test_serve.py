@@ -354,14 +354,18 @@ def test_tcp(folder, serve):
 def test_systemd_socket_activation(folder, program, serve):
     (folder / "image").write_bytes(b"x" * 4096)
     path = folder / "activated"
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(folder / "notify"))
+    manager.settimeout(20)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
         os.set_inheritable(listening.fileno(), True)
         shell = f"exec 3<&{listening.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\""
         process = subprocess.Popen(["bash", "-c", shell, "bash", program.path, "serve", str(folder / "image")], pass_fds=[listening.fileno()],
-                                   stdout=subprocess.PIPE, env=program.env)
+                                   stdout=subprocess.PIPE, env=dict(program.env, NOTIFY_SOCKET=str(folder / "notify")))
     try:
+        assert manager.recv(100) == b"READY=1"
         uri = process.stdout.readline().decode().strip()
         assert urllib.parse.unquote(uri).endswith(f"socket={path}")
         handle = nbd.NBD()
