@@ -23,12 +23,20 @@
 
 #define FOLIO_MAX (4u << 20) /* no folio is larger: 2 MiB on x86 */
 
+/* Writing into the page cache at once: at most so many bytes; after one that took long, not for a while. */
+#define AT_ONCE_MAX  (64u << 10)
+#define AT_ONCE_SLOW 1000000u
+#define AT_ONCE_REST 1000000000u
+
 struct file {
 	struct block block;
 	/* set at open */
 	struct file_options options;
 	struct digest_reader *digest_reader;
 	struct file_zero *zero;
+	/* ring thread only */
+	unsigned under_way;       /* reads and writes */
+	uint64_t at_once_from_ns; /* no write is done at once before */
 };
 
 static struct file *to_file(struct block *block)
@@ -82,6 +90,28 @@ static void forget_cached(const struct file *file, uint64_t offset, uint64_t len
 }
 
 /*
+ * File systems whose buffered writes cannot be told not to wait make io_uring hand them to a thread, which costs more than the
+ * write. One that is alone keeps nobody waiting; and if it has to wait itself, for the disk to catch up, the next ones take the
+ * long way.
+ */
+static bool write_at_once(struct file *file, struct ring_op *op)
+{
+	struct ring *ring = file->block.ring;
+	uint64_t begin = ring_now_ns(ring), end;
+	ssize_t res;
+
+	if (ring->simulated || file->under_way > 1 || op->length > AT_ONCE_MAX || op->mode ||
+	    begin < file->at_once_from_ns)
+		return false;
+	res = pwrite(op->fd, op->buf, op->length, (off_t)op->offset);
+	end = ring_now_ns(ring);
+	if (end - begin > AT_ONCE_SLOW)
+		file->at_once_from_ns = end + AT_ONCE_REST;
+	ring_defer(ring, op, res < 0 ? -errno : (int)res);
+	return true;
+}
+
+/*
  * Submits the next piece of a read or write: driver_u64[0] bytes are done. Pieces are direct where position
  * and memory are aligned, else buffered.
  */
@@ -108,11 +138,13 @@ static void submit_piece(struct file *file, struct block_io *io)
 	op->offset = at;
 	op->buf = buf;
 	op->length = left;
-	ring_submit(file->block.ring, op);
+	if (direct || io->op == BLOCK_READ || !write_at_once(file, op))
+		ring_submit(file->block.ring, op);
 }
 
 static void data_done(struct block_io *io, int res)
 {
+	to_file(io->block)->under_way--;
 	if (io->op == BLOCK_WRITE)
 		digest_reader_forget(to_file(io->block)->digest_reader, io->offset, io->length);
 	block_complete(io, res);
@@ -140,6 +172,7 @@ static void piece_done(struct ring_op *op, int res)
 
 static void submit_data(struct file *file, struct block_io *io)
 {
+	file->under_way++;
 	io->driver_u64[0] = 0;
 	io->driver_u64[1] = io->op == BLOCK_READ && file->options.cached_reads &&
 	                    is_cached(file->options.fd, io->offset, io->length);

@@ -484,7 +484,7 @@ static int resume(struct mirror_run *run, int argc, char **argv, json_t **ret_wo
 	for (int i = 1; i < argc; i++)
 		all[count + (size_t)i] = argv[i];
 	memcpy(state_dir, command->options.state_dir, sizeof(state_dir));
-	*command = (struct mirror_command){0};
+	*command = (struct mirror_command){.cache = CACHE_BUFFERED};
 	res = mirror_command_parse(command, (int)count + argc, all);
 	memcpy(command->options.state_dir, state_dir, sizeof(state_dir));
 	command->job.resume = true;
@@ -538,6 +538,7 @@ int command_mirror(int argc, char **argv)
 		return JOB_TROUBLE;
 	run->command = command;
 	run->files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1};
+	command->cache = CACHE_BUFFERED;
 	code = mirror_command_parse(command, argc, argv);
 	if (code == 0) {
 		res = prepare(run, argc, argv, &words, &error);

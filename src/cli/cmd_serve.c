@@ -9,9 +9,13 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 1024u
@@ -37,6 +41,7 @@ struct serve {
 	unsigned endpoints_count, names_count;
 	bool read_only, overlay, allow_mounted, allow_held;
 	const char *overlay_dir;
+	bool cache_said;
 	enum cache_mode cache;
 
 	struct ring *ring;
@@ -49,12 +54,16 @@ struct serve {
 
 static void take_allow(struct serve *serve, const char *arg, struct argp_state *state)
 {
-	bool mounted = !strcmp(arg, "mounted"), held = !strcmp(arg, "held");
+	for (size_t length; *arg; arg += length + (arg[length] == ',')) {
+		bool mounted = !strncmp(arg, "mounted", length = strcspn(arg, ",")) && length == 7;
+		bool held = !strncmp(arg, "held", length) && length == 4;
 
-	if (!mounted && !held)
-		argp_failure(state, JOB_TROUBLE, 0, "--allow=%s: choose one of mounted, held", arg);
-	serve->allow_mounted |= mounted;
-	serve->allow_held |= held;
+		if (!mounted && !held)
+			argp_failure(
+			    state, JOB_TROUBLE, 0, "--allow=%s: choose one or both of mounted, held", arg);
+		serve->allow_mounted |= mounted;
+		serve->allow_held |= held;
+	}
 }
 
 static void take_cache(struct serve *serve, const char *arg, struct argp_state *state)
@@ -64,6 +73,7 @@ static void take_cache(struct serve *serve, const char *arg, struct argp_state *
 	for (int i = 0; i < 3; i++) {
 		if (!strcmp(arg, names[i])) {
 			serve->cache = (enum cache_mode)i;
+			serve->cache_said = true;
 			return;
 		}
 	}
@@ -176,18 +186,39 @@ static void got_signal(void *data, int number)
 		    stderr, "blkmove: %u clients, %" PRIu64 " requests\n", serve->clients, serve->answered);
 		return;
 	}
-	if (serve->stopping || !serve->server)
+	if (serve->stopping || !serve->server) {
+		fputs("blkmove: interrupted\n", stderr);
+		signals_end_children();
+		listen_done(&serve->listen);
 		_exit(JOB_INTERRUPTED);
+	}
 	serve->stopping = true;
 }
 
 /* Opening */
 
+/*
+ * A device that is only read may be written by others, past its page cache: a mounted file system does. Else the page cache is
+ * fast, and nobody else's.
+ */
+static enum cache_mode cache_of(const struct serve *serve, const struct endpoint *endpoint)
+{
+	bool reads = serve->read_only || serve->overlay;
+	struct stat st;
+
+	if (serve->cache_said)
+		return serve->cache;
+	return reads && endpoint->kind == ENDPOINT_PATH && stat(endpoint->path, &st) == 0 &&
+	               S_ISBLK(st.st_mode)
+	           ? CACHE_AUTO
+	           : CACHE_BUFFERED;
+}
+
 static int open_one(struct serve *serve, unsigned i, struct error *error)
 {
 	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
 	    .force_held = serve->allow_held || serve->allow_mounted,
-	    .cache = serve->cache,
+	    .cache = cache_of(serve, &serve->endpoints[i]),
 	    .link = serve->options.job.link};
 	int res = block_open(&serve->blocks[i], serve->ring, &serve->endpoints[i], &open, error);
 
@@ -269,6 +300,26 @@ static int set_up(struct serve *serve, struct error *error)
 	return res == 0 ? listen_start(&serve->listen, serve->server, error) : res;
 }
 
+/* systemd waits for this with Type=notify (sd_notify(3)): what depends on the volume is started when it can be had. */
+static void tell_manager(void)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (path ? strlen(path) : 0));
+	int fd;
+
+	if (!path || !path[0] || strlen(path) >= sizeof(address.sun_path))
+		return;
+	memcpy(address.sun_path, path, strlen(path));
+	if (address.sun_path[0] == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	(void)sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&address, length);
+	close(fd);
+}
+
 /* One line: where clients find it. */
 static void say_ready(const struct serve *serve)
 {
@@ -292,6 +343,7 @@ static void say_ready(const struct serve *serve)
 	putchar('\n');
 	fflush(stdout);
 	json_decref(json);
+	tell_manager();
 }
 
 static int tear_down(struct serve *serve, int res)
@@ -347,7 +399,6 @@ int command_serve(int argc, char **argv)
 	if (!serve)
 		return JOB_TROUBLE;
 	argp_err_exit_status = JOB_TROUBLE;
-	serve->cache = CACHE_BUFFERED;
 	serve->overlay_dir = "/var/tmp";
 	res = cli_words_init(&serve->options.words, argc, argv, error);
 	if (res == 0) {

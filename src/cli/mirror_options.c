@@ -246,7 +246,7 @@ static const struct argp_option options[] = {
         "a target that takes longer for a request is let go, and copied again later (default: 10s)", 0},
     {"overwrite", KEY_OVERWRITE, "NAME", 0, "the target's name once more: what it carries may be lost", 0},
     {"allow", KEY_ALLOW, "WHAT", 0, "use volumes that are mounted or held, at your own risk", 0},
-    {"cache", KEY_CACHE, "HOW", 0, "auto (default), direct or buffered", 0},
+    {"cache", KEY_CACHE, "HOW", 0, "buffered (default), direct or auto", 0},
     {"state-dir", KEY_STATE_DIR, "DIR", 0, "where maps lie (default: as for copy)", 0},
     {"json", KEY_JSON, NULL, 0, "say in JSON what is served, and what happens", 0},
     {"quiet", KEY_QUIET, NULL, 0, "only errors", 0},

@@ -9,8 +9,11 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define DIRECT_MIN 65536u /* a payload's rest that is worth a read of its own */
@@ -57,7 +60,7 @@ static void link_broke(struct nbd_client *client, const char *what, int res)
 	if (res == -ECONNRESET || res == -EPIPE)
 		error.text[0] = '\0';
 	else
-		error_set(&error, res, "the link to a client broke while %s: %s", what, strerror(-res));
+		error_set(&error, res, "the link broke while %s: %s", what, strerror(-res));
 	error.code = res;
 	nbd_client_end(client, &error);
 }
@@ -72,7 +75,7 @@ static void came_to_an_end(struct nbd_client *client)
 		nbd_client_end(client, NULL);
 		return;
 	}
-	error_set(&error, -ECONNRESET, "a client ended its link in the middle of %s",
+	error_set(&error, -ECONNRESET, "it went in the middle of %s",
 	    client->phase == NBD_PHASE_REQUESTS ? "a request" : "the negotiation");
 	/* A port scan, or a look at whether somebody listens. */
 	if (client->phase == NBD_PHASE_FLAGS)
@@ -182,8 +185,7 @@ static void negotiated(struct nbd_client *client)
 		free(client->answers.data);
 		client->answers.data = NULL;
 		if (nbd_slots_new(client) < 0)
-			nbd_client_end(
-			    client, (error_set(&error, -ENOMEM, "no memory for a client"), &error));
+			nbd_client_end(client, (error_set(&error, -ENOMEM, "no memory for it"), &error));
 	}
 }
 
@@ -243,7 +245,7 @@ static void timer_done(struct ring_op *op, int res)
 
 	if (!client->ending && client->phase != NBD_PHASE_REQUESTS && res != -ECANCELED)
 		nbd_client_end(
-		    client, (error_set(&error, -ETIMEDOUT, "a client did not end its negotiation in %u ms",
+		    client, (error_set(&error, -ETIMEDOUT, "it did not end its negotiation in %u ms",
 		                 client->server->options.handshake_ms),
 		                &error));
 	nbd_client_check_end(client);
@@ -253,8 +255,12 @@ void nbd_client_end(struct nbd_client *client, const struct error *why)
 {
 	struct nbd_server *server = client->server;
 
-	if (why && why->text[0] && !client->broken && server->options.client_failed)
-		server->options.client_failed(server->options.data, why);
+	if (why && why->text[0] && !client->broken && server->options.client_failed) {
+		struct error error = *why;
+
+		error_prefix(&error, "client %s", client->peer);
+		server->options.client_failed(server->options.data, &error);
+	}
 	client->ending = true;
 	if (!why || client->broken)
 		return;
@@ -301,12 +307,32 @@ void nbd_client_check_end(struct nbd_client *client)
 		client_free(client);
 }
 
+static void name_peer(struct nbd_client *client)
+{
+	struct sockaddr_storage address;
+	socklen_t length = sizeof(address), size = sizeof(struct ucred);
+	char host[48] = "?", port[8] = "?";
+	struct ucred process = {0};
+	int fd = client->stream.fd;
+
+	if (getpeername(fd, (struct sockaddr *)&address, &length) == 0 && address.ss_family != AF_UNIX) {
+		getnameinfo((struct sockaddr *)&address, length, host, sizeof(host), port, sizeof(port),
+		    NI_NUMERICHOST | NI_NUMERICSERV);
+		snprintf(
+		    client->peer, sizeof(client->peer), strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+		return;
+	}
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &process, &size);
+	snprintf(client->peer, sizeof(client->peer), "pid %d", (int)process.pid);
+}
+
 static void client_init(struct nbd_client *client, struct nbd_server *server, int fd)
 {
 	client->server = server;
 	client->stream = (struct nbd_stream){
 	    .ring = server->ring, .fd = fd, .received = received, .sent = sent, .tls_started = tls_started};
 	nbd_stream_init(&client->stream);
+	name_peer(client);
 	list_init(&client->starved);
 	list_init(&client->free);
 	list_init(&client->answered);

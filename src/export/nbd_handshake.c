@@ -106,7 +106,7 @@ static enum nbd_phase handle_export_name(struct nbd_client *client, const struct
 	struct error error;
 
 	if (!export) {
-		error_set(&error, -ENOENT, "a client asked for an export that there is not");
+		error_set(&error, -ENOENT, "it asked for an export that there is not");
 		nbd_client_end(client, &error);
 		return NBD_PHASE_OPTIONS;
 	}
@@ -187,7 +187,7 @@ static enum nbd_phase handle_tls(struct nbd_client *client, const struct nbd_opt
 	}
 	/* What somebody else may have slipped in before the encryption must not count as if it came after. */
 	if (client->in_start != client->in_end) {
-		error_set(&error, -EPROTO, "a client sent more behind STARTTLS");
+		error_set(&error, -EPROTO, "it sent more behind STARTTLS");
 		nbd_client_end(client, &error);
 		return NBD_PHASE_OPTIONS;
 	}
@@ -213,7 +213,7 @@ static enum nbd_phase handle(struct nbd_client *client, const struct nbd_option 
 			refuse(client, option, NBD_ANSWER_TLS_REQUIRED, "this server asks for TLS first");
 		else
 			nbd_client_end(
-			    client, (error_set(&error, -EPERM, "a client went on without TLS"), &error));
+			    client, (error_set(&error, -EPERM, "it went on without TLS"), &error));
 		return NBD_PHASE_OPTIONS;
 	}
 	switch (option->type) {

@@ -36,9 +36,9 @@ int nbd_client_flags_parse(
 	uint32_t flags = get_be32(data);
 
 	if (flags & ~(HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES))
-		return error_set(error, -EPROTO, "the client has unknown flags 0x%08x", flags);
+		return error_set(error, -EPROTO, "it has unknown flags 0x%08x", flags);
 	if (!(flags & HANDSHAKE_FIXED))
-		return error_set(error, -EPROTO, "the client does not know fixed newstyle negotiation");
+		return error_set(error, -EPROTO, "it does not know fixed newstyle negotiation");
 	*ret_no_zeroes = flags & HANDSHAKE_NO_ZEROES;
 	return 0;
 }
@@ -49,7 +49,7 @@ int nbd_option_parse(
 	if (length < NBD_OPTION_BYTES)
 		return 0;
 	if (get_be64(data) != OPTION_MAGIC)
-		return error_set(error, -EPROTO, "the client sent something that is no option");
+		return error_set(error, -EPROTO, "it sent something that is no option");
 	ret->type = get_be32(data + 8);
 	ret->length = get_be32(data + 12);
 	ret->data = data + NBD_OPTION_BYTES;
@@ -252,10 +252,10 @@ int nbd_request_parse(const uint8_t data[NBD_REQUEST_BYTES], struct nbd_request 
 	};
 
 	if (get_be32(data) != REQUEST_MAGIC)
-		return error_set(error, -EPROTO, "the client sent something that is no request");
+		return error_set(error, -EPROTO, "it sent something that is no request");
 	if (request.type == NBD_COMMAND_WRITE && request.length > NBD_PAYLOAD_MAX)
 		return error_set(error, -EPROTO,
-		    "the client wants to write %u bytes at once, %u are the most", request.length,
+		    "it wants to write %u bytes at once, %u are the most", request.length,
 		    NBD_PAYLOAD_MAX);
 	*ret = request;
 	return 0;

@@ -86,11 +86,12 @@ bool nbd_server_take_bytes(struct nbd_client *client, uint64_t bytes)
 {
 	struct nbd_server *server = client->server;
 	uint64_t most = server->options.inflight_bytes;
+	bool first = client->bytes == 0, huge = bytes > BLOCK_IO_MAX;
 
-	/* One request a client goes on always: others may hold theirs for ever. */
-	if (client->bytes > 0 && client->bytes + bytes > most / CLIENT_SHARE)
+	if (!first && client->bytes + bytes > most / CLIENT_SHARE)
 		return false;
-	if (client->bytes > 0 && server->inflight_bytes + bytes > most) {
+	/* One request a client goes on always: others may hold theirs for ever. Only huge ones, which hardly anybody sends, wait. */
+	if ((!first || huge) && server->inflight_bytes + bytes > most + (huge ? NBD_PAYLOAD_MAX : 0)) {
 		if (list_empty(&client->starved))
 			list_append(&server->starved, &client->starved);
 		return false;

@@ -28,7 +28,7 @@ struct nbd_server_options {
 	unsigned connections_max; /* further clients are turned away; 0: NBD_CONNECTIONS */
 	/*
 	 * Bytes of data that requests may have under way; 0: NBD_INFLIGHT_BYTES. One connection takes at most a quarter. Each
-	 * connection may have one request beyond that, so that all go on.
+	 * connection may have one request beyond that, of at most 4 MiB, so that all go on; longer ones have 32 MiB more, all together.
 	 */
 	uint64_t inflight_bytes;
 	unsigned handshake_ms; /* from the connection to the first request; 0: NBD_HANDSHAKE_MS */

@@ -77,9 +77,9 @@ struct nbd_client {
 	struct nbd_stream stream;
 	struct ring_op timer, later;
 	enum nbd_phase phase;
-	bool ending; /* nothing more is read; what is under way is answered */
-	bool broken; /* nothing more is written either */
-	bool timed_out;
+	bool ending;   /* nothing more is read; what is under way is answered */
+	bool broken;   /* nothing more is written either */
+	char peer[64]; /* for messages: its address, or its process */
 
 	/* input: bytes [in_start, in_end) of in */
 	uint8_t *in;

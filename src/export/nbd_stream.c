@@ -192,6 +192,9 @@ static int tls_encrypt(struct nbd_stream_tls *tls, const struct iovec *iov, unsi
 	size_t room = TLS_OUT - TLS_SPARE - tls->out_end;
 	int res;
 
+	/* Only a peer that wants new keys all the time fills it so far. */
+	if (tls->out_end > TLS_OUT - TLS_SPARE)
+		return -EPROTO;
 	room = room < TLS_PLAIN ? room : TLS_PLAIN;
 	tls->written = 0;
 	gnutls_record_cork(tls->session);

@@ -354,14 +354,18 @@ def test_tcp(folder, serve):
 def test_systemd_socket_activation(folder, program, serve):
     (folder / "image").write_bytes(b"x" * 4096)
     path = folder / "activated"
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(folder / "notify"))
+    manager.settimeout(20)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
         os.set_inheritable(listening.fileno(), True)
         shell = f"exec 3<&{listening.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\""
         process = subprocess.Popen(["bash", "-c", shell, "bash", program.path, "serve", str(folder / "image")], pass_fds=[listening.fileno()],
-                                   stdout=subprocess.PIPE, env=program.env)
+                                   stdout=subprocess.PIPE, env=dict(program.env, NOTIFY_SOCKET=str(folder / "notify")))
     try:
+        assert manager.recv(100) == b"READY=1"
         uri = process.stdout.readline().decode().strip()
         assert urllib.parse.unquote(uri).endswith(f"socket={path}")
         handle = nbd.NBD()
@@ -462,7 +466,16 @@ def test_h21_refusals(folder, program, serve, loops):
         done = program("serve", device, f"--listen=nbd+unix:///?socket={folder}/s", code=REFUSED)
         assert str(point) in done.err
         assert not (folder / "s").exists()
-        serve(device, "--read-only").stop()
+        # What is written there meanwhile is what a client reads, not what was read before.
+        reader = serve(device, "--read-only")
+        handle = reader.connect()
+        before = handle.pread(4 << 20, 0)
+        (point / "file").write_bytes(b"news" * 1000)
+        subprocess.run(["sync", "-f", point / "file"], check=True)
+        after = handle.pread(4 << 20, 0)
+        assert b"news" * 1000 in after and b"news" * 1000 not in before
+        handle.shutdown()
+        reader.stop()
     finally:
         subprocess.run(["umount", point], check=True)
     first = serve(device)

@@ -11,6 +11,7 @@
 #include "export/nbd_server.h"
 #include "filter/delay.h"
 #include "filter/fault.h"
+#include "filter/powercut.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -39,6 +40,7 @@ struct host {
 	uint64_t size;              /* 0: HOST_SIZE */
 	bool read_only, two_exports;
 	unsigned patience_ms; /* of the stop */
+	uint64_t power_seed;  /* not 0: ends by a power cut instead, and what was left is in `left` */
 
 	/* the server's thread until host_stop() */
 	pthread_t thread;
@@ -50,6 +52,7 @@ struct host {
 	volatile unsigned clients, failed;
 	volatile uint64_t answered;
 	int stop_res;
+	uint8_t left[65536];
 	struct error error;
 };
 
@@ -90,6 +93,8 @@ static void host_open(struct host *host)
 	        NULL) < 0)
 		abort();
 	host->block = host->memory;
+	if (host->power_seed && powercut_new(&host->block, host->memory, host->power_seed, NULL) < 0)
+		abort();
 	if (host->fault.result && fault_new(&host->block, host->block, 1, NULL) == 0)
 		fault_add(host->block, &host->fault);
 	if (host->delay.max_ns && delay_new(&host->block, host->block, &host->delay, NULL) < 0)
@@ -127,8 +132,13 @@ static void *host_run(void *data)
 	wait.fd = host->control[1];
 	wait.buf = &byte;
 	ring_wait(host->ring, &wait);
-	host->stop_res = nbd_server_stop(host->server, host->patience_ms, &host->error);
+	if (!host->power_seed)
+		host->stop_res = nbd_server_stop(host->server, host->patience_ms, &host->error);
 	nbd_server_free(host->server);
+	if (host->power_seed) {
+		powercut_cut(host->block);
+		memory_peek(host->memory, 0, host->left, sizeof(host->left));
+	}
 	block_free(host->block);
 	block_free(host->second);
 	ring_free(host->ring);

@@ -77,6 +77,9 @@ static void test_wrong_requests(void **state)
 	expect_end(fd);
 	check_honest(&host);
 	assert_int_equal(host.failed, 2);
+	/* It is said who. */
+	assert_memory_equal(host.error.text, "client pid ", 11);
+	assert_int_equal(atoi(host.error.text + 11), getpid());
 	host_stop(&host);
 }
 
@@ -245,6 +248,30 @@ static void test_stuck_clients(void **state)
 	host_stop(&host);
 }
 
+/* The longest requests there are, by many who do not take the replies: they wait for each other, and nobody else for them. */
+static void test_stuck_with_huge_requests(void **state)
+{
+	struct host host = {.size = 40u << 20, .options = {.inflight_bytes = 4u << 20}};
+	int fds[STUCK];
+	long before;
+
+	host_start(&host);
+	check_honest(&host);
+	before = resident_kib();
+	for (int i = 0; i < STUCK; i++) {
+		fds[i] = enter(&host, false);
+		request(fds[i], NBD_COMMAND_READ, 0, 1, 0, NBD_PAYLOAD_MAX);
+		check_honest(&host);
+	}
+	usleep(200000);
+	assert_in_range(resident_kib() - before, 0, (4096 + 32768) + STUCK * 400 + 8192);
+	for (int i = 0; i < STUCK; i++)
+		close(fds[i]);
+	wait_for_clients(&host, 0);
+	check_honest(&host);
+	host_stop(&host);
+}
+
 static void test_limits(void **state)
 {
 	struct host host = {.options = {.connections_max = 2, .handshake_ms = 300}};
@@ -354,6 +381,7 @@ int main(void)
 	    cmocka_unit_test(test_server_ends_first),
 	    cmocka_unit_test(test_half_open),
 	    cmocka_unit_test(test_stuck_clients),
+	    cmocka_unit_test(test_stuck_with_huge_requests),
 	    cmocka_unit_test(test_limits),
 	    cmocka_unit_test(test_noise),
 	    cmocka_unit_test(test_tls_cannot_be_passed_by),

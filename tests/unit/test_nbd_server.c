@@ -318,6 +318,40 @@ static void test_flush_covers_other_connections(void **state)
 	host_stop(&host);
 }
 
+/* Power goes: what a flush of any connection covered, and what was written with FUA, is there; the rest may be lost. */
+static void test_power_cut_leaves_what_was_flushed(void **state)
+{
+	uint64_t seed = seed_of_run();
+	unsigned lost = 0;
+
+	for (unsigned i = 0; i < 20; i++) {
+		struct host host = {.power_seed = seed + i};
+		uint8_t data[8192];
+		int writer, flusher;
+
+		memset(data, 5, sizeof(data));
+		host_start(&host);
+		writer = enter(&host, false);
+		flusher = enter(&host, false);
+		assert_int_equal(call(writer, NBD_COMMAND_WRITE, 0, 0, sizeof(data), data), 0);
+		assert_int_equal(call(writer, NBD_COMMAND_WRITE_ZEROES, 0, 100, 50, NULL), 0);
+		assert_int_equal(call(flusher, NBD_COMMAND_FLUSH, 0, 0, 0, NULL), 0);
+		assert_int_equal(call(writer, NBD_COMMAND_WRITE, NBD_FLAG_FUA, 10000, sizeof(data), data), 0);
+		assert_int_equal(call(flusher, NBD_COMMAND_WRITE_ZEROES, NBD_FLAG_FUA, 10000, 512, NULL), 0);
+		assert_int_equal(call(writer, NBD_COMMAND_WRITE, 0, 30000, sizeof(data), data), 0);
+		host_stop(&host);
+		assert_memory_equal(host.left, data, 100);
+		assert_true(bytes_are_zero(host.left + 100, 50));
+		assert_memory_equal(host.left + 150, data, sizeof(data) - 150);
+		assert_true(bytes_are_zero(host.left + 10000, 512));
+		assert_memory_equal(host.left + 10512, data, sizeof(data) - 512);
+		lost += memcmp(host.left + 30000, data, sizeof(data)) != 0;
+		close(writer);
+		close(flusher);
+	}
+	assert_in_range(lost, 3, 20);
+}
+
 /* Requests that are under way when the server stops are answered; what was never flushed is. */
 static void test_orderly_stop(void **state)
 {
@@ -355,6 +389,7 @@ int main(void)
 	    cmocka_unit_test(test_long_requests),
 	    cmocka_unit_test(test_many_at_once),
 	    cmocka_unit_test(test_flush_covers_other_connections),
+	    cmocka_unit_test(test_power_cut_leaves_what_was_flushed),
 	    cmocka_unit_test(test_orderly_stop),
 	};
 
