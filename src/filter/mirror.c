@@ -328,7 +328,7 @@ void mirror_flush_legs(struct block *block, void (*done)(void *data, int res), v
 	flush->data = data;
 	flush->res = mirror_attached(block) ? 0 : -ENOTCONN;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
-		if (!mirror->legs[i].block)
+		if (!mirror->legs[i].block || (PLANTED(PLANTED_ONE_FLUSH) && i == mirror->authoritative))
 			continue;
 		flush->pending++;
 		flush->legs[i].io = (struct block_io){.op = BLOCK_FLUSH};

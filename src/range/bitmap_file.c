@@ -89,6 +89,8 @@ uint64_t bitmap_file_doubt(struct bitmap_file *map)
 	uint64_t before = map->dirty.count;
 
 	map->settling = false;
+	if (PLANTED(PLANTED_NO_DOUBT) && before > 0)
+		return 0;
 	bitmap_or(&map->dirty, &map->logged);
 	return map->dirty.count - before;
 }
