@@ -14,6 +14,8 @@ enum planted {
 	PLANTED_NO_LOCK,     /* a write does not wait for a copy of its range */
 	PLANTED_LATE_RECORD, /* the legs are swapped although it is not recorded yet */
 	PLANTED_LOST_MARK,   /* a write behind the copy's back leaves no dirty bit */
+	PLANTED_ONE_FLUSH,   /* bits are cleared when the follower was flushed and the other leg was not */
+	PLANTED_NO_DOUBT,    /* what a lost follower had not flushed is not dirty */
 	PLANTED_END,
 };
 

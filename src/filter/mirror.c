@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 #define TIMEOUT_NS 10000000000u
-#define STABLE_MAX (32u << 20)
+#define STABLE_MAX (16u << 20)
 #define LATENCY_NS 8000000000u
 #define RECENT_NS  266000000u
 #define BIT(kind)  (1u << (kind))
@@ -118,11 +118,26 @@ static int check_leg(const struct mirror *mirror, const struct block *leg, struc
 	    (unsigned long long)block_info(leg)->size, (unsigned long long)size);
 }
 
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
 static void set_info(struct mirror *mirror)
 {
 	struct block_info *info = &mirror->block.info;
+	uint32_t sector_size = info->sector_size, request_align = info->request_align;
 
 	*info = *block_info(authoritative(mirror));
+	/* What clients were told stays true on either leg. */
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		if (!mirror->legs[i].block)
+			continue;
+		sector_size = max_u32(sector_size, block_info(mirror->legs[i].block)->sector_size);
+		request_align = max_u32(request_align, block_info(mirror->legs[i].block)->request_align);
+	}
+	info->sector_size = sector_size;
+	info->request_align = request_align;
 	info->resizable = info->zeroed = info->created = info->remote = false;
 	/* Flags are passed on to the legs, which know what to do with them. */
 	info->fua = info->no_hole = true;
@@ -199,6 +214,11 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 	assert(!follower->block && list_empty(&follower->under_way));
 	if (res < 0)
 		return res;
+	/* Clients have been told what they may ask for; all of it must be possible here, too. */
+	if (block_info(leg)->request_align > block->info.request_align)
+		return error_set(error, -EINVAL,
+		    "%s takes requests of %u bytes and multiples, clients may ask for %u",
+		    block_info(leg)->name, block_info(leg)->request_align, block->info.request_align);
 	if (bitmap_file_lost(mirror->map))
 		return error_set(error, -EIO, "the map was lost; what differs is not known any more");
 	/* Writes since it went have their marks; now all that it may not have flushed gets one, too. */
@@ -308,7 +328,7 @@ void mirror_flush_legs(struct block *block, void (*done)(void *data, int res), v
 	flush->data = data;
 	flush->res = mirror_attached(block) ? 0 : -ENOTCONN;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
-		if (!mirror->legs[i].block)
+		if (!mirror->legs[i].block || (PLANTED(PLANTED_ONE_FLUSH) && i == mirror->authoritative))
 			continue;
 		flush->pending++;
 		flush->legs[i].io = (struct block_io){.op = BLOCK_FLUSH};

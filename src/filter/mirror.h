@@ -31,7 +31,7 @@ enum mirror_event {
 struct mirror_options {
 	struct bitmap_file *map;
 	uint64_t follower_timeout_ns; /* of one request to the following leg; 0: 10 s */
-	uint64_t stable_max; /* bytes of data held for both legs at once; 0: 32 MiB; beyond it: dirty */
+	uint64_t stable_max; /* bytes of data held for both legs at once; 0: 16 MiB; beyond it: dirty */
 	/* From the loop; it may call everything here but block_free(). */
 	void (*event)(void *data, enum mirror_event event);
 	void *data;
@@ -57,7 +57,7 @@ void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
 
 /*
  * The following leg comes (back); all that is logged is dirty. Not while requests of an earlier life are under way. -EINVAL with
- * words if its size is another one.
+ * words if its size is another one, or it cannot do what clients were told that they may ask for.
  */
 int mirror_attach(struct block *mirror, struct block *leg, struct error *error);
 /* Lets the following leg go now. Its block may be freed once mirror_leg_idle(). */

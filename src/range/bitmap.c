@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Bits in words of 64: see bitmap.h. Bits beyond the end are never set. */
+/* Bits in words of 64, and a bit for each word: see bitmap.h. Bits beyond the end are never set. */
 #include "range/bitmap.h"
 
 #include "base/bytes.h"
@@ -16,12 +16,17 @@ int bitmap_init(struct bitmap *bitmap, uint64_t bits)
 
 	*bitmap = (struct bitmap){.bits = bits};
 	bitmap->words = calloc(words ? words : 1, sizeof(*bitmap->words));
-	return bitmap->words ? 0 : -ENOMEM;
+	bitmap->summary = calloc(words / WORD_BITS + 1, sizeof(*bitmap->summary));
+	if (bitmap->words && bitmap->summary)
+		return 0;
+	bitmap_done(bitmap);
+	return -ENOMEM;
 }
 
 void bitmap_done(struct bitmap *bitmap)
 {
 	free(bitmap->words);
+	free(bitmap->summary);
 	*bitmap = (struct bitmap){0};
 }
 
@@ -50,6 +55,16 @@ static uint64_t next_word(uint64_t bit)
 	return align_down(bit, WORD_BITS) + WORD_BITS;
 }
 
+static void summarize(struct bitmap *bitmap, uint64_t word)
+{
+	uint64_t bit = 1ull << word % WORD_BITS;
+
+	if (bitmap->words[word])
+		bitmap->summary[word / WORD_BITS] |= bit;
+	else
+		bitmap->summary[word / WORD_BITS] &= ~bit;
+}
+
 static uint64_t change(struct bitmap *bitmap, uint64_t first, uint64_t count, bool set)
 {
 	uint64_t end = first + count, changed = 0;
@@ -60,6 +75,7 @@ static uint64_t change(struct bitmap *bitmap, uint64_t first, uint64_t count, bo
 
 		changed += (uint64_t)__builtin_popcountll(mask & (set ? ~*word : *word));
 		*word = set ? *word | mask : *word & ~mask;
+		summarize(bitmap, at / WORD_BITS);
 	}
 	return changed;
 }
@@ -88,32 +104,51 @@ void bitmap_or(struct bitmap *bitmap, const struct bitmap *other)
 	for (uint64_t i = 0; i < words; i++) {
 		bitmap->count += (uint64_t)__builtin_popcountll(other->words[i] & ~bitmap->words[i]);
 		/* Memory that nobody set is not touched. */
-		if (other->words[i])
+		if (other->words[i]) {
 			bitmap->words[i] |= other->words[i];
+			summarize(bitmap, i);
+		}
 	}
 }
 
-/* The first bit at or after `from` whose word, with `flip` applied, has it set. */
-static uint64_t next(const struct bitmap *bitmap, uint64_t from, uint64_t flip)
+/* The first word at or after `word` that is not zero; a number beyond the end when there is none. */
+static uint64_t next_word_set(const struct bitmap *bitmap, uint64_t word, uint64_t words)
+{
+	while (word < words) {
+		uint64_t bits = bitmap->summary[word / WORD_BITS] >> word % WORD_BITS;
+
+		if (bits)
+			return word + (uint64_t)__builtin_ctzll(bits);
+		word = next_word(word);
+	}
+	return word;
+}
+
+uint64_t bitmap_next_set(const struct bitmap *bitmap, uint64_t from)
+{
+	uint64_t words = align_up(bitmap->bits, WORD_BITS) / WORD_BITS, word;
+
+	if (bitmap->count == 0 || from >= bitmap->bits)
+		return bitmap->bits;
+	word = bitmap->words[from / WORD_BITS] >> from % WORD_BITS;
+	if (word)
+		return from + (uint64_t)__builtin_ctzll(word);
+	from = next_word_set(bitmap, from / WORD_BITS + 1, words);
+	if (from >= words)
+		return bitmap->bits;
+	return from * WORD_BITS + (uint64_t)__builtin_ctzll(bitmap->words[from]);
+}
+
+uint64_t bitmap_next_clear(const struct bitmap *bitmap, uint64_t from)
 {
 	while (from < bitmap->bits) {
-		uint64_t word = (bitmap->words[from / WORD_BITS] ^ flip) >> from % WORD_BITS;
+		uint64_t word = ~bitmap->words[from / WORD_BITS] >> from % WORD_BITS;
 
 		if (word)
 			return min_u64(from + (uint64_t)__builtin_ctzll(word), bitmap->bits);
 		from = next_word(from);
 	}
 	return bitmap->bits;
-}
-
-uint64_t bitmap_next_set(const struct bitmap *bitmap, uint64_t from)
-{
-	return next(bitmap, from, 0);
-}
-
-uint64_t bitmap_next_clear(const struct bitmap *bitmap, uint64_t from)
-{
-	return next(bitmap, from, UINT64_MAX);
 }
 
 void bitmap_store(const struct bitmap *bitmap, uint64_t first, uint8_t *bytes, size_t length)
@@ -132,5 +167,6 @@ void bitmap_load(struct bitmap *bitmap, uint64_t first, const uint8_t *bytes, si
 
 		bitmap->count += (uint64_t)__builtin_popcountll(value & ~*word);
 		*word |= value;
+		summarize(bitmap, first / WORD_BITS);
 	}
 }

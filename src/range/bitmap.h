@@ -8,8 +8,9 @@
 
 struct bitmap {
 	uint64_t *words;
-	uint64_t bits;  /* how many there are */
-	uint64_t count; /* how many are set */
+	uint64_t *summary; /* a bit for each word: it is not zero; so that little is found soon in much */
+	uint64_t bits;     /* how many there are */
+	uint64_t count;    /* how many are set */
 };
 
 /* All clear; memory is touched as bits are set. 0 or -ENOMEM. */

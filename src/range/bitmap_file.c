@@ -89,6 +89,8 @@ uint64_t bitmap_file_doubt(struct bitmap_file *map)
 	uint64_t before = map->dirty.count;
 
 	map->settling = false;
+	if (PLANTED(PLANTED_NO_DOUBT) && before > 0)
+		return 0;
 	bitmap_or(&map->dirty, &map->logged);
 	return map->dirty.count - before;
 }
@@ -96,13 +98,15 @@ uint64_t bitmap_file_doubt(struct bitmap_file *map)
 /* The first region at or after `from` that is logged and not dirty; map->regions when there is none. */
 static uint64_t next_settled(const struct bitmap_file *map, uint64_t from)
 {
-	for (uint64_t at = align_down(from, 64); at < map->regions; at += 64) {
-		uint64_t word = map->logged.words[at / 64] & ~map->dirty.words[at / 64];
+	uint64_t at = bitmap_next_set(&map->logged, from);
 
-		if (at < from)
-			word &= UINT64_MAX << from % 64;
+	while (at < map->regions) {
+		uint64_t word =
+		    map->logged.words[at / 64] & ~map->dirty.words[at / 64] & UINT64_MAX << at % 64;
+
 		if (word)
-			return at + (uint64_t)__builtin_ctzll(word);
+			return align_down(at, 64) + (uint64_t)__builtin_ctzll(word);
+		at = bitmap_next_set(&map->logged, align_down(at, 64) + 64);
 	}
 	return map->regions;
 }

@@ -214,6 +214,7 @@ enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
 			break;
 	}
 	ticker_stop(&job->ticker);
+	job->stopping = false;
 	if (job->state == CUTOVER_FAILED)
 		*error = job->error;
 	return job->state;

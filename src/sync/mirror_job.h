@@ -22,7 +22,7 @@ struct mirror_job_options {
 	bool resume;    /* from the map; else a new map, everything dirty */
 	bool compare;   /* not all that is dirty differs: compare before copying, until nothing is dirty */
 	uint64_t nonce; /* of a new map; anything that an earlier one there did not have */
-	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB */
+	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB, more above 8 TiB */
 	uint32_t records;     /* of a new map; 0: 256 */
 	enum mirror_copy_mode copy_mode;
 	struct governor_options governor; /* of the copy */
@@ -73,7 +73,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error);
 struct block *mirror_job_block(struct mirror_job *job);
 /* Runs until an end state, or mirror_job_stop(). Returns the state: FINISHED, CANCELLED, FAILED (with words), or another if stopped. */
 enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error);
-/* Ends run() soon and leaves the mirror as it is, for a later resume. */
+/* Ends run() soon and leaves the mirror as it is, for another run() or a later resume. */
 void mirror_job_stop(struct mirror_job *job);
 /* No request of a client may be under way. Takes NULL; returns NULL. */
 struct mirror_job *mirror_job_free(struct mirror_job *job);

@@ -22,6 +22,8 @@ static const char *const plant_names[PLANTED_END] = {
     [PLANTED_NO_LOCK] = "no-lock",
     [PLANTED_LATE_RECORD] = "late-record",
     [PLANTED_LOST_MARK] = "lost-mark",
+    [PLANTED_ONE_FLUSH] = "one-flush",
+    [PLANTED_NO_DOUBT] = "no-doubt",
 };
 
 struct arguments {

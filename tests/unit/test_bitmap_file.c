@@ -410,8 +410,8 @@ static void test_records_of_state(void **state)
 	}
 }
 
-/* A map that cannot be written any more says so to all, and a later run is told not to believe it. */
-static void test_a_lost_map_is_given_up(void **state)
+/* H11: a gap in what was noted. A map that cannot be written any more says so to all, and a later run is told not to believe it. */
+static void test_h11_a_lost_map_is_given_up(void **state)
 {
 	struct user *user = &world.users[0];
 
@@ -446,7 +446,7 @@ int main(void)
 	    cmocka_unit_test(test_h08_pages_are_copied),
 	    cmocka_unit_test(test_damaged_bytes),
 	    cmocka_unit_test(test_records_of_state),
-	    cmocka_unit_test(test_a_lost_map_is_given_up),
+	    cmocka_unit_test(test_h11_a_lost_map_is_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -463,6 +463,85 @@ static void test_h14_a_damaged_map_means_a_comparison(void **state)
 	world_done();
 }
 
+/* H06: nothing is forgotten because a leg has come; only what was copied and flushed is. */
+static void test_h06_coming_back_clears_nothing(void **state)
+{
+	struct mirror_job_status before, after;
+
+	world_init(false);
+	assert_int_equal(job_open(), 0);
+	assert_int_equal(run_for(1000 * (uint64_t)MS), CUTOVER_READY);
+	mirror_job_pause(world.job, true);
+	mirror_detach(mirror_job_block(world.job));
+	world.away = true;
+	serve();
+	run_for(200 * MS);
+	job_close();
+	world.options.resume = true;
+	assert_int_equal(job_open(), 0);
+	mirror_job_status(world.job, &before);
+	assert_true(before.dirty > 0);
+	world.away = false;
+	mirror_job_pause(world.job, true);
+	run_for(1000 * (uint64_t)MS);
+	mirror_job_status(world.job, &after);
+	assert_true(after.attached);
+	assert_int_equal(after.dirty, before.dirty);
+	world_done();
+}
+
+static uint64_t steps_ready;
+
+static void check_ready(void *data)
+{
+	struct mirror_job_status status;
+
+	if (!world.job)
+		return;
+	mirror_job_status(world.job, &status);
+	if (status.state != CUTOVER_READY)
+		return;
+	steps_ready++;
+	assert_true(status.attached && status.dirty == 0 && status.mode == MIRROR_WRITE_THROUGH);
+}
+
+/* H07: at no step of a run is it ready while something is dirty. */
+static void test_h07_ready_and_clean_are_one_fact(void **state)
+{
+	world_init(false);
+	ring_sim_on_step(world.sim, check_ready, NULL);
+	steps_ready = 0;
+	assert_int_equal(job_open(), 0);
+	serve();
+	run_for(500 * MS);
+	delay_set(world.delays[MIRROR_TARGET], &(struct delay_options){.min_ns = MS, .max_ns = 700 * MS});
+	run_for(2000 * (uint64_t)MS);
+	assert_true(steps_ready > 100 && world.warnings > 0);
+	ring_sim_on_step(world.sim, NULL, NULL);
+	world_done();
+}
+
+/* H16: a map that contradicts itself about which leg is good chooses none. */
+static void test_h16_no_leg_is_chosen_in_doubt(void **state)
+{
+	struct bitmap_super super;
+	struct bitmap_file *map;
+
+	world_init(false);
+	assert_int_equal(job_open(), 0);
+	job_close();
+	assert_int_equal(bitmap_file_load(&map, world.ring, world.map_fd, &world.error), 0);
+	super = *bitmap_file_super(map);
+	super.state = CUTOVER_SWITCHED;
+	super.authoritative = MIRROR_SOURCE;
+	assert_int_equal(bitmap_file_record(map, &super, &world.error), 0);
+	bitmap_file_free(map);
+	world.options.resume = true;
+	assert_int_equal(job_open(), -EBADMSG);
+	assert_non_null(strstr(world.error.text, "makes no sense"));
+	world_done();
+}
+
 static void test_paused(void **state)
 {
 	struct mirror_job_status status;
@@ -487,6 +566,9 @@ int main(void)
 	    cmocka_unit_test(test_a_cutover_is_deferred),
 	    cmocka_unit_test(test_a_lost_target_comes_back),
 	    cmocka_unit_test(test_h14_a_damaged_map_means_a_comparison),
+	    cmocka_unit_test(test_h06_coming_back_clears_nothing),
+	    cmocka_unit_test(test_h07_ready_and_clean_are_one_fact),
+	    cmocka_unit_test(test_h16_no_leg_is_chosen_in_doubt),
 	    cmocka_unit_test(test_paused),
 	};
 
