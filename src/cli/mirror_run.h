@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One running mirror: cmd_mirror.c (its life), mirror_control.c (its control socket), mirror_pace.c (rates). */
+/* One running mirror: cmd_mirror.c (its life), mirror_prepare.c (before it), mirror_control.c (its control socket), mirror_pace.c (rates). */
 #pragma once
 
 #include "cli/control.h"
@@ -48,6 +48,12 @@ struct mirror_run {
 		char error[512];
 	} order;
 };
+
+/*
+ * mirror_prepare.c: opens the folder, and for a resumed mirror parses its words again; *words keeps them. -EEXIST, -ENOENT, -EALREADY
+ * and others with words.
+ */
+int mirror_prepare(struct mirror_run *run, int argc, char **argv, json_t **words, struct error *error);
 
 /* mirror_pace.c: called every so often. */
 void mirror_pace_look(struct mirror_run *run);

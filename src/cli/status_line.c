@@ -28,9 +28,10 @@ static void print_job(FILE *to, const json_t *status)
 		snprintf(limit, sizeof(limit), ", at most %s/s",
 		    format_size(control_number(status, "rate_limit"), rate, sizeof(rate)));
 	fprintf(to, "%d  %s -> %s  %s%s  %d%%  %s of %s%s\n", (int)control_number(status, "pid"),
-	    control_string(status, "source"), control_string(status, "target"), control_string(status, "state"),
-	    is_true(status, "paused") ? ", paused" : "", all ? percent(position, all) : 0,
-	    format_size(position, at, sizeof(at)), format_size(all, total, sizeof(total)), limit);
+	    control_string(status, "source"), control_string(status, "target"),
+	    control_string(status, "state"), is_true(status, "paused") ? ", paused" : "",
+	    all ? percent(position, all) : 0, format_size(position, at, sizeof(at)),
+	    format_size(all, total, sizeof(total)), limit);
 }
 
 static void print_pace(FILE *to, const json_t *status)
@@ -62,8 +63,8 @@ static void print_mirror(FILE *to, const json_t *status)
 	fprintf(to, "%s  %s -> %s  %s%s", control_string(status, "name"), control_string(status, "source"),
 	    control_string(status, "target"), state, is_true(status, "paused") ? ", paused" : "");
 	if (over) {
-		fprintf(to, "; the %s is the volume, for %d clients\n", control_string(status, "authoritative"),
-		    (int)control_number(status, "clients"));
+		fprintf(to, "; the %s is the volume, for %d clients\n",
+		    control_string(status, "authoritative"), (int)control_number(status, "clients"));
 		return;
 	}
 	fprintf(to, "  %d%%", percent(all - dirty, all));

@@ -212,8 +212,7 @@ static enum nbd_phase handle(struct nbd_client *client, const struct nbd_option 
 		if (option->type != NBD_OPTION_EXPORT_NAME)
 			refuse(client, option, NBD_ANSWER_TLS_REQUIRED, "this server asks for TLS first");
 		else
-			nbd_client_end(
-			    client, (error_set(&error, -EPERM, "it went on without TLS"), &error));
+			nbd_client_end(client, (error_set(&error, -EPERM, "it went on without TLS"), &error));
 		return NBD_PHASE_OPTIONS;
 	}
 	switch (option->type) {
