@@ -254,9 +254,8 @@ int nbd_request_parse(const uint8_t data[NBD_REQUEST_BYTES], struct nbd_request 
 	if (get_be32(data) != REQUEST_MAGIC)
 		return error_set(error, -EPROTO, "it sent something that is no request");
 	if (request.type == NBD_COMMAND_WRITE && request.length > NBD_PAYLOAD_MAX)
-		return error_set(error, -EPROTO,
-		    "it wants to write %u bytes at once, %u are the most", request.length,
-		    NBD_PAYLOAD_MAX);
+		return error_set(error, -EPROTO, "it wants to write %u bytes at once, %u are the most",
+		    request.length, NBD_PAYLOAD_MAX);
 	*ret = request;
 	return 0;
 }
