@@ -36,6 +36,11 @@ struct block_open_options {
 	uint64_t create_size;
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
 	enum cache_mode cache;
+	/*
+	 * Small writes into the page cache may happen within block_submit() where that is faster. A file system that hangs then holds
+	 * up all of the ring: only for a volume without which there is nothing to do.
+	 */
+	bool write_at_once;
 	struct link_options link;
 };
 
