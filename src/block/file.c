@@ -97,11 +97,13 @@ static void forget_cached(const struct file *file, uint64_t offset, uint64_t len
 static bool write_at_once(struct file *file, struct ring_op *op)
 {
 	struct ring *ring = file->block.ring;
-	uint64_t begin = ring_now_ns(ring), end;
+	uint64_t begin, end;
 	ssize_t res;
 
-	if (ring->simulated || file->under_way > 1 || op->length > AT_ONCE_MAX || op->mode ||
-	    begin < file->at_once_from_ns)
+	if (!file->options.write_at_once || file->under_way > 1 || op->length > AT_ONCE_MAX || op->mode)
+		return false;
+	begin = ring_now_ns(ring);
+	if (begin < file->at_once_from_ns)
 		return false;
 	res = pwrite(op->fd, op->buf, op->length, (off_t)op->offset);
 	end = ring_now_ns(ring);

@@ -12,6 +12,7 @@ struct file_options {
 	bool cached_reads;     /* reads look into the page cache first (CACHE_AUTO) */
 	bool fresh_reads;      /* reads that cannot be direct drop the page cache's copy first */
 	bool device;           /* a block device */
+	bool write_at_once;    /* see open.h */
 };
 
 /* Takes both descriptors, also on failure. Descriptors of a simulated ring are not closed here. */

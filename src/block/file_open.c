@@ -255,6 +255,7 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	info->holes_trusted = !file->device && (info->created || fdatasync(file->fd) == 0);
 	file->direct_align = direct_alignment(file->fd, info);
 	/* A device's page cache may be older than the device: what a mounted file system writes passes it by. */
+	file->write_at_once = options->write_at_once;
 	file->cached_reads = options->cache == CACHE_AUTO && !file->device;
 	file->fresh_reads = options->cache != CACHE_BUFFERED && !file->cached_reads;
 	if (options->read_ahead && file->cached_reads)

@@ -34,14 +34,19 @@ struct block_open_options {
 	bool write;
 	bool create; /* makes a missing image file of create_size bytes; an existing one is opened as it is */
 	uint64_t create_size;
-	bool
-	    target; /* will be judged as a target, also by a dry run, which only reads: its signature is looked for */
+	/* Will be judged as a target, also by a dry run, which only reads: its signature is looked for. */
+	bool target;
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
-	uint64_t
-	    session; /* for writing: who writes, for an agent's note of it; SESSION_FIRST...SESSION_MAX, or 0 */
+	/* For writing: who writes, for an agent's note of it; SESSION_FIRST...SESSION_MAX, or 0. */
+	uint64_t session;
 	enum cache_mode cache;
 	/* The kernel may begin to read an image file, while something else is waited for; CACHE_AUTO only. */
 	bool read_ahead;
+	/*
+	 * Small writes into the page cache may happen within block_submit() where that is faster. A file system that hangs then holds
+	 * up all of the ring: only for a volume without which there is nothing to do.
+	 */
+	bool write_at_once;
 	struct link_options link;
 };
 

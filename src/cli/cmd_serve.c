@@ -219,6 +219,7 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
 	    .force_held = serve->allow_held || serve->allow_mounted,
 	    .cache = cache_of(serve, &serve->endpoints[i]),
+	    .write_at_once = serve->endpoints_count == 1,
 	    .link = serve->options.job.link};
 	int res = block_open(&serve->blocks[i], serve->ring, &serve->endpoints[i], &open, error);
 

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define ALLOCATION     "base:allocation"
-#define ALLOCATION_ID  1u
 #define BLOCK_FAVOURED 4096u
 
 static void send_answers(struct nbd_client *client, enum nbd_phase next)
@@ -167,7 +166,8 @@ static void handle_meta(struct nbd_client *client, const struct nbd_option *opti
 	while (nbd_meta_next(&meta, &query))
 		offer |= nbd_text_is(query, ALLOCATION) || (list && nbd_text_is(query, "base:"));
 	if (offer)
-		nbd_answer_meta_context(&client->answers, option->type, list ? 0 : ALLOCATION_ID, ALLOCATION);
+		nbd_answer_meta_context(
+		    &client->answers, option->type, list ? 0 : NBD_ALLOCATION_ID, ALLOCATION);
 	if (offer && !list)
 		client->allocation_of = export;
 	answer(client, option, NBD_ANSWER_ACK);

@@ -15,6 +15,7 @@
 #define NBD_SLOTS         128u         /* requests of one client */
 #define NBD_BATCH         64u          /* replies in one write */
 #define NBD_EXTENTS       512u         /* in one BLOCK_STATUS */
+#define NBD_ALLOCATION_ID 1u           /* of base:allocation, the one context there is */
 
 struct nbd_listener {
 	struct list_node node;

@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CONTEXT_ID 1u
-
 int nbd_slots_new(struct nbd_client *client)
 {
 	client->slots = calloc(NBD_SLOTS, sizeof(*client->slots));
@@ -96,7 +94,8 @@ static void build_reply(struct nbd_slot *slot, int res)
 		slot->payload_length = request->length;
 	} else if (request->type == NBD_COMMAND_BLOCK_STATUS) {
 		slot->payload_length = encode_extents(slot, res);
-		slot->header_length = nbd_chunk_status_build(slot->header, cookie, CONTEXT_ID, (uint32_t)res);
+		slot->header_length =
+		    nbd_chunk_status_build(slot->header, cookie, NBD_ALLOCATION_ID, (uint32_t)res);
 	} else {
 		slot->header_length = nbd_chunk_build(slot->header, cookie, NBD_CHUNK_NONE, 0);
 	}

@@ -26,7 +26,6 @@ struct nbd_stream_tls {
 	/* of the owner's calls */
 	uint8_t *read_buf;
 	size_t read_length, written; /* `written`: of the owner's bytes, in `out` */
-	bool reading, writing;
 
 	size_t in_start, in_end, out_start, out_end;
 	bool ended; /* the peer's end was seen */
@@ -141,7 +140,6 @@ static void tls_read_on(struct nbd_stream *stream)
 		tls_fill(stream);
 		return;
 	}
-	tls->reading = false;
 	/* A peer that just closes is as usual; what is cut off, the protocol above notices. */
 	if (got == 0 && res < 0)
 		stream->received(stream, res == GNUTLS_E_PREMATURE_TERMINATION ? 0 : -EPROTO);
@@ -182,7 +180,6 @@ static void tls_write_done(struct nbd_stream *stream, int res)
 		tls_shake(stream);
 		return;
 	}
-	tls->writing = false;
 	stream->sent(stream, res < 0 ? res : (int)tls->written);
 }
 
@@ -262,7 +259,6 @@ void nbd_stream_read(struct nbd_stream *stream, void *buf, size_t length)
 	if (stream->tls) {
 		stream->tls->read_buf = buf;
 		stream->tls->read_length = length;
-		stream->tls->reading = true;
 		/* There may be something already; but the answer must come from the loop. */
 		ring_defer(stream->ring, op, 0);
 		return;
@@ -281,7 +277,6 @@ void nbd_stream_write(struct nbd_stream *stream, const struct iovec *iov, unsign
 	if (stream->tls) {
 		int res = tls_encrypt(stream->tls, iov, count);
 
-		stream->tls->writing = true;
 		if (res < 0)
 			ring_defer(stream->ring, op, res);
 		else

@@ -80,7 +80,7 @@ use()
 check_contents()
 {
 	local name
-	for name in blkmove blkmove-copy blkmove-sync blkmove-verify blkmove-digest blkmove-control blkmove-agent blkmove-pause; do
+	for name in blkmove blkmove-copy blkmove-sync blkmove-verify blkmove-digest blkmove-serve blkmove-control blkmove-agent blkmove-pause; do
 		[ -e "$dir/root/usr/share/man/man1/$name.1.gz" ] || [ -h "$dir/root/usr/share/man/man1/$name.1.gz" ] ||
 			fail "there is no manual $name.1"
 	done

@@ -231,6 +231,34 @@ def test_reconnecting_client_finds_the_same(folder, serve):
     handle.shutdown()
     again = server.connect()
     assert again.pread(512, 512) == b"a" * 512 and again.get_size() == 1 << 20
+    # Also when it is the server that went: what was flushed is there, at the same address.
+    again.pwrite(b"b" * 512, 1024)
+    again.flush()
+    server.running.kill()
+    server.running.process.wait()
+    assert serve(folder / "image").connect(server.uri).pread(1024, 512) == b"a" * 512 + b"b" * 512
+
+
+def test_qemu_block_layer_reconnects(folder, serve, program):
+    """QEMU's NBD client with reconnect-delay: the server is killed and comes back, the guest's request just takes longer."""
+    need("qemu-io")
+    (folder / "image").write_bytes(bytes(1 << 20))
+    server = serve(folder / "image")
+    words = ["qemu-io", "--image-opts", f"driver=nbd,server.type=unix,server.path={server.socket},reconnect-delay=30"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as client:
+        client.stdin.write("write -P 7 0 64k\nflush\n")
+        client.stdin.flush()
+        wait_until(lambda: (folder / "image").read_bytes()[:4] == b"\7\7\7\7", "the first write")
+        time.sleep(0.3)
+        server.running.kill()
+        server.running.process.wait()
+        client.stdin.write("write -P 8 64k 64k\nread -P 7 0 64k\nflush\nquit\n")
+        client.stdin.flush()
+        time.sleep(0.5)
+        serve(folder / "image")
+        said, _ = client.communicate(timeout=60)
+    assert "rror" not in said and "failed" not in said, said
+    assert (folder / "image").read_bytes()[65536:131072] == b"\x08" * 65536
 
 
 def test_killed_and_stopped_clients(folder, serve):
