@@ -4,6 +4,8 @@
 
 #include "base/bytes.h"
 
+#include <errno.h>
+
 #define INTERVAL_NS    200000000u
 #define THROUGH_EXTENT (256u << 10) /* a write to both legs waits for a copy of no more than this, bytes */
 
@@ -17,11 +19,19 @@ void mirror_apply_limits(struct mirror_job *job)
 
 	dirty_extents_set_limits(job->extents, &limits);
 	dirty_extents_hold(job->extents, job->paused || job->limits.hold);
+	if (job->verify)
+		live_verify_set_limits(job->verify, job->limits.rate, job->paused || job->limits.hold);
+}
+
+/* What the copy and the verification have moved. */
+static uint64_t done_with(const struct mirror_job *job)
+{
+	return mirror_job_done(job) + (job->verify ? live_verify_counts(job->verify)->verified : 0);
 }
 
 void mirror_look_at_speed(struct mirror_job *job)
 {
-	uint64_t now_ns = ring_now_ns(job->ring), copied = mirror_job_done(job);
+	uint64_t now_ns = ring_now_ns(job->ring), copied = done_with(job);
 	struct governor_limits limits;
 	struct governor_sample sample;
 	struct histogram_figures figures;
@@ -33,7 +43,7 @@ void mirror_look_at_speed(struct mirror_job *job)
 	sample = (struct governor_sample){.interval_ns = now_ns - job->governed_ns,
 	    .requests = figures.count,
 	    .p99_ns = figures.p99_ns,
-	    .copied = copied - job->governed_copied};
+	    .copied = copied > job->governed_copied ? copied - job->governed_copied : 0};
 	job->govern_after_ns = now_ns + INTERVAL_NS;
 	job->governed_ns = now_ns;
 	job->governed_copied = copied;
@@ -58,4 +68,24 @@ void mirror_job_pause(struct mirror_job *job, bool paused)
 	job->paused = paused;
 	job->wake = true;
 	mirror_apply_limits(job);
+}
+
+void mirror_verify_ended(void *data)
+{
+	struct mirror_job *job = data;
+	uint64_t differing = live_verify_counts(job->verify)->differing;
+	struct error error;
+
+	job->wake = true;
+	job->differing += differing;
+	job->verified = differing == 0;
+	dirty_extents_look(job->extents);
+	if (differing == 0)
+		return;
+	error_set(&error, -EILSEQ,
+	    "%llu bytes differed between the legs although the map called them equal; they are copied and "
+	    "all is "
+	    "verified again. Look for a second writer or a failing disk",
+	    (unsigned long long)differing);
+	mirror_job_warn(job, &error);
 }

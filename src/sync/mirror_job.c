@@ -47,6 +47,8 @@ static void follower_lost(struct mirror_job *job)
 	int reason = mirror_detach_reason(job->mirror);
 
 	dirty_extents_abandon(job->extents);
+	if (job->verify)
+		live_verify_stop(job->verify);
 	/* When it comes back there may be much to copy, again without holding anybody up. */
 	mirror_set_mode(job->mirror, MIRROR_BACKGROUND);
 	job->retry_ns = job->options.retry_ns;
@@ -141,8 +143,12 @@ static void look_at_state(struct mirror_job *job)
 		job->options.compare = false;
 		dirty_extents_compare(job->extents, false, &ignored);
 	}
-	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH)
-		mirror_job_set_state(job, CUTOVER_READY);
+	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH) {
+		if (job->verified)
+			mirror_job_set_state(job, CUTOVER_READY);
+		else if (live_verify_idle(job->verify))
+			live_verify_start(job->verify);
+	}
 	if (job->state == CUTOVER_READY && job->options.cutover_auto && job->order == ORDER_NONE)
 		mirror_job_cutover(job);
 }
@@ -262,6 +268,7 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 	while (job->copying || job->settling)
 		if (job->ring->ops->step(job->ring) < 0)
 			break;
+	live_verify_free(job->verify);
 	copy_free(job->copy);
 	extents_free(job->extents);
 	block_free(job->mirror);
@@ -297,6 +304,8 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->copied = dirty_extents_copied(job->extents);
 	ret->rate = job->limits.rate;
 	ret->baseline_ns = job->governor.baseline_ns;
+	ret->verified = job->verify ? live_verify_counts(job->verify)->verified : 0;
+	ret->differing = job->differing;
 	ret->same = dirty_extents_same(job->extents);
 	ret->pause_ns = job->pause_ns;
 	ret->detached = mirror_counts(job->mirror)->detached;

@@ -21,6 +21,7 @@ enum mirror_late { MIRROR_LATE_DEFER, MIRROR_LATE_ABORT, MIRROR_LATE_WAIT };
 struct mirror_job_options {
 	bool resume;    /* from the map; else a new map, everything dirty */
 	bool compare;   /* not all that is dirty differs: compare before copying, until nothing is dirty */
+	bool verify;    /* not ready before all was read from both legs and found equal */
 	uint64_t nonce; /* of a new map; anything that an earlier one there did not have */
 	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB, more above 8 TiB */
 	uint32_t records;     /* of a new map; 0: 256 */
@@ -54,6 +55,8 @@ struct mirror_job_status {
 	uint64_t size, dirty;       /* bytes */
 	uint64_t copied, same;      /* bytes, by this run: copied, found equal */
 	uint64_t pause_ns;          /* the longest that a client waited at the last switch */
+	uint64_t verified;          /* bytes read from both legs and compared, in this pass */
+	uint64_t differing;         /* bytes that the passes found to differ without the map's knowing */
 	uint64_t rate;              /* bytes per second that the copy may take; 0: no limit */
 	uint64_t baseline_ns;       /* the clients' p99 with the copy paused; 0: not measured */
 	uint64_t detached;          /* how often the follower was lost */

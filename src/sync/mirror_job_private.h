@@ -5,6 +5,7 @@
 #include "ring/ticker.h"
 #include "sync/copy.h"
 #include "sync/dirty_extents.h"
+#include "sync/live_verify.h"
 #include "sync/mirror_job.h"
 
 enum mirror_order { ORDER_NONE, ORDER_CUTOVER, ORDER_REVERT, ORDER_FINISH, ORDER_ABORT };
@@ -20,6 +21,7 @@ struct mirror_job {
 	struct block *mirror;
 	struct extents *extents;
 	struct copy *copy;
+	struct live_verify *verify; /* NULL: not asked for */
 	struct cutover cutover;
 	struct governor governor;
 
@@ -32,6 +34,8 @@ struct mirror_job {
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
 	uint64_t govern_after_ns, governed_ns, governed_copied;
 	struct governor_limits limits;
+	bool verified; /* as far as it was asked for */
+	uint64_t differing;
 	bool told_lost;
 	uint64_t pause_ns, deferred;
 	struct ticker ticker;
@@ -53,6 +57,8 @@ void mirror_swapped(void *data, enum cutover_state to);
 void mirror_look_at_speed(struct mirror_job *job);
 /* The limits of now, in the mode of now. */
 void mirror_apply_limits(struct mirror_job *job);
+
+void mirror_verify_ended(void *data);
 
 /* mirror_job.c */
 void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);

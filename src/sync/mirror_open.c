@@ -149,6 +149,9 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 		res = dirty_extents_new(&job->extents, job->mirror, error);
 	if (res == 0)
 		res = dirty_extents_compare(job->extents, job->options.compare, error);
+	job->verified = !job->options.verify;
+	if (res == 0 && job->options.verify)
+		res = live_verify_new(&job->verify, job->mirror, mirror_verify_ended, job, error);
 	if (res == 0)
 		res = copy_new(&job->copy, mirror_copy_source(job->mirror), mirror_copy_target(job->mirror),
 		    job->extents, &copy_options, error);

@@ -96,6 +96,10 @@ static void check_equal(struct mirror_world *world, const struct mirror_job_stat
 {
 	uint64_t sector;
 
+	/* The mirror's own look must find nothing that the map does not know. */
+	if (status->differing)
+		mirror_world_fail(
+		    world, "verify found %llu bytes that differ", (unsigned long long)status->differing);
 	/* A power cut that nobody has noticed yet. */
 	if ((status->state != CUTOVER_READY && !status->revert_ready) || world->follower_off)
 		return;
@@ -212,6 +216,7 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .region_size = scenario->region_size,
 	    .records = scenario->records,
 	    .compare = scenario->compare,
+	    .verify = scenario->verify,
 	    .copy_mode = world->last_life ? MIRROR_COPY_AUTO : scenario->copy_mode,
 	    .governor = scenario->governor,
 	    .follower_timeout_ns = TIMEOUT_NS,
@@ -324,7 +329,8 @@ static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
 	        .impact = rand_one_in(rand, 6) ? 20 : 0},
 	    .idle = (uint32_t)rand_between(rand, 1, 60),
 	    .late_wait = rand_one_in(rand, 4),
-	    .compare = rand_one_in(rand, 3)};
+	    .compare = rand_one_in(rand, 3),
+	    .verify = rand_one_in(rand, 3)};
 	scenario->io_max = rand_one_in(rand, 3) ? MIRROR_IO_MAX / MODEL_SECTOR : rand_between(rand, 1, 100);
 }
 

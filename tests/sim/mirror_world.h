@@ -35,7 +35,7 @@ struct mirror_scenario {
 	struct governor_options governor;
 	uint64_t io_max; /* sectors */
 	uint32_t idle;   /* a client that is idle begins something once in so many steps */
-	bool late_wait, compare;
+	bool late_wait, compare, verify;
 };
 
 enum mirror_fault {

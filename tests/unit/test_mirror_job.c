@@ -542,6 +542,36 @@ static void test_h16_no_leg_is_chosen_in_doubt(void **state)
 	world_done();
 }
 
+/* Somebody else wrote to the target: a verify before ready sees it, and it is mended before ready is said. */
+static void test_verify_before_ready(void **state)
+{
+	struct mirror_job_status status;
+	uint8_t byte = 0;
+
+	world_init(false);
+	assert_int_equal(job_open(), 0);
+	serve();
+	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	job_close();
+	world.options.resume = world.options.verify = true;
+	assert_int_equal(job_open(), 0);
+	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	mirror_job_status(world.job, &status);
+	assert_int_equal(status.verified, SIZE);
+	assert_int_equal(status.differing, 0);
+	job_close();
+	byte = world.data[MIRROR_TARGET][SIZE - 1] ^ 4;
+	world.data[MIRROR_TARGET][SIZE - 1] = byte;
+	assert_int_equal(job_open(), 0);
+	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	mirror_job_status(world.job, &status);
+	assert_in_range(status.differing, 1, 256 << 10);
+	assert_non_null(strstr(world.warning, "differed between the legs"));
+	job_close();
+	assert_memory_equal(world.data[0], world.data[1], SIZE);
+	world_done();
+}
+
 static void test_paused(void **state)
 {
 	struct mirror_job_status status;
@@ -569,6 +599,7 @@ int main(void)
 	    cmocka_unit_test(test_h06_coming_back_clears_nothing),
 	    cmocka_unit_test(test_h07_ready_and_clean_are_one_fact),
 	    cmocka_unit_test(test_h16_no_leg_is_chosen_in_doubt),
+	    cmocka_unit_test(test_verify_before_ready),
 	    cmocka_unit_test(test_paused),
 	};
 

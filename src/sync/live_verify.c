@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A few ranges at a time, each in a slot: it waits for its lock, is compared, and, if it differs, logged and marked. */
+#include "sync/live_verify.h"
+
+#include "base/bytes.h"
+#include "sync/dirty_compare.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define SLOTS 8u
+#define RANGE (256u << 10) /* a write waits for the comparison of no more than this, bytes */
+
+enum verify_state { VERIFY_FREE, VERIFY_WAITING, VERIFY_COMPARING, VERIFY_LOGGING };
+
+struct verify_slot {
+	struct live_verify *verify;
+	enum verify_state state;
+	bool abandoned; /* its lock is let go, or will be when it comes */
+	struct range_lock lock;
+	struct bitmap_claim claim;
+	struct dirty_compare compare;
+};
+
+struct live_verify {
+	struct block *mirror;
+	struct bitmap_file *map;
+	uint64_t size, region_size;
+	void (*ended)(void *data);
+	void *data;
+	struct digest_key key;
+
+	uint64_t rate, cursor, next_ns;
+	bool running, held;
+	unsigned active;
+	struct live_verify_counts counts;
+	struct ring_op timer;
+	struct verify_slot slots[SLOTS];
+};
+
+static void step(struct live_verify *verify);
+
+static void slot_end(struct verify_slot *slot)
+{
+	struct live_verify *verify = slot->verify;
+
+	if (!slot->abandoned)
+		range_lock_drop(&slot->lock);
+	slot->state = VERIFY_FREE;
+	verify->active--;
+	step(verify);
+}
+
+static bool is_dirty(const struct verify_slot *slot)
+{
+	const struct bitmap *dirty = bitmap_file_dirty(slot->verify->map);
+	uint64_t first = slot->lock.offset / slot->verify->region_size;
+	uint64_t last = (slot->lock.offset + slot->lock.length - 1) / slot->verify->region_size;
+
+	return bitmap_next_set(dirty, first) <= last;
+}
+
+static void mark(struct verify_slot *slot)
+{
+	bitmap_file_mark(slot->verify->map, &slot->claim);
+	bitmap_file_release(slot->verify->map, &slot->claim);
+	slot_end(slot);
+}
+
+static void logged(struct bitmap_claim *claim, int res)
+{
+	mark(container_of(claim, struct verify_slot, claim));
+}
+
+static void compared(struct dirty_compare *compare, bool differs)
+{
+	struct verify_slot *slot = container_of(compare, struct verify_slot, compare);
+	struct live_verify *verify = slot->verify;
+
+	if (slot->abandoned) {
+		slot_end(slot);
+		return;
+	}
+	verify->counts.verified += slot->lock.length;
+	if (!differs || is_dirty(slot)) {
+		slot_end(slot);
+		return;
+	}
+	verify->counts.differing += slot->lock.length;
+	slot->state = VERIFY_LOGGING;
+	slot->claim.done = logged;
+	if (bitmap_file_claim(verify->map, &slot->claim, slot->lock.offset, slot->lock.length) != 0)
+		mark(slot);
+}
+
+static void slot_compare(struct verify_slot *slot)
+{
+	struct live_verify *verify = slot->verify;
+
+	if (slot->abandoned) {
+		range_lock_drop(&slot->lock);
+		slot_end(slot);
+		return;
+	}
+	slot->state = VERIFY_COMPARING;
+	slot->compare.done = compared;
+	dirty_compare_start(&slot->compare, mirror_copy_source(verify->mirror),
+	    mirror_copy_target(verify->mirror), &verify->key, slot->lock.offset, slot->lock.length);
+}
+
+static void granted(struct range_lock *lock)
+{
+	slot_compare(container_of(lock, struct verify_slot, lock));
+}
+
+static void timer_done(struct ring_op *op, int res)
+{
+	step(container_of(op, struct live_verify, timer));
+}
+
+/* True when the rate allows another range now; else the timer comes back. */
+static bool may_begin(struct live_verify *verify)
+{
+	struct ring *ring = block_ring(verify->mirror);
+	uint64_t now_ns = ring_now_ns(ring);
+
+	if (verify->held)
+		return false;
+	if (verify->rate == 0 || verify->next_ns <= now_ns)
+		return true;
+	if (!verify->timer.active) {
+		verify->timer = (struct ring_op){
+		    .opcode = RING_TIMER, .deadline_ns = verify->next_ns, .done = timer_done};
+		ring_submit(ring, &verify->timer);
+	}
+	return false;
+}
+
+static void begin(struct live_verify *verify, struct verify_slot *slot)
+{
+	uint64_t length = max_u64(RANGE, verify->region_size);
+
+	length = min_u64(length, DIGEST_CHUNK - verify->cursor % DIGEST_CHUNK);
+	length = min_u64(length, verify->size - verify->cursor);
+	*slot = (struct verify_slot){.verify = verify, .state = VERIFY_WAITING};
+	/* As a write to both legs: one behind the copy's back, from before the mode changed, is no difference. */
+	slot->lock = (struct range_lock){
+	    .offset = verify->cursor, .length = length, .kind = MIRROR_LOCK_THROUGH, .granted = granted};
+	verify->cursor += length;
+	verify->active++;
+	if (verify->rate)
+		verify->next_ns = max_u64(verify->next_ns, ring_now_ns(block_ring(verify->mirror))) +
+		                  (uint64_t)((double)length * 1e9 / (double)verify->rate);
+	if (range_lock_take(mirror_locks(verify->mirror), &slot->lock))
+		slot_compare(slot);
+}
+
+static void step(struct live_verify *verify)
+{
+	for (unsigned i = 0; i < SLOTS && verify->running && verify->cursor < verify->size; i++) {
+		if (verify->slots[i].state != VERIFY_FREE)
+			continue;
+		if (!may_begin(verify))
+			return;
+		begin(verify, &verify->slots[i]);
+	}
+	if (!verify->running || verify->cursor < verify->size || verify->active)
+		return;
+	verify->running = false;
+	verify->ended(verify->data);
+}
+
+int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended)(void *data), void *data,
+    struct error *error)
+{
+	struct live_verify *verify = calloc(1, sizeof(*verify));
+	int res;
+
+	if (!verify)
+		return error_set(error, -ENOMEM, "cannot begin to verify: out of memory");
+	res = digest_key_random(&verify->key, error);
+	if (res < 0) {
+		free(verify);
+		return res;
+	}
+	verify->mirror = mirror;
+	verify->map = mirror_map(mirror);
+	verify->size = bitmap_file_super(verify->map)->size;
+	verify->region_size = bitmap_file_super(verify->map)->region_size;
+	verify->ended = ended;
+	verify->data = data;
+	*ret = verify;
+	return 0;
+}
+
+struct live_verify *live_verify_free(struct live_verify *verify)
+{
+	struct ring *ring;
+
+	if (!verify)
+		return NULL;
+	ring = block_ring(verify->mirror);
+	live_verify_stop(verify);
+	ring_cancel(ring, &verify->timer);
+	while (verify->active || verify->timer.active)
+		if (ring->ops->step(ring) < 0)
+			break;
+	free(verify);
+	return NULL;
+}
+
+void live_verify_start(struct live_verify *verify)
+{
+	verify->running = true;
+	verify->cursor = 0;
+	verify->counts = (struct live_verify_counts){0};
+	step(verify);
+}
+
+void live_verify_stop(struct live_verify *verify)
+{
+	verify->running = false;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		struct verify_slot *slot = &verify->slots[i];
+
+		/* What is being logged ends soon, whatever becomes of the follower. */
+		if (slot->abandoned || (slot->state != VERIFY_WAITING && slot->state != VERIFY_COMPARING))
+			continue;
+		slot->abandoned = true;
+		if (slot->state == VERIFY_COMPARING)
+			range_lock_drop(&slot->lock);
+	}
+}
+
+bool live_verify_idle(const struct live_verify *verify)
+{
+	return !verify->running && verify->active == 0;
+}
+
+void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held)
+{
+	verify->rate = rate;
+	verify->held = held;
+	step(verify);
+}
+
+const struct live_verify_counts *live_verify_counts(const struct live_verify *verify)
+{
+	return &verify->counts;
+}
