@@ -22,6 +22,7 @@ class Client(threading.Thread):
         self.version = 0
         self.writes = self.reads = self.reconnects = 0
         self.longest_s = 0.0
+        self.latencies = []  # (when, seconds) of each request
         self.failure = None
         self.over = threading.Event()
 
@@ -76,7 +77,9 @@ class Client(threading.Thread):
                     handle = self._connect()
                 begun = time.monotonic()
                 (self._write if self.random.random() < 0.7 else self._read)(handle)
-                self.longest_s = max(self.longest_s, time.monotonic() - begun)
+                ended = time.monotonic()
+                self.longest_s = max(self.longest_s, ended - begun)
+                self.latencies.append((ended, ended - begun))
             except nbd.Error as error:
                 handle = None
                 self.reconnects += 1
