@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/run_dir.h"
+#include "wire/control.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,9 +35,11 @@ static bool note_path(const struct block_facts *now, bool make, char *ret, size_
 
 static bool is(const json_t *note, const char *key, const char *value)
 {
-	const char *text = json_string_value(json_object_get(note, key));
+	json_t *wanted = control_text(value);
+	bool equal = wanted && json_equal(json_object_get(note, key), wanted);
 
-	return text && !strcmp(text, value);
+	json_decref(wanted);
+	return equal;
 }
 
 static uint64_t take(void *data, const struct block_facts *now)
