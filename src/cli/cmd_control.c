@@ -183,8 +183,10 @@ static void print_outcome(const struct words *words, const json_t *status)
 		printf("%s: back on %s; clients saw a pause of %.1f ms\n", words->name,
 		    control_string(status, "source"), control_real(status, "pause_ms"));
 	else if (!strcmp(words->command, "finish"))
-		printf("%s: finished; %s is let go and was the same up to then\n", words->name,
-		    control_string(status, "source"));
+		printf("%s: finished; %s is the volume. %s is let go, and still carries the same file "
+		       "systems: do not mount both on one "
+		       "machine\n",
+		    words->name, control_string(status, "target"), control_string(status, "source"));
 	else
 		printf("%s: aborted; %s is not usable\n", words->name, control_string(status, "target"));
 }
