@@ -81,6 +81,7 @@ struct mirror {
 	struct mirror_counts counts;
 	struct histogram latency, recent;
 	uint64_t pause_ns;
+	int owed; /* a flush of the mirror's own failed on the authoritative leg: the next client that flushes is told */
 };
 
 /* mirror_leg.c */
@@ -106,3 +107,5 @@ void mirror_look_drained(struct mirror *mirror);
 /* The follower failed, or the user lets it go. */
 void mirror_let_go(struct mirror *mirror, int res);
 void mirror_map_was_lost(struct mirror *mirror);
+/* A flush of the authoritative leg failed. */
+void mirror_flush_failed(struct mirror *mirror);

@@ -11,6 +11,7 @@ static const char *const names[MFAULTS] = {
     [MFAULT_FOLLOWER_CUT] = "the follower loses power",
     [MFAULT_FOLLOWER_FULL] = "the follower is full",
     [MFAULT_AUTHORITATIVE_EIO] = "the authoritative leg fails now and then",
+    [MFAULT_AUTHORITATIVE_FSYNC] = "the authoritative leg's flushes fail",
     [MFAULT_SLOW] = "slow disks",
     [MFAULT_MAP_EIO] = "the map fails now and then",
     [MFAULT_PAUSE] = "paused",
@@ -54,6 +55,9 @@ static void strike(struct mirror_world *world, enum mirror_fault what)
 		break;
 	case MFAULT_AUTHORITATIVE_EIO:
 		leader->write_error_ppm = leader->read_error_ppm = 10000;
+		break;
+	case MFAULT_AUTHORITATIVE_FSYNC:
+		leader->fsync_error_ppm = 300000;
 		break;
 	case MFAULT_SLOW:
 		map->slow_ppm = leader->slow_ppm = follower->slow_ppm = 100000;
