@@ -222,7 +222,7 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 	struct mirror_leg *follower = mirror_follower(mirror);
 	int res = check_leg(mirror, leg, error);
 
-	assert(!follower->block && list_empty(&follower->under_way));
+	assert(!follower->block && list_empty(&follower->under_way) && !mirror->alone);
 	if (res < 0)
 		return res;
 	/* Clients have been told what they may ask for; all of it must be possible here, too. */
@@ -242,6 +242,14 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 void mirror_detach(struct block *block)
 {
 	mirror_let_go(mirror_of(block), -ECANCELED);
+}
+
+void mirror_end(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->alone = true;
+	mirror_let_go(mirror, -ECANCELED);
 }
 
 bool mirror_attached(const struct block *block)

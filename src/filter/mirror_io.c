@@ -257,7 +257,7 @@ static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns,
 	mirror->in_flight++;
 	mio->through = mirror->mode == MIRROR_WRITE_THROUGH && mirror_follower(mirror)->block &&
 	               (writes(mio) || io->op == BLOCK_FLUSH);
-	if (!writes(mio)) {
+	if (!writes(mio) || mirror->alone) {
 		ask_legs(mio);
 		return;
 	}

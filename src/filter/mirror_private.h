@@ -69,6 +69,7 @@ struct mirror {
 	enum mirror_mode mode;
 	int detach_reason;
 	bool map_lost;
+	bool alone; /* for good */
 
 	struct list_node under_way, spare, held;
 	unsigned in_flight; /* clients' requests that were begun and not answered */

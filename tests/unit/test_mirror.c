@@ -379,6 +379,23 @@ static void test_a_lost_map(void **state)
 	world_done();
 }
 
+/* After its end it is a volume like others: no lock, no map. */
+static void test_the_end(void **state)
+{
+	uint64_t writes;
+
+	world_init(1);
+	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
+	mirror_end(world.mirror);
+	writes = ring_sim_disk_counts(world.sim, world.map_fd)->writes;
+	assert_int_equal(write_at(3 * REGION, 4096), 0);
+	assert_true(holds(0, 3 * REGION, 4096) && !holds(1, 3 * REGION, 4096));
+	assert_int_equal(io(BLOCK_FLUSH, 0, 0), 0);
+	assert_int_equal(ring_sim_disk_counts(world.sim, world.map_fd)->writes, writes);
+	assert_int_equal(bitmap_file_logged(world.map)->count, 0);
+	world_done();
+}
+
 /* A size that is not the map's, in new and in attach. */
 static void test_sizes_must_agree(void **state)
 {
@@ -501,6 +518,7 @@ int main(void)
 	    cmocka_unit_test(test_a_failed_flush_is_not_swallowed),
 	    cmocka_unit_test(test_hold_and_swap),
 	    cmocka_unit_test(test_a_lost_map),
+	    cmocka_unit_test(test_the_end),
 	    cmocka_unit_test(test_sizes_must_agree),
 	    cmocka_unit_test(test_h13_small_writes_during_a_copy),
 	    cmocka_unit_test(test_rate_and_pause),
