@@ -15,12 +15,23 @@ static bool is_write(const struct mirror_client *client)
 	return client->io.op == BLOCK_WRITE || client->io.op == BLOCK_ZERO || client->io.op == BLOCK_TRIM;
 }
 
+/* While flushes fail, what was not flushed may go at any time: sooner than whoever asked for the flush is told. */
+static void lose_unflushed(struct mirror_world *world)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(world->job, &status);
+	if (ring_sim_disk_options(world->sim, world->fds[status.authoritative])->fsync_error_ppm)
+		model_lost(world->model);
+}
+
 static void check_read(struct mirror_client *client)
 {
 	struct mirror_world *world = client->world;
-	uint64_t sector =
-	    model_read_end(world->model, client->began, client->first, client->count, client->buf);
+	uint64_t sector;
 
+	lose_unflushed(world);
+	sector = model_read_end(world->model, client->began, client->first, client->count, client->buf);
 	if (sector == UINT64_MAX)
 		return;
 	mirror_world_fail(world, "sector %llu reads as %llx, which it cannot be (%s)",
@@ -80,8 +91,9 @@ static void tell(const struct mirror_client *client, const char *what, int res)
 	uint64_t at = world->watch - client->first;
 
 	if (client->io.op == BLOCK_FLUSH || (world->watch >= client->first && at < client->count))
-		mirror_world_say(world, "%s %s %llu+%llu tag %llx: %d", what, ops[client->io.op],
-		    (unsigned long long)client->first, (unsigned long long)client->count,
+		mirror_world_say(world, "%s %s%s %llu+%llu tag %llx: %d", what, ops[client->io.op],
+		    client->io.flags & BLOCK_FUA ? " (fua)" : "", (unsigned long long)client->first,
+		    (unsigned long long)client->count,
 		    (unsigned long long)(client->io.op == BLOCK_FLUSH
 		                             ? 0
 		                             : get_le64(client->buf + at * MODEL_SECTOR)),

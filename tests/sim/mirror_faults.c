@@ -97,6 +97,9 @@ static void power_on(struct mirror_world *world)
 void mirror_faults_repair(struct mirror_world *world)
 {
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		/* What was lost by now, and is not told yet. */
+		if (ring_sim_disk_options(world->sim, world->fds[i])->fsync_error_ppm)
+			model_lost(world->model);
 		heal(ring_sim_disk_options(world->sim, world->fds[i]));
 		ring_sim_disk_space(world->sim, world->fds[i], UINT64_MAX);
 	}

@@ -60,6 +60,7 @@ static void watch_answered(struct filter *filter, struct block_io *io, int res)
 
 	if (res < 0 && !world->crashed && mirror_job_block(world->job) &&
 	    mirror_authoritative(mirror_job_block(world->job)) == watch->leg) {
+		mirror_world_say(world, "a flush of the authoritative leg failed");
 		model_lost(world->model);
 		world->losses++;
 	}
