@@ -20,6 +20,7 @@ enum option_key {
 	KEY_FORGET,
 	KEY_COPY_MODE,
 	KEY_FULL,
+	KEY_VERIFY,
 	KEY_CUTOVER,
 	KEY_CUTOVER_WINDOW,
 	KEY_CUTOVER_ACTION,
@@ -180,6 +181,9 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 	case KEY_FOREGROUND:
 		command->foreground = true;
 		break;
+	case KEY_VERIFY:
+		command->job.verify = true;
+		break;
 	case KEY_FULL:
 		command->full = true;
 		break;
@@ -238,6 +242,7 @@ static const struct argp_option options[] = {
         "go on with a mirror that was stopped or killed; nothing else need be said", 0},
     {"forget", KEY_FORGET, "NAME", 0, "give up one that was stopped or killed, and its map", 0},
     {"full", KEY_FULL, NULL, 0, "copy everything, without comparing what the target holds already", 0},
+    {"verify", KEY_VERIFY, NULL, 0, "not ready before all was read from both and found equal", 0},
     {"copy-mode", KEY_COPY_MODE, "HOW", 0,
         "what writes of clients do while the copy runs: auto (default: background until nearly done, then "
         "write-through), background, write-through",

@@ -51,6 +51,16 @@ void mirror_let_go(struct mirror *mirror, int res)
 	mirror_io_let_go(mirror);
 }
 
+/*
+ * What was not flushed may be gone there, for good and for readers too, while the follower has it: what is not known to be
+ * flushed is copied again, so that both are the same again.
+ */
+void mirror_flush_failed(struct mirror *mirror)
+{
+	bitmap_file_doubt(mirror->map);
+	tell(mirror, MIRROR_DIRTIED);
+}
+
 void mirror_map_was_lost(struct mirror *mirror)
 {
 	if (mirror->map_lost)
@@ -86,7 +96,8 @@ static void mirror_free(struct block *block)
 	struct list_node *node;
 
 	assert(mirror->in_flight == 0 && list_empty(&mirror->held));
-	/* What the follower still has is waited for. */
+	/* What the follower still has is waited for; nobody is left to be told. */
+	mirror->options.event = NULL;
 	mirror_follower(mirror)->block = NULL;
 	ring_cancel(block->ring, &mirror->watch);
 	while (mirror->watch.active || mirror->drained.active || !list_empty(&mirror->under_way) ||
@@ -211,7 +222,7 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 	struct mirror_leg *follower = mirror_follower(mirror);
 	int res = check_leg(mirror, leg, error);
 
-	assert(!follower->block && list_empty(&follower->under_way));
+	assert(!follower->block && list_empty(&follower->under_way) && !mirror->alone);
 	if (res < 0)
 		return res;
 	/* Clients have been told what they may ask for; all of it must be possible here, too. */
@@ -231,6 +242,14 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 void mirror_detach(struct block *block)
 {
 	mirror_let_go(mirror_of(block), -ECANCELED);
+}
+
+void mirror_end(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->alone = true;
+	mirror_let_go(mirror, -ECANCELED);
 }
 
 bool mirror_attached(const struct block *block)
@@ -310,8 +329,12 @@ void mirror_swap(struct block *block)
 
 static void flush_ended(struct mirror_leg_io *leg_io, int res)
 {
-	struct mirror_flush *flush = &leg_io->leg->mirror->flush;
+	struct mirror *mirror = leg_io->leg->mirror;
+	struct mirror_flush *flush = &mirror->flush;
 
+	/* A kernel tells such a failure once: whoever flushes next would believe that all is well. */
+	if (res < 0 && leg_io->leg != mirror_follower(mirror))
+		mirror->owed = res;
 	if (res < 0 && flush->res == 0)
 		flush->res = res;
 	if (--flush->pending == 0)

@@ -63,6 +63,11 @@ int mirror_attach(struct block *mirror, struct block *leg, struct error *error);
 /* Lets the following leg go now. Its block may be freed once mirror_leg_idle(). */
 void mirror_detach(struct block *mirror);
 bool mirror_attached(const struct block *mirror);
+/*
+ * The mirror has ended: the follower is let go for good, and from now on the volume is the authoritative leg and nothing more. Writes
+ * need no lock and are not noted any more; the map must say that it has ended.
+ */
+void mirror_end(struct block *mirror);
 /* Why the follower was let go last: -errno. */
 int mirror_detach_reason(const struct block *mirror);
 /* No request to that leg is under way. */

@@ -65,12 +65,25 @@ static void put(struct mirror_io *mio)
 	list_append(&mirror->spare, &mio->node);
 }
 
+/* The result of a flush that succeeded: not if one before it failed and nobody was told. */
+static int owed(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+	bool flushes = mio->parent->op == BLOCK_FLUSH || (writes(mio) && mio->parent->flags & BLOCK_FUA);
+	int res = mirror->owed;
+
+	if (!flushes || res == 0)
+		return mio->res;
+	mirror->owed = 0;
+	return res;
+}
+
 static void answer(struct mirror_io *mio)
 {
 	struct mirror *mirror = mio->mirror;
 	struct block_io *parent = mio->parent;
 	bool dirtied = mio->claimed && (!mio->followed || mio->res < 0);
-	int res = mio->res;
+	int res = mio->res < 0 ? mio->res : owed(mio);
 
 	assert(!mio->answered);
 	mio->answered = true;
@@ -244,7 +257,7 @@ static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns,
 	mirror->in_flight++;
 	mio->through = mirror->mode == MIRROR_WRITE_THROUGH && mirror_follower(mirror)->block &&
 	               (writes(mio) || io->op == BLOCK_FLUSH);
-	if (!writes(mio)) {
+	if (!writes(mio) || mirror->alone) {
 		ask_legs(mio);
 		return;
 	}

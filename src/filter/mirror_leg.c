@@ -62,6 +62,8 @@ static void leg_done(struct block_io *io, int res)
 	leg_io->active = false;
 	if (res < 0 && res != -EOPNOTSUPP && leg == mirror_follower(mirror) && leg->block)
 		mirror_let_go(mirror, res);
+	if (res < 0 && leg != mirror_follower(mirror) && (io->op == BLOCK_FLUSH || io->flags & BLOCK_FUA))
+		mirror_flush_failed(mirror);
 	leg_io->done(leg_io, res);
 }
 

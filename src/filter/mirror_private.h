@@ -69,6 +69,7 @@ struct mirror {
 	enum mirror_mode mode;
 	int detach_reason;
 	bool map_lost;
+	bool alone; /* for good */
 
 	struct list_node under_way, spare, held;
 	unsigned in_flight; /* clients' requests that were begun and not answered */
@@ -81,6 +82,7 @@ struct mirror {
 	struct mirror_counts counts;
 	struct histogram latency, recent;
 	uint64_t pause_ns;
+	int owed; /* a flush of the mirror's own failed on the authoritative leg: the next client that flushes is told */
 };
 
 /* mirror_leg.c */
@@ -106,3 +108,5 @@ void mirror_look_drained(struct mirror *mirror);
 /* The follower failed, or the user lets it go. */
 void mirror_let_go(struct mirror *mirror, int res);
 void mirror_map_was_lost(struct mirror *mirror);
+/* A flush of the authoritative leg failed. */
+void mirror_flush_failed(struct mirror *mirror);

@@ -81,8 +81,11 @@ static void compared(struct dirty_compare *compare, bool differs)
 		slot_end(slot);
 		return;
 	}
-	verify->counts.verified += slot->lock.length;
-	if (!differs || is_dirty(slot)) {
+	if (compare->failed)
+		verify->counts.unread += slot->lock.length;
+	else
+		verify->counts.verified += slot->lock.length;
+	if (compare->failed || !differs || is_dirty(slot)) {
 		slot_end(slot);
 		return;
 	}

@@ -13,6 +13,7 @@ struct live_verify;
 struct live_verify_counts {
 	uint64_t verified;  /* bytes of the pass under way, or of the last */
 	uint64_t differing; /* bytes of ranges that differed in it */
+	uint64_t unread;    /* bytes that could not be read from one of the legs: neither equal nor not */
 };
 
 /* Borrows the mirror; ended() comes from the loop when a pass is over. */

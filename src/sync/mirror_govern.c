@@ -73,19 +73,25 @@ void mirror_job_pause(struct mirror_job *job, bool paused)
 void mirror_verify_ended(void *data)
 {
 	struct mirror_job *job = data;
-	uint64_t differing = live_verify_counts(job->verify)->differing;
+	const struct live_verify_counts *counts = live_verify_counts(job->verify);
 	struct error error;
 
 	job->wake = true;
-	job->differing += differing;
-	job->verified = differing == 0;
+	job->differing += counts->differing;
+	job->verified = counts->differing == 0 && counts->unread == 0;
 	dirty_extents_look(job->extents);
-	if (differing == 0)
+	if (job->verified)
 		return;
-	error_set(&error, -EILSEQ,
-	    "%llu bytes differed between the legs although the map called them equal; they are copied and "
-	    "all is "
-	    "verified again. Look for a second writer or a failing disk",
-	    (unsigned long long)differing);
+	/* Again, after a while. */
+	job->verify_after_ns = ring_now_ns(job->ring) + job->options.retry_ns;
+	if (counts->differing)
+		error_set(&error, -EILSEQ,
+		    "%llu bytes differed between the legs although the map called them equal; they are "
+		    "copied and all "
+		    "is verified again. Look for a second writer or a failing disk",
+		    (unsigned long long)counts->differing);
+	else
+		error_set(&error, -EIO, "%llu bytes could not be read and verified; all is verified again",
+		    (unsigned long long)counts->unread);
 	mirror_job_warn(job, &error);
 }

@@ -146,7 +146,7 @@ static void look_at_state(struct mirror_job *job)
 	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH) {
 		if (job->verified)
 			mirror_job_set_state(job, CUTOVER_READY);
-		else if (live_verify_idle(job->verify))
+		else if (live_verify_idle(job->verify) && ring_now_ns(job->ring) >= job->verify_after_ns)
 			live_verify_start(job->verify);
 	}
 	if (job->state == CUTOVER_READY && job->options.cutover_auto && job->order == ORDER_NONE)

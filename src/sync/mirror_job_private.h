@@ -35,7 +35,7 @@ struct mirror_job {
 	uint64_t govern_after_ns, governed_ns, governed_copied;
 	struct governor_limits limits;
 	bool verified; /* as far as it was asked for */
-	uint64_t differing;
+	uint64_t differing, verify_after_ns;
 	bool told_lost;
 	uint64_t pause_ns, deferred;
 	struct ticker ticker;

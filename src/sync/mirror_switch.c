@@ -132,7 +132,7 @@ static void end_as(struct mirror_job *job, enum cutover_state state)
 	}
 	job->order = ORDER_NONE;
 	mirror_job_set_state(job, state);
-	mirror_detach(job->mirror);
+	mirror_end(job->mirror);
 }
 
 void mirror_carry_out(struct mirror_job *job)

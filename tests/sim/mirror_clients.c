@@ -15,12 +15,23 @@ static bool is_write(const struct mirror_client *client)
 	return client->io.op == BLOCK_WRITE || client->io.op == BLOCK_ZERO || client->io.op == BLOCK_TRIM;
 }
 
+/* While flushes fail, what was not flushed may go at any time: sooner than whoever asked for the flush is told. */
+static void lose_unflushed(struct mirror_world *world)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(world->job, &status);
+	if (ring_sim_disk_options(world->sim, world->fds[status.authoritative])->fsync_error_ppm)
+		model_lost(world->model);
+}
+
 static void check_read(struct mirror_client *client)
 {
 	struct mirror_world *world = client->world;
-	uint64_t sector =
-	    model_read_end(world->model, client->began, client->first, client->count, client->buf);
+	uint64_t sector;
 
+	lose_unflushed(world);
+	sector = model_read_end(world->model, client->began, client->first, client->count, client->buf);
 	if (sector == UINT64_MAX)
 		return;
 	mirror_world_fail(world, "sector %llu reads as %llx, which it cannot be (%s)",
@@ -42,8 +53,31 @@ static void check_result(struct mirror_client *client, int res)
 		mirror_world_fail(world, "a request took %.3f s", (double)took_ns / 1e9);
 	mirror_job_status(world->job, &status);
 	disk = ring_sim_disk_options(world->sim, world->fds[status.authoritative]);
-	if (res < 0 && (res != -EIO || !disk->write_error_ppm))
+	if (res < 0 && (res != -EIO || (!disk->write_error_ppm && !world->losses)))
 		mirror_world_fail(world, "a request failed: %s", strerror(-res));
+}
+
+static bool flushes(const struct mirror_client *client)
+{
+	return client->io.op == BLOCK_FLUSH || (is_write(client) && client->io.flags & BLOCK_FUA);
+}
+
+/* What a flush of anybody's has lost is told to the next client that flushes, unless one is under way that will be told. */
+static void check_told(struct mirror_client *client, int res)
+{
+	struct mirror_world *world = client->world;
+
+	if (!flushes(client) || world->crashed)
+		return;
+	if (res < 0)
+		world->losses_told = world->losses;
+	if (res < 0 || client->losses <= world->losses_told)
+		return;
+	for (unsigned i = 0; i < world->scenario.clients; i++)
+		if (world->clients[i].busy && flushes(&world->clients[i]) &&
+		    world->clients[i].losses < client->losses)
+			return;
+	mirror_world_fail(world, "a flush succeeded, although one before it had failed and nobody knows");
 }
 
 static void tell(const struct mirror_client *client, const char *what, int res)
@@ -57,8 +91,9 @@ static void tell(const struct mirror_client *client, const char *what, int res)
 	uint64_t at = world->watch - client->first;
 
 	if (client->io.op == BLOCK_FLUSH || (world->watch >= client->first && at < client->count))
-		mirror_world_say(world, "%s %s %llu+%llu tag %llx: %d", what, ops[client->io.op],
-		    (unsigned long long)client->first, (unsigned long long)client->count,
+		mirror_world_say(world, "%s %s%s %llu+%llu tag %llx: %d", what, ops[client->io.op],
+		    client->io.flags & BLOCK_FUA ? " (fua)" : "", (unsigned long long)client->first,
+		    (unsigned long long)client->count,
 		    (unsigned long long)(client->io.op == BLOCK_FLUSH
 		                             ? 0
 		                             : get_le64(client->buf + at * MODEL_SECTOR)),
@@ -75,6 +110,7 @@ static void client_done(struct block_io *io, int res)
 	if (world->watch != UINT64_MAX)
 		tell(client, "ended", res);
 	check_result(client, res);
+	check_told(client, res);
 	if (is_write(client))
 		model_write_end(world->model, client->first, client->count, client->began,
 		    res == 0 && io->op != BLOCK_TRIM, io->flags & BLOCK_FUA);
@@ -112,6 +148,7 @@ static void begin(struct mirror_client *client)
 		client->io.length = client->count * MODEL_SECTOR;
 	}
 	client->busy = true;
+	client->losses = world->losses;
 	client->start_ns = ring_sim_now_ns(world->sim);
 	world->in_flight++;
 	world->requests++;

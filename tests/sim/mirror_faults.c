@@ -11,6 +11,7 @@ static const char *const names[MFAULTS] = {
     [MFAULT_FOLLOWER_CUT] = "the follower loses power",
     [MFAULT_FOLLOWER_FULL] = "the follower is full",
     [MFAULT_AUTHORITATIVE_EIO] = "the authoritative leg fails now and then",
+    [MFAULT_AUTHORITATIVE_FSYNC] = "the authoritative leg's flushes fail",
     [MFAULT_SLOW] = "slow disks",
     [MFAULT_MAP_EIO] = "the map fails now and then",
     [MFAULT_PAUSE] = "paused",
@@ -55,6 +56,9 @@ static void strike(struct mirror_world *world, enum mirror_fault what)
 	case MFAULT_AUTHORITATIVE_EIO:
 		leader->write_error_ppm = leader->read_error_ppm = 10000;
 		break;
+	case MFAULT_AUTHORITATIVE_FSYNC:
+		leader->fsync_error_ppm = 300000;
+		break;
 	case MFAULT_SLOW:
 		map->slow_ppm = leader->slow_ppm = follower->slow_ppm = 100000;
 		map->slow_ns = leader->slow_ns = follower->slow_ns = 20000000;
@@ -93,6 +97,9 @@ static void power_on(struct mirror_world *world)
 void mirror_faults_repair(struct mirror_world *world)
 {
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		/* What was lost by now, and is not told yet. */
+		if (ring_sim_disk_options(world->sim, world->fds[i])->fsync_error_ppm)
+			model_lost(world->model);
 		heal(ring_sim_disk_options(world->sim, world->fds[i]));
 		ring_sim_disk_space(world->sim, world->fds[i], UINT64_MAX);
 	}

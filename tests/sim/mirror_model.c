@@ -11,6 +11,7 @@
 struct value {
 	uint64_t tag, began, ended;
 	bool acknowledged, durable;
+	bool tainted;    /* a flush failed while it was under way, perhaps with its data */
 	uint64_t hidden; /* when another value had been seen with no write under way; 0: never */
 };
 
@@ -158,8 +159,8 @@ void model_write_end(
 			if (value->began != began)
 				continue;
 			value->ended = ended;
-			value->acknowledged = acknowledged;
-			value->durable = acknowledged && fua;
+			value->acknowledged = acknowledged && !value->tainted;
+			value->durable = value->acknowledged && fua;
 			break;
 		}
 		prune(sector, oldest);
@@ -224,6 +225,18 @@ uint64_t model_read_end(
 		if (!sector_read(&model->sector[first + i], first + i, began, ended, data + i * MODEL_SECTOR))
 			return first + i;
 	return UINT64_MAX;
+}
+
+void model_lost(struct model *model)
+{
+	for (uint64_t i = 0; i < model->sectors; i++)
+		for (unsigned j = 0; j < model->sector[i].count; j++) {
+			struct value *value = &model->sector[i].values[j];
+
+			value->hidden = 0;
+			value->acknowledged = value->acknowledged && value->durable;
+			value->tainted = value->ended == UNDER_WAY;
+		}
 }
 
 void model_crash(struct model *model, bool power_cut)

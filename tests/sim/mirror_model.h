@@ -35,4 +35,6 @@ uint64_t model_read_end(
     struct model *model, uint64_t began, uint64_t first, uint64_t count, const uint8_t *data);
 /* Nothing is under way any more; after a power cut of the authoritative leg, what was not flushed may be gone. */
 void model_crash(struct model *model, bool power_cut);
+/* A flush failed: what was not flushed may be gone. */
+void model_lost(struct model *model);
 bool model_sector_busy(const struct model *model, uint64_t sector);

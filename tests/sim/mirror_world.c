@@ -3,6 +3,7 @@
 #include "mirror_world.h"
 
 #include "base/bytes.h"
+#include "filter/filter.h"
 #include "volume.h"
 
 #include <errno.h>
@@ -44,6 +45,60 @@ void mirror_world_fail(struct mirror_world *world, const char *format, ...)
 		mirror_job_stop(world->job);
 }
 
+/* Sees when a flush of the authoritative leg fails: from that moment on what was not flushed may be gone. */
+
+struct flush_watch {
+	struct filter filter;
+	struct mirror_world *world;
+	enum mirror_leg_index leg;
+};
+
+static void watch_answered(struct filter *filter, struct block_io *io, int res)
+{
+	struct flush_watch *watch = container_of(filter, struct flush_watch, filter);
+	struct mirror_world *world = watch->world;
+
+	if (res < 0 && !world->crashed && mirror_job_block(world->job) &&
+	    mirror_authoritative(mirror_job_block(world->job)) == watch->leg) {
+		mirror_world_say(world, "a flush of the authoritative leg failed");
+		model_lost(world->model);
+		world->losses++;
+	}
+	block_complete(io, res);
+}
+
+static void watch_submit(struct block *block, struct block_io *io)
+{
+	if (io->op == BLOCK_FLUSH || io->flags & BLOCK_FUA)
+		filter_child(filter_of(block), io, watch_answered);
+	else
+		filter_forward(filter_of(block), io);
+}
+
+static void watch_free(struct block *block)
+{
+	filter_done(filter_of(block));
+	free(container_of(filter_of(block), struct flush_watch, filter));
+}
+
+static void watch_new(
+    struct block **ret, struct mirror_world *world, enum mirror_leg_index leg, struct block *below)
+{
+	static const struct block_driver driver = {.name = "flush-watch",
+	    .submit = watch_submit,
+	    .facts = filter_facts,
+	    .link_error = filter_link_error,
+	    .free = watch_free};
+	struct flush_watch *watch = calloc(1, sizeof(*watch));
+
+	if (!watch)
+		abort();
+	filter_init(&watch->filter, &driver, below);
+	watch->world = world;
+	watch->leg = leg;
+	*ret = &watch->filter.block;
+}
+
 /* What the job asks for */
 
 static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
@@ -56,12 +111,17 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .sector_size = MODEL_SECTOR,
 	    .direct_align = MODEL_SECTOR,
 	    .writable = true};
+	struct block *volume;
+	int res;
 
 	if (ring_sim_killed(world->host))
 		return error_set(error, -ECANCELED, "the host is dead");
 	if (world->follower_off)
 		return error_set(error, -EIO, "it has no power");
-	return volume_new(ret, world->host, &options, error);
+	res = volume_new(&volume, world->host, &options, error);
+	if (res == 0)
+		watch_new(ret, world, leg, volume);
+	return res;
 }
 
 static int open_map(void *data, bool create)
@@ -237,6 +297,7 @@ static void begin_life(struct mirror_world *world)
 	uint64_t now = ring_sim_steps(world->sim);
 
 	world->crashed = world->quiet = world->follower_off = false;
+	world->losses = world->losses_told = 0;
 	if (world->forced)
 		world->scenario.lives = 2;
 	world->last_life = world->life + 1 >= world->scenario.lives;

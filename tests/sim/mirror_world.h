@@ -22,8 +22,7 @@ struct mirror_client {
 	uint8_t *buf;
 	bool busy;
 	uint64_t first, count; /* sectors */
-	uint64_t began, start_ns;
-	struct block_io flush;
+	uint64_t began, start_ns, losses;
 };
 
 /* What a seed decides. */
@@ -45,6 +44,7 @@ enum mirror_fault {
 	MFAULT_FOLLOWER_CUT,
 	MFAULT_FOLLOWER_FULL,
 	MFAULT_AUTHORITATIVE_EIO,
+	MFAULT_AUTHORITATIVE_FSYNC,
 	MFAULT_SLOW,
 	MFAULT_MAP_EIO,
 	MFAULT_PAUSE,
@@ -69,6 +69,8 @@ struct mirror_world {
 	struct mirror_job *job;
 	bool map_exists, last_life, serving, crashed, power_cut, quiet, ended;
 	bool follower_off;
+	uint64_t losses;      /* flushes of the authoritative leg that failed */
+	uint64_t losses_told; /* of these, up to here some client knows */
 	uint64_t begun_step, end_step, repair_step, fault_step;
 	unsigned in_flight, life;
 	unsigned switches; /* in the last life */

@@ -303,6 +303,33 @@ static void test_authoritative_errors_are_the_clients(void **state)
 	world_done();
 }
 
+static void flushed(void *data, int res)
+{
+	*(int *)data = res;
+}
+
+/* A flush that nobody asked for takes a failure from the kernel that is told only once: a client must hear of it. */
+static void test_a_failed_flush_is_not_swallowed(void **state)
+{
+	int res = 1;
+
+	world_init(1);
+	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
+	assert_int_equal(write_at(0, 4096), 0);
+	fault_add(world.faults[0],
+	    &(struct fault_rule){.kind = FAULT_ERROR, .result = -EIO, .ops = 1u << BLOCK_FLUSH, .times = 1});
+	mirror_flush_legs(world.mirror, flushed, &res);
+	while (mirror_flushing(world.mirror))
+		ring_sim_step(world.sim);
+	assert_int_equal(res, -EIO);
+	/* The follower has what this leg may have lost. */
+	assert_true(dirty(0) && mirror_attached(world.mirror));
+	assert_int_equal(write_at(0, 512), 0);
+	assert_int_equal(io(BLOCK_FLUSH, 0, 0), -EIO);
+	assert_int_equal(io(BLOCK_FLUSH, 0, 0), 0);
+	world_done();
+}
+
 static void test_hold_and_swap(void **state)
 {
 	struct bitmap_super super;
@@ -349,6 +376,23 @@ static void test_a_lost_map(void **state)
 	assert_true(holds(0, 0, 4096) && !mirror_attached(world.mirror));
 	assert_int_equal(write_at(4096, 4096), 0);
 	assert_true(mirror_attach(world.mirror, world.delays[1], NULL) < 0);
+	world_done();
+}
+
+/* After its end it is a volume like others: no lock, no map. */
+static void test_the_end(void **state)
+{
+	uint64_t writes;
+
+	world_init(1);
+	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
+	mirror_end(world.mirror);
+	writes = ring_sim_disk_counts(world.sim, world.map_fd)->writes;
+	assert_int_equal(write_at(3 * REGION, 4096), 0);
+	assert_true(holds(0, 3 * REGION, 4096) && !holds(1, 3 * REGION, 4096));
+	assert_int_equal(io(BLOCK_FLUSH, 0, 0), 0);
+	assert_int_equal(ring_sim_disk_counts(world.sim, world.map_fd)->writes, writes);
+	assert_int_equal(bitmap_file_logged(world.map)->count, 0);
 	world_done();
 }
 
@@ -471,8 +515,10 @@ int main(void)
 	    cmocka_unit_test(test_follower_errors_are_its_own),
 	    cmocka_unit_test(test_unflushed_is_dirty_after_a_loss),
 	    cmocka_unit_test(test_authoritative_errors_are_the_clients),
+	    cmocka_unit_test(test_a_failed_flush_is_not_swallowed),
 	    cmocka_unit_test(test_hold_and_swap),
 	    cmocka_unit_test(test_a_lost_map),
+	    cmocka_unit_test(test_the_end),
 	    cmocka_unit_test(test_sizes_must_agree),
 	    cmocka_unit_test(test_h13_small_writes_during_a_copy),
 	    cmocka_unit_test(test_rate_and_pause),

@@ -329,7 +329,7 @@ static void test_h22_another_volume_under_the_same_name(void **state)
 	world_init(false);
 	assert_int_equal(job_open(), 0);
 	serve();
-	assert_int_equal(run_for(1000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(400 * (uint64_t)MS), CUTOVER_READY);
 	job_close();
 	world.options.resume = true;
 	assert_int_equal(job_open(), 0);
@@ -341,7 +341,7 @@ static void test_h22_another_volume_under_the_same_name(void **state)
 	memcpy(before, world.data[MIRROR_TARGET], SIZE);
 	assert_int_equal(job_open(), 0);
 	serve();
-	run_for(2000 * (uint64_t)MS);
+	run_for(600 * (uint64_t)MS);
 	mirror_job_status(world.job, &status);
 	assert_false(status.attached);
 	assert_non_null(strstr(world.warning, "another volume"));
@@ -349,7 +349,7 @@ static void test_h22_another_volume_under_the_same_name(void **state)
 	job_close();
 	world.ids[MIRROR_TARGET] = "two";
 	assert_int_equal(job_open(), 0);
-	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(600 * (uint64_t)MS), CUTOVER_READY);
 	world_done();
 }
 
@@ -373,6 +373,8 @@ static void test_h09_a_leg_of_another_size(void **state)
 
 static void cut_slowly(enum cutover_state state)
 {
+	if (state == CUTOVER_SWITCHED)
+		mirror_job_stop(world.job);
 	if (state != CUTOVER_READY || seen(CUTOVER_SWITCHED))
 		return;
 	/* What is under way takes longer than the window. */
@@ -420,7 +422,7 @@ static void test_a_lost_target_comes_back(void **state)
 	world.options.resume = true;
 	assert_int_equal(job_open(), 0);
 	serve();
-	run_for(1000 * (uint64_t)MS);
+	run_for(400 * (uint64_t)MS);
 	mirror_job_status(world.job, &status);
 	assert_true(!status.attached && status.dirty > 0 && world.clients[0].writes > writes);
 	/* Said once, however often it was tried. */
@@ -429,7 +431,7 @@ static void test_a_lost_target_comes_back(void **state)
 	world.away = false;
 	assert_int_equal(job_open(), 0);
 	serve();
-	assert_int_equal(run_for(3000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(600 * (uint64_t)MS), CUTOVER_READY);
 	world_done();
 }
 
@@ -442,7 +444,7 @@ static void test_h14_a_damaged_map_means_a_comparison(void **state)
 
 	world_init(false);
 	assert_int_equal(job_open(), 0);
-	assert_int_equal(run_for(1000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(400 * (uint64_t)MS), CUTOVER_READY);
 	job_close();
 	world.data[MIRROR_SOURCE][700000] ^= 1;
 	map = ring_sim_disk_data(world.sim, world.map_fd, &size);
@@ -454,7 +456,7 @@ static void test_h14_a_damaged_map_means_a_comparison(void **state)
 	world.options.resume = false;
 	world.options.compare = true;
 	assert_int_equal(job_open(), 0);
-	assert_int_equal(run_for(1000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(400 * (uint64_t)MS), CUTOVER_READY);
 	mirror_job_status(world.job, &status);
 	assert_int_equal(status.copied, 256 << 10);
 	assert_int_equal(status.same + status.copied, SIZE);
@@ -470,7 +472,7 @@ static void test_h06_coming_back_clears_nothing(void **state)
 
 	world_init(false);
 	assert_int_equal(job_open(), 0);
-	assert_int_equal(run_for(1000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(400 * (uint64_t)MS), CUTOVER_READY);
 	mirror_job_pause(world.job, true);
 	mirror_detach(mirror_job_block(world.job));
 	world.away = true;
@@ -483,7 +485,7 @@ static void test_h06_coming_back_clears_nothing(void **state)
 	assert_true(before.dirty > 0);
 	world.away = false;
 	mirror_job_pause(world.job, true);
-	run_for(1000 * (uint64_t)MS);
+	run_for(400 * (uint64_t)MS);
 	mirror_job_status(world.job, &after);
 	assert_true(after.attached);
 	assert_int_equal(after.dirty, before.dirty);
@@ -515,7 +517,7 @@ static void test_h07_ready_and_clean_are_one_fact(void **state)
 	serve();
 	run_for(500 * MS);
 	delay_set(world.delays[MIRROR_TARGET], &(struct delay_options){.min_ns = MS, .max_ns = 700 * MS});
-	run_for(2000 * (uint64_t)MS);
+	run_for(600 * (uint64_t)MS);
 	assert_true(steps_ready > 100 && world.warnings > 0);
 	ring_sim_on_step(world.sim, NULL, NULL);
 	world_done();
@@ -551,11 +553,11 @@ static void test_verify_before_ready(void **state)
 	world_init(false);
 	assert_int_equal(job_open(), 0);
 	serve();
-	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(600 * (uint64_t)MS), CUTOVER_READY);
 	job_close();
 	world.options.resume = world.options.verify = true;
 	assert_int_equal(job_open(), 0);
-	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(600 * (uint64_t)MS), CUTOVER_READY);
 	mirror_job_status(world.job, &status);
 	assert_int_equal(status.verified, SIZE);
 	assert_int_equal(status.differing, 0);
@@ -563,7 +565,7 @@ static void test_verify_before_ready(void **state)
 	byte = world.data[MIRROR_TARGET][SIZE - 1] ^ 4;
 	world.data[MIRROR_TARGET][SIZE - 1] = byte;
 	assert_int_equal(job_open(), 0);
-	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_READY);
+	assert_int_equal(run_for(600 * (uint64_t)MS), CUTOVER_READY);
 	mirror_job_status(world.job, &status);
 	assert_in_range(status.differing, 1, 256 << 10);
 	assert_non_null(strstr(world.warning, "differed between the legs"));
