@@ -57,11 +57,12 @@ static void write_receipt(struct mirror_run *run, const char *state)
 	mirror_job_status(run->job, &status);
 	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
 	if (mirror_files_write(&run->files, "receipt.json",
-	        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:I}", "mirror", run->name, "when", when,
-	            "state", state, "source", legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name,
-	            "authoritative", status.authoritative == MIRROR_SOURCE ? "source" : "target", "size",
+	        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:I, s:b}", "mirror", run->name, "when",
+	            when, "state", state, "source", legs[MIRROR_SOURCE].name, "target",
+	            legs[MIRROR_TARGET].name, "authoritative",
+	            status.authoritative == MIRROR_SOURCE ? "source" : "target", "size",
 	            (json_int_t)status.size, "pause_ms", (double)status.pause_ns / 1e6, "cutovers_deferred",
-	            (json_int_t)status.cutovers_deferred),
+	            (json_int_t)status.cutovers_deferred, "verified", run->command->job.verify),
 	        &error) < 0)
 		warning(run, error.text);
 }

@@ -83,6 +83,9 @@ json_t *mirror_status_json(struct mirror_run *run)
 	json_object_set_new(json, "trouble",
 	    !status.attached && !cutover_is_end(status.state) && run->warning[0] ? json_string(run->warning)
 	                                                                         : json_null());
+	json_object_set_new(json, "verified",
+	    run->command->job.verify ? json_integer((json_int_t)status.verified) : json_null());
+	json_object_set_new(json, "differing", json_integer((json_int_t)status.differing));
 	add_pace(json, run, &status);
 	return json;
 }

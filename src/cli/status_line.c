@@ -69,6 +69,8 @@ static void print_mirror(FILE *to, const json_t *status)
 	}
 	fprintf(to, "  %d%%", percent(all - dirty, all));
 	print_pace(to, status);
+	if (json_is_integer(json_object_get(status, "verified")))
+		fprintf(to, ", verified %d%%", percent(control_number(status, "verified"), all));
 	if (control_number(status, "p99_us"))
 		fprintf(to, "; clients: %d, p50 %.2f ms, p99 %.2f ms", (int)control_number(status, "clients"),
 		    (double)control_number(status, "p50_us") / 1e3,

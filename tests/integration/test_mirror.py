@@ -244,11 +244,12 @@ def test_bad_words(words, said, mirror):
 
 
 def test_it_cuts_over_by_itself(mirror, client):
-    mirror.start("--cutover=auto")
+    mirror.start("--cutover=auto", "--verify")
     client.start()
     mirror.wait_for("switched")
     client.stop()
-    assert mirror.status()["authoritative"] == "target"
+    now = mirror.status()
+    assert (now["authoritative"], now["verified"], now["differing"]) == ("target", SIZE, 0)
 
 
 def test_foreground_ends_with_a_signal_and_says_how_to_go_on(program, mirror):
