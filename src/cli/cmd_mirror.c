@@ -87,21 +87,36 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 {
 	struct mirror_command *command = run->command;
 	struct block_facts facts = {0};
-	static const struct block_facts nothing;
-	struct preflight preflight = {.source = block_info(target),
+	struct preflight preflight = {.source = &run->source_info,
 	    .target = block_info(target),
-	    .source_facts = &nothing,
+	    .source_facts = &run->source_facts,
 	    .target_facts = &facts,
-	    .allow = command->allow | ALLOW_LIVE_SOURCE | ALLOW_SAME,
+	    .allow = command->allow | ALLOW_LIVE_SOURCE,
 	    .overwrite = command->overwrite,
 	    .update = !command->full};
 	uint64_t end;
 	int res = block_facts(target, &facts, error);
 
+	if (res == 0)
+		job_journal_forget(command->options.state_dir, facts.id);
 	/* A leg that comes back carries what the mirror wrote to it. */
 	if (res < 0 || run->opened_target || command->job.resume || block_info(target)->created)
 		return res;
 	return preflight_check(&preflight, &end, error);
+}
+
+static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
+{
+	const struct mirror_command *command = run->command;
+	int res = listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
+	    command->allow & ALLOW_HELD, error);
+
+	run->source_info = *block_info(source);
+	if (res == 0)
+		res = block_facts(source, &run->source_facts, error);
+	if (res == 0)
+		job_journal_forget(command->options.state_dir, run->source_facts.id);
+	return res;
 }
 
 static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
@@ -123,8 +138,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	if (target)
 		res = judge_target(run, *ret, error);
 	else if (!run->size)
-		res = listen_judge(
-		    *ret, endpoint, command->allow & ALLOW_MOUNTED, command->allow & ALLOW_HELD, error);
+		res = judge_source(run, *ret, error);
 	if (res < 0) {
 		block_free(*ret);
 		return res;

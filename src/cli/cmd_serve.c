@@ -214,6 +214,17 @@ static enum cache_mode cache_of(const struct serve *serve, const struct endpoint
 	           : CACHE_BUFFERED;
 }
 
+/* What a copy noted of it is no longer true once clients write. */
+static void forget_journal(struct block *block)
+{
+	struct block_facts facts;
+	struct error ignored;
+	char dir[4096];
+
+	if (block_facts(block, &facts, &ignored) == 0)
+		job_journal_forget(cli_state_dir(dir, sizeof(dir)), facts.id);
+}
+
 static int open_one(struct serve *serve, unsigned i, struct error *error)
 {
 	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
@@ -226,6 +237,8 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 	if (res == 0)
 		res = listen_judge(
 		    serve->blocks[i], &serve->endpoints[i], serve->allow_mounted, serve->allow_held, error);
+	if (res == 0 && open.write)
+		forget_journal(serve->blocks[i]);
 	if (res == 0 && serve->overlay) {
 		struct block *below = serve->blocks[i];
 

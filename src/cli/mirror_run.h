@@ -23,7 +23,9 @@ struct mirror_run {
 	const char *name;
 	bool foreground;
 	unsigned ticks;
-	uint64_t size; /* of the source, bytes; 0: not opened yet */
+	uint64_t size;                 /* of the source, bytes; 0: not opened yet */
+	struct block_info source_info; /* as it was then */
+	struct block_facts source_facts;
 	struct mirror_files files;
 	struct ring *ring;
 	struct signals *signals;

@@ -89,6 +89,11 @@ int job_new(struct job **ret, struct ring *ring, const struct job_options *optio
 struct job *job_free(struct job *job);
 /* Runs to an end state. Words are in `error` for every result but JOB_OK and JOB_DIFFERS. */
 enum job_result job_run(struct job *job, struct error *error);
+/*
+ * What an earlier run noted of a target with this identity (block_facts.id) is no longer true: somebody else writes to it. Its journal
+ * is removed. An empty identity has none.
+ */
+void job_journal_forget(const char *state_dir, const char *id);
 /* Ends soon, in a state that resume continues: JOB_CANCELLED. */
 void job_cancel(struct job *job);
 void job_pause(struct job *job, bool paused);

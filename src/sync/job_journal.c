@@ -20,13 +20,17 @@
  * One journal a target, whichever name leads there and wherever the data comes from: a run that writes to a target replaces
  * what an earlier one noted of it. A target without identity goes by its name.
  */
-static void journal_path(const struct job *job, char *ret, size_t length)
+static void path_of(const char *state_dir, const char *target, char *ret, size_t length)
 {
-	const char *target = job->target_facts.id[0] ? job->target_facts.id : job->options.target->name;
 	uint32_t a = crc32c(0, target, strlen(target));
 
-	snprintf(ret, length, "%s/%08x%08x.journal", job->options.state_dir, a,
-	    crc32c(~a, target, strlen(target)));
+	snprintf(ret, length, "%s/%08x%08x.journal", state_dir, a, crc32c(~a, target, strlen(target)));
+}
+
+static void journal_path(const struct job *job, char *ret, size_t length)
+{
+	path_of(job->options.state_dir,
+	    job->target_facts.id[0] ? job->target_facts.id : job->options.target->name, ret, length);
 }
 
 /* mkdir -p */
@@ -372,4 +376,13 @@ void job_journal_end(struct job *job, bool remove)
 		if (unlink(path) == 0)
 			sync_folder(job->options.state_dir);
 	}
+}
+
+void job_journal_forget(const char *state_dir, const char *id)
+{
+	char path[4096];
+
+	path_of(state_dir, id, path, sizeof(path));
+	if (id[0] && unlink(path) == 0)
+		sync_folder(state_dir);
 }

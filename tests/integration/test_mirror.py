@@ -229,6 +229,14 @@ def test_a_target_with_something_on_it_is_refused(mirror):
     mirror.wait_for("ready")
 
 
+def test_a_mirror_onto_itself_is_refused(program, folder, volumes, loops):
+    source, _ = volumes
+    mirror = Mirror(program, folder, loops.attach(source), source)
+    assert mirror.start(code=(REFUSED, LOCKED)).err
+    other = Mirror(program, folder, source, source)
+    assert other.start(code=(REFUSED, LOCKED)).err
+
+
 @pytest.mark.parametrize("words,said", [
     (["--cutover=at=yesterday"], "such as 22:30"),
     (["--cutover-window=fast"], "such as 500ms"),

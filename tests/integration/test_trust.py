@@ -38,6 +38,22 @@ def test_another_run_to_the_same_target_voids_the_journal(number, option, progra
     assert target.read_bytes() == a.read_bytes()
 
 
+@pytest.mark.parametrize("words", [["serve"], ["mirror", "--full", "--name=m"]])
+def test_serving_the_target_voids_the_journal(words, program, folder, volumes):
+    a, b, target = volumes
+    interrupt(program, "copy", a, target, number=signal.SIGKILL)
+    assert program.journals()
+    legs = [b, target] if words[0] == "mirror" else [target]
+    listen = f"--listen=nbd+unix:///?socket={folder / 'socket'}"
+    running = program.start(*words, *(["--foreground"] if words[0] == "mirror" else []), listen, *legs)
+    wait_until(lambda: b"nbd+unix" in running.out(), "that it serves")
+    assert not program.journals()
+    running.kill(signal.SIGTERM)
+    running.end(code=None)
+    result = program("copy", a, target, "--resume")
+    assert "no earlier run" in result.err and target.read_bytes() == a.read_bytes()
+
+
 def test_a_foreign_write_after_an_interrupted_run_is_seen(program, volumes):
     a, _, target = volumes
     interrupt(program, "copy", a, target)
