@@ -100,6 +100,8 @@ void mirror_faults_repair(struct mirror_world *world)
 		/* What was lost by now, and is not told yet. */
 		if (ring_sim_disk_options(world->sim, world->fds[i])->fsync_error_ppm)
 			model_lost(world->model);
+		if (ring_sim_disk_options(world->sim, world->fds[i])->write_error_ppm)
+			world->eio_ns = ring_sim_now_ns(world->sim);
 		heal(ring_sim_disk_options(world->sim, world->fds[i]));
 		ring_sim_disk_space(world->sim, world->fds[i], UINT64_MAX);
 	}

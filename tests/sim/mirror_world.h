@@ -69,6 +69,7 @@ struct mirror_world {
 	struct mirror_job *job;
 	bool map_exists, last_life, serving, crashed, power_cut, quiet, ended;
 	bool follower_off;
+	uint64_t eio_ns;      /* until then a leg failed now and then */
 	uint64_t losses;      /* flushes of the authoritative leg that failed */
 	uint64_t losses_told; /* of these, up to here some client knows */
 	uint64_t begun_step, end_step, repair_step, fault_step;
