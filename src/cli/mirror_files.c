@@ -3,6 +3,7 @@
 #include "cli/mirror_files.h"
 
 #include "base/cleanup.h"
+#include "base/folder.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 int mirror_name_check(const char *name, struct error *error)
@@ -30,27 +30,6 @@ int mirror_name_check(const char *name, struct error *error)
 		    "no '.' first",
 		    name, MIRROR_NAME_MAX);
 	return 0;
-}
-
-/* mkdir -p */
-static int make_folders(char *path)
-{
-	for (char *at = path + 1;; at++) {
-		char end = *at;
-
-		if (end != '/' && end != '\0')
-			continue;
-		*at = '\0';
-		if (mkdir(path, 0700) < 0 && errno != EEXIST) {
-			int res = -errno;
-
-			*at = end;
-			return res;
-		}
-		*at = end;
-		if (end == '\0')
-			return 0;
-	}
 }
 
 static int lock(struct mirror_files *files, const char *name, struct error *error)
@@ -92,7 +71,7 @@ int mirror_files_open(
 	if (snprintf(files->dir, sizeof(files->dir), "%s/mirrors/%s", state_dir, name) >=
 	    (int)sizeof(files->dir))
 		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");
-	res = create ? make_folders(files->dir) : 0;
+	res = create ? folder_make(files->dir) : 0;
 	if (res == 0)
 		files->dir_fd = open(files->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (res < 0 || files->dir_fd < 0) {

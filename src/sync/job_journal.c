@@ -4,16 +4,15 @@
 
 #include "base/cleanup.h"
 #include "base/crc32c.h"
+#include "base/folder.h"
 #include "wire/control.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /*
@@ -33,36 +32,6 @@ static void journal_path(const struct job *job, char *ret, size_t length)
 	    job->target_facts.id[0] ? job->target_facts.id : job->options.target->name, ret, length);
 }
 
-/* mkdir -p */
-static int make_folders(const char *folder)
-{
-	char path[PATH_MAX];
-
-	if (snprintf(path, sizeof(path), "%s", folder) >= (int)sizeof(path))
-		return -ENAMETOOLONG;
-	for (char *at = path + 1;; at++) {
-		char end = *at;
-
-		if (end != '/' && end != '\0')
-			continue;
-		*at = '\0';
-		if (mkdir(path, 0700) < 0 && errno != EEXIST)
-			return -errno;
-		*at = end;
-		if (end == '\0')
-			return 0;
-	}
-}
-
-/* A name that came or went: else a power cut brings back what was. */
-static void sync_folder(const char *folder)
-{
-	_cleanup_(cleanup_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd >= 0)
-		(void)fsync(fd);
-}
-
 static int open_file(struct job *job, bool create)
 {
 	char path[4096];
@@ -72,13 +41,13 @@ static int open_file(struct job *job, bool create)
 	if (job->options.open_journal)
 		return job->options.open_journal(job->options.data, create);
 	journal_path(job, path, sizeof(path));
-	if (create && (fd = make_folders(job->options.state_dir)) < 0)
+	if (create && (fd = folder_make(job->options.state_dir)) < 0)
 		return fd;
 	fd = open(path, flags, 0600);
 	if (fd < 0)
 		return -errno;
 	if (create)
-		sync_folder(job->options.state_dir);
+		folder_sync(job->options.state_dir);
 	return fd;
 }
 
@@ -238,7 +207,7 @@ int job_journal_check(struct job *job)
 
 	if (!has_journal(job) || job->options.open_journal || job->journal)
 		return 0;
-	res = make_folders(job->options.state_dir);
+	res = folder_make(job->options.state_dir);
 	if (res == 0 && access(job->options.state_dir, W_OK) < 0)
 		res = -errno;
 	return res < 0 ? cannot_write(job, res) : 0;
@@ -374,7 +343,7 @@ void job_journal_end(struct job *job, bool remove)
 	} else if (remove && !job->options.open_journal && job->options.state_dir && job_writes(job)) {
 		journal_path(job, path, sizeof(path));
 		if (unlink(path) == 0)
-			sync_folder(job->options.state_dir);
+			folder_sync(job->options.state_dir);
 	}
 }
 
@@ -384,5 +353,5 @@ void job_journal_forget(const char *state_dir, const char *id)
 
 	path_of(state_dir, id, path, sizeof(path));
 	if (id[0] && unlink(path) == 0)
-		sync_folder(state_dir);
+		folder_sync(state_dir);
 }
