@@ -242,7 +242,15 @@ static int new_job(struct mirror_run *run, struct error *error)
 	if (getrandom(&options->nonce, sizeof(options->nonce), 0) != sizeof(options->nonce))
 		return error_set(error, -EIO, "cannot draw a random number: %s", strerror(errno));
 	res = mirror_job_new(&run->job, run->ring, options, error);
-	return res < 0 ? res : mirror_job_open(run->job, error);
+	if (res == 0)
+		res = mirror_job_open(run->job, error);
+	if (res == -ENOSPC) {
+		struct error why = *error;
+
+		error_set(error, res, "%.400s; make room in %.80s, or name another folder with --state-dir",
+		    why.text, run->files.dir);
+	}
+	return res;
 }
 
 /* Nobody but the map can say which leg is the newer one, once a switch was ordered. */

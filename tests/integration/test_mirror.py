@@ -229,6 +229,43 @@ def test_a_target_with_something_on_it_is_refused(mirror):
     mirror.wait_for("ready")
 
 
+def test_h20_neither_leg_has_a_second_writer(mirror, program, folder):
+    mirror.start()
+    mirror.wait_for("ready")
+    other = folder / "other.img"
+    other.write_bytes(bytes(SIZE))
+    for volume in (mirror.source, mirror.target):
+        program("copy", other, volume, code=LOCKED)
+        program("serve", f"--listen=nbd+unix:///?socket={folder / 'other'}", volume, code=LOCKED)
+
+
+def test_h23_the_end_says_that_both_disks_carry_the_same_file_system(mirror):
+    mirror.start()
+    mirror.wait_for("ready")
+    mirror.program("cutover", "m")
+    assert "do not mount both" in mirror.program("finish", "m").out.decode()
+
+
+def test_h27_a_full_disk_under_the_map_costs_clients_nothing(mounts, mirror, client):
+    """And the mirror can be finished or given up."""
+    small = mounts("-t", "tmpfs", "-o", "size=2500k", "none")
+    mirror.start("--state-dir", small, "--max-rate=4M")
+    client.start()
+    wait_until(lambda: client.writes > 20, "writes")
+    filler = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
+    with pytest.raises(OSError):
+        while True:
+            os.write(filler, bytes(4096))
+    os.close(filler)
+    writes = client.writes
+    wait_until(lambda: client.writes > writes + 100, "writes on a full disk")
+    (small / "filler").unlink()
+    mirror.program("throttle", "m", "none")
+    mirror.wait_for("ready", "failed")
+    client.stop()
+    client.check_volume(mirror.source)
+
+
 def test_a_mirror_onto_itself_is_refused(program, folder, volumes, loops):
     source, _ = volumes
     mirror = Mirror(program, folder, loops.attach(source), source)
