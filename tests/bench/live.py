@@ -15,6 +15,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
+import contest
 import measure
 from servers import Server
 
@@ -47,8 +48,12 @@ class Service:
 
     def __init__(self, bench, folder, words):
         self.meter, self.log = bench.meter, folder.path / "log"
-        with self.meter.standing_processes():
-            self.server = Server(words, folder.socket, log=self.log)
+        self.log.unlink(missing_ok=True)
+        try:
+            with self.meter.standing_processes():
+                self.server = Server(words, folder.socket, log=self.log)
+        except OSError as error:
+            raise RuntimeError(f"{error}: {self.said()}") from error
 
     @property
     def pid(self):
@@ -63,10 +68,20 @@ class Service:
     def said(self):
         return self.log.read_text(errors="replace").strip()[-500:]
 
+    def connect(self):
+        """To what steers it."""
+
     def __enter__(self):
+        try:
+            self.connect()
+        except BaseException:
+            self.server.stop()
+            raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind:
+            contest.progress(self.said())
         self.server.stop()
 
 
@@ -84,8 +99,19 @@ class LoadFailed(Exception):
     pass
 
 
+TROUBLES = (LoadFailed, RuntimeError, OSError, ValueError, subprocess.SubprocessError)  # what a server that fails leads to
+
+
+def _takes(pid, number):
+    """Whether a process has a handler for a signal: fio sets its own when the jobs begin, and an earlier signal would end it dumb."""
+    with contextlib.suppress(OSError, IndexError):
+        caught = pathlib.Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+        return bool(int(caught, 16) >> (number - 1) & 1)
+    return False
+
+
 class Load:
-    """fio against an export; each job has a connection of its own. `kind` is fio's; `rate` in requests a second, half of them writes if mixed."""
+    """fio against an export; each job has a connection of its own. `kind` is fio's; `rate`: requests a second, half of them writes if mixed."""
 
     def __init__(self, uri, kind, size, seconds, block="4k", depth=1, jobs=1, rate=0):
         # Those in order begin at different places; at random each goes all over the volume.
@@ -99,38 +125,39 @@ class Load:
 
     @contextlib.contextmanager
     def running(self):
-        """In the background. Yields a function that ends it, if it has not ended by itself, and gives its figures."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            child = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-
-            def end():
-                if child.poll() is None:
-                    child.send_signal(signal.SIGINT)
-                child.wait(PATIENCE_S)
-                return self._figures(out, err)
-
-            self.child = child
+        """In the background, its jobs begun."""
+        with tempfile.TemporaryFile() as self.out, tempfile.TemporaryFile() as self.err:
+            self.child = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err)
             try:
-                yield end
+                wait_until(lambda: self.child.poll() is not None or _takes(self.child.pid, signal.SIGINT), "fio's begin")
+                yield self
             finally:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
+                if self.child.poll() is None:
+                    self.child.kill()
+                    self.child.wait()
 
-    def run(self, watch=None):
-        """Until its time is over, or watch() says so, which is asked ten times a second."""
-        with self.running() as end:
-            while self.child.poll() is None:
-                if watch and watch():
-                    return end()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.child.wait(POLL_S)
-            return end()
+    def wait(self, is_over):
+        """Until its time is over, or is_over() says so, which is asked ten times a second."""
+        while self.child.poll() is None and not is_over():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(POLL_S)
 
-    def _figures(self, out, err):
-        out.seek(0)
-        err.seek(0)
-        text, said = out.read().decode(errors="replace"), err.read().decode(errors="replace")
+    def end(self):
+        """Its figures; ended now, if it has not ended by itself."""
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGINT)
+        self.child.wait(PATIENCE_S)
+        return self._figures()
+
+    def run(self):
+        with self.running():
+            self.child.wait()
+            return self._figures()
+
+    def _figures(self):
+        self.out.seek(0)
+        self.err.seek(0)
+        text, said = self.out.read().decode(errors="replace"), self.err.read().decode(errors="replace")
         try:
             job = json.loads(text[text.index("\n{") if not text.startswith("{") else 0:])["jobs"][0]
         except (ValueError, LookupError) as error:
@@ -139,8 +166,8 @@ class Load:
             raise LoadFailed(f"fio: error {job['error']}: {said.strip()[-300:]}")
         side = job["mixed"]
         latency = side["lat_ns"]
-        return Figures(side["total_ios"], side["iops"], side["bw_bytes"], latency["mean"] / 1e3, latency["percentile"]["99.000000"] / 1e3,
-                       latency["max"] / 1e3)
+        p99_ns = latency.get("percentile", {}).get("99.000000", float("nan"))  # none without requests
+        return Figures(side["total_ios"], side["iops"], side["bw_bytes"], latency["mean"] / 1e3, p99_ns / 1e3, latency["max"] / 1e3)
 
 
 def fill(path, size):
@@ -211,7 +238,10 @@ class BlkmoveMirror(Service):
         super().__init__(bench, folder, [bench.program, "mirror", "--foreground", "--quiet", "--state-dir", self.state, "--name", "bench",
                                          "--listen", folder.uri, *words, source, target])
         self.exported_s = time.monotonic() - begun
-        self.control = Lines(folder.path / "bench.sock")
+        self.control_path = folder.path / "bench.sock"
+
+    def connect(self):
+        self.control = Lines(self.control_path)
 
     def command(self, name, **members):
         reply = self.control.ask({"command": name, **members})
@@ -243,9 +273,9 @@ class BlkmoveMirror(Service):
     def map_bytes(self):
         return (pathlib.Path(self.state) / "mirrors/bench/map").stat().st_size
 
-    def __exit__(self, *_):
+    def __exit__(self, *why):
         self.control.close()
-        super().__exit__()
+        super().__exit__(*why)
 
 
 class QemuMirror(Service):
@@ -262,7 +292,10 @@ class QemuMirror(Service):
                   "--export", "type=nbd,id=export,node-name=source,name=,writable=on",
                   "--chardev", f"socket,id=qmp,path={folder.path / 'qmp'},server=on,wait=off", "--monitor", "chardev=qmp"]
         super().__init__(bench, folder, words)
-        self.qmp = Lines(folder.path / "qmp")
+        self.qmp_path = folder.path / "qmp"
+
+    def connect(self):
+        self.qmp = Lines(self.qmp_path)
         self.qmp.read()
         self.execute("qmp_capabilities")
 
@@ -281,6 +314,6 @@ class QemuMirror(Service):
         job = self.execute("query-block-jobs")[0]
         return job["len"] - job["offset"], job["ready"]
 
-    def __exit__(self, *_):
+    def __exit__(self, *why):
         self.qmp.close()
-        super().__exit__()
+        super().__exit__(*why)

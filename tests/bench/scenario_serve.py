@@ -114,7 +114,7 @@ def _race(bench, place, workload, entrants, volume):
             continue
         try:
             sample = _measure(bench, place, workload, entrant, volume)
-        except (live.LoadFailed, OSError) as error:
+        except live.TROUBLES as error:
             row.trouble = "FAILED"
             contest.progress(f"    {entrant.name}: {error}")
             continue
@@ -149,9 +149,9 @@ def serve(bench):
             wrong += [f"{row.name}, {workload.name}" for row in rows if row.trouble and "blkmove" in row.name]
     volumes.forget(volume)
     note = f"fio's nbd engine over a unix socket, one connection for each of its jobs, {QUICK_SECONDS if bench.quick else SECONDS} s each; a " \
-           f"file of {size >> 20} MiB, all of it allocated and in the page cache. Server and load share {live.PROCESSORS}. CPU seconds are the server's alone, kernel time " \
-           "included, without fio's. Each server is started anew for each run. qemu-nbd: writeback cache and threads, its defaults, then past " \
-           "the page cache; nbdkit: its defaults. With more than one connection the depth is that of each."
+           f"file of {size >> 20} MiB, all of it allocated and in the page cache. Server and load share {live.PROCESSORS}. CPU seconds are the " \
+           "server's alone, kernel time included, without fio's. Each server is started anew for each run. qemu-nbd: writeback cache and " \
+           "threads, its defaults, then past the page cache; nbdkit: its defaults. With more than one connection the depth is that of each."
     section = Section("NBD servers", note, None, targets, table(HEAD, cells))
     section.wrong = wrong
     yield section
