@@ -234,14 +234,15 @@ class BlkmoveMirror(Service):
 
     def __init__(self, bench, folder, source, target, *words):
         self.state = tempfile.mkdtemp(prefix="state-", dir=bench.folder)
-        begun = time.monotonic()
+        self.begun = time.monotonic()
         super().__init__(bench, folder, [bench.program, "mirror", "--foreground", "--quiet", "--state-dir", self.state, "--name", "bench",
                                          "--listen", folder.uri, *words, source, target])
-        self.exported_s = time.monotonic() - begun
         self.control_path = folder.path / "bench.sock"
 
     def connect(self):
+        # The export's socket is there earlier, but nobody answers yet.
         self.control = Lines(self.control_path)
+        self.exported_s = time.monotonic() - self.begun
 
     def command(self, name, **members):
         reply = self.control.ask({"command": name, **members})
