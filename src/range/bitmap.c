@@ -36,12 +36,6 @@ bool bitmap_test(const struct bitmap *bitmap, uint64_t bit)
 	return bitmap->words[bit / WORD_BITS] >> bit % WORD_BITS & 1;
 }
 
-bool bitmap_test_all(const struct bitmap *bitmap, uint64_t first, uint64_t count)
-{
-	assert(first <= bitmap->bits && count <= bitmap->bits - first);
-	return bitmap_next_clear(bitmap, first) >= first + count;
-}
-
 /* The bits of the word that holds `first` which belong to [first, end). */
 static uint64_t mask_of(uint64_t first, uint64_t end)
 {
@@ -53,6 +47,18 @@ static uint64_t mask_of(uint64_t first, uint64_t end)
 static uint64_t next_word(uint64_t bit)
 {
 	return align_down(bit, WORD_BITS) + WORD_BITS;
+}
+
+/* Looks at no more than it is asked for: a search for the next clear bit could go through the whole volume. */
+bool bitmap_test_all(const struct bitmap *bitmap, uint64_t first, uint64_t count)
+{
+	uint64_t end = first + count;
+
+	assert(first <= bitmap->bits && count <= bitmap->bits - first);
+	for (uint64_t at = first; at < end; at = next_word(at))
+		if (~bitmap->words[at / WORD_BITS] & mask_of(at, end))
+			return false;
+	return true;
 }
 
 static void summarize(struct bitmap *bitmap, uint64_t word)

@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <string.h>
 
-#define TO(state)      (1u << (state))
-#define AGAIN_NS       20000000u
-#define ENDS_OF_SOURCE (TO(CUTOVER_CANCELLED) | TO(CUTOVER_FAILED))
+#define TO(state)       (1u << (state))
+#define AGAIN_NS        20000000u
+#define FLUSHES_MAX     6u
+#define FLUSH_LITTLE_NS 2000000u
+#define ENDS_OF_SOURCE  (TO(CUTOVER_CANCELLED) | TO(CUTOVER_FAILED))
 
 static const struct {
 	const char *name;
@@ -198,16 +200,38 @@ static int switch_held(struct cutover *cutover, enum cutover_state to, struct er
 	return 0;
 }
 
+/*
+ * What is flushed here nobody has to wait for. Each time there is less: what was written during the flush before. Until little is
+ * left, or it is not getting less.
+ */
+static int flush_before(struct cutover *cutover)
+{
+	uint64_t before_ns = UINT64_MAX, took_ns = 0;
+
+	for (unsigned i = 0; i < FLUSHES_MAX; i++) {
+		uint64_t begun_ns = ring_now_ns(cutover->ring);
+		int res;
+
+		timer_start(cutover, cutover->window_ns);
+		res = flush(cutover);
+		timer_stop(cutover);
+		if (res < 0)
+			return res;
+		took_ns = ring_now_ns(cutover->ring) - begun_ns;
+		if (took_ns <= FLUSH_LITTLE_NS || took_ns >= before_ns)
+			break;
+		before_ns = took_ns;
+	}
+	return 0;
+}
+
 int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error *error)
 {
 	int res;
 
 	if (!mirror_attached(cutover->mirror))
 		return error_set(error, -ENOTCONN, "cannot switch: the following leg is not there");
-	/* Most of what is to be flushed is flushed before anybody has to wait. */
-	timer_start(cutover, cutover->window_ns);
-	res = flush(cutover);
-	timer_stop(cutover);
+	res = flush_before(cutover);
 	if (res < 0)
 		return error_set(error, res, "cannot switch: cannot flush the legs: %s", strerror(-res));
 	timer_start(cutover, cutover->window_ns);

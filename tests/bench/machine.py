@@ -5,7 +5,8 @@ import pathlib
 import subprocess
 import sys
 
-PEERS = ("coreutils", "rsync", "libnbd-bin", "qemu-utils", "openssh-client", "zstd", "perl-base", "casync", "fio")
+PEERS = ("coreutils", "rsync", "libnbd-bin", "qemu-utils", "openssh-client", "zstd", "perl-base", "casync", "fio", "nbdkit",
+         "qemu-system-common")
 IN_NAMESPACE = "BLKMOVE_BENCH_NAMESPACE"
 
 

@@ -62,6 +62,15 @@ class Cgroup:
                 time.sleep(0.05)
 
 
+OWN, CHILDREN = 11, 13  # where proc(5)'s stat has the times, behind the name
+
+
+def _stat_s(pid, first):
+    """User and system time of a process, or of its waited-for children."""
+    words = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(words[first]) + int(words[first + 1])) / os.sysconf("SC_CLK_TCK")
+
+
 class Family:
     """The same without cgroups: our descendants and those of the processes in `heads`."""
 
@@ -91,12 +100,11 @@ class Family:
         total = usage.ru_utime + usage.ru_stime
         for pid in self.heads:
             with contextlib.suppress(OSError):
-                words = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-                total += (int(words[13]) + int(words[14])) / os.sysconf("SC_CLK_TCK")
+                total += _stat_s(pid, CHILDREN)
         return total
 
 
-def _peak_of(pids):
+def peak_of(pids):
     """The largest of the processes' peaks so far."""
     peak = 0
     for pid in pids:
@@ -144,19 +152,23 @@ class Meter:
         if not self.exact:
             self.group.heads.add(pid)
 
+    def standing_cpu_s(self, pid):
+        """What a standing process has taken so far: the cgroup counts to the microsecond, and what else stands there is idle."""
+        return self.group.cpu_s() if self.exact else _stat_s(pid, OWN)
+
     def _watch(self, child):
         """Waits for the child's end, to the millisecond, and returns the largest memory seen on the way."""
         peak, pidfd = 0, os.pidfd_open(child.pid)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         while not poll.poll(SAMPLE_MS):
-            peak = max(peak, _peak_of(self.group.pids() - self.standing))
+            peak = max(peak, peak_of(self.group.pids() - self.standing))
         ended = time.monotonic()
         os.close(pidfd)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         # wait4's figure is right at the very end, but a child begins with its parent's: below that it says nothing.
-        if usage.ru_maxrss << 10 > _peak_of([os.getpid()]):
+        if usage.ru_maxrss << 10 > peak_of([os.getpid()]):
             peak = max(peak, usage.ru_maxrss << 10)
         return peak, ended
 

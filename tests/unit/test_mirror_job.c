@@ -42,6 +42,8 @@ struct world {
 	const char *ids[MIRROR_LEGS];
 	unsigned opened[MIRROR_LEGS];
 	struct block *delays[MIRROR_LEGS];
+	uint64_t unflushed[MIRROR_LEGS]; /* bytes */
+	bool flushes_take_long;
 	bool away;
 	char warning[600];
 	unsigned warnings;
@@ -65,9 +67,24 @@ struct named {
 	struct block *memory;
 };
 
+static const struct delay_options usual_delay = {.min_ns = 20000, .max_ns = 200000, .seed = 1};
+
+/* As disks are: what was written makes the next flush take longer. */
 static void named_submit(struct block *block, struct block_io *io)
 {
+	enum mirror_leg_index leg = container_of(filter_of(block), struct named, filter)->leg;
+	uint64_t flush_ns = world.unflushed[leg] / 2;
+
+	if (io->op == BLOCK_WRITE)
+		world.unflushed[leg] += io->length;
+	if (!world.flushes_take_long || io->op != BLOCK_FLUSH) {
+		filter_forward(filter_of(block), io);
+		return;
+	}
+	world.unflushed[leg] = 0;
+	delay_set(world.delays[leg], &(struct delay_options){.min_ns = flush_ns, .max_ns = flush_ns});
 	filter_forward(filter_of(block), io);
+	delay_set(world.delays[leg], &usual_delay);
 }
 
 static int named_facts(struct block *block, struct block_facts *ret, struct error *error)
@@ -91,7 +108,6 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 {
 	static const struct block_driver driver = {
 	    .name = "named", .submit = named_submit, .facts = named_facts, .free = named_free};
-	const struct delay_options delay = {.min_ns = 20000, .max_ns = 200000, .seed = 1};
 	struct named *named;
 
 	if (world.away && leg == MIRROR_TARGET)
@@ -101,7 +117,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	named->leg = leg;
 	assert_int_equal(memory_new(&named->memory, world.ring, world.sizes[leg], NULL, NULL), 0);
 	assert_int_equal(memory_poke(named->memory, 0, world.data[leg], world.sizes[leg]), 0);
-	assert_int_equal(delay_new(&world.delays[leg], named->memory, &delay, NULL), 0);
+	assert_int_equal(delay_new(&world.delays[leg], named->memory, &usual_delay, NULL), 0);
 	filter_init(&named->filter, &driver, world.delays[leg]);
 	world.opened[leg]++;
 	*ret = &named->filter.block;
@@ -404,6 +420,27 @@ static void test_a_cutover_is_deferred(void **state)
 	world_done();
 }
 
+/* What was written for a while is flushed before clients are held, and what was written during that, and so on. */
+static void test_little_is_flushed_while_clients_wait(void **state)
+{
+	struct mirror_job_status status;
+
+	world_init(false);
+	world.options.settle_ns = 100000 * (uint64_t)MS;
+	world.flushes_take_long = true;
+	assert_int_equal(job_open(), 0);
+	serve();
+	assert_int_equal(run_for(800 * MS), CUTOVER_READY);
+	/* The first flush, and what is written meanwhile, take long. */
+	assert_in_range(world.unflushed[MIRROR_SOURCE] / 2, 20 * MS, 500 * MS);
+	mirror_job_cutover(world.job);
+	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_SWITCHED);
+	mirror_job_status(world.job, &status);
+	print_message("a pause of %.3f ms\n", (double)status.pause_ns / 1e6);
+	assert_in_range(status.pause_ns, 0, 5 * MS);
+	world_done();
+}
+
 static void test_a_lost_target_comes_back(void **state)
 {
 	struct mirror_job_status status;
@@ -596,6 +633,7 @@ int main(void)
 	    cmocka_unit_test(test_h22_another_volume_under_the_same_name),
 	    cmocka_unit_test(test_h09_a_leg_of_another_size),
 	    cmocka_unit_test(test_a_cutover_is_deferred),
+	    cmocka_unit_test(test_little_is_flushed_while_clients_wait),
 	    cmocka_unit_test(test_a_lost_target_comes_back),
 	    cmocka_unit_test(test_h14_a_damaged_map_means_a_comparison),
 	    cmocka_unit_test(test_h06_coming_back_clears_nothing),
