@@ -79,8 +79,13 @@ def run(*words, **how):
     except FileNotFoundError as error:
         raise NoGuest(f"cannot make a guest: there is no {words[0]} here; scripts/setup vm installs what is needed") from error
     except subprocess.CalledProcessError as error:
-        last = (error.stderr or "").strip().splitlines()[-1:] or ["it says nothing"]
-        raise NoGuest(f"cannot make a guest: {words[0]} failed with {error.returncode}: {last[0]}") from error
+        raise NoGuest(f"cannot make a guest: {words[0]} failed with {error.returncode}: {cause_of(error.stderr)}") from error
+
+
+def cause_of(text):
+    """One line of what a program said: apt's first error, or the last line of another's."""
+    lines = text.strip().splitlines() or ["it says nothing"]
+    return next((line for line in lines if line.startswith("E: ")), lines[-1])
 
 
 def pack_cpio(folder, archive, busybox):
