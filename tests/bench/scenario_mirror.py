@@ -112,18 +112,19 @@ ENTRANTS = [
     Entrant("blockdev-mirror, write-blocking", "qemu-storage-daemon", lambda work: work.qemu("write-blocking")),
 ]
 MIRROR_HEAD = ("mirror", "p99 µs, no copy", "p99 µs, copying", "ratio", "min–max", "mean µs, no copy", "mean µs, copying", "IOPS, copying",
-               "copied MiB/s", "in step after s")
+               "longest ms, copying", "copied MiB/s", "in step after s")
 
 
 def _mirror_row(entrant, samples, trouble):
     if not samples:
-        return (entrant.name, trouble or "not installed") + ("",) * 8
+        return (entrant.name, trouble or "not installed") + ("",) * 9
     ratios = [sample.ratio for sample in samples]
     ready = [sample.progress.seconds for sample in samples if sample.progress.ready]
     return (f"{entrant.name} {trouble}".strip(), f"{live.median(s.alone.p99_us for s in samples):.0f}",
             f"{live.median(s.beside.p99_us for s in samples):.0f}", f"{live.median(ratios):.2f}", f"{min(ratios):.2f}–{max(ratios):.2f}",
             f"{live.median(s.alone.mean_us for s in samples):.0f}", f"{live.median(s.beside.mean_us for s in samples):.0f}",
-            f"{live.median(s.beside.iops for s in samples):.0f}", f"{live.median(s.progress.rate for s in samples) / MIB:.0f}",
+            f"{live.median(s.beside.iops for s in samples):.0f}", f"{max(s.beside.max_us for s in samples) / 1e3:.1f}",
+            f"{live.median(s.progress.rate for s in samples) / MIB:.0f}",
             f"{live.median(ready):.1f}" if len(ready) == len(samples) else "not in this time")
 
 
@@ -172,8 +173,9 @@ def mirror(bench):
     note = f"A file of {work.size >> 20} MiB, all of it allocated and in the page cache, to a new one on the same disk, while fio reads and " \
            f"writes 4 KiB at random through the export, {RATE} times a second, half of them writes, at most {DEPTH} in flight: for " \
            f"{work.seconds} s without a copy, then for {work.seconds} s beside it, or until both are in step. Both legs, the server and the " \
-           f"load share {live.PROCESSORS} and one disk. The target of latency is {P99_MAX}× the p99 that `blkmove status` showed while it was paused. " \
-           "“Copied” is by how much less differed, in spite of what clients dirtied. Latency is as fio saw it."
+           f"load share {live.PROCESSORS} and one disk. The target of latency is {P99_MAX}× the p99 that `blkmove status` showed while paused. " \
+           f"Latency is as fio saw it; fewer than {RATE} IOPS mean that it had to wait with all that it may have in flight. “Copied” is by how " \
+           "much less differed, in spite of what clients dirtied."
     if not shutil.which("qemu-storage-daemon"):
         note += " qemu-storage-daemon is not installed (Debian: qemu-system-common): its rows are left out."
     rows = [_mirror_row(entrant, samples[entrant.name], troubles.get(entrant.name, "")) for entrant in ENTRANTS]
@@ -198,7 +200,8 @@ def _percentile(values, percent):
 def _pause_row(name, pauses):
     if not pauses:
         return (name, 0, "", "", "", "")
-    return (name, len(pauses), *(f"{figure:.2f}" for figure in (min(pauses), _percentile(pauses, 50), _percentile(pauses, 99), max(pauses))))
+    figures = (min(pauses), _percentile(pauses, 50), _percentile(pauses, 99), max(pauses))
+    return (name, len(pauses), *(f"{figure:.2f}" for figure in figures))
 
 
 def _switch(bench, place, source, target, size, count):
