@@ -10,14 +10,18 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define PORT            "10809"
 #define BACKLOG         128
+#define DYING_PAUSE_MS  50 /* see is_left_over() */
+#define DYING_PAUSES    20u
 #define FIRST_INHERITED 3
 
 union address {
@@ -143,14 +147,37 @@ int nbd_address_parse(const char *uri, struct nbd_address *ret, struct error *er
 
 /* Listening */
 
-/* Nobody listens at this socket any more: what is left of it may go. */
-static bool is_left_over(const struct sockaddr_un *address)
+/* Whether a server is there: 1 it greets, 0 there is none any more, -EAGAIN it takes connections and says nothing. */
+static int ask(const struct sockaddr_un *address)
 {
 	_cleanup_(cleanup_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct stat st;
+	struct pollfd greeting = {.fd = fd, .events = POLLIN};
+	char byte;
 
-	return fd >= 0 && lstat(address->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) &&
-	       connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 && errno == ECONNREFUSED;
+	if (fd < 0 || connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0)
+		return fd >= 0 && errno == ECONNREFUSED ? 0 : 1;
+	if (poll(&greeting, 1, DYING_PAUSE_MS) == 1 && recv(fd, &byte, 1, MSG_DONTWAIT) == 1)
+		return 1;
+	return -EAGAIN;
+}
+
+/*
+ * Nobody listens at this socket any more: what is left of it may go. After a server was killed the kernel takes a moment to take
+ * its ring apart, and keeps the socket open until then.
+ */
+static bool is_left_over(const struct sockaddr_un *address)
+{
+	struct stat st;
+	int res = -EAGAIN;
+
+	if (lstat(address->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
+		return false;
+	for (unsigned i = 0; i < DYING_PAUSES && res == -EAGAIN; i++) {
+		if (i > 0)
+			usleep(DYING_PAUSE_MS * 1000);
+		res = ask(address);
+	}
+	return res == 0;
 }
 
 static int listen_unix(const struct nbd_address *address, struct error *error)
@@ -178,7 +205,7 @@ static int listen_unix(const struct nbd_address *address, struct error *error)
 	return take_fd(&fd);
 }
 
-static int listen_one(const struct addrinfo *info)
+static int try_to_listen(const struct addrinfo *info)
 {
 	_cleanup_(cleanup_close) int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	const int on = 1;
@@ -191,6 +218,17 @@ static int listen_one(const struct addrinfo *info)
 	if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0)
 		return -errno;
 	return take_fd(&fd);
+}
+
+static int listen_one(const struct addrinfo *info)
+{
+	int fd = try_to_listen(info);
+
+	for (unsigned i = 1; fd == -EADDRINUSE && i < DYING_PAUSES; i++) {
+		usleep(DYING_PAUSE_MS * 1000);
+		fd = try_to_listen(info);
+	}
+	return fd;
 }
 
 static int listen_tcp(const struct nbd_address *address, int ret[NBD_ADDRESS_FDS], struct error *error)
