@@ -5,13 +5,10 @@
  */
 #include "agent/notes.h"
 
-#include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/run_dir.h"
 #include "wire/control.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,7 +65,8 @@ static void put(void *data, const struct block_facts *now, uint64_t session)
 	if (!note_path(now, true, path, sizeof(path)))
 		return;
 	snprintf(fresh, sizeof(fresh), "%s.%d", path, (int)getpid());
-	note = json_pack("{s:s, s:s, s:I}", "id", now->id, "mark", now->mark, "session", (json_int_t)session);
+	note = json_pack("{s:o, s:o, s:I}", "id", control_text(now->id), "mark", control_text(now->mark),
+	    "session", (json_int_t)session);
 	if (note && json_dump_file(note, fresh, JSON_COMPACT) == 0 && rename(fresh, path) == 0)
 		fresh[0] = '\0';
 	if (fresh[0])
