@@ -108,15 +108,10 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
 {
 	const struct mirror_command *command = run->command;
-	int res = listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
-	    command->allow & ALLOW_HELD, error);
 
 	run->source_info = *block_info(source);
-	if (res == 0)
-		res = block_facts(source, &run->source_facts, error);
-	if (res == 0)
-		job_journal_forget(command->options.state_dir, run->source_facts.id);
-	return res;
+	return listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
+	    command->allow & ALLOW_HELD, command->options.state_dir, &run->source_facts, error);
 }
 
 static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)

@@ -214,19 +214,10 @@ static enum cache_mode cache_of(const struct serve *serve, const struct endpoint
 	           : CACHE_BUFFERED;
 }
 
-/* What a copy noted of it is no longer true once clients write. */
-static void forget_journal(struct block *block)
-{
-	struct block_facts facts;
-	struct error ignored;
-	char dir[4096];
-
-	if (block_facts(block, &facts, &ignored) == 0)
-		job_journal_forget(cli_state_dir(dir, sizeof(dir)), facts.id);
-}
-
 static int open_one(struct serve *serve, unsigned i, struct error *error)
 {
+	struct block_facts facts;
+	char state_dir[4096];
 	struct block_open_options open = {.write = !serve->read_only && !serve->overlay,
 	    .force_held = serve->allow_held || serve->allow_mounted,
 	    .cache = cache_of(serve, &serve->endpoints[i]),
@@ -235,10 +226,8 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 	int res = block_open(&serve->blocks[i], serve->ring, &serve->endpoints[i], &open, error);
 
 	if (res == 0)
-		res = listen_judge(
-		    serve->blocks[i], &serve->endpoints[i], serve->allow_mounted, serve->allow_held, error);
-	if (res == 0 && open.write)
-		forget_journal(serve->blocks[i]);
+		res = listen_judge(serve->blocks[i], &serve->endpoints[i], serve->allow_mounted,
+		    serve->allow_held, cli_state_dir(state_dir, sizeof(state_dir)), &facts, error);
 	if (res == 0 && serve->overlay) {
 		struct block *below = serve->blocks[i];
 

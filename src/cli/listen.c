@@ -195,32 +195,34 @@ void listen_done(struct listen *listen)
 }
 
 int listen_judge(struct block *block, const struct endpoint *endpoint, bool allow_mounted, bool allow_held,
-    struct error *error)
+    const char *state_dir, struct block_facts *ret_facts, struct error *error)
 {
 	const char *name = block_info(block)->name;
-	struct block_facts facts;
-	int res = 0;
+	struct block_facts *facts = ret_facts;
+	int res;
 
+	*ret_facts = (struct block_facts){0};
 	/* Who else uses it cannot be seen through NBD. */
 	if (!block_info(block)->writable || endpoint->kind == ENDPOINT_NBD ||
 	    endpoint->kind == ENDPOINT_CAPTIVE)
 		return 0;
-	res = block_facts(block, &facts, error);
+	res = block_facts(block, facts, error);
 	if (res < 0)
 		return res;
-	if (facts.mounted[0] && !allow_mounted)
+	if (facts->mounted[0] && !allow_mounted)
 		return error_set(error, -EPERM,
 		    "refused: %s is mounted (%s); unmount it, serve it with --read-only, or add "
 		    "--allow=mounted",
-		    name, facts.mounted);
-	if (facts.held[0] && !allow_held)
+		    name, facts->mounted);
+	if (facts->held[0] && !allow_held)
 		return error_set(error, -EPERM,
 		    "refused: %s is held by %s; release it, serve it with --read-only, or add --allow=held",
-		    name, facts.held);
-	if (facts.writer[0] && !allow_held)
+		    name, facts->held);
+	if (facts->writer[0] && !allow_held)
 		return error_set(error, -EPERM,
 		    "refused: %s is open for writing by %s; stop that, serve it with --read-only, or add "
 		    "--allow=held",
-		    name, facts.writer);
+		    name, facts->writer);
+	job_journal_forget(state_dir, facts->id);
 	return 0;
 }

@@ -39,10 +39,11 @@ const char *listen_name(const struct listen *listen);
 int listen_bind(struct listen *listen, const char *name, struct error *error);
 /*
  * Whether a volume may be served for writing: two that write to it without knowing of each other destroy it. -EPERM with words when
- * it is mounted, held, or open for writing elsewhere.
+ * it is mounted, held, or open for writing elsewhere. Then the journal of an earlier copy to it is forgotten: clients will write.
+ * *ret_facts is what was found; empty for what is read only, or behind NBD, where nothing of this can be seen.
  */
 int listen_judge(struct block *block, const struct endpoint *endpoint, bool allow_mounted, bool allow_held,
-    struct error *error);
+    const char *state_dir, struct block_facts *ret_facts, struct error *error);
 /* For struct nbd_server_options. */
 void listen_fill(const struct listen *listen, struct nbd_server_options *ret);
 /* Hands the sockets to the server. */
