@@ -17,17 +17,15 @@
 /* False when the folder is not ours, or the volume cannot be known again. */
 static bool note_path(const struct block_facts *now, bool make, char *ret, size_t length)
 {
-	uint32_t a = crc32c(0, now->id, strlen(now->id));
 	struct error ignored;
-	char dir[4096];
+	char dir[4096], name[17];
 
 	if (!now->id[0] || !now->mark[0])
 		return false;
 	run_dir_path(dir, sizeof(dir));
 	if ((make ? run_dir_make : run_dir_check)(dir, &ignored) < 0)
 		return false;
-	return snprintf(ret, length, "%s/%08x%08x.writer", dir, a, crc32c(~a, now->id, strlen(now->id))) <
-	       (int)length;
+	return snprintf(ret, length, "%s/%s.writer", dir, crc32c_name(now->id, name)) < (int)length;
 }
 
 static bool is(const json_t *note, const char *key, const char *value)

@@ -3,6 +3,8 @@
 #include "base/crc32c.h"
 
 #include <isa-l/crc.h>
+#include <stdio.h>
+#include <string.h>
 
 uint32_t crc32c(uint32_t running, const void *data, size_t length)
 {
@@ -17,4 +19,19 @@ uint32_t crc32c(uint32_t running, const void *data, size_t length)
 		length -= (size_t)piece;
 	}
 	return ~state;
+}
+
+uint64_t crc32c_text(const char *text)
+{
+	uint32_t low = crc32c(0, text, strlen(text));
+
+	return (uint64_t)crc32c(~low, text, strlen(text)) << 32 | low;
+}
+
+char *crc32c_name(const char *text, char buf[17])
+{
+	uint64_t hash = crc32c_text(text);
+
+	snprintf(buf, 17, "%08x%08x", (uint32_t)hash, (uint32_t)(hash >> 32));
+	return buf;
 }

@@ -21,9 +21,9 @@
  */
 static void path_of(const char *state_dir, const char *target, char *ret, size_t length)
 {
-	uint32_t a = crc32c(0, target, strlen(target));
+	char name[17];
 
-	snprintf(ret, length, "%s/%08x%08x.journal", state_dir, a, crc32c(~a, target, strlen(target)));
+	snprintf(ret, length, "%s/%s.journal", state_dir, crc32c_name(target, name));
 }
 
 static void journal_path(const struct job *job, char *ret, size_t length)

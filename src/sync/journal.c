@@ -215,13 +215,6 @@ int journal_load(struct journal **ret, struct ring *ring, int fd, char *ret_desc
 	return 0;
 }
 
-static uint64_t hash_mark(const char *mark)
-{
-	uint32_t low = crc32c(0, mark, strlen(mark));
-
-	return (uint64_t)crc32c(~low, mark, strlen(mark)) << 32 | low;
-}
-
 static void fill_record(
     struct journal *journal, uint8_t *record, enum record_kind kind, uint64_t offset, uint64_t length)
 {
@@ -247,7 +240,7 @@ static int note(struct journal *journal, enum record_kind kind, uint64_t value)
 
 int journal_note_mark(struct journal *journal, const char *mark)
 {
-	return note(journal, RECORD_MARK, hash_mark(mark));
+	return note(journal, RECORD_MARK, crc32c_text(mark));
 }
 
 int journal_note_session(struct journal *journal, uint64_t session)
@@ -269,7 +262,7 @@ bool journal_has_mark(const struct journal *journal)
 
 bool journal_mark_fits(const struct journal *journal, const char *mark)
 {
-	return !journal->has_mark || journal->mark == hash_mark(mark);
+	return !journal->has_mark || journal->mark == crc32c_text(mark);
 }
 
 struct journal *journal_free(struct journal *journal)
