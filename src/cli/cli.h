@@ -38,6 +38,12 @@ int cli_words_init(struct cli_words *words, int argc, char **argv, struct error 
 void cli_words_done(struct cli_words *words);
 int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret, struct error *error);
 
+/* The index of the first `length` bytes of text in a list that ends with NULL, or -EINVAL with words that name the choices. */
+int cli_choose(
+    const char *const *names, const char *option, const char *text, size_t length, struct error *error);
+/* In the order of enum cache_mode. */
+extern const char *const cli_cache_names[];
+
 /* Where journals lie; returns buf. */
 const char *cli_state_dir(char *buf, size_t length);
 

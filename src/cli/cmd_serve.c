@@ -68,16 +68,12 @@ static void take_allow(struct serve *serve, const char *arg, struct argp_state *
 
 static void take_cache(struct serve *serve, const char *arg, struct argp_state *state)
 {
-	static const char *const names[] = {"auto", "direct", "buffered"};
+	int cache = cli_choose(cli_cache_names, "cache", arg, strlen(arg), &serve->options.error);
 
-	for (int i = 0; i < 3; i++) {
-		if (!strcmp(arg, names[i])) {
-			serve->cache = (enum cache_mode)i;
-			serve->cache_said = true;
-			return;
-		}
-	}
-	argp_failure(state, JOB_TROUBLE, 0, "--cache=%s: choose one of auto, direct, buffered", arg);
+	if (cache < 0)
+		argp_failure(state, JOB_TROUBLE, 0, "%s", serve->options.error.text);
+	serve->cache = (enum cache_mode)cache;
+	serve->cache_said = true;
 }
 
 static void take_endpoint(struct serve *serve, char *arg, struct argp_state *state)

@@ -38,7 +38,6 @@ enum option_key {
 
 static const char *const copy_modes[] = {"auto", "background", "write-through", NULL};
 static const char *const late_actions[] = {"defer", "abort", "wait", NULL};
-static const char *const caches[] = {"auto", "direct", "buffered", NULL};
 static const char *const allows[] = {"mounted", "held", NULL};
 
 int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struct error *error)
@@ -55,15 +54,12 @@ int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struc
 /* Ends the program with words when the text is none of these. */
 static int choose(struct argp_state *state, const char *const *names, const char *option, const char *text)
 {
-	char list[128] = "";
+	struct error error;
+	int res = cli_choose(names, option, text, strlen(text), &error);
 
-	for (int i = 0; names[i]; i++) {
-		if (!strcmp(names[i], text))
-			return i;
-		snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", i ? ", " : "", names[i]);
-	}
-	argp_failure(state, JOB_TROUBLE, 0, "--%s=%s: choose one of %s", option, text, list);
-	return 0;
+	if (res < 0)
+		argp_failure(state, JOB_TROUBLE, 0, "%s", error.text);
+	return res;
 }
 
 /* "22:30" is the next time that it is so. */
@@ -200,7 +196,7 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		command->job.late = (enum mirror_late)choose(state, late_actions, "cutover-action", arg);
 		break;
 	case KEY_CACHE:
-		command->cache = (enum cache_mode)choose(state, caches, "cache", arg);
+		command->cache = (enum cache_mode)choose(state, cli_cache_names, "cache", arg);
 		break;
 	case KEY_ALLOW:
 		command->allow |= choose(state, allows, "allow", arg) ? ALLOW_HELD : ALLOW_MOUNTED;

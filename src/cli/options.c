@@ -44,14 +44,13 @@ enum option_key {
 };
 
 static const char *const compress_names[] = {"auto", "none", "zstd", NULL};
-static const char *const cache_names[] = {"auto", "direct", "buffered", NULL};
+const char *const cli_cache_names[] = {"auto", "direct", "buffered", NULL};
 static const char *const size_names[] = {"refuse", "zero-tail", "truncate", NULL};
 static const char *const read_error_names[] = {"stop", "list", NULL};
 static const char *const progress_names[] = {"auto", "bar", "lines", "none", NULL};
 static const char *const allow_names[] = {"mounted", "held", "live-source", "same", "sectors", NULL};
 
-/* The index of the first `length` bytes of text in a list, or -EINVAL with words that name the choices. */
-static int choose(
+int cli_choose(
     const char *const *names, const char *option, const char *text, size_t length, struct error *error)
 {
 	char list[256] = "";
@@ -79,7 +78,7 @@ static int parse_number(
 static int set_compress(struct cli_options *options, const char *text)
 {
 	size_t length = strcspn(text, ":");
-	int mode = choose(compress_names, "compress", text, length, &options->error);
+	int mode = cli_choose(compress_names, "compress", text, length, &options->error);
 	unsigned level = 0;
 
 	if (mode < 0)
@@ -98,7 +97,7 @@ static int set_allow(struct cli_options *options, const char *text)
 {
 	while (*text) {
 		size_t length = strcspn(text, ",");
-		int what = choose(allow_names, "allow", text, length, &options->error);
+		int what = cli_choose(allow_names, "allow", text, length, &options->error);
 
 		if (what < 0)
 			return what;
@@ -222,7 +221,7 @@ static error_t parse_read(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case KEY_CACHE:
-		res = choose(cache_names, "cache", arg, strlen(arg), &options->error);
+		res = cli_choose(cli_cache_names, "cache", arg, strlen(arg), &options->error);
 		job->cache = res < 0 ? job->cache : (enum cache_mode)res;
 		break;
 	case KEY_RATE:
@@ -314,7 +313,7 @@ static error_t parse_write(int key, char *arg, struct argp_state *state)
 		options->no_journal = true;
 		break;
 	case KEY_SIZE_MISMATCH:
-		res = choose(size_names, "size-mismatch", arg, strlen(arg), &options->error);
+		res = cli_choose(size_names, "size-mismatch", arg, strlen(arg), &options->error);
 		job->size_mismatch = res < 0 ? job->size_mismatch : (enum size_mismatch)res;
 		break;
 	case KEY_OVERWRITE:
@@ -324,7 +323,7 @@ static error_t parse_write(int key, char *arg, struct argp_state *state)
 		res = set_allow(options, arg);
 		break;
 	case KEY_ON_READ_ERROR:
-		res = choose(read_error_names, "on-read-error", arg, strlen(arg), &options->error);
+		res = cli_choose(read_error_names, "on-read-error", arg, strlen(arg), &options->error);
 		job->list_read_errors = res == 1;
 		break;
 	case KEY_REPORT:
@@ -372,7 +371,7 @@ static error_t parse_report(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case KEY_PROGRESS:
-		res = choose(progress_names, "progress", arg, strlen(arg), &options->error);
+		res = cli_choose(progress_names, "progress", arg, strlen(arg), &options->error);
 		options->progress = res < 0 ? options->progress : (enum cli_progress)res;
 		break;
 	case KEY_INTERVAL:
