@@ -183,10 +183,11 @@ static size_t try_it(struct compress *compress, const void *data, size_t length,
 		count(compress, length);
 	if (compress->raw)
 		return 0;
-	if (compress->skip_bytes > 0) {
-		compress->skip_bytes -= min_u64(compress->skip_bytes, length);
+	if (compress->skip_bytes >= length) {
+		compress->skip_bytes -= length;
 		return 0;
 	}
+	compress->skip_bytes = 0;
 	start_ns = ring_now_ns(compress->ring);
 	res = attempt(compress, data, length, out);
 	compress->busy_ns += ring_now_ns(compress->ring) - start_ns;
