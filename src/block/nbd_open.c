@@ -70,7 +70,7 @@ static int wait_for_handshakes(struct nbd_volume *volume, uint64_t timeout_ms)
 	res = ring_run_until(ring, &volume->settled);
 	ring_cancel(ring, &volume->timer);
 	while (res == 0 && volume->timer.active)
-		res = ring->ops->step(ring);
+		res = ring_step(ring);
 	return res;
 }
 
@@ -139,7 +139,7 @@ static int connect_more(struct nbd_volume *volume, uint64_t first_took_ms)
 	for (unsigned i = 1; i < volume->connections_count; i++)
 		while (res == 0 && !volume->connections[i].usable &&
 		       nbd_connection_is_busy(&volume->connections[i]))
-			res = volume->block.ring->ops->step(volume->block.ring);
+			res = ring_step(volume->block.ring);
 	while (kept < volume->connections_count && volume->connections[kept].usable)
 		kept++;
 	/* Polls point into their connection, so that none can move up: what follows a gap goes, too. */

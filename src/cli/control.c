@@ -229,7 +229,7 @@ struct control *control_free(struct control *control)
 	for (unsigned i = 0; i < CLIENTS_MAX; i++)
 		if (control->clients[i].control)
 			ring_cancel(control->ring, &control->clients[i].op);
-	while (is_busy(control) && control->ring->ops->step(control->ring) == 0)
+	while (is_busy(control) && ring_step(control->ring) == 0)
 		;
 	cleanup_close(&control->fd);
 	free(control);

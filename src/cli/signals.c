@@ -107,7 +107,7 @@ struct signals *signals_free(struct signals *signals)
 	handler_fd = -1;
 	last_resort = NULL;
 	ring_cancel(signals->ring, &signals->op);
-	while (signals->op.active && signals->ring->ops->step(signals->ring) == 0)
+	while (signals->op.active && ring_step(signals->ring) == 0)
 		;
 	cleanup_close(&signals->fds[0]);
 	cleanup_close(&signals->fds[1]);

@@ -102,7 +102,7 @@ static void mirror_free(struct block *block)
 	ring_cancel(block->ring, &mirror->watch);
 	while (mirror->watch.active || mirror->drained.active || !list_empty(&mirror->under_way) ||
 	       mirror->flush.pending)
-		if (block->ring->ops->step(block->ring) < 0)
+		if (ring_step(block->ring) < 0)
 			break;
 	while ((node = list_pop(&mirror->spare)))
 		free(container_of(node, struct mirror_io, node));

@@ -188,7 +188,7 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map)
 		return NULL;
 	assert(list_empty(&map->uses));
 	map->run_wanted = map->running = false;
-	while (map->in_round && map->ring->ops->step(map->ring) == 0)
+	while (map->in_round && ring_step(map->ring) == 0)
 		;
 	bitmap_done(&map->dirty);
 	bitmap_done(&map->logged);

@@ -82,7 +82,7 @@ static int write_pages(struct bitmap_file *map)
 	map->run_wanted = true;
 	bitmap_round_start(map);
 	while (!bitmap_file_idle(map) && !map->lost) {
-		int res = map->ring->ops->step(map->ring);
+		int res = ring_step(map->ring);
 
 		if (res < 0)
 			return res;

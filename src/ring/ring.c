@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What all rings have in common: see ring.h. */
-#include "ring/ring.h"
+#include "ring/fiber.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -25,10 +25,26 @@ void ring_defer(struct ring *ring, struct ring_op *op, int res)
 	ring_submit(ring, op);
 }
 
+int ring_step(struct ring *ring)
+{
+	int res;
+
+	if (ring->fiber)
+		return fiber_wait(ring, NULL);
+	if (!ring->fibers.next)
+		return ring->ops->step(ring);
+	/* What has come to be so meanwhile: the loop might have nothing to wait for. */
+	if (fiber_run_ready(ring, false, 0))
+		return 0;
+	res = ring->ops->step(ring);
+	fiber_run_ready(ring, true, res);
+	return res;
+}
+
 int ring_run_until(struct ring *ring, const bool *until)
 {
 	while (!*until) {
-		int res = ring->ops->step(ring);
+		int res = ring->fiber ? fiber_wait(ring, until) : ring_step(ring);
 
 		if (res < 0)
 			return res;
@@ -46,7 +62,7 @@ int ring_wait(struct ring *ring, struct ring_op *op)
 	op->done = wait_done;
 	ring_submit(ring, op);
 	while (op->active) {
-		int res = ring->ops->step(ring);
+		int res = ring_step(ring);
 
 		if (res < 0)
 			return res;

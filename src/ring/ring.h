@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 
 struct ring;
+struct fiber;
 
 enum ring_opcode {
 	RING_READ,      /* buf, length, offset (or RING_STREAM); res: bytes read, 0 at the end */
@@ -67,6 +68,8 @@ struct ring_ops {
 struct ring {
 	const struct ring_ops *ops;
 	bool simulated;
+	struct list_node fibers; /* fiber.h: those that have not ended; next is NULL: never was one */
+	struct fiber *fiber;     /* that runs now; NULL: the loop does */
 };
 
 /* Makes a ring on io_uring with `entries` (a power of two, 8..4096) submission entries. */
@@ -79,6 +82,8 @@ void ring_submit(struct ring *ring, struct ring_op *op);
 void ring_cancel(struct ring *ring, struct ring_op *op);
 /* Completes an operation with `res` from the loop: for drivers that know the answer at once. */
 void ring_defer(struct ring *ring, struct ring_op *op, int res);
+/* Waits for and delivers at least one completion. 0, or -errno if the loop itself broke. In a fiber: lets the loop do so. */
+int ring_step(struct ring *ring);
 /* Runs until *until is true. Returns 0, or -errno if the loop itself broke. May be nested for control-path waits. */
 int ring_run_until(struct ring *ring, const bool *until);
 /* Runs one operation to its end and returns its result: for control paths only. Sets op->done. */

@@ -73,7 +73,7 @@ static void timer_stop(struct cutover *cutover)
 {
 	ring_cancel(cutover->ring, &cutover->timer);
 	while (cutover->timer.active)
-		if (cutover->ring->ops->step(cutover->ring) < 0)
+		if (ring_step(cutover->ring) < 0)
 			break;
 }
 
@@ -97,7 +97,7 @@ static int wait_until(struct cutover *cutover, bool (*is_so)(struct cutover *cut
 			return -EINTR;
 		if (cutover->late)
 			return -ETIMEDOUT;
-		res = cutover->ring->ops->step(cutover->ring);
+		res = ring_step(cutover->ring);
 		if (res < 0)
 			return res;
 	}

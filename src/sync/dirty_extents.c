@@ -291,7 +291,7 @@ static void dirty_free(struct extents *extents)
 	dirty_extents_abandon(extents);
 	ring_cancel(ring, &dirty->timer);
 	while (dirty->timer.active || dirty->active)
-		if (ring->ops->step(ring) < 0)
+		if (ring_step(ring) < 0)
 			break;
 	free(dirty);
 }

@@ -121,7 +121,7 @@ static int backoff(struct job *job)
 	res = job_wait_for(job, &nap.over);
 	ring_cancel(job->ring, &nap.op);
 	while (nap.op.active)
-		if (job->ring->ops->step(job->ring) < 0)
+		if (ring_step(job->ring) < 0)
 			break;
 	return res;
 }

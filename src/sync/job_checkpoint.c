@@ -96,7 +96,7 @@ void job_checkpoint_stop(struct job *job)
 	job->timer_wanted = false;
 	ring_cancel(job->ring, &job->timer);
 	while (job->timer.active || job->checkpoint_busy)
-		if (job->ring->ops->step(job->ring) < 0)
+		if (ring_step(job->ring) < 0)
 			return;
 }
 
@@ -106,7 +106,7 @@ int job_checkpoint_now(struct job *job)
 		return job->checkpoint_res;
 	begin(job);
 	while (job->checkpoint_busy) {
-		int res = job->ring->ops->step(job->ring);
+		int res = ring_step(job->ring);
 
 		if (res < 0)
 			return res;

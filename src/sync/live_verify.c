@@ -206,7 +206,7 @@ struct live_verify *live_verify_free(struct live_verify *verify)
 	live_verify_stop(verify);
 	ring_cancel(ring, &verify->timer);
 	while (verify->active || verify->timer.active)
-		if (ring->ops->step(ring) < 0)
+		if (ring_step(ring) < 0)
 			break;
 	free(verify);
 	return NULL;

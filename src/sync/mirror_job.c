@@ -266,7 +266,7 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 	if (job->copying)
 		copy_stop(job->copy);
 	while (job->copying || job->settling)
-		if (job->ring->ops->step(job->ring) < 0)
+		if (ring_step(job->ring) < 0)
 			break;
 	live_verify_free(job->verify);
 	copy_free(job->copy);
