@@ -44,6 +44,7 @@ struct dirty_extents {
 	struct ring_op timer;
 	uint64_t copied, same;
 	bool held, comparing;
+	bool limited; /* by the rate, since somebody asked */
 	struct digest_key key;
 };
 
@@ -142,6 +143,7 @@ static bool limits_allow(struct dirty_extents *dirty)
 	dirty->seen_ns = now_ns;
 	if (dirty->tokens >= 0)
 		return true;
+	dirty->limited = true;
 	if (!dirty->timer.active) {
 		dirty->timer = (struct ring_op){.opcode = RING_TIMER,
 		    .deadline_ns = now_ns + (uint64_t)(-dirty->tokens * 1e9 / rate) + 1000,
@@ -356,6 +358,15 @@ void dirty_extents_hold(struct extents *extents, bool held)
 			slot_abandon(&dirty->slots[i]);
 	if (!held)
 		extents_wake(extents);
+}
+
+bool dirty_extents_limited(struct extents *extents)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	bool limited = dirty->limited;
+
+	dirty->limited = dirty->timer.active;
+	return limited;
 }
 
 void dirty_extents_look(struct extents *extents)

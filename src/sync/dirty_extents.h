@@ -26,6 +26,8 @@ int dirty_extents_compare(struct extents *extents, bool comparing, struct error 
 uint64_t dirty_extents_same(const struct extents *extents);
 /* Gives none while held; those that are given are finished. */
 void dirty_extents_hold(struct extents *extents, bool held);
+/* Whether the rate has kept it from giving more, since it was asked last. */
+bool dirty_extents_limited(struct extents *extents);
 /* More may be dirty than before: for MIRROR_DIRTIED. */
 void dirty_extents_look(struct extents *extents);
 /*

@@ -106,27 +106,3 @@ void governor_update(
 	ret->rate = governor->rate;
 	ret->window = min_u64(max_u64(governor->rate / (1000000000ull / WINDOW_NS), WINDOW_MIN), WINDOW_MAX);
 }
-
-void governor_share(struct governor_share *shares, size_t count, uint64_t total)
-{
-	for (size_t i = 0; i < count; i++)
-		shares[i].granted = 0;
-	/* In each round all get their part; those who want less are out of the next. */
-	for (size_t round = 0; round < count && total > 0; round++) {
-		uint64_t weights = 0, left = total;
-
-		for (size_t i = 0; i < count; i++)
-			if (shares[i].granted < shares[i].wanted)
-				weights += shares[i].priority;
-		for (size_t i = 0; i < count && weights > 0; i++) {
-			uint64_t part = (uint64_t)((double)total * shares[i].priority / (double)weights);
-
-			if (shares[i].granted >= shares[i].wanted)
-				continue;
-			part = min_u64(min_u64(part, shares[i].wanted - shares[i].granted), left);
-			shares[i].granted += part;
-			left -= part;
-		}
-		total = left;
-	}
-}

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 struct governor_options {
@@ -52,13 +51,3 @@ void governor_init(struct governor *governor, const struct governor_options *opt
 void governor_set(struct governor *governor, const struct governor_options *options);
 void governor_update(
     struct governor *governor, const struct governor_sample *sample, struct governor_limits *ret);
-
-/* One of several mirrors that share a rate. */
-struct governor_share {
-	uint64_t wanted;   /* bytes per second */
-	unsigned priority; /* > 0: the weight */
-	uint64_t granted;  /* set: never more than wanted */
-};
-
-/* Shares `total` by priority; what one does not want goes to the others. */
-void governor_share(struct governor_share *shares, size_t count, uint64_t total);

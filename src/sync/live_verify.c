@@ -31,6 +31,7 @@ struct live_verify {
 	struct digest_key key;
 
 	uint64_t rate, cursor, next_ns;
+	bool limited; /* by the rate, since somebody asked */
 	bool running, held;
 	unsigned active;
 	struct live_verify_counts counts;
@@ -131,6 +132,7 @@ static bool may_begin(struct live_verify *verify)
 		return false;
 	if (verify->rate == 0 || verify->next_ns <= now_ns)
 		return true;
+	verify->limited = true;
 	if (!verify->timer.active) {
 		verify->timer = (struct ring_op){
 		    .opcode = RING_TIMER, .deadline_ns = verify->next_ns, .done = timer_done};
@@ -245,6 +247,14 @@ void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held
 	verify->rate = rate;
 	verify->held = held;
 	step(verify);
+}
+
+bool live_verify_limited(struct live_verify *verify)
+{
+	bool limited = verify->limited;
+
+	verify->limited = verify->timer.active;
+	return limited;
 }
 
 const struct live_verify_counts *live_verify_counts(const struct live_verify *verify)

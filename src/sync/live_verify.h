@@ -28,4 +28,6 @@ void live_verify_stop(struct live_verify *verify);
 bool live_verify_idle(const struct live_verify *verify);
 /* Bytes per second, 0: no limit; held: nothing new is begun. */
 void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held);
+/* Whether the rate has kept it from more, since it was asked last. */
+bool live_verify_limited(struct live_verify *verify);
 const struct live_verify_counts *live_verify_counts(const struct live_verify *verify);

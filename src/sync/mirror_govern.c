@@ -29,25 +29,32 @@ static uint64_t done_with(const struct mirror_job *job)
 	return mirror_job_done(job) + (job->verify ? live_verify_counts(job->verify)->verified : 0);
 }
 
+static bool is_wanting(const struct mirror_job *job)
+{
+	return mirror_job_dirty(job) > 0 || dirty_extents_active(job->extents) > 0 ||
+	       (job->verify && !live_verify_idle(job->verify));
+}
+
 void mirror_look_at_speed(struct mirror_job *job)
 {
 	uint64_t now_ns = ring_now_ns(job->ring), copied = done_with(job);
+	struct budget_report report = {
+	    .following = mirror_attached(job->mirror) && !job->paused && !cutover_is_end(job->state),
+	    .wanting = is_wanting(job),
+	    .copied = copied > job->governed_copied ? copied - job->governed_copied : 0};
 	struct governor_limits limits;
-	struct governor_sample sample;
 	struct histogram_figures figures;
 
-	/* A pause says nothing about a copy, nor does a follower that is away. */
-	if (now_ns < job->govern_after_ns || job->paused || !mirror_attached(job->mirror))
+	if (now_ns < job->govern_after_ns)
 		return;
 	mirror_latency_recent(job->mirror, &figures);
-	sample = (struct governor_sample){.interval_ns = now_ns - job->governed_ns,
-	    .requests = figures.count,
-	    .p99_ns = figures.p99_ns,
-	    .copied = copied > job->governed_copied ? copied - job->governed_copied : 0};
+	report.requests = figures.count;
+	report.p99_ns = figures.p99_ns;
+	report.limited =
+	    dirty_extents_limited(job->extents) || (job->verify && live_verify_limited(job->verify));
 	job->govern_after_ns = now_ns + INTERVAL_NS;
-	job->governed_ns = now_ns;
 	job->governed_copied = copied;
-	governor_update(&job->governor, &sample, &limits);
+	budget_report(&job->member, &report, now_ns, &limits);
 	if (limits.rate == job->limits.rate && limits.window == job->limits.window &&
 	    limits.hold == job->limits.hold)
 		return;
@@ -57,8 +64,15 @@ void mirror_look_at_speed(struct mirror_job *job)
 
 void mirror_job_govern(struct mirror_job *job, const struct governor_options *options)
 {
-	job->options.governor = *options;
-	governor_set(&job->governor, options);
+	budget_set(job->member.budget, options, ring_now_ns(job->ring));
+	job->member.min_rate = options->min_rate;
+	job->govern_after_ns = 0;
+	job->wake = true;
+}
+
+void mirror_job_set_priority(struct mirror_job *job, unsigned priority)
+{
+	job->member.priority = priority;
 	job->govern_after_ns = 0;
 	job->wake = true;
 }

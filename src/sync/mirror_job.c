@@ -247,7 +247,10 @@ int mirror_job_new(
 	if (!job->options.cutover_window_ns)
 		job->options.cutover_window_ns = 500000000;
 	job->retry_ns = job->options.retry_ns;
-	governor_init(&job->governor, &options->governor);
+	budget_init(&job->own_budget, &options->governor, ring_now_ns(ring));
+	job->member.priority = options->priority ? options->priority : 1;
+	job->member.min_rate = options->governor.min_rate;
+	budget_join(options->budget ? options->budget : &job->own_budget, &job->member, ring_now_ns(ring));
 	*ret = job;
 	return 0;
 }
@@ -268,6 +271,7 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 	while (job->copying || job->settling)
 		if (ring_step(job->ring) < 0)
 			break;
+	budget_leave(&job->member);
 	live_verify_free(job->verify);
 	copy_free(job->copy);
 	extents_free(job->extents);
@@ -302,8 +306,9 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&
 	                    dirty_extents_active(job->extents) == 0;
 	ret->copied = dirty_extents_copied(job->extents);
+	ret->priority = job->member.priority;
 	ret->rate = job->limits.rate;
-	ret->baseline_ns = job->governor.baseline_ns;
+	ret->baseline_ns = job->member.budget->governor.baseline_ns;
 	ret->verified = job->verify ? live_verify_counts(job->verify)->verified : 0;
 	ret->differing = job->differing;
 	ret->same = dirty_extents_same(job->extents);

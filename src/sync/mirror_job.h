@@ -7,8 +7,8 @@
  */
 #pragma once
 
+#include "sync/budget.h"
 #include "sync/cutover.h"
-#include "sync/governor.h"
 
 enum mirror_copy_mode {
 	MIRROR_COPY_AUTO,          /* in the background until nearly done, then write-through */
@@ -26,13 +26,16 @@ struct mirror_job_options {
 	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB, more above 8 TiB */
 	uint32_t records;     /* of a new map; 0: 256 */
 	enum mirror_copy_mode copy_mode;
-	struct governor_options governor; /* of the copy */
-	uint64_t follower_timeout_ns;     /* 0: 10 s */
-	uint64_t settle_ns;               /* between clearings of the map; 0: 2 s */
-	uint64_t retry_ns;          /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
-	uint64_t cutover_window_ns; /* 0: 500 ms */
-	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */
-	bool cutover_auto;          /* as soon as ready */
+	struct governor_options governor; /* of the copy; min_rate is this mirror's own in any case */
+	struct budget
+	    *budget; /* shared with others, borrowed; then `governor` is not heeded. NULL: one of its own */
+	unsigned priority;            /* in the budget; 0: 1 */
+	uint64_t follower_timeout_ns; /* 0: 10 s */
+	uint64_t settle_ns;           /* between clearings of the map; 0: 2 s */
+	uint64_t retry_ns;            /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
+	uint64_t cutover_window_ns;   /* 0: 500 ms */
+	enum mirror_late late;        /* when the window is not enough: try again later, give up, wait */
+	bool cutover_auto;            /* as soon as ready */
 
 	void *data;
 	/* Opens a leg for writing. The job owns what it gets. */
@@ -50,13 +53,14 @@ struct mirror_job_status {
 	enum mirror_mode mode;
 	bool attached; /* the following leg is there */
 	bool paused;
-	bool revert_ready;          /* switched, and nothing differs */
-	bool ordered;               /* an order waits, or is being carried out */
-	uint64_t size, dirty;       /* bytes */
-	uint64_t copied, same;      /* bytes, by this run: copied, found equal */
-	uint64_t pause_ns;          /* the longest that a client waited at the last switch */
-	uint64_t verified;          /* bytes read from both legs and compared, in this pass */
-	uint64_t differing;         /* bytes that the passes found to differ without the map's knowing */
+	bool revert_ready;     /* switched, and nothing differs */
+	bool ordered;          /* an order waits, or is being carried out */
+	uint64_t size, dirty;  /* bytes */
+	uint64_t copied, same; /* bytes, by this run: copied, found equal */
+	uint64_t pause_ns;     /* the longest that a client waited at the last switch */
+	uint64_t verified;     /* bytes read from both legs and compared, in this pass */
+	uint64_t differing;    /* bytes that the passes found to differ without the map's knowing */
+	unsigned priority;
 	uint64_t rate;              /* bytes per second that the copy may take; 0: no limit */
 	uint64_t baseline_ns;       /* the clients' p99 with the copy paused; 0: not measured */
 	uint64_t detached;          /* how often the follower was lost */
@@ -89,7 +93,10 @@ int mirror_job_abort(struct mirror_job *job);
 void mirror_job_pause(struct mirror_job *job, bool paused);
 /* For the cutovers to come. window_ns 0: as it is. */
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
+/* Holds for all that share the budget, but for min_rate. */
 void mirror_job_govern(struct mirror_job *job, const struct governor_options *options);
+/* 1..BUDGET_PRIORITY_MAX */
+void mirror_job_set_priority(struct mirror_job *job, unsigned priority);
 void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret);
 /* Reads and writes of the clients over the last seconds. */
 void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret);

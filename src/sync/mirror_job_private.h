@@ -23,7 +23,8 @@ struct mirror_job {
 	struct copy *copy;
 	struct live_verify *verify; /* NULL: not asked for */
 	struct cutover cutover;
-	struct governor governor;
+	struct budget own_budget; /* where none is shared */
+	struct budget_member member;
 
 	/* ring thread only */
 	enum cutover_state state;
@@ -32,7 +33,7 @@ struct mirror_job {
 	bool wake, stopping, paused, copying, settling;
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settle_after_ns;
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
-	uint64_t govern_after_ns, governed_ns, governed_copied;
+	uint64_t govern_after_ns, governed_copied;
 	struct governor_limits limits;
 	bool verified; /* as far as it was asked for */
 	uint64_t differing, verify_after_ns;

@@ -163,8 +163,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	    .quiet = is_quiet,
 	    .swapped = mirror_swapped,
 	    .data = job};
-	job->governed_ns = ring_now_ns(job->ring);
-	job->limits.rate = job->options.governor.max_rate;
+	job->limits = job->member.limits;
 	mirror_apply_limits(job);
 	job->attach_dirty = mirror_job_dirty(job);
 	return 0;

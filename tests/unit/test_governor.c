@@ -150,37 +150,6 @@ static void test_impact(void **state)
 	assert_in_range(governor.baseline_ns, 285 * MS / 100, 315 * MS / 100);
 }
 
-static void test_shares(void **state)
-{
-	struct governor_share shares[] = {
-	    {.wanted = 1000, .priority = 1}, {.wanted = 1000, .priority = 3}, {.wanted = 10, .priority = 6}};
-	struct rand rand;
-
-	governor_share(shares, 3, 410);
-	assert_int_equal(shares[2].granted, 10);
-	assert_in_range(shares[0].granted, 98, 102);
-	assert_in_range(shares[1].granted, 298, 302);
-	governor_share(shares, 3, 10000);
-	assert_int_equal(shares[0].granted + shares[1].granted + shares[2].granted, 2010);
-	rand_init(&rand, (uint64_t)time(NULL));
-	for (unsigned i = 0; i < 1000; i++) {
-		uint64_t total = rand_below(&rand, 5000), sum = 0, wanted = 0;
-
-		for (unsigned j = 0; j < 3; j++) {
-			shares[j].wanted = rand_below(&rand, 2000);
-			shares[j].priority = (unsigned)rand_between(&rand, 1, 10);
-			wanted += shares[j].wanted;
-		}
-		governor_share(shares, 3, total);
-		for (unsigned j = 0; j < 3; j++) {
-			assert_true(shares[j].granted <= shares[j].wanted);
-			sum += shares[j].granted;
-		}
-		assert_true(sum <= total);
-		assert_true(sum + 10 >= min_u64(total, wanted));
-	}
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -188,7 +157,6 @@ int main(void)
 	    cmocka_unit_test(test_no_clients_no_limit),
 	    cmocka_unit_test(test_bounds),
 	    cmocka_unit_test(test_impact),
-	    cmocka_unit_test(test_shares),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
