@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "block/at_once.h"
 #include "block/digest_reader.h"
 #include "block/driver.h"
 #include "block/file_zero.h"
@@ -23,11 +24,6 @@
 
 #define FOLIO_MAX (4u << 20) /* no folio is larger: 2 MiB on x86 */
 
-/* Writing into the page cache at once: at most so many bytes; after one that took long, not for a while. */
-#define AT_ONCE_MAX  (64u << 10)
-#define AT_ONCE_SLOW 1000000u
-#define AT_ONCE_REST 1000000000u
-
 struct file {
 	struct block block;
 	/* set at open */
@@ -35,8 +31,8 @@ struct file {
 	struct digest_reader *digest_reader;
 	struct file_zero *zero;
 	/* ring thread only */
-	unsigned under_way;       /* reads and writes */
-	uint64_t at_once_from_ns; /* no write is done at once before */
+	struct at_once at_once;
+	bool at_once_tried; /* the file system was asked whether its writes can do without waiting */
 };
 
 static struct file *to_file(struct block *block)
@@ -89,27 +85,40 @@ static void forget_cached(const struct file *file, uint64_t offset, uint64_t len
 		drop(file->options.fd, offset, length, FOLIO_MAX);
 }
 
-/*
- * File systems whose buffered writes cannot be told not to wait make io_uring hand them to a thread, which costs more than the
- * write. One that is alone keeps nobody waiting; and if it has to wait itself, for the disk to catch up, the next ones take the
- * long way.
- */
+/* A file system that can say "this would wait" is left to the ring, which asks. Returns what was written, or -errno. */
+static int try_at_once(struct file *file, struct ring_op *op)
+{
+	struct iovec iov = {.iov_base = op->buf, .iov_len = op->length};
+	ssize_t res;
+
+	if (!file->at_once_tried) {
+		file->at_once_tried = true;
+		res = pwritev2(op->fd, &iov, 1, (off_t)op->offset, RWF_NOWAIT);
+		file->at_once.wanted = res < 0 && errno == EOPNOTSUPP;
+		if (!file->at_once.wanted)
+			return res < 0 ? -errno : (int)res;
+	}
+	res = pwrite(op->fd, op->buf, op->length, (off_t)op->offset);
+	return res < 0 ? -errno : (int)res;
+}
+
+/* Returns false when the ring shall carry it out. */
 static bool write_at_once(struct file *file, struct ring_op *op)
 {
 	struct ring *ring = file->block.ring;
-	uint64_t begin, end;
-	ssize_t res;
+	uint64_t begin;
+	int res;
 
-	if (!file->options.write_at_once || file->under_way > 1 || op->length > AT_ONCE_MAX || op->mode)
+	if (!file->at_once.wanted)
 		return false;
 	begin = ring_now_ns(ring);
-	if (begin < file->at_once_from_ns)
+	if (op->mode || !at_once_may(&file->at_once, op->length, begin)) {
+		at_once_long_begin(&file->at_once, begin);
 		return false;
-	res = pwrite(op->fd, op->buf, op->length, (off_t)op->offset);
-	end = ring_now_ns(ring);
-	if (end - begin > AT_ONCE_SLOW)
-		file->at_once_from_ns = end + AT_ONCE_REST;
-	ring_defer(ring, op, res < 0 ? -errno : (int)res);
+	}
+	res = try_at_once(file, op);
+	at_once_did(&file->at_once, begin, ring_now_ns(ring));
+	ring_defer(ring, op, res); /* -EAGAIN tries again, then by the ring */
 	return true;
 }
 
@@ -146,7 +155,6 @@ static void submit_piece(struct file *file, struct block_io *io)
 
 static void data_done(struct block_io *io, int res)
 {
-	to_file(io->block)->under_way--;
 	if (io->op == BLOCK_WRITE)
 		digest_reader_forget(to_file(io->block)->digest_reader, io->offset, io->length);
 	block_complete(io, res);
@@ -155,7 +163,12 @@ static void data_done(struct block_io *io, int res)
 static void piece_done(struct ring_op *op, int res)
 {
 	struct block_io *io = container_of(op, struct block_io, ring_op);
+	struct file *file = to_file(io->block);
 
+	/* What was done at once came back by ring_defer(). */
+	if (io->op == BLOCK_WRITE && op->opcode != RING_NOP && file->at_once.wanted &&
+	    op->fd == file->options.fd)
+		at_once_long_end(&file->at_once, ring_now_ns(file->block.ring));
 	if (res == -EINTR || res == -EAGAIN)
 		res = 0;
 	else if (res == 0)
@@ -167,14 +180,13 @@ static void piece_done(struct ring_op *op, int res)
 	}
 	io->driver_u64[0] += (uint64_t)res;
 	if (io->driver_u64[0] < io->length)
-		submit_piece(to_file(io->block), io);
+		submit_piece(file, io);
 	else
 		data_done(io, 0);
 }
 
 static void submit_data(struct file *file, struct block_io *io)
 {
-	file->under_way++;
 	io->driver_u64[0] = 0;
 	io->driver_u64[1] = io->op == BLOCK_READ && file->options.cached_reads &&
 	                    is_cached(file->options.fd, io->offset, io->length);
@@ -182,16 +194,20 @@ static void submit_data(struct file *file, struct block_io *io)
 	submit_piece(file, io);
 }
 
-static void simple_done(struct ring_op *op, int res)
+static void flush_done(struct ring_op *op, int res)
 {
-	block_complete(container_of(op, struct block_io, ring_op), res < 0 ? res : 0);
+	struct block_io *io = container_of(op, struct block_io, ring_op);
+
+	to_file(io->block)->at_once.heavy--;
+	block_complete(io, res < 0 ? res : 0);
 }
 
 static void submit_flush(struct file *file, struct block_io *io)
 {
+	file->at_once.heavy++;
 	io->ring_op.opcode = RING_FSYNC;
 	io->ring_op.fd = file->options.fd;
-	io->ring_op.done = simple_done;
+	io->ring_op.done = flush_done;
 	ring_submit(file->block.ring, &io->ring_op);
 }
 
@@ -328,10 +344,11 @@ int file_new(struct block **ret, struct ring *ring, const struct file_options *o
 	file->block = (struct block){.driver = &file_driver, .ring = ring, .info = options->info};
 	file->block.info.fua = file->block.info.no_hole = true;
 	file->options = *options;
+	file->at_once.wanted = options->write_at_once;
 	res = digest_reader_new(&file->digest_reader, &file->block, error);
 	if (res == 0)
-		res = file_zero_new(
-		    &file->zero, &file->block, options->fd, options->device, file->digest_reader, error);
+		res = file_zero_new(&file->zero, &file->block, options->fd, options->device,
+		    file->digest_reader, &file->at_once.heavy, error);
 	if (res < 0) {
 		file_free(&file->block);
 		return error_prefix(error, "cannot open %s", options->info.name);

@@ -40,6 +40,7 @@ struct file_zero {
 	int fd;
 	uint32_t align; /* of what can be punched */
 	bool device;
+	unsigned *under_way; /* the owner's count of requests */
 
 	/* ring thread only */
 	bool cannot_punch, cannot_fill;
@@ -58,6 +59,7 @@ static void end(struct file_zero *zero, struct block_io *io, int res)
 {
 	/* What was read between the submit and now may have been digested, and kept, as it was before. */
 	digest_reader_forget(zero->digests, io->offset, io->length);
+	(*zero->under_way)--;
 	block_complete(io, res);
 }
 
@@ -189,6 +191,7 @@ static int make_pieces(struct file_zero *zero)
 static void by_hand(struct file_zero *zero, struct block_io *io)
 {
 	if (make_pieces(zero) < 0) {
+		(*zero->under_way)--;
 		block_complete_later(zero->block, io, -ENOMEM);
 		return;
 	}
@@ -266,6 +269,7 @@ void file_zero_submit(struct file_zero *zero, struct block_io *io)
 		block_complete_later(zero->block, io, -EOPNOTSUPP);
 		return;
 	}
+	(*zero->under_way)++;
 	step(zero, io);
 }
 
@@ -294,6 +298,7 @@ void file_trim_submit(struct file_zero *zero, struct block_io *io)
 		block_complete_later(zero->block, io, 0);
 		return;
 	}
+	(*zero->under_way)++;
 	io->driver_pointer = zero;
 	op->opcode = zero->device ? RING_DISCARD : RING_FALLOCATE;
 	op->fd = zero->fd;
@@ -305,7 +310,7 @@ void file_trim_submit(struct file_zero *zero, struct block_io *io)
 }
 
 int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device,
-    struct digest_reader *digests, struct error *error)
+    struct digest_reader *digests, unsigned *under_way, struct error *error)
 {
 	struct file_zero *zero = calloc(1, sizeof(*zero));
 
@@ -313,6 +318,7 @@ int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool devi
 		return error_set(error, -ENOMEM, "out of memory");
 	zero->block = block;
 	zero->digests = digests;
+	zero->under_way = under_way;
 	zero->fd = fd;
 	zero->align = device && block->info.sector_size > 1 ? block->info.sector_size : 1;
 	zero->device = device;

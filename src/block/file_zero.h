@@ -11,9 +11,9 @@
 
 struct file_zero;
 
-/* `fd` and `digests` are borrowed; what was zeroed is forgotten there. */
+/* `fd` and `digests` are borrowed; what was zeroed is forgotten there. `*under_way` counts the requests that it has. */
 int file_zero_new(struct file_zero **ret, struct block *block, int fd, bool device,
-    struct digest_reader *digests, struct error *error);
+    struct digest_reader *digests, unsigned *under_way, struct error *error);
 struct file_zero *file_zero_free(struct file_zero *zero);
 void file_zero_submit(struct file_zero *zero, struct block_io *io);
 /* BLOCK_TRIM: a discard on a device, a hole in a file, where that can be. */

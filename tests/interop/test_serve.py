@@ -314,6 +314,47 @@ def test_errors_of_the_volume(folder, serve, servers):
         server.stop()
 
 
+@pytest.fixture
+def slow_file(folder, servers):
+    """A file whose writes take 150 ms each, and its file system cannot be told not to wait."""
+    need("nbdfuse")
+    if os.geteuid() != 0:
+        pytest.skip("this needs root, to mount")
+    below, place = servers.nbdkit("--filter=delay", "memory", "8M", "wdelay=150ms"), folder / "slow"
+    place.mkdir()
+    with subprocess.Popen(["nbdfuse", str(place), below.uri], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            if not wait_until(lambda: os.path.ismount(place) or process.poll() is not None, "nbdfuse") or process.poll() is not None:
+                pytest.skip(f"nbdfuse cannot mount here: {process.stdout.read()}")
+            yield place / "nbd"
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
+            process.kill()
+
+
+def test_slow_writes_hold_up_one_read_at_most(slow_file, serve):
+    """Small writes are done within the loop while they are quick. The first slow one ends that: other connections go on."""
+    server = serve(slow_file)
+    writer, reader = server.connect(), server.connect()
+    buffer, written, longest, end = nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), [], [], time.monotonic() + 3
+
+    def write(number):
+        writer.aio_pwrite(buffer, 4096 * (number % 512), lambda error: written.append(error.value) or 1)
+    for number in range(16):
+        write(number)
+    while time.monotonic() < end:
+        begin, before = time.monotonic(), len(written)
+        reader.pread(512, 4 << 20)
+        longest.append(time.monotonic() - begin)
+        writer.poll(0)
+        for number in range(before, len(written)):
+            write(number + 16)
+    assert sum(took > 0.1 for took in longest) <= 1, sorted(longest)[-10:]
+    assert len(longest) > 1000 and len(written) > 10
+    wait_until(lambda: writer.poll(0) >= 0 and writer.aio_in_flight() == 0, "the writes")
+    assert not any(written) and reader.pread(4096, 4096 * 15) == b"w" * 4096
+
+
 def test_read_only(folder, serve):
     (folder / "image").write_bytes(b"x" * 4096)
     handle = serve(folder / "image", "--read-only").connect()

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What hints at a write that would wait: see at_once.h. */
+#include "block/at_once.h"
+
+#include <assert.h>
+
+bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns)
+{
+	if (!at_once->wanted || length > AT_ONCE_BYTES_MAX || at_once->heavy > 0 || now_ns < at_once->from_ns)
+		return false;
+	/* Nothing comes back from the long way: neither would this. */
+	return at_once->long_way == 0 || now_ns - at_once->progress_ns <= AT_ONCE_SLOW_NS;
+}
+
+void at_once_did(struct at_once *at_once, uint64_t begin_ns, uint64_t end_ns)
+{
+	if (end_ns - begin_ns > AT_ONCE_SLOW_NS)
+		at_once->from_ns = end_ns + AT_ONCE_REST_NS;
+}
+
+void at_once_long_begin(struct at_once *at_once, uint64_t now_ns)
+{
+	if (at_once->long_way++ == 0)
+		at_once->progress_ns = now_ns;
+}
+
+void at_once_long_end(struct at_once *at_once, uint64_t now_ns)
+{
+	assert(at_once->long_way > 0);
+	at_once->long_way--;
+	at_once_did(at_once, at_once->progress_ns, now_ns);
+	at_once->progress_ns = now_ns;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Whether a small write may go into the page cache within the call. File systems whose buffered writes cannot be told not to wait
+ * (ext4) make io_uring hand each to a thread, which costs several times what the write costs. The price of writing at once is that the
+ * loop waits if the write does, so it is done only while nothing hints at that. Arithmetic on times alone, embedded in its
+ * owner, one thread.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define AT_ONCE_BYTES_MAX (64u << 10)
+#define AT_ONCE_SLOW_NS   UINT64_C(3000000)    /* what takes longer than this has waited */
+#define AT_ONCE_REST_NS   UINT64_C(1000000000) /* so long after such a thing all take the long way */
+
+struct at_once {
+	bool wanted;          /* set by the owner */
+	unsigned long_way;    /* writes under way that others carry out */
+	unsigned heavy;       /* flushes, zeros and trims under way: they lock the file, or its journal */
+	uint64_t from_ns;     /* not before */
+	uint64_t progress_ns; /* when the long way last gave something back, or began to have something */
+};
+
+/* Whether a write that goes through the page cache may be done now. */
+bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns);
+/* It was. */
+void at_once_did(struct at_once *at_once, uint64_t begin_ns, uint64_t end_ns);
+/* Another took the long way; and has come back. */
+void at_once_long_begin(struct at_once *at_once, uint64_t now_ns);
+void at_once_long_end(struct at_once *at_once, uint64_t now_ns);

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* When a write may be done at once: each hint at one that would wait, alone. */
+#include "block/at_once.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#define US  UINT64_C(1000)
+#define NOW UINT64_C(77000000000)
+
+static struct at_once wanted(void)
+{
+	return (struct at_once){.wanted = true};
+}
+
+static void test_small_writes_alone(void **state)
+{
+	struct at_once at_once = wanted();
+
+	assert_true(at_once_may(&at_once, 512, NOW));
+	assert_true(at_once_may(&at_once, AT_ONCE_BYTES_MAX, NOW));
+	assert_false(at_once_may(&at_once, AT_ONCE_BYTES_MAX + 1, NOW));
+	at_once.wanted = false;
+	assert_false(at_once_may(&at_once, 512, NOW));
+}
+
+static void test_after_a_slow_one(void **state)
+{
+	struct at_once at_once = wanted();
+
+	at_once_did(&at_once, NOW, NOW + AT_ONCE_SLOW_NS);
+	assert_true(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS));
+	at_once_did(&at_once, NOW, NOW + AT_ONCE_SLOW_NS + 1);
+	assert_false(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS + 2));
+	assert_false(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS + AT_ONCE_REST_NS));
+	assert_true(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS + AT_ONCE_REST_NS + 1));
+}
+
+/* A flush of the file, or a hole that is made, may have its lock for long. */
+static void test_beside_a_flush(void **state)
+{
+	struct at_once at_once = wanted();
+
+	at_once.heavy = 1;
+	assert_false(at_once_may(&at_once, 512, NOW));
+	at_once.heavy = 0;
+	assert_true(at_once_may(&at_once, 512, NOW));
+}
+
+/* Others that took the long way and do not come back: whatever holds them up would hold up this one, and the loop. */
+static void test_beside_stuck_ones(void **state)
+{
+	struct at_once at_once = wanted();
+	uint64_t now = NOW;
+
+	at_once_long_begin(&at_once, now);
+	assert_true(at_once_may(&at_once, 512, now + AT_ONCE_SLOW_NS));
+	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_SLOW_NS + 1));
+	/* A second one does not make the first one younger. */
+	at_once_long_begin(&at_once, now + 900 * US);
+	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_SLOW_NS + 1));
+	/* One of them comes back in time, and another moment passes for the other. */
+	at_once_long_end(&at_once, now += 950 * US);
+	assert_true(at_once_may(&at_once, 512, now + AT_ONCE_SLOW_NS));
+	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_SLOW_NS + 1));
+	/* The other does, too late. */
+	at_once_long_end(&at_once, now += 40000 * US);
+	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_REST_NS - 1));
+	assert_true(at_once_may(&at_once, 512, now + AT_ONCE_REST_NS));
+}
+
+/* A file system that stays slow is never tried again, as long as somebody writes. */
+static void test_slow_for_good(void **state)
+{
+	struct at_once at_once = wanted();
+	uint64_t now = NOW;
+	unsigned tried = 0;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		uint64_t begin = now;
+
+		now += 20000 * US;
+		if (at_once_may(&at_once, 4096, begin)) {
+			tried++;
+			at_once_did(&at_once, begin, now);
+		} else {
+			at_once_long_begin(&at_once, begin);
+			at_once_long_end(&at_once, now);
+		}
+	}
+	assert_int_equal(tried, 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_small_writes_alone),
+	    cmocka_unit_test(test_after_a_slow_one),
+	    cmocka_unit_test(test_beside_a_flush),
+	    cmocka_unit_test(test_beside_stuck_ones),
+	    cmocka_unit_test(test_slow_for_good),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
