@@ -112,6 +112,8 @@ static int check(const struct block *block, const struct block_io *io)
 		return -EINVAL;
 	if ((io->op == BLOCK_READ || io->op == BLOCK_WRITE) && io->length > BLOCK_IO_MAX)
 		return -EINVAL;
+	if (io->op == BLOCK_READ && io->flags & BLOCK_PIPE && !block_takes_pipe(block))
+		return -EOPNOTSUPP;
 	if (io->op == BLOCK_EXTENTS && (io->extents_max == 0 || io->length == 0))
 		return -EINVAL;
 	if (io->op == BLOCK_DIGEST && io->length > 0 && !digest_shape_ok(io))
@@ -161,6 +163,11 @@ int block_wait(struct block *block, struct block_io *io)
 	block_submit(block, io);
 	res = ring_run_until(block->ring, &wait.done);
 	return res < 0 ? res : wait.res;
+}
+
+bool block_takes_pipe(const struct block *block)
+{
+	return block->driver->takes_pipe && block->driver->takes_pipe(block);
 }
 
 const struct block_info *block_info(const struct block *block)

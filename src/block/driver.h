@@ -14,6 +14,8 @@ struct block_driver {
 	 * digest_reader_submit(); BLOCK_EXTENTS to block_extents_all_data().
 	 */
 	void (*submit)(struct block *block, struct block_io *io);
+	/* block_takes_pipe(); NULL: it does not. Of a filter: NULL, what it is there for must see the data. */
+	bool (*takes_pipe)(const struct block *block);
 	/* NULL: nothing is known (all texts empty). */
 	int (*facts)(struct block *block, struct block_facts *ret, struct error *error);
 	/* NULL: there is no link. */

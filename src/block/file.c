@@ -185,13 +185,58 @@ static void piece_done(struct ring_op *op, int res)
 		data_done(io, 0);
 }
 
+/* Pages of the page cache, which are not copied. */
+static void submit_splice(struct file *file, struct block_io *io)
+{
+	struct ring_op *op = &io->ring_op;
+
+	op->opcode = RING_SPLICE;
+	op->fd = file->options.fd;
+	op->fd_to = io->pipe_fd;
+	op->offset = io->offset + io->driver_u64[0];
+	op->length = io->length - io->driver_u64[0];
+	ring_submit(file->block.ring, op);
+}
+
+static void splice_done(struct ring_op *op, int res)
+{
+	struct block_io *io = container_of(op, struct block_io, ring_op);
+
+	if (res == -EINTR || res == -EAGAIN)
+		res = 0;
+	else if (res == 0)
+		res = -EIO; /* the file became shorter */
+	if (res < 0) {
+		block_complete(io, res == -EINVAL && io->driver_u64[0] == 0 ? -EOPNOTSUPP : res);
+		return;
+	}
+	io->driver_u64[0] += (uint64_t)res;
+	if (io->driver_u64[0] < io->length)
+		submit_splice(to_file(io->block), io);
+	else
+		block_complete(io, 0);
+}
+
 static void submit_data(struct file *file, struct block_io *io)
 {
 	io->driver_u64[0] = 0;
+	if (io->op == BLOCK_READ && io->flags & BLOCK_PIPE) {
+		io->ring_op.done = splice_done;
+		submit_splice(file, io);
+		return;
+	}
 	io->driver_u64[1] = io->op == BLOCK_READ && file->options.cached_reads &&
 	                    is_cached(file->options.fd, io->offset, io->length);
 	io->ring_op.done = piece_done;
 	submit_piece(file, io);
+}
+
+static bool file_takes_pipe(const struct block *block)
+{
+	const struct file *file = container_of(block, const struct file, block);
+
+	/* Others may write to the volume past its page cache, or want that to be read. */
+	return file->options.fd_direct < 0 && !file->options.fresh_reads && !block->ring->simulated;
 }
 
 static void flush_done(struct ring_op *op, int res)
@@ -325,6 +370,7 @@ static void file_free(struct block *block)
 static const struct block_driver file_driver = {
     .name = "file",
     .submit = file_submit,
+    .takes_pipe = file_takes_pipe,
     .facts = file_facts,
     .free = file_free,
 };

@@ -121,12 +121,18 @@ static void send_batch(struct nbd_client *client)
 	struct list_node *node;
 
 	client->iov_first = client->iov_count = 0;
-	for (unsigned i = 0; i < NBD_BATCH && (node = list_pop(&client->answered)); i++) {
+	client->piped = NULL;
+	for (unsigned i = 0; i < NBD_BATCH && !client->piped && (node = list_pop(&client->answered)); i++) {
 		struct nbd_slot *slot = container_of(node, struct nbd_slot, node);
 
 		list_append(&client->sending, node);
 		add_iov(client, slot->header, slot->header_length);
-		add_iov(client, slot->buf, slot->payload_length);
+		if (slot->pipe && slot->payload_length > 0) {
+			client->piped = slot;
+			client->piped_left = slot->payload_length;
+		} else {
+			add_iov(client, slot->buf, slot->payload_length);
+		}
 	}
 	if (client->iov_count > 0)
 		nbd_stream_write(&client->stream, client->iov, client->iov_count);
@@ -150,9 +156,26 @@ void nbd_client_send_soon(struct nbd_client *client)
 		ring_defer(client->server->ring, &client->later, 0);
 }
 
-/* Returns whether all of the batch is out. */
-static bool batch_moved(struct nbd_client *client, size_t bytes)
+/* Sends what is left of the batch; false when that is nothing. */
+static bool send_on(struct nbd_client *client)
 {
+	if (client->iov_first < client->iov_count)
+		nbd_stream_write(
+		    &client->stream, client->iov + client->iov_first, client->iov_count - client->iov_first);
+	else if (client->piped && client->piped_left > 0)
+		nbd_stream_splice(&client->stream, client->piped->pipe->read_fd, client->piped_left);
+	else
+		return false;
+	return true;
+}
+
+static void batch_moved(struct nbd_client *client, size_t bytes)
+{
+	if (client->iov_first == client->iov_count) {
+		client->piped_left -= bytes;
+		client->piped->pipe->empty = client->piped_left == 0;
+		return;
+	}
 	while (bytes > 0) {
 		struct iovec *iov = &client->iov[client->iov_first];
 		size_t length = min_u64(bytes, iov->iov_len);
@@ -163,7 +186,6 @@ static bool batch_moved(struct nbd_client *client, size_t bytes)
 		if (iov->iov_len == 0)
 			client->iov_first++;
 	}
-	return client->iov_first == client->iov_count;
 }
 
 /* The answers of the negotiation are out. */
@@ -215,12 +237,12 @@ static void sent(struct nbd_stream *stream, int res)
 		release_all(&client->answered);
 	} else if (client->phase != NBD_PHASE_REQUESTS) {
 		answers_moved(client, (size_t)res);
-	} else if (batch_moved(client, (size_t)res)) {
-		release_all(&client->sending);
-		send_batch(client);
 	} else {
-		nbd_stream_write(
-		    stream, client->iov + client->iov_first, client->iov_count - client->iov_first);
+		batch_moved(client, (size_t)res);
+		if (!send_on(client)) {
+			release_all(&client->sending);
+			send_batch(client);
+		}
 	}
 	nbd_client_pump(client);
 	nbd_server_feed(server);

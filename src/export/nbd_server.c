@@ -37,6 +37,7 @@ int nbd_server_new(
 	if (!server->options.handshake_ms)
 		server->options.handshake_ms = NBD_HANDSHAKE_MS;
 	server->buffers.kept_bytes_max = KEPT_BYTES;
+	nbd_pipes_init(&server->pipes);
 	list_init(&server->listeners);
 	list_init(&server->clients);
 	list_init(&server->starved);
@@ -277,6 +278,7 @@ struct nbd_server *nbd_server_free(struct nbd_server *server)
 	stop(server, 0);
 	assert(server->inflight_bytes == 0);
 	agent_buffers_done(&server->buffers);
+	nbd_pipes_done(&server->pipes);
 	free(server);
 	return NULL;
 }

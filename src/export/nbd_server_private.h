@@ -6,6 +6,7 @@
 #pragma once
 
 #include "export/agent_buffers.h"
+#include "export/nbd_pipe.h"
 #include "export/nbd_protocol.h"
 #include "export/nbd_server.h"
 #include "export/nbd_stream.h"
@@ -15,6 +16,7 @@
 #define NBD_SLOTS         128u         /* requests of one client */
 #define NBD_BATCH         64u          /* replies in one write */
 #define NBD_EXTENTS       512u         /* in one BLOCK_STATUS */
+#define NBD_PIPED_MIN     (64u << 10)  /* a READ that is worth a pipe */
 #define NBD_ALLOCATION_ID 1u           /* of base:allocation, the one context there is */
 
 struct nbd_listener {
@@ -38,6 +40,7 @@ struct nbd_server {
 	struct list_node listeners, clients;
 	unsigned clients_count;
 	struct agent_buffers buffers;
+	struct nbd_pipes pipes;
 	uint64_t inflight_bytes;
 	struct list_node starved; /* clients that wait for bytes */
 	bool stopping, idle;      /* idle: neither clients nor listeners are left */
@@ -49,7 +52,8 @@ struct nbd_slot {
 	struct nbd_client *client;
 	struct nbd_request request;
 	struct block_io io;
-	void *buf; /* NULL: none */
+	void *buf;             /* NULL: none */
+	struct nbd_pipe *pipe; /* of a long READ, instead of a buffer; or NULL */
 	size_t buf_size;
 	uint64_t done; /* bytes of a long READ or WRITE */
 	uint64_t begun_ns;
@@ -106,6 +110,8 @@ struct nbd_client {
 	uint64_t bytes;     /* of slots' buffers */
 	struct iovec iov[2 * NBD_BATCH];
 	unsigned iov_first, iov_count;
+	struct nbd_slot *piped; /* the last of those that are sent: its payload follows from its pipe */
+	size_t piped_left;
 };
 
 /* nbd_server.c */

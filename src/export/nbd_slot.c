@@ -47,9 +47,12 @@ void nbd_slot_release(struct nbd_slot *slot)
 
 	if (slot->buf)
 		buf_put(client->server, slot->buf, slot->buf_size);
+	if (slot->pipe)
+		nbd_pipes_put(&client->server->pipes, slot->pipe);
 	if (slot->buf_size)
 		nbd_server_give_bytes(client, slot->buf_size);
 	slot->buf = NULL;
+	slot->pipe = NULL;
 	slot->buf_size = 0;
 	list_remove(&slot->node);
 	/* The last one first: its memory is still in the processor's cache. */
@@ -120,9 +123,24 @@ static void submit_piece(struct nbd_slot *slot)
 	io->length = slot->request.length - slot->done;
 	if (io->op == BLOCK_READ || io->op == BLOCK_WRITE) {
 		io->length = min_u64(io->length, BLOCK_IO_MAX);
-		io->buf = (char *)slot->buf + slot->done;
+		io->buf = slot->buf ? (char *)slot->buf + slot->done : NULL;
 	}
 	block_submit(slot->client->export->block, io);
+}
+
+/* The kernel, or the file system, has no way to it: then as ever. */
+static int read_without_pipe(struct nbd_slot *slot)
+{
+	struct nbd_server *server = slot->client->server;
+
+	server->pipes.most = 0;
+	nbd_pipes_put(&server->pipes, slot->pipe);
+	slot->pipe = NULL;
+	slot->buf = buf_get(server, slot->buf_size);
+	slot->io.flags &= ~(uint32_t)BLOCK_PIPE;
+	if (slot->buf)
+		submit_piece(slot);
+	return slot->buf ? 0 : -ENOMEM;
 }
 
 static void io_done(struct block_io *io, int res)
@@ -132,6 +150,11 @@ static void io_done(struct block_io *io, int res)
 	struct nbd_server *server = client->server;
 	const struct nbd_server_options *options = &server->options;
 
+	if (slot->pipe && res == -EOPNOTSUPP) {
+		res = read_without_pipe(slot);
+		if (res == 0)
+			return;
+	}
 	slot->done += slot->io.length;
 	if (res == 0 && slot->done < slot->request.length &&
 	    (io->op == BLOCK_READ || io->op == BLOCK_WRITE)) {
@@ -176,6 +199,10 @@ void nbd_slot_submit(struct nbd_slot *slot)
 	io->flags = block_flags(request);
 	io->buf = NULL;
 	io->done = io_done;
+	if (slot->pipe) {
+		io->flags |= BLOCK_PIPE;
+		io->pipe_fd = slot->pipe->write_fd;
+	}
 	if (io->op == BLOCK_EXTENTS) {
 		io->extents = slot->buf;
 		io->extents_max = request->flags & NBD_FLAG_REQ_ONE ? 1 : NBD_EXTENTS;
@@ -227,13 +254,24 @@ static enum nbd_step take_discarded(struct nbd_client *client)
 	return client->discard ? NBD_STEP_MORE : NBD_STEP_ON;
 }
 
+static bool is_for_pipe(const struct nbd_slot *slot)
+{
+	const struct nbd_request *request = &slot->request;
+
+	return request->type == NBD_COMMAND_READ && request->length >= NBD_PIPED_MIN &&
+	       !slot->client->stream.tls && nbd_pipe_fits(request->offset, request->length) &&
+	       block_takes_pipe(slot->client->export->block);
+}
+
 static enum nbd_step begin(struct nbd_client *client, struct nbd_slot *slot, int res)
 {
 	bool payload = slot->request.type == NBD_COMMAND_WRITE;
 
 	client->in_start += NBD_REQUEST_BYTES;
 	list_remove(&slot->node);
-	if (res == 0 && slot->buf_size > 0) {
+	if (res == 0 && is_for_pipe(slot))
+		slot->pipe = nbd_pipes_get(&client->server->pipes);
+	if (res == 0 && slot->buf_size > 0 && !slot->pipe) {
 		slot->buf = buf_get(client->server, slot->buf_size);
 		res = slot->buf ? 0 : -ENOMEM;
 	}

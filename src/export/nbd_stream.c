@@ -284,8 +284,21 @@ void nbd_stream_write(struct nbd_stream *stream, const struct iovec *iov, unsign
 		return;
 	}
 	op->opcode = RING_WRITEV;
+	op->fd = stream->fd;
 	op->iov = iov;
 	op->iov_count = count;
+	ring_submit(stream->ring, op);
+}
+
+void nbd_stream_splice(struct nbd_stream *stream, int pipe_fd, size_t length)
+{
+	struct ring_op *op = &stream->write_op;
+
+	assert(!op->active && length > 0 && !stream->tls);
+	op->opcode = RING_SPLICE;
+	op->fd = pipe_fd;
+	op->fd_to = stream->fd;
+	op->length = length;
 	ring_submit(stream->ring, op);
 }
 

@@ -27,6 +27,11 @@ enum ring_opcode {
 	RING_FSYNC,     /* data only, as fdatasync(2) */
 	RING_FALLOCATE, /* mode as fallocate(2), offset, length */
 	RING_DISCARD, /* of a block device: offset, length in whole sectors; Linux 6.12, else -EINVAL or -EOPNOTSUPP */
+	/*
+	 * length bytes from fd (at offset, or RING_STREAM) to fd_to, one of them a pipe, by a thread of the kernel's; res: bytes moved,
+	 * may be short, 0 at the end. It waits while an empty pipe has a writer, and a full one a reader.
+	 */
+	RING_SPLICE,
 	RING_POLL,  /* events (POLLIN...), once; res: what happened */
 	RING_TIMER, /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
 	RING_NOP,   /* res: what ring_defer() was given */
@@ -37,7 +42,7 @@ enum ring_opcode {
 struct ring_op {
 	/* set by the caller */
 	enum ring_opcode opcode;
-	int fd;
+	int fd, fd_to;
 	uint64_t offset, length; /* bytes; READ and WRITE take at most INT32_MAX */
 	void *buf;
 	const struct iovec *iov;

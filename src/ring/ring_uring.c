@@ -79,6 +79,10 @@ static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 	case RING_DISCARD:
 		prepare_discard(sqe, op);
 		break;
+	case RING_SPLICE:
+		io_uring_prep_splice(
+		    sqe, op->fd, (int64_t)op->offset, op->fd_to, -1, (unsigned)op->length, 0);
+		break;
 	case RING_POLL:
 		io_uring_prep_poll_add(sqe, op->fd, (unsigned)op->events);
 		break;

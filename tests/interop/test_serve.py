@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """blkmove serve with other people's clients: libnbd and its tools, QEMU's, fio; TLS; clients that die, hang and come back."""
+import contextlib
 import errno
+import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -312,6 +315,68 @@ def test_errors_of_the_volume(folder, serve, servers):
         assert handle.get_size() == 1 << 20
         handle.shutdown()
         server.stop()
+
+
+def pipes_of(pid):
+    """How many pipes of 1 MiB a process has."""
+    found = 0
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if not os.readlink(f"/proc/{pid}/fd/{number}").startswith("pipe:"):
+                continue
+            fd = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_NONBLOCK)
+            found += fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) >= 1 << 20
+            os.close(fd)
+    return found // 2
+
+
+@pytest.mark.parametrize("structured", (True, False))
+@pytest.mark.parametrize("way", ("pipes", "no more descriptors", "--cache=auto"))
+def test_long_reads(way, structured, random, folder, serve):
+    """They go from the page cache to the socket through pipes, while others write elsewhere; without pipes they work all the same."""
+    content, half = bytearray(random.randbytes(9000001)), 4 << 20
+    (folder / "image").write_bytes(content)
+    server = serve(folder / "image", *([way] if way.startswith("--") else []))
+    handle, writer = nbd.NBD(), server.connect()
+    handle.set_request_structured_replies(structured)
+    handle.connect_uri(server.uri)
+    handle.pread(512, 0)
+    if way == "no more descriptors":
+        resource.prlimit(server.running.pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{server.running.pid}/fd")),) * 2)
+    reads, failed = [], []
+    for step in range(60):
+        length = random.choice((65536, 65537, 1 << 20, (1 << 20) - 512, 300000, 4096, 1, (1 << 20) + 1))
+        offset = random.choice((0, 4096, 512, 777777)) + 4096 * random.randrange((half - 777777 - length) // 4096)
+        buffer = nbd.Buffer(length)
+        handle.aio_pread(buffer, offset, lambda error: failed.append(error.value) if error.value else 1)
+        reads.append((buffer, offset, length))
+        data = random.randbytes(100001)
+        writer.pwrite(data, half + 40001 * step)
+        content[half + 40001 * step:half + 40001 * step + len(data)] = data
+    while handle.aio_in_flight() > 0:
+        handle.poll(-1)
+    assert not failed
+    for buffer, offset, length in reads:
+        assert buffer.to_bytearray() == content[offset:offset + length], (offset, length)
+    assert (pipes_of(server.running.pid) > 0) == (way == "pipes")
+    # What was written is seen by the next read.
+    for offset in range(0, len(content), 1 << 20):
+        length = min(1 << 20, len(content) - offset)
+        assert handle.pread(length, offset) == content[offset:offset + length]
+
+
+def test_h30_long_read_of_what_is_gone(folder, serve):
+    """A file that somebody cut off: an error, and the link goes on."""
+    (folder / "image").write_bytes(b"x" * (4 << 20))
+    handle = serve(folder / "image").connect()
+    assert handle.pread(1 << 20, 1 << 20) == b"x" * (1 << 20)
+    os.truncate(folder / "image", (1 << 20) + 100001)
+    for offset in (1 << 20, 2 << 20):
+        with pytest.raises(nbd.Error) as caught:
+            handle.pread(1 << 20, offset)
+        assert caught.value.errnum == errno.EIO
+        assert handle.pread(1 << 20, 4096) == b"x" * (1 << 20)
+        assert handle.pread(100000, 1 << 20) == b"x" * 100000
 
 
 @pytest.fixture

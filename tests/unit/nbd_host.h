@@ -35,9 +35,10 @@ struct host {
 	/* set before host_start() */
 	struct nbd_server_options options;
 	struct memory_options memory_options;
-	struct delay_options delay; /* max_ns 0: none */
-	struct fault_rule fault;    /* result 0: none */
-	uint64_t size;              /* 0: HOST_SIZE */
+	struct delay_options delay;         /* max_ns 0: none */
+	struct fault_rule fault;            /* result 0: none */
+	uint64_t size;                      /* 0: HOST_SIZE */
+	void (*wrap)(struct block **block); /* NULL, or puts something of the test's own above */
 	bool read_only, two_exports;
 	unsigned patience_ms; /* of the stop */
 	uint64_t power_seed;  /* not 0: ends by a power cut instead, and what was left is in `left` */
@@ -99,6 +100,8 @@ static void host_open(struct host *host)
 		fault_add(host->block, &host->fault);
 	if (host->delay.max_ns && delay_new(&host->block, host->block, &host->delay, NULL) < 0)
 		abort();
+	if (host->wrap)
+		host->wrap(&host->block);
 	export.block = host->block;
 	if (nbd_server_add(host->server, &export, NULL) < 0)
 		abort();
