@@ -219,54 +219,10 @@ static bool reap(struct captive *captive)
 	return captive->reaped || captive->pid == 0;
 }
 
-struct race {
-	struct ring_op exit, timer;
-	struct ring *ring;
-	bool over;
-};
-
-static void race_step(struct race *race)
-{
-	race->over = !race->exit.active && !race->timer.active;
-}
-
-static void exit_done(struct ring_op *op, int res)
-{
-	struct race *race = container_of(op, struct race, exit);
-
-	ring_cancel(race->ring, &race->timer);
-	race_step(race);
-}
-
-static void timer_done(struct ring_op *op, int res)
-{
-	struct race *race = container_of(op, struct race, timer);
-
-	ring_cancel(race->ring, &race->exit);
-	race_step(race);
-}
-
-/* Runs the ring until the server has ended or the time is over. */
-static void wait_for_exit(struct captive *captive, struct ring *ring, unsigned timeout_ms)
-{
-	struct race race = {.ring = ring};
-
-	if (captive->pidfd < 0)
-		return;
-	race.exit =
-	    (struct ring_op){.opcode = RING_POLL, .fd = captive->pidfd, .events = POLLIN, .done = exit_done};
-	race.timer = (struct ring_op){.opcode = RING_TIMER,
-	    .deadline_ns = ring_now_ns(ring) + timeout_ms * UINT64_C(1000000),
-	    .done = timer_done};
-	ring_submit(ring, &race.exit);
-	ring_submit(ring, &race.timer);
-	ring_run_until(ring, &race.over);
-}
-
 bool captive_ended(struct captive *captive, struct ring *ring, unsigned wait_ms, char *ret, size_t length)
 {
 	if (wait_ms > 0 && !reap(captive))
-		wait_for_exit(captive, ring, wait_ms);
+		ring_wait_fd(ring, captive->pidfd, POLLIN, wait_ms);
 	if (!reap(captive))
 		return false;
 	if (WIFSIGNALED(captive->status))
@@ -285,7 +241,7 @@ struct captive *captive_free(struct captive *captive, struct ring *ring, unsigne
 	if (!reap(captive)) {
 		kill(-captive->pid, SIGTERM);
 		if (ring)
-			wait_for_exit(captive, ring, grace_ms);
+			ring_wait_fd(ring, captive->pidfd, POLLIN, grace_ms);
 		if (!reap(captive)) {
 			kill(-captive->pid, SIGKILL);
 			kill(captive->pid, SIGKILL);

@@ -70,6 +70,51 @@ int ring_wait(struct ring *ring, struct ring_op *op)
 	return op->result;
 }
 
+struct fd_wait {
+	struct ring *ring;
+	struct ring_op poll, timer;
+	int happened;
+	bool over;
+};
+
+static void fd_wait_step(struct fd_wait *wait)
+{
+	wait->over = !wait->poll.active && !wait->timer.active;
+}
+
+static void fd_happened(struct ring_op *op, int res)
+{
+	struct fd_wait *wait = container_of(op, struct fd_wait, poll);
+
+	wait->happened = res == -ECANCELED ? 0 : res;
+	ring_cancel(wait->ring, &wait->timer);
+	fd_wait_step(wait);
+}
+
+static void fd_time_is_over(struct ring_op *op, int res)
+{
+	struct fd_wait *wait = container_of(op, struct fd_wait, timer);
+
+	ring_cancel(wait->ring, &wait->poll);
+	fd_wait_step(wait);
+}
+
+int ring_wait_fd(struct ring *ring, int fd, short events, uint64_t timeout_ms)
+{
+	struct fd_wait wait = {.ring = ring};
+	int res;
+
+	wait.poll = (struct ring_op){.opcode = RING_POLL, .fd = fd, .events = events, .done = fd_happened};
+	wait.timer = (struct ring_op){.opcode = RING_TIMER,
+	    .deadline_ns = ring_now_ns(ring) + timeout_ms * UINT64_C(1000000),
+	    .done = fd_time_is_over};
+	ring_submit(ring, &wait.timer);
+	if (fd >= 0)
+		ring_submit(ring, &wait.poll);
+	res = ring_run_until(ring, &wait.over);
+	return res < 0 ? res : wait.happened;
+}
+
 uint64_t ring_now_ns(struct ring *ring)
 {
 	return ring->ops->now_ns(ring);

@@ -93,5 +93,10 @@ int ring_step(struct ring *ring);
 int ring_run_until(struct ring *ring, const bool *until);
 /* Runs one operation to its end and returns its result: for control paths only. Sets op->done. */
 int ring_wait(struct ring *ring, struct ring_op *op);
+/*
+ * Waits until something is so of a descriptor (POLLIN...), at most so long: for control paths only. What happened, 0 when the time is
+ * over, or -errno. A negative descriptor only takes the time.
+ */
+int ring_wait_fd(struct ring *ring, int fd, short events, uint64_t timeout_ms);
 /* Monotonic nanoseconds; simulated in a simulation. */
 uint64_t ring_now_ns(struct ring *ring);

@@ -12,17 +12,8 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #define TERM_MS 500u
-
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* In the child: only what is safe after fork(2). */
 static _Noreturn void run(char *const *argv, const int fds[3], int report)
@@ -108,49 +99,51 @@ static bool reap(struct child *child, int flags)
 	return true;
 }
 
-bool child_wait(struct child *child, unsigned timeout_ms)
+bool child_wait(struct child *child, struct ring *ring, unsigned timeout_ms)
 {
-	uint64_t end_ms = now_ms() + timeout_ms;
+	uint64_t end_ns = ring_now_ns(ring) + timeout_ms * UINT64_C(1000000);
 
 	if (child->pid == 0)
 		return true;
 	while (!reap(child, WNOHANG)) {
-		struct pollfd poll_fd = {.fd = child->pidfd, .events = POLLIN};
-		uint64_t at_ms = now_ms();
+		uint64_t at_ns = ring_now_ns(ring);
 
-		if (at_ms >= end_ms)
-			return false;
 		/* Without a pidfd: look every 10 ms. */
-		poll(&poll_fd, child->pidfd >= 0, child->pidfd >= 0 ? (int)(end_ms - at_ms) : 10);
+		if (at_ns >= end_ns || ring_wait_fd(ring, child->pidfd, POLLIN,
+		                           child->pidfd < 0 ? 10 : (end_ns - at_ns) / 1000000 + 1) < 0)
+			return false;
 	}
 	return true;
 }
 
-void child_end(struct child *child)
+void child_end(struct child *child, struct ring *ring)
 {
 	if (child->pid == 0)
 		return;
 	kill(child->pid, SIGTERM);
 	kill(child->pid, SIGCONT);
-	if (child_wait(child, TERM_MS))
+	if (child_wait(child, ring, TERM_MS))
 		return;
 	kill(child->pid, SIGKILL);
 	reap(child, 0);
 }
 
 /* Reads to the end or the deadline. */
-static int collect(int fd, char *ret, size_t size, uint64_t end_ms)
+static int collect(int fd, struct ring *ring, char *ret, size_t size, uint64_t end_ns)
 {
 	size_t used = 0;
 
 	for (;;) {
-		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-		uint64_t at_ms = now_ms();
+		uint64_t at_ns = ring_now_ns(ring);
 		ssize_t got;
+		int res;
 
-		if (at_ms >= end_ms)
+		if (at_ns >= end_ns)
 			return -ETIMEDOUT;
-		if (poll(&poll_fd, 1, (int)(end_ms - at_ms)) <= 0)
+		res = ring_wait_fd(ring, fd, POLLIN, (end_ns - at_ns) / 1000000 + 1);
+		if (res < 0)
+			return res;
+		if (res == 0)
 			continue;
 		got = read(fd, ret + used, size - 1 - used);
 		if (got < 0 && errno != EINTR)
@@ -165,11 +158,11 @@ static int collect(int fd, char *ret, size_t size, uint64_t end_ms)
 	return 0;
 }
 
-int child_capture(char *const *argv, char *ret, size_t size, unsigned timeout_ms)
+int child_capture(char *const *argv, struct ring *ring, char *ret, size_t size, unsigned timeout_ms)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	_cleanup_(cleanup_close) int in = -1;
-	uint64_t end_ms = now_ms() + timeout_ms;
+	uint64_t end_ns = ring_now_ns(ring) + timeout_ms * UINT64_C(1000000);
 	struct child child;
 	int fds[2], res;
 
@@ -180,9 +173,9 @@ int child_capture(char *const *argv, char *ret, size_t size, unsigned timeout_ms
 	close(fds[1]);
 	if (res < 0)
 		return res;
-	res = collect(in, ret, size, end_ms);
-	if (res == 0 && !child_wait(&child, timeout_ms))
+	res = collect(in, ring, ret, size, end_ns);
+	if (res == 0 && !child_wait(&child, ring, timeout_ms))
 		res = -ETIMEDOUT;
-	child_end(&child);
+	child_end(&child, ring);
 	return res < 0 ? res : child.status == 0 ? 0 : -EIO;
 }

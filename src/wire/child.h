@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A child process: started, waited for with a deadline, ended. Control paths only. */
+/* A child process: started, waited for with a deadline, ended. Waits run the ring. Control paths only. */
 #pragma once
 
 #include "base/error.h"
+#include "ring/ring.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,9 +21,9 @@ struct child {
  */
 int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error);
 /* Waits for its end, at most so long. True when it has ended and is reaped. */
-bool child_wait(struct child *child, unsigned timeout_ms);
+bool child_wait(struct child *child, struct ring *ring, unsigned timeout_ms);
 /* Has it end: SIGTERM, and SIGKILL if that does not help soon. Reaps it. */
-void child_end(struct child *child);
+void child_end(struct child *child, struct ring *ring);
 /* Runs argv and takes what it prints, at most size - 1 bytes. Returns 0 if it exited with 0 in time, else
  * -errno. */
-int child_capture(char *const *argv, char *ret, size_t size, unsigned timeout_ms);
+int child_capture(char *const *argv, struct ring *ring, char *ret, size_t size, unsigned timeout_ms);

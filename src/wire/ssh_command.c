@@ -183,7 +183,8 @@ static bool processor_has_aes(void)
 }
 
 /* What ssh would use, with the user's words and configuration, or with none. */
-static bool ask(const struct ssh_options *options, bool configured, char *ret, unsigned size)
+static bool ask(
+    const struct ssh_options *options, struct ring *ring, bool configured, char *ret, unsigned size)
 {
 	size_t count = configured ? count_words(options->ssh_options) : 0;
 	_cleanup_(cleanup_free) char **argv = calloc(count + OWN_WORDS, sizeof(*argv));
@@ -202,17 +203,17 @@ static bool ask(const struct ssh_options *options, bool configured, char *ret, u
 	}
 	*at++ = (char *)"--";
 	*at = (char *)options->host;
-	return child_capture(argv, printed, PRINT_BYTES, PRINT_MS) == 0 &&
+	return child_capture(argv, ring, printed, PRINT_BYTES, PRINT_MS) == 0 &&
 	       ssh_command_ciphers(printed, ret, size);
 }
 
-bool ssh_command_ciphers_are_default(const struct ssh_options *options)
+bool ssh_command_ciphers_are_default(const struct ssh_options *options, struct ring *ring)
 {
 	char configured[2048], unconfigured[2048];
 	struct error error;
 
 	return processor_has_aes() && check_host(options->host, &error) == 0 &&
-	       ask(options, true, configured, sizeof(configured)) &&
-	       ask(options, false, unconfigured, sizeof(unconfigured)) && !strcmp(configured, unconfigured) &&
-	       strstr(configured, "aes128-gcm@openssh.com");
+	       ask(options, ring, true, configured, sizeof(configured)) &&
+	       ask(options, ring, false, unconfigured, sizeof(unconfigured)) &&
+	       !strcmp(configured, unconfigured) && strstr(configured, "aes128-gcm@openssh.com");
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "ring/ring.h"
 
 #include <stdbool.h>
 
@@ -30,8 +31,8 @@ int ssh_command_make(
 void ssh_command_done(struct ssh_command *command);
 /*
  * Whether AES-GCM may be put first: this processor has AES, and neither options nor any configuration chose
- * ciphers (ssh -G answers alike with and without configuration). Runs ssh twice, locally.
+ * ciphers (ssh -G answers alike with and without configuration). Runs ssh twice, locally, and the ring meanwhile.
  */
-bool ssh_command_ciphers_are_default(const struct ssh_options *options);
+bool ssh_command_ciphers_are_default(const struct ssh_options *options, struct ring *ring);
 /* Exported for tests: the `ciphers` line of what ssh -G printed, into ret; false when there is none. */
 bool ssh_command_ciphers(const char *printed, char *ret, unsigned size);

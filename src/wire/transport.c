@@ -105,8 +105,8 @@ static int start(struct transport *transport, int *ret_in, int *ret_out, struct 
 	struct ssh_command command;
 	int res;
 
-	res = ssh_command_make(
-	    &command, &transport->options, ssh_command_ciphers_are_default(&transport->options), error);
+	res = ssh_command_make(&command, &transport->options,
+	    ssh_command_ciphers_are_default(&transport->options, transport->ring), error);
 	if (res < 0)
 		return res;
 	res = make_pipes(in, out, words);
@@ -171,7 +171,7 @@ void transport_explain(struct transport *transport, struct error *error)
 {
 	const struct ssh_options *options = &transport->options;
 	const char *path = options->agent_path ? options->agent_path : "blkmove";
-	bool ended = child_wait(&transport->child, EXPLAIN_MS);
+	bool ended = child_wait(&transport->child, transport->ring, EXPLAIN_MS);
 	const char *words = last_words(transport);
 	int status = transport->child.status;
 	char before[256];
@@ -202,8 +202,8 @@ struct transport *transport_free(struct transport *transport, bool gently)
 	if (!transport)
 		return NULL;
 	if (gently)
-		child_wait(&transport->child, GENTLE_MS);
-	child_end(&transport->child);
+		child_wait(&transport->child, transport->ring, GENTLE_MS);
+	child_end(&transport->child, transport->ring);
 	transport->closing = true;
 	ring_cancel(transport->ring, &transport->poll);
 	if (ring_run_until(transport->ring, &transport->poll_ended) < 0)

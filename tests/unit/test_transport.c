@@ -168,21 +168,24 @@ static void test_ciphers_are_left_alone_when_chosen(void **state)
 	const struct ssh_options options = {.program = program, .host = "h"};
 	const char *const words[] = {"-c", "aes256-ctr", NULL};
 	struct ssh_options chosen = options;
+	struct ring *ring;
 
+	assert_int_equal(ring_new(&ring, 64, NULL), 0);
 	fake("echo ciphers chacha20-poly1305@openssh.com,aes128-gcm@openssh.com");
-	if (!ssh_command_ciphers_are_default(&options))
+	if (!ssh_command_ciphers_are_default(&options, ring))
 		print_message("this processor has no AES\n");
 	else
 		fake("case \"$*\" in *none*) echo ciphers chacha,aes128-gcm@openssh.com;; "
 		     "*) echo ciphers aes128-gcm@openssh.com;; esac");
-	assert_false(ssh_command_ciphers_are_default(&options));
+	assert_false(ssh_command_ciphers_are_default(&options, ring));
 	/* The user's words are asked with. */
 	fake("case \"$*\" in *aes256-ctr*) echo ciphers aes256-ctr;; "
 	     "*) echo ciphers chacha20-poly1305@openssh.com,aes128-gcm@openssh.com;; esac");
 	chosen.ssh_options = words;
-	assert_false(ssh_command_ciphers_are_default(&chosen));
+	assert_false(ssh_command_ciphers_are_default(&chosen, ring));
 	fake("exit 255");
-	assert_false(ssh_command_ciphers_are_default(&options));
+	assert_false(ssh_command_ciphers_are_default(&options, ring));
+	ring_free(ring);
 }
 
 static void test_failures_have_words(void **state)
