@@ -19,6 +19,7 @@ enum option_key {
 	KEY_MAX_RATE,
 	KEY_LATENCY_TARGET,
 	KEY_IMPACT,
+	KEY_PRIORITY,
 	KEY_WINDOW,
 	KEY_ACTION,
 	KEY_NO_WAIT,
@@ -97,6 +98,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case KEY_IMPACT:
 		set(state, words, "impact_percent", as_number(words, "impact", arg, "%", NULL, 0));
+		break;
+	case KEY_PRIORITY:
+		set(state, words, "priority", as_number(words, "priority", arg, "", NULL, 0));
 		break;
 	case KEY_WINDOW:
 		set(state, words, "window_ms", as_number(words, "window", arg, "ms", "s", 1e3));
@@ -255,6 +259,7 @@ static const struct argp_option throttle_options[] = {
     {"latency-target", KEY_LATENCY_TARGET, "TIME", 0, "a mirror's sync yields when its clients' p99 is above",
         0},
     {"impact", KEY_IMPACT, "PERCENT", 0, "or this much above what it is with the sync paused", 0},
+    {"priority", KEY_PRIORITY, "N", 0, "a mirror's part of what all mirrors of its process may take", 0},
     {0},
 };
 static const struct argp_option cutover_options[] = {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* blkmove mirror: one live mirror from its first word to its last client. */
+/* blkmove mirror: one process with one live mirror or several, from its first word to its last client. */
 #include "cli/mirror_run.h"
 #include "cli/status_line.h"
 
@@ -11,367 +11,203 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 1024u
 #define PATIENCE_MS  5000u /* for clients that do not take their last replies */
 #define TICK_NS      100000000u
 #define BAR_TICKS    10u
+#define HURRY_NS     UINT64_C(3000000000) /* after an order to stop: what is being opened is not waited for */
 #define LINGER_NS \
 	UINT64_C(10000000000) /* without clients, after the end: they may be about to connect again */
-
-static void say_json(json_t *take_json)
-{
-	json_dumpf(take_json, stdout, JSON_COMPACT);
-	putchar('\n');
-	fflush(stdout);
-	json_decref(take_json);
-}
-
-/* The job's callbacks */
-
-static void warning(void *data, const char *text)
-{
-	struct mirror_run *run = data;
-
-	snprintf(run->warning, sizeof(run->warning), "%s", text);
-	if (run->command->json)
-		say_json(json_pack("{s:s, s:s}", "event", "warning", "text", text));
-	else
-		fprintf(stderr, "blkmove: %s\n", text);
-}
-
-/* What was switched, when, and how long clients waited. */
-static void write_receipt(struct mirror_run *run, const char *state)
-{
-	const struct endpoint *legs = run->command->legs;
-	struct mirror_job_status status;
-	struct error error = {0};
-	char when[40];
-	time_t now = time(NULL);
-	struct tm utc;
-
-	mirror_job_status(run->job, &status);
-	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-	if (mirror_files_write(&run->files, "receipt.json",
-	        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:I, s:b}", "mirror", run->name, "when",
-	            when, "state", state, "source", legs[MIRROR_SOURCE].name, "target",
-	            legs[MIRROR_TARGET].name, "authoritative",
-	            status.authoritative == MIRROR_SOURCE ? "source" : "target", "size",
-	            (json_int_t)status.size, "pause_ms", (double)status.pause_ns / 1e6, "cutovers_deferred",
-	            (json_int_t)status.cutovers_deferred, "verified", run->command->job.verify),
-	        &error) < 0)
-		warning(run, error.text);
-}
-
-static void say_state(struct mirror_run *run, const char *state)
-{
-	if (run->command->json)
-		say_json(json_pack("{s:s, s:s}", "event", "state", "state", state));
-	else if (!run->command->quiet)
-		fprintf(stderr, "%s: %s\n", run->name, state);
-}
-
-static void state_changed(void *data, enum cutover_state state)
-{
-	struct mirror_run *run = data;
-
-	run->have_pause |= state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED;
-	say_state(run, cutover_state_name(state));
-}
-
-static int judge_target(struct mirror_run *run, struct block *target, struct error *error)
-{
-	struct mirror_command *command = run->command;
-	struct block_facts facts = {0};
-	struct preflight preflight = {.source = &run->source_info,
-	    .target = block_info(target),
-	    .source_facts = &run->source_facts,
-	    .target_facts = &facts,
-	    .allow = command->allow | ALLOW_LIVE_SOURCE,
-	    .overwrite = command->overwrite,
-	    .update = !command->full};
-	uint64_t end;
-	int res = block_facts(target, &facts, error);
-
-	if (res == 0)
-		job_journal_forget(command->options.state_dir, facts.id);
-	/* A leg that comes back carries what the mirror wrote to it. */
-	if (res < 0 || run->opened_target || command->job.resume || block_info(target)->created)
-		return res;
-	return preflight_check(&preflight, &end, error);
-}
-
-static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
-{
-	const struct mirror_command *command = run->command;
-
-	run->source_info = *block_info(source);
-	return listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
-	    command->allow & ALLOW_HELD, command->options.state_dir, &run->source_facts, error);
-}
-
-static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
-{
-	struct mirror_run *run = data;
-	struct mirror_command *command = run->command;
-	const struct endpoint *endpoint = &command->legs[leg];
-	bool target = leg == MIRROR_TARGET;
-	struct block_open_options options = {.write = true,
-	    .create = target && !run->opened_target && !command->job.resume,
-	    .create_size = run->size,
-	    .force_held = command->allow,
-	    .cache = command->cache,
-	    .link = command->options.job.link};
-	int res = block_open(ret, run->ring, endpoint, &options, error);
-
-	if (res < 0)
-		return res;
-	if (target)
-		res = judge_target(run, *ret, error);
-	else if (!run->size)
-		res = judge_source(run, *ret, error);
-	if (res < 0) {
-		block_free(*ret);
-		return res;
-	}
-	run->opened_target |= target;
-	if (!target)
-		run->size = block_info(*ret)->size;
-	return 0;
-}
-
-static int open_map(void *data, bool create)
-{
-	return mirror_files_map(&((struct mirror_run *)data)->files, create);
-}
 
 /* The server's callbacks */
 
 static void clients_changed(void *data, unsigned count)
 {
-	struct mirror_run *run = data;
+	struct mirror_process *process = data;
 
-	run->clients = count;
-	run->alone_since_ns = ring_now_ns(run->ring);
+	process->clients = count;
+	process->alone_since_ns = ring_now_ns(process->ring);
 }
 
 static void client_failed(void *data, const struct error *why)
 {
-	struct mirror_run *run = data;
+	const struct mirror_command *shared = ((struct mirror_process *)data)->shared;
 
-	if (!run->command->quiet && !run->command->json)
+	if (!shared->quiet && !shared->json)
 		fprintf(stderr, "blkmove: %s\n", why->text);
 }
 
 /* Every so often */
 
-static void show(struct mirror_run *run)
+static void show(struct mirror_process *process)
 {
-	json_t *status = mirror_status_json(run);
-	bool bar = !run->command->json && isatty(STDERR_FILENO);
+	bool json = process->shared->json, bar = !json && isatty(STDERR_FILENO);
 
-	if (bar)
-		fputs("\r\033[K", stderr);
-	if (run->command->json)
-		say_json(json_incref(status));
-	else if (bar && status)
-		status_line_print(stderr, status);
-	json_decref(status);
+	for (unsigned i = 0; i < process->count && (json || bar); i++) {
+		json_t *status = mirror_status_json(&process->mirrors[i]);
+
+		if (bar)
+			fputs("\r\033[K", stderr);
+		if (json)
+			mirror_say_json(&process->mirrors[i], json_incref(status));
+		else if (status)
+			status_line_print(stderr, status);
+		json_decref(status);
+	}
 }
 
 static void tick(void *data)
 {
-	struct mirror_run *run = data;
-	struct error error = {0};
-	enum mirror_order_state before = run->order.state;
+	struct mirror_process *process = data;
 
-	mirror_pace_look(run);
-	mirror_order_look(run);
-	if (before == MIRROR_ORDER_RUNNING && run->order.name && run->order.state == MIRROR_ORDER_DONE &&
-	    run->have_pause)
-		write_receipt(run, run->order.name);
-	if (run->command->cutover_at && time(NULL) >= run->command->cutover_at) {
-		run->command->cutover_at = 0;
-		if (mirror_order(run, "cutover", &error) < 0)
-			warning(run, error.text);
-	}
-	if (run->foreground && !run->command->quiet && ++run->ticks % BAR_TICKS == 0)
-		show(run);
-	if (run->ended && run->clients == 0 && ring_now_ns(run->ring) - run->alone_since_ns > LINGER_NS)
-		run->stopping = true;
+	for (unsigned i = 0; i < process->count; i++)
+		mirror_tick(&process->mirrors[i]);
+	if (process->shared->foreground && !process->shared->quiet && ++process->ticks % BAR_TICKS == 0)
+		show(process);
+	if (process->stopping && ring_now_ns(process->ring) - process->stopped_ns > HURRY_NS)
+		signals_end_children();
+	if (process->running == 0 && process->clients == 0 &&
+	    ring_now_ns(process->ring) - process->alone_since_ns > LINGER_NS)
+		process->over = true;
+}
+
+static void stop(struct mirror_process *process)
+{
+	process->stopping = true;
+	process->stopped_ns = ring_now_ns(process->ring);
+	process->over = process->running == 0;
+	for (unsigned i = 0; i < process->count; i++)
+		mirror_job_stop(process->mirrors[i].job);
 }
 
 static void got_signal(void *data, int number)
 {
-	struct mirror_run *run = data;
+	struct mirror_process *process = data;
 
 	if (number == SIGUSR1) {
-		json_t *status = mirror_status_json(run);
+		for (unsigned i = 0; i < process->count && process->server; i++) {
+			json_t *status = mirror_status_json(&process->mirrors[i]);
 
-		status_line_print(stderr, status);
-		json_decref(status);
+			status_line_print(stderr, status);
+			json_decref(status);
+		}
 		return;
 	}
-	if (run->stopping || !run->server)
+	if (process->stopping || !process->server)
 		_exit(JOB_INTERRUPTED);
-	run->stopping = true;
-	mirror_job_stop(run->job);
+	stop(process);
 }
 
 /* Setting up */
 
-static int new_job(struct mirror_run *run, struct error *error)
+static void note_uris(struct mirror_process *process)
 {
-	struct mirror_job_options *options = &run->command->job;
-	int res;
+	const struct listen *listen = &process->shared->listen;
+	char uri[sizeof(listen->shown[0])];
 
-	options->data = run;
-	options->open_leg = open_leg;
-	options->open_map = open_map;
-	options->state_changed = state_changed;
-	options->warning = warning;
-	if (getrandom(&options->nonce, sizeof(options->nonce), 0) != sizeof(options->nonce))
-		return error_set(error, -EIO, "cannot draw a random number: %s", strerror(errno));
-	res = mirror_job_new(&run->job, run->ring, options, error);
-	if (res == 0)
-		res = mirror_job_open(run->job, error);
-	if (res == -ENOSPC) {
-		struct error why = *error;
+	for (unsigned i = 0; i < process->count; i++) {
+		struct mirror_run *run = &process->mirrors[i];
 
-		error_set(error, res, "%.400s; make room in %.80s, or name another folder with --state-dir",
-		    why.text, run->files.dir);
+		run->uris = json_array();
+		for (unsigned j = 0; j < listen->fds_count; j++) {
+			listen_uri(listen, j, run->export, uri, sizeof(uri));
+			json_array_append_new(run->uris, json_string(uri));
+		}
 	}
-	return res;
 }
 
-/* Nobody but the map can say which leg is the newer one, once a switch was ordered. */
-static int open_without_map(struct mirror_run *run, struct error *error)
+static int serve(struct mirror_process *process, struct error *error)
 {
-	struct error why = *error;
-	char text[512];
-
-	if (run->marked)
-		return error_set(error, -EBADMSG,
-		    "%.200s; a cutover was ordered before, so that it cannot be known which leg is the newer "
-		    "one: look at "
-		    "both, then `blkmove mirror --forget %s`, and begin again with the newer one as SRC",
-		    why.text, run->name);
-	snprintf(text, sizeof(text), "%.300s: comparing all of both legs", why.text);
-	warning(run, text);
-	run->job = mirror_job_free(run->job);
-	run->command->job.resume = false;
-	run->command->job.compare = true;
-	/* The target is ours from before: it is not judged again. */
-	run->opened_target = true;
-	return new_job(run, error);
-}
-
-static int serve(struct mirror_run *run, struct error *error)
-{
-	struct nbd_server_options server = {
-	    .data = run, .clients_changed = clients_changed, .client_failed = client_failed};
-	const struct nbd_export export = {.name = listen_name(&run->command->listen),
-	    .description = run->name,
-	    .block = mirror_job_block(run->job)};
+	struct nbd_server_options server = {.data = process,
+	    .named_only = process->named,
+	    .clients_changed = clients_changed,
+	    .client_failed = client_failed};
 	int res;
 
-	listen_fill(&run->command->listen, &server);
-	res = nbd_server_new(&run->server, run->ring, &server, error);
-	if (res == 0)
-		res = nbd_server_add(run->server, &export, error);
-	return res == 0 ? listen_start(&run->command->listen, run->server, error) : res;
+	listen_fill(&process->shared->listen, &server);
+	res = nbd_server_new(&process->server, process->ring, &server, error);
+	for (unsigned i = 0; i < process->count && res == 0; i++) {
+		const struct mirror_run *run = &process->mirrors[i];
+		const struct nbd_export export = {
+		    .name = run->export, .description = run->name, .block = mirror_job_block(run->job)};
+
+		res = nbd_server_add(process->server, &export, error);
+	}
+	return res == 0 ? listen_start(&process->shared->listen, process->server, error) : res;
 }
 
-static int set_up(struct mirror_run *run, struct error *error)
+static int set_up(struct mirror_process *process, struct error *error)
 {
-	struct mirror_command *command = run->command;
-	int res = ring_new(&run->ring, RING_ENTRIES, error);
+	struct listen *listen = &process->shared->listen;
+	int res = ring_new(&process->ring, RING_ENTRIES, error);
 
-	command->job.compare = !command->full && !command->job.resume;
-	run->marked = faccessat(run->files.dir_fd, "switched", F_OK, 0) == 0;
 	if (res == 0)
-		res = signals_new(&run->signals, run->ring, got_signal, run, error);
+		res = signals_new(&process->signals, process->ring, got_signal, process, error);
 	if (res == 0)
-		res = listen_bind(&command->listen, listen_name(&command->listen), error);
-	if (res == 0)
-		res = new_job(run, error);
-	if (res == -EBADMSG && command->job.resume)
-		res = open_without_map(run, error);
-	if (res == 0)
-		res = control_new(&run->control, run->ring, run->name, mirror_answer, run, error);
-	if (res == 0)
-		res = serve(run, error);
+		res = listen_bind(listen, process->mirrors[0].export, error);
 	if (res < 0)
 		return res;
-	signals_last_resort(control_path(run->control));
-	ticker_start(&run->ticker, run->ring, TICK_NS, tick, run);
+	note_uris(process);
+	budget_init(&process->budget, &process->governor, ring_now_ns(process->ring));
+	for (unsigned i = 0; i < process->count && res == 0; i++)
+		res = mirror_open(&process->mirrors[i], error);
+	if (res == 0)
+		res = serve(process, error);
+	for (unsigned i = 0; i < process->count && res == 0; i++)
+		res = control_new(&process->mirrors[i].control, process->ring, process->mirrors[i].name,
+		    mirror_answer, &process->mirrors[i], error);
+	if (res < 0)
+		return res;
+	signals_last_resort(control_path(process->mirrors[0].control));
+	ticker_start(&process->ticker, process->ring, TICK_NS, tick, process);
 	return 0;
 }
 
-static void say_ready(const struct mirror_run *run)
+/* A line for each. */
+static void say_ready(const struct mirror_process *process)
 {
-	const struct listen *listen = &run->command->listen;
-	json_t *uris = json_array();
+	for (unsigned i = 0; i < process->count; i++) {
+		const struct mirror_run *run = &process->mirrors[i];
+		const char *between = "";
+		json_t *uri;
+		size_t at;
 
-	for (unsigned i = 0; i < listen->fds_count; i++) {
-		json_array_append_new(uris, json_string(listen->shown[i]));
-		if (!run->command->json)
-			printf("%s%s", i ? " " : "", listen->shown[i]);
+		if (process->shared->json) {
+			mirror_say_json(run, json_pack("{s:s, s:s, s:O}", "event", "ready", "name", run->name,
+			                         "uris", run->uris));
+			continue;
+		}
+		json_array_foreach(run->uris, at, uri)
+		{
+			printf("%s%s", between, json_string_value(uri));
+			between = " ";
+		}
+		putchar('\n');
 	}
-	if (run->command->json) {
-		say_json(json_pack("{s:s, s:s, s:o}", "event", "ready", "name", run->name, "uris", uris));
-		return;
-	}
-	json_decref(uris);
-	putchar('\n');
 	fflush(stdout);
 }
 
-/* Running */
-
-static int run_job(struct mirror_run *run, struct error *error)
+/* What never began cannot be gone on with. */
+static void forget_begun(struct mirror_process *process)
 {
-	enum cutover_state state;
-
-	if (run->command->job.cutover_auto && mirror_order(run, "cutover", error) < 0)
-		return error->code;
-	state = mirror_job_run(run->job, error);
-	run->ended = cutover_is_end(state);
-	if (run->ended) {
-		mirror_files_forget(&run->files);
-		mirror_order_look(run);
-		run->alone_since_ns = ring_now_ns(run->ring);
-		/* Clients stay where they are, until they go by themselves. */
-		if (!run->stopping && ring_run_until(run->ring, &run->stopping) < 0)
-			return error_set(error, -EIO, "the event loop failed");
-	}
-	if (state == CUTOVER_FAILED)
-		return error->code < 0 ? error->code : -EIO;
-	if (!run->ended)
-		return error_set(error, -ECANCELED,
-		    "stopped; go on with `blkmove mirror --resume %s`, until then the %s is the volume",
-		    run->name, cutover_authority(state) == MIRROR_SOURCE ? "source" : "target");
-	return 0;
+	for (unsigned i = 0; i < process->count; i++)
+		if (process->mirrors[i].created)
+			mirror_files_forget(&process->mirrors[i].files);
 }
 
-static int tear_down(struct mirror_run *run, int res, struct error *error)
+/* Clients can connect: from now on nobody need look. `take_fd` is who waits for that. */
+static int detach(struct mirror_process *process, int take_fd, struct error *error)
 {
-	struct error why;
+	int res = 0;
 
-	ticker_stop(&run->ticker);
-	control_free(run->control);
-	if (run->server && nbd_server_stop(run->server, PATIENCE_MS, &why) < 0 && res == 0)
-		res = error_set(error, why.code, "%s", why.text);
-	nbd_server_free(run->server);
-	mirror_job_free(run->job);
-	listen_done(&run->command->listen);
-	signals_free(run->signals);
-	ring_free(run->ring);
-	mirror_files_close(&run->files);
+	for (unsigned i = 0; i < process->count && res == 0; i++)
+		res = mirror_files_log(&process->mirrors[i].files, i == 0, error);
+	if (res == 0 && write(take_fd, "r", 1) < 0)
+		res = 0; /* who started us is gone: no matter */
+	cleanup_close(&take_fd);
 	return res;
 }
 
@@ -396,31 +232,76 @@ static int exit_code(int res)
 	}
 }
 
-/* `ready_fd` gets a byte once clients can connect; -1: nobody waits for it. */
-static int mirror(struct mirror_run *run, int ready_fd, struct error *error)
+/* The worst of what became of them, after printing each: having been stopped is the least of troubles. */
+static int conclude(const struct mirror_process *process, int code)
 {
-	bool resumed = run->command->job.resume;
-	int res = set_up(run, error);
+	for (unsigned i = 0; i < process->count; i++) {
+		const struct mirror_run *run = &process->mirrors[i];
 
-	/* What never began cannot be gone on with. */
-	if (res < 0 && !resumed)
-		mirror_files_forget(&run->files);
-	if (res == 0) {
-		say_ready(run);
-		if (ready_fd >= 0) {
-			res = mirror_files_log(&run->files, error);
-			if (res == 0 && write(ready_fd, "r", 1) < 0)
-				res = 0; /* who started us is gone: no matter */
-			cleanup_close(&ready_fd);
-		}
+		if (run->res == 0)
+			continue;
+		fprintf(run->files.log ? run->files.log : stderr, "blkmove: %s\n", run->error.text);
+		if (code == JOB_OK || code == JOB_INTERRUPTED)
+			code = exit_code(run->res);
 	}
+	return code;
+}
+
+static int run_all(struct mirror_process *process, struct error *error)
+{
+	int res = 0;
+
+	for (unsigned i = 0; i < process->count && res == 0; i++)
+		res = mirror_begin(&process->mirrors[i], error);
+	if (res < 0)
+		stop(process);
+	if (ring_run_until(process->ring, &process->over) < 0) {
+		struct error broken;
+
+		/* What waits on the ring never ends: nothing of it can be freed. */
+		error_set(&broken, -EIO, "the event loop failed");
+		_exit(cli_fail(JOB_TROUBLE, &broken));
+	}
+	return res;
+}
+
+static int tear_down(struct mirror_process *process, int res, struct error *error)
+{
+	struct error why;
+
+	ticker_stop(&process->ticker);
+	for (unsigned i = 0; i < process->count; i++)
+		process->mirrors[i].control = control_free(process->mirrors[i].control);
+	if (process->server && nbd_server_stop(process->server, PATIENCE_MS, &why) < 0 && res == 0)
+		res = error_set(error, why.code, "%s", why.text);
+	nbd_server_free(process->server);
+	for (unsigned i = 0; i < process->count; i++)
+		mirror_close(&process->mirrors[i]);
+	listen_done(&process->shared->listen);
+	signals_free(process->signals);
+	ring_free(process->ring);
+	return res;
+}
+
+/* `ready_fd` gets a byte once clients can connect; -1: nobody waits for it. Returns the exit code. */
+static int mirror(struct mirror_process *process, int ready_fd, struct error *error)
+{
+	int res = set_up(process, error);
+
+	if (res == 0) {
+		say_ready(process);
+		res = ready_fd >= 0 ? detach(process, ready_fd, error) : 0;
+	}
+	if (res < 0)
+		forget_begun(process);
 	if (res == 0)
-		res = run_job(run, error);
-	return tear_down(run, res, error);
+		res = run_all(process, error);
+	res = tear_down(process, res, error);
+	return conclude(process, res < 0 ? cli_fail(exit_code(res), error) : JOB_OK);
 }
 
 /* In a process of its own. Returns the exit code: of the start only. */
-static int mirror_in_background(struct mirror_run *run, struct error *error)
+static int mirror_in_background(struct mirror_process *process, struct error *error)
 {
 	int ready[2], status = 0;
 	char byte;
@@ -432,13 +313,11 @@ static int mirror_in_background(struct mirror_run *run, struct error *error)
 	}
 	pid = fork();
 	if (pid == 0) {
-		int res;
-
 		close(ready[0]);
 		setsid();
-		mirror_files_note_pid(&run->files);
-		res = mirror(run, ready[1], error);
-		return res < 0 ? cli_fail(exit_code(res), error) : JOB_OK;
+		for (unsigned i = 0; i < process->count; i++)
+			mirror_files_note_pid(&process->mirrors[i].files);
+		return mirror(process, ready[1], error);
 	}
 	close(ready[1]);
 	if (pid > 0 && read(ready[0], &byte, 1) == 1)
@@ -451,36 +330,17 @@ static int mirror_in_background(struct mirror_run *run, struct error *error)
 
 int command_mirror(int argc, char **argv)
 {
-	struct mirror_run *run = calloc(1, sizeof(*run));
-	struct mirror_command *command = calloc(1, sizeof(*command));
+	struct mirror_process process = {0};
 	struct error error = {0};
-	json_t *words = NULL;
-	int res, code;
+	int code = mirror_prepare(&process, argc, argv, &error);
 
-	if (!run || !command)
-		return JOB_TROUBLE;
-	run->command = command;
-	run->files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1};
-	command->cache = CACHE_BUFFERED;
-	code = mirror_command_parse(command, argc, argv);
-	if (code == 0) {
-		res = mirror_prepare(run, argc, argv, &words, &error);
-		code = res < 0 ? cli_fail(exit_code(res), &error) : res;
+	if (code < 0) {
+		forget_begun(&process);
+		code = cli_fail(exit_code(code), &error);
+	} else if (code == 0 && !process.idle) {
+		code = process.shared->foreground ? mirror(&process, -1, &error)
+		                                  : mirror_in_background(&process, &error);
 	}
-	if (code == 0 && !command->forget) {
-		run->foreground = command->foreground;
-		if (command->foreground) {
-			res = mirror(run, -1, &error);
-			code = res < 0 ? cli_fail(exit_code(res), &error) : JOB_OK;
-		} else {
-			code = mirror_in_background(run, &error);
-		}
-	}
-	mirror_files_close(&run->files);
-	mirror_command_done(command);
-	json_decref(words);
-	free(run->words);
-	free(command);
-	free(run);
+	mirror_process_done(&process);
 	return code;
 }

@@ -26,8 +26,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct error error = {0};
 	char *end;
 
+	listen->given |= key >= KEY_TLS_CERTIFICATES && key <= KEY_INFLIGHT_MAX;
 	switch (key) {
 	case KEY_LISTEN:
+		listen->given = true;
 		if (listen->uris_count == LISTEN_MAX)
 			argp_failure(state, JOB_TROUBLE, 0, "--listen may be given %u times", LISTEN_MAX);
 		listen->uris[listen->uris_count++] = arg;
@@ -149,6 +151,11 @@ static int check_exposure(const struct listen *listen, struct error *error)
 	return 0;
 }
 
+void listen_uri(const struct listen *listen, unsigned i, const char *name, char *ret, size_t length)
+{
+	nbd_socket_uri(listen->fds[i], has_tls(listen), name, ret, length);
+}
+
 int listen_bind(struct listen *listen, const char *name, struct error *error)
 {
 	const struct nbd_tls_options tls = {.psk_file = listen->tls_psk,
@@ -159,8 +166,7 @@ int listen_bind(struct listen *listen, const char *name, struct error *error)
 	if (res == 0)
 		res = bind_all(listen, error);
 	for (unsigned i = 0; i < listen->fds_count; i++)
-		nbd_socket_uri(
-		    listen->fds[i], has_tls(listen), name, listen->shown[i], sizeof(listen->shown[i]));
+		listen_uri(listen, i, name, listen->shown[i], sizeof(listen->shown[i]));
 	return res < 0 ? res : check_exposure(listen, error);
 }
 

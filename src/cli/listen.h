@@ -13,6 +13,7 @@
 
 struct listen {
 	/* options */
+	bool given; /* any of them */
 	const char *uris[LISTEN_MAX];
 	unsigned uris_count;
 	const char *tls_certificates, *tls_psk;
@@ -44,6 +45,8 @@ int listen_bind(struct listen *listen, const char *name, struct error *error);
  */
 int listen_judge(struct block *block, const struct endpoint *endpoint, bool allow_mounted, bool allow_held,
     const char *state_dir, struct block_facts *ret_facts, struct error *error);
+/* Of the i-th socket, between bind and start, for another export than the first. */
+void listen_uri(const struct listen *listen, unsigned i, const char *name, char *ret, size_t length);
 /* For struct nbd_server_options. */
 void listen_fill(const struct listen *listen, struct nbd_server_options *ret);
 /* Hands the sockets to the server. */

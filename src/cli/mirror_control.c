@@ -32,10 +32,22 @@ static json_t *order_json(const struct mirror_run *run)
 	    run->order.name, "state", states[run->order.state], "error", run->order.error);
 }
 
+/* What was set. */
+static void add_limits(json_t *json, const struct mirror_run *run, const struct mirror_job_status *status)
+{
+	const struct governor_options *limits = &run->process->governor;
+
+	json_object_set_new(json, "rate_limit", json_integer((json_int_t)limits->max_rate));
+	json_object_set_new(json, "min_rate", json_integer((json_int_t)run->command.job.governor.min_rate));
+	json_object_set_new(json, "latency_target_ms", json_real((double)limits->target_ns / 1e6));
+	json_object_set_new(json, "impact_percent", json_integer(limits->impact));
+	json_object_set_new(json, "priority", json_integer(status->priority));
+	json_object_set_new(json, "rate", json_integer((json_int_t)status->rate));
+}
+
 static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_job_status *status)
 {
 	const struct mirror_pace *pace = &run->pace;
-	const struct governor_options *limits = &run->command->job.governor;
 	double dirtied = pace->dirty_rate > 0 ? pace->dirty_rate : 0, net = pace->sync_rate - dirtied;
 	bool through = status->mode == MIRROR_WRITE_THROUGH;
 	struct histogram_figures latency;
@@ -53,15 +65,11 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 	                                : json_null());
 	json_object_set_new(json, "p50_us", json_integer((json_int_t)(latency.p50_ns / 1000)));
 	json_object_set_new(json, "p99_us", json_integer((json_int_t)(latency.p99_ns / 1000)));
-	json_object_set_new(json, "rate_limit", json_integer((json_int_t)limits->max_rate));
-	json_object_set_new(json, "min_rate", json_integer((json_int_t)limits->min_rate));
-	json_object_set_new(json, "latency_target_ms", json_real((double)limits->target_ns / 1e6));
-	json_object_set_new(json, "impact_percent", json_integer(limits->impact));
 }
 
 json_t *mirror_status_json(struct mirror_run *run)
 {
-	const struct endpoint *legs = run->command->legs;
+	const struct endpoint *legs = run->command.legs;
 	struct mirror_job_status status;
 	json_t *json;
 
@@ -70,12 +78,12 @@ json_t *mirror_status_json(struct mirror_run *run)
 	    json_pack("{s:b, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:i, s:b, s:b, s:o}",
 	        "ok", 1, "kind", "mirror", "name", run->name, "pid", (int)getpid(), "source",
 	        legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name, "uri",
-	        run->command->listen.shown[0], "state", cutover_state_name(status.state), "authoritative",
-	        status.authoritative == MIRROR_SOURCE ? "source" : "target", "total", (json_int_t)status.size,
-	        "dirty", (json_int_t)status.dirty, "copy_mode",
+	        json_string_value(json_array_get(run->uris, 0)), "state", cutover_state_name(status.state),
+	        "authoritative", status.authoritative == MIRROR_SOURCE ? "source" : "target", "total",
+	        (json_int_t)status.size, "dirty", (json_int_t)status.dirty, "copy_mode",
 	        status.mode == MIRROR_BACKGROUND ? "background" : "write-through", "attached",
-	        status.attached, "clients", (int)run->clients, "paused", status.paused, "revertible",
-	        status.revert_ready, "order", order_json(run));
+	        status.attached, "clients", (int)nbd_server_clients_of(run->process->server, run->export),
+	        "paused", status.paused, "revertible", status.revert_ready, "order", order_json(run));
 	if (!json)
 		return NULL;
 	json_object_set_new(
@@ -84,9 +92,10 @@ json_t *mirror_status_json(struct mirror_run *run)
 	    !status.attached && !cutover_is_end(status.state) && run->warning[0] ? json_string(run->warning)
 	                                                                         : json_null());
 	json_object_set_new(json, "verified",
-	    run->command->job.verify ? json_integer((json_int_t)status.verified) : json_null());
+	    run->command.job.verify ? json_integer((json_int_t)status.verified) : json_null());
 	json_object_set_new(json, "differing", json_integer((json_int_t)status.differing));
 	add_pace(json, run, &status);
+	add_limits(json, run, &status);
 	return json;
 }
 
@@ -167,11 +176,18 @@ static bool get_number(const json_t *request, const char *key, double most, doub
 	return true;
 }
 
+static bool is_whole(double value)
+{
+	return value == (double)(unsigned)value;
+}
+
+/* Rates but the least one, and what clients may feel, are the process's. */
 static json_t *throttle(struct mirror_run *run, const json_t *request)
 {
-	struct governor_options limits = run->command->job.governor;
-	double value;
+	struct governor_options limits = run->process->governor;
+	double value, priority = 0;
 
+	limits.min_rate = run->command.job.governor.min_rate;
 	if (get_number(request, "rate", 1e15, &value))
 		limits.max_rate = value < 0 ? UINT64_MAX : (uint64_t)value;
 	if (get_number(request, "min_rate", 1e15, &value))
@@ -186,8 +202,14 @@ static json_t *throttle(struct mirror_run *run, const json_t *request)
 		    "rate, min_rate, latency_target_ms and impact_percent are numbers, not negative");
 	if (limits.max_rate && limits.min_rate > limits.max_rate)
 		return control_refuse("the least rate is above the most; change both");
-	run->command->job.governor = limits;
+	if (get_number(request, "priority", BUDGET_PRIORITY_MAX, &priority) &&
+	    (priority < 1 || !is_whole(priority)))
+		return control_refuse("priority is a whole number from 1 to %u", BUDGET_PRIORITY_MAX);
+	run->process->governor = limits;
+	run->command.job.governor.min_rate = limits.min_rate;
 	mirror_job_govern(run->job, &limits);
+	if (priority > 0)
+		mirror_job_set_priority(run->job, (unsigned)priority);
 	return control_ok();
 }
 
@@ -196,7 +218,7 @@ static int set_cutover(struct mirror_run *run, const json_t *request, struct err
 {
 	static const char *const actions[] = {"defer", "abort", "wait"};
 	const char *action = json_string_value(json_object_get(request, "action"));
-	enum mirror_late late = run->command->job.late;
+	enum mirror_late late = run->command.job.late;
 	double window = 0;
 
 	if (get_number(request, "window_ms", 1e9, &window) && window <= 0)

@@ -127,7 +127,8 @@ int mirror_files_write(struct mirror_files *files, const char *file, json_t *tak
 	return res;
 }
 
-int mirror_files_save_command(struct mirror_files *files, int argc, char **argv, struct error *error)
+int mirror_files_save_command(
+    struct mirror_files *files, int argc, char **argv, unsigned part, struct error *error)
 {
 	json_t *words = json_array();
 	char cwd[4096];
@@ -142,38 +143,33 @@ int mirror_files_save_command(struct mirror_files *files, int argc, char **argv,
 			    "to it",
 			    argv[i]);
 		}
-	return mirror_files_write(
-	    files, "command", json_pack("{s:s, s:o}", "folder", cwd, "words", words), error);
+	return mirror_files_write(files, "command",
+	    json_pack("{s:s, s:o, s:i}", "folder", cwd, "words", words, "part", (int)part), error);
 }
 
 json_t *mirror_files_load_command(struct mirror_files *files, struct error *error)
 {
-	char path[4200];
-	json_t *json, *words = NULL;
-	const char *folder;
+	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "command", O_RDONLY | O_CLOEXEC);
+	json_t *json = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
 
-	snprintf(path, sizeof(path), "%s/command", files->dir);
-	json = json_load_file(path, 0, NULL);
-	folder = json_string_value(json_object_get(json, "folder"));
-	if (!folder || chdir(folder) < 0)
-		error_set(error, -EBADMSG,
-		    "%s is damaged, or its folder is gone; begin anew with another --name", path);
-	else
-		words = json_incref(json_object_get(json, "words"));
+	if (json_is_string(json_object_get(json, "folder")) && json_is_array(json_object_get(json, "words")))
+		return json;
 	json_decref(json);
-	return words;
+	error_set(error, -EBADMSG, "%s/command is damaged; begin anew with another --name", files->dir);
+	return NULL;
 }
 
-int mirror_files_log(struct mirror_files *files, struct error *error)
+int mirror_files_log(struct mirror_files *files, bool detach, struct error *error)
 {
+	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	int fd = openat(files->dir_fd, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
-	if (fd < 0 || null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(fd, STDOUT_FILENO) < 0 ||
-	    dup2(fd, STDERR_FILENO) < 0)
+	files->log = fd < 0 ? NULL : fdopen(fd, "a");
+	if (!files->log || null < 0 ||
+	    (detach &&
+	        (dup2(null, STDIN_FILENO) < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)))
 		return error_set(error, -errno, "cannot write %s/log: %s", files->dir, strerror(errno));
-	cleanup_close(&fd);
-	cleanup_close(&null);
+	setvbuf(files->log, NULL, _IOLBF, 0);
 	return 0;
 }
 
@@ -187,6 +183,9 @@ void mirror_files_forget(struct mirror_files *files)
 
 void mirror_files_close(struct mirror_files *files)
 {
+	if (files->log)
+		fclose(files->log);
+	files->log = NULL;
 	cleanup_close(&files->map_fd);
 	cleanup_close(&files->lock_fd);
 	cleanup_close(&files->dir_fd);

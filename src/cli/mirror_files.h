@@ -9,12 +9,14 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdio.h>
 
 #define MIRROR_NAME_MAX 64u
 
 struct mirror_files {
 	char dir[4096];
 	int dir_fd, lock_fd, map_fd;
+	FILE *log; /* NULL: what is said goes to the terminal */
 };
 
 /* -EINVAL with words: letters, digits, '.', '_' and '-', not only digits, which would be a pid. */
@@ -29,14 +31,15 @@ int mirror_files_open(
 void mirror_files_note_pid(const struct mirror_files *files);
 /* Of the map, empty with `create`; the files keep it. Or -errno. */
 int mirror_files_map(struct mirror_files *files, bool create);
-/* The command line and the folder that it was given in; on stable storage. */
-int mirror_files_save_command(struct mirror_files *files, int argc, char **argv, struct error *error);
-/* Goes to that folder, and returns an array of words that the caller frees, or NULL with words. */
+/* The command line, which of its parts the mirror is, and the folder that it was given in; on stable storage. */
+int mirror_files_save_command(
+    struct mirror_files *files, int argc, char **argv, unsigned part, struct error *error);
+/* {"folder", "words", "part"}, which the caller frees, or NULL with words. */
 json_t *mirror_files_load_command(struct mirror_files *files, struct error *error);
 /* Appends nothing: the file is this JSON, on stable storage. Takes `json`. */
 int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error);
-/* Standard output and error go to the log from now on. */
-int mirror_files_log(struct mirror_files *files, struct error *error);
+/* Opens the log; with `detach` standard output and error go there from now on. */
+int mirror_files_log(struct mirror_files *files, bool detach, struct error *error);
 /* The mirror has ended: nothing is left to resume. Receipt and log stay. */
 void mirror_files_forget(struct mirror_files *files);
 void mirror_files_close(struct mirror_files *files);

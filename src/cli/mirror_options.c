@@ -34,6 +34,8 @@ enum option_key {
 	KEY_CACHE,
 	KEY_STATE_DIR,
 	KEY_JSON,
+	KEY_PRIORITY,
+	KEY_AND,
 };
 
 static const char *const copy_modes[] = {"auto", "background", "write-through", NULL};
@@ -49,6 +51,18 @@ int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struc
 		return error_set(error, -EINVAL, "--%s=%s: write a time such as 500ms or 2s", option, text);
 	*ret = (uint64_t)(value * (strcmp(end, "s") ? 1e6 : 1e9));
 	return 0;
+}
+
+/* Of the process, not of one of its mirrors. */
+static bool is_shared(int key)
+{
+	static const int shared[] = {KEY_QUIET, KEY_FOREGROUND, KEY_RESUME, KEY_FORGET, KEY_LATENCY_TARGET,
+	    KEY_IMPACT, KEY_MAX_RATE, KEY_STATE_DIR, KEY_JSON};
+
+	for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
+		if (shared[i] == key)
+			return true;
+	return false;
 }
 
 /* Ends the program with words when the text is none of these. */
@@ -124,6 +138,18 @@ static int set_impact(struct mirror_command *command, const char *text)
 	return 0;
 }
 
+static int set_priority(struct mirror_command *command, const char *text)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (!isdigit((unsigned char)text[0]) || *end || value < 1 || value > BUDGET_PRIORITY_MAX)
+		return error_set(&command->options.error, -EINVAL,
+		    "--priority=%s: write a number from 1 to %u", text, BUDGET_PRIORITY_MAX);
+	command->job.priority = (unsigned)value;
+	return 0;
+}
+
 /* What paces: sizes and times. */
 static int set_pace(struct mirror_command *command, int key, const char *arg)
 {
@@ -138,6 +164,8 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 		return parse_duration_ns("target-timeout", arg, &command->job.follower_timeout_ns, error);
 	case KEY_IMPACT:
 		return set_impact(command, arg);
+	case KEY_PRIORITY:
+		return set_priority(command, arg);
 	case KEY_MIN_RATE:
 		return set_rate(arg, &command->job.governor.min_rate, error);
 	case KEY_MAX_RATE:
@@ -166,7 +194,9 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		command->name = arg;
 		break;
 	case KEY_RESUME:
-		command->resume = arg;
+		if (command->resumes_count == MIRRORS_MAX)
+			argp_failure(state, JOB_TROUBLE, 0, "--resume may be given %u times", MIRRORS_MAX);
+		command->resumes[command->resumes_count++] = arg;
 		break;
 	case KEY_FORGET:
 		command->forget = arg;
@@ -224,6 +254,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		take_leg(command, arg, state);
 		return 0;
 	}
+	if (command->follows && is_shared(key))
+		argp_failure(state, JOB_TROUBLE, 0,
+		    "%s: this holds for all mirrors of a process; write it before the first --and",
+		    state->argv[state->next - 1]);
 	res = set_pace(command, key, arg);
 	if (res < 0)
 		argp_failure(state, JOB_TROUBLE, 0, "%s", command->options.error.text);
@@ -232,10 +266,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The mirror:", 1},
+    {"and", KEY_AND, NULL, 0,
+        "what follows is another mirror in the same process: SRC2 DST2 and its own options", 0},
     {"name", KEY_NAME, "NAME", 0, "what it is called (default: made from the target's name)", 0},
     {"foreground", KEY_FOREGROUND, NULL, 0, "stay on the terminal and show what goes on", 0},
     {"resume", KEY_RESUME, "NAME", 0,
-        "go on with a mirror that was stopped or killed; nothing else need be said", 0},
+        "go on with a mirror that was stopped or killed; nothing else need be said. Again for each that was "
+        "begun with it",
+        0},
     {"forget", KEY_FORGET, "NAME", 0, "give up one that was stopped or killed, and its map", 0},
     {"full", KEY_FULL, NULL, 0, "copy everything, without comparing what the target holds already", 0},
     {"verify", KEY_VERIFY, NULL, 0, "not ready before all was read from both and found equal", 0},
@@ -264,7 +302,9 @@ static const struct argp_option options[] = {
     {"latency-target", KEY_LATENCY_TARGET, "TIME", 0, "slow down when the clients' p99 is above", 0},
     {"impact", KEY_IMPACT, "PERCENT", 0, "or so much above what it is without the copy", 0},
     {"min-rate", KEY_MIN_RATE, "RATE", 0, "but never be slower than this", 0},
-    {"max-rate", KEY_MAX_RATE, "RATE", 0, "nor faster; bytes a second", 0},
+    {"max-rate", KEY_MAX_RATE, "RATE", 0, "nor faster; bytes a second, all mirrors of the process together",
+        0},
+    {"priority", KEY_PRIORITY, "N", 0, "this one's part of it, 1 (default) to 1000", 0},
     {0},
 };
 
@@ -275,7 +315,7 @@ int mirror_command_parse(struct mirror_command *command, int argc, char **argv)
 	static const struct argp argp = {.options = options,
 	    .parser = parse,
 	    .children = children,
-	    .args_doc = "SRC DST",
+	    .args_doc = "SRC DST [--and SRC2 DST2 ...]",
 	    .doc = "Exports SRC over NBD and copies it to DST while clients use it; then DST takes its "
 	           "place, within a pause that "
 	           "they hardly see. Goes to the background once clients can connect.\v"
@@ -285,11 +325,17 @@ int mirror_command_parse(struct mirror_command *command, int argc, char **argv)
 	char name[] = "blkmove mirror";
 
 	argp_err_exit_status = JOB_TROUBLE;
+	cli_words_done(&command->options.words);
 	if (cli_words_init(&command->options.words, argc, argv, &command->options.error) < 0)
 		return cli_fail(JOB_TROUBLE, &command->options.error);
 	command->options.words.argv[0] = name;
 	if (argp_parse(&argp, command->options.words.argc, command->options.words.argv, 0, NULL, command))
 		return JOB_TROUBLE;
+	if (command->follows && command->listen.given) {
+		error_set(&command->options.error, -EINVAL,
+		    "all mirrors of a process listen together; write how before the first --and");
+		return cli_fail(JOB_TROUBLE, &command->options.error);
+	}
 	if (!command->options.state_dir[0])
 		cli_state_dir(command->options.state_dir, sizeof(command->options.state_dir));
 	return 0;
@@ -299,5 +345,6 @@ void mirror_command_done(struct mirror_command *command)
 {
 	for (unsigned i = 0; i < command->legs_count; i++)
 		endpoint_done(&command->legs[i]);
+	command->legs_count = 0;
 	cli_words_done(&command->options.words);
 }

@@ -6,13 +6,17 @@
 #include "cli/listen.h"
 #include "sync/mirror_job.h"
 
+#define MIRRORS_MAX NBD_EXPORTS_MAX /* in one process */
+
 struct mirror_command {
+	bool follows;               /* stands behind an --and: what holds for all is refused */
 	struct cli_options options; /* reaching the legs, words, the error */
 	struct listen listen;
 	struct endpoint legs[MIRROR_LEGS];
 	unsigned legs_count;
-	const char *name;   /* NULL: made from the target's */
-	const char *resume; /* the mirror to go on with */
+	const char *name;                 /* NULL: made from the target's */
+	const char *resumes[MIRRORS_MAX]; /* the mirrors to go on with */
+	unsigned resumes_count;
 	const char *forget; /* the mirror to forget */
 	const char *overwrite;
 	bool foreground, full, json, quiet;
@@ -25,8 +29,8 @@ struct mirror_command {
 };
 
 /*
- * Parses. Called a second time, for --resume, it adds to what is there: later words win. Returns 0 or an exit code, after printing
- * what is wrong. The words are borrowed.
+ * Parses what stands before, between or behind --and. Called a second time, for --resume, it adds to what is there: later words
+ * win. Returns 0 or an exit code, after printing what is wrong. The words, and their array, are borrowed.
  */
 int mirror_command_parse(struct mirror_command *command, int argc, char **argv);
 /* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. 0 or -EINVAL with words. */

@@ -8,7 +8,7 @@
 void mirror_pace_look(struct mirror_run *run)
 {
 	struct mirror_pace *pace = &run->pace;
-	uint64_t now_ns = ring_now_ns(run->ring), interval_ns = now_ns - pace->look_ns;
+	uint64_t now_ns = ring_now_ns(run->process->ring), interval_ns = now_ns - pace->look_ns;
 	double seconds = (double)interval_ns / 1e9, copied, dirtied;
 	struct mirror_job_status status;
 

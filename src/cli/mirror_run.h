@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One running mirror: cmd_mirror.c (its life), mirror_prepare.c (before it), mirror_control.c (its control socket), mirror_pace.c (rates). */
+/*
+ * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_prepare.c (before both),
+ * mirror_control.c (control sockets), mirror_pace.c (rates). They share a ring, a server with an export each, and a budget; each
+ * runs in a fiber of its own, so that none waits for another.
+ */
 #pragma once
 
 #include "cli/control.h"
 #include "cli/mirror_files.h"
 #include "cli/mirror_options.h"
 #include "cli/signals.h"
+#include "ring/fiber.h"
 #include "ring/ticker.h"
 
 #include <jansson.h>
@@ -18,29 +23,26 @@ struct mirror_pace {
 };
 
 struct mirror_run {
-	struct mirror_command *command;
-	char **words; /* the command line of a resumed one */
-	const char *name;
-	bool foreground;
-	unsigned ticks;
+	struct mirror_process *process;
+	struct mirror_command command;
+	const char *name, *export;     /* of the mirror, and under which clients find it */
+	bool created;                  /* its folder has become a mirror's by this run */
 	uint64_t size;                 /* of the source, bytes; 0: not opened yet */
 	struct block_info source_info; /* as it was then */
 	struct block_facts source_facts;
 	struct mirror_files files;
-	struct ring *ring;
-	struct signals *signals;
+	json_t *uris; /* where clients reach it */
 	struct control *control;
-	struct nbd_server *server;
 	struct mirror_job *job;
-	struct ticker ticker;
+	struct fiber *fiber;
 	struct mirror_pace pace;
-	unsigned clients;
-	uint64_t alone_since_ns; /* no client since then */
-	bool stopping, ended;
+	bool ended;         /* it has come to its end, and not only been stopped */
 	bool marked;        /* the files say that a cutover was ordered */
 	bool opened_target; /* once, and judged */
 	char warning[512];  /* the last one */
 	bool have_pause;    /* a switch has happened */
+	int res;            /* of its life: 0 or -errno, with words in error */
+	struct error error;
 
 	struct {
 		uint64_t number;
@@ -51,11 +53,45 @@ struct mirror_run {
 	} order;
 };
 
+struct mirror_process {
+	struct mirror_run *mirrors;
+	unsigned count;
+	/* What holds for all: the words before the first --and. The first mirror's, or of one that is not resumed now. */
+	struct mirror_command *shared, *shared_own;
+	bool idle;  /* nothing is to run: one was forgotten */
+	bool named; /* exports have the mirrors' names */
+	json_t *words;
+	char ***argvs; /* arrays that commands borrow from */
+	unsigned argvs_count;
+
+	struct ring *ring;
+	struct signals *signals;
+	struct nbd_server *server;
+	struct budget budget;
+	struct governor_options governor; /* of all */
+	struct ticker ticker;
+	unsigned ticks, clients, running; /* running: mirrors whose lives have not ended */
+	uint64_t alone_since_ns;          /* no client since then */
+	uint64_t stopped_ns;              /* when it was told to stop */
+	bool stopping, over;
+};
+
 /*
- * mirror_prepare.c: opens the folder, and for a resumed mirror parses its words again; *words keeps them. -EEXIST, -ENOENT, -EALREADY
- * and others with words.
+ * mirror_prepare.c: parses the words, opens the folders, and for resumed mirrors parses their words again. 0, an exit code after
+ * printing what is wrong, or -EEXIST, -ENOENT, -EALREADY and others with words. mirror_process_done() in any case.
  */
-int mirror_prepare(struct mirror_run *run, int argc, char **argv, json_t **words, struct error *error);
+int mirror_prepare(struct mirror_process *process, int argc, char **argv, struct error *error);
+void mirror_process_done(struct mirror_process *process);
+
+/* mirror_life.c */
+/* Opens legs and map. */
+int mirror_open(struct mirror_run *run, struct error *error);
+/* Lets it live, until it ends or is stopped: process->running counts. */
+int mirror_begin(struct mirror_run *run, struct error *error);
+void mirror_close(struct mirror_run *run);
+/* Every so often. */
+void mirror_tick(struct mirror_run *run);
+void mirror_say_json(const struct mirror_run *run, json_t *take_json);
 
 /* mirror_pace.c: called every so often. */
 void mirror_pace_look(struct mirror_run *run);

@@ -44,6 +44,8 @@ static void print_pace(FILE *to, const json_t *status)
 	    format_size(control_number(status, "dirty"), dirty, sizeof(dirty)),
 	    format_size(control_number(status, "dirty_rate"), dirtied, sizeof(dirtied)),
 	    format_size(control_number(status, "sync_rate"), synced, sizeof(synced)));
+	if (control_number(status, "priority") > 1)
+		fprintf(to, " (priority %u)", (unsigned)control_number(status, "priority"));
 	if (control_number(status, "dirty") == 0)
 		return;
 	if (json_is_false(json_object_get(status, "converges")))

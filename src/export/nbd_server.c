@@ -78,7 +78,9 @@ const struct nbd_served *nbd_server_find(const struct nbd_server *server, struct
 	for (unsigned i = 0; i < server->exports_count; i++)
 		if (nbd_text_is(name, server->exports[i].name))
 			return &server->exports[i];
-	return name.length == 0 && server->exports_count > 0 ? &server->exports[0] : NULL;
+	return name.length == 0 && server->exports_count > 0 && !server->options.named_only
+	           ? &server->exports[0]
+	           : NULL;
 }
 
 /* Bytes */
@@ -214,6 +216,18 @@ int nbd_server_connect(struct nbd_server *server, int fd, struct error *error)
 unsigned nbd_server_clients(const struct nbd_server *server)
 {
 	return server->clients_count;
+}
+
+unsigned nbd_server_clients_of(const struct nbd_server *server, const char *name)
+{
+	unsigned count = 0;
+
+	list_for_each (node, &server->clients) {
+		const struct nbd_client *client = container_of(node, struct nbd_client, node);
+
+		count += client->export && !strcmp(client->export->name, name);
+	}
+	return count;
 }
 
 /* The end */

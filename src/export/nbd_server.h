@@ -34,6 +34,7 @@ struct nbd_server_options {
 	unsigned handshake_ms; /* from the connection to the first request; 0: NBD_HANDSHAKE_MS */
 	struct nbd_tls *tls;   /* borrowed; NULL: no TLS */
 	bool tls_required;     /* refuses everything before TLS */
+	bool named_only;       /* who asks for "" gets nothing, rather than the first export */
 
 	/* From the loop; all may be NULL. They may not free the server. */
 	void *data;
@@ -46,13 +47,15 @@ struct nbd_server_options {
 
 int nbd_server_new(struct nbd_server **ret, struct ring *ring, const struct nbd_server_options *options,
     struct error *error);
-/* The first export is also the default: what a client gets that asks for "". -EEXIST, -E2BIG, -EINVAL with words. */
+/* The first export is also the default, unless named_only: what a client gets that asks for "". -EEXIST, -E2BIG, -EINVAL with words. */
 int nbd_server_add(struct nbd_server *server, const struct nbd_export *export, struct error *error);
 /* Takes a listening socket and accepts its clients. */
 int nbd_server_listen(struct nbd_server *server, int fd, struct error *error);
 /* Takes a connected socket as a client. */
 int nbd_server_connect(struct nbd_server *server, int fd, struct error *error);
 unsigned nbd_server_clients(const struct nbd_server *server);
+/* Those that have chosen the export of this name. */
+unsigned nbd_server_clients_of(const struct nbd_server *server, const char *name);
 /*
  * Ends in good order: no new clients and requests, those under way are answered, the links closed. A client that does not take
  * its answers is cut off after `patience_ms`. Then flushes the exports: -errno with words when one fails. Control path: runs the ring.

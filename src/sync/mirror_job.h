@@ -2,8 +2,8 @@
 /*
  * A live mirror from its begin to its end: opens legs and map, copies what is dirty, lets a lost leg come back, clears the map,
  * switches when asked, reverts, finishes. mirror_job_open() gives a volume that clients may use from then on, and after
- * mirror_job_run() has returned too; run() drives everything else on the calling thread. The other functions may be called from
- * ring callbacks meanwhile. Prints nothing.
+ * mirror_job_run() has returned too; run() drives everything else, on the calling thread or in a fiber, so that several jobs can
+ * share a ring. The other functions may be called from ring callbacks meanwhile. Prints nothing.
  */
 #pragma once
 

@@ -270,5 +270,5 @@ def test_foreground_ends_with_a_signal_and_says_how_to_go_on(program, mirror):
     running.kill(signal.SIGINT)
     done = running.end(INTERRUPTED)
     events = [json.loads(line) for line in done.out.splitlines()]
-    assert events[0]["event"] == "ready" and {"event": "state", "state": "ready"} in events
+    assert events[0]["event"] == "ready" and {"event": "state", "name": "m", "state": "ready"} in events
     assert "--resume m" in done.err

@@ -41,3 +41,43 @@ class Mirror:
         now = self.status()
         if now:
             self.kill(signal.SIGTERM)
+
+
+class Group:
+    """Several mirrors in one process: `volumes` is {name: (source, target)}, `own` {name: words of its own}."""
+
+    def __init__(self, program, folder, volumes, shared=(), own=None):
+        self.program, self.volumes = program, volumes
+        self.listen = f"nbd+unix:///?socket={folder / 's'}"
+        self.uris = {name: f"nbd+unix:///{name}?socket={folder / 's'}" for name in volumes}
+        self.words = ["--listen", self.listen, *shared]
+        for number, (name, (source, target)) in enumerate(volumes.items()):
+            self.words += [*(["--and"] if number else []), "--name", name, source, target, *(own or {}).get(name, [])]
+
+    def start(self, *words, code=OK):
+        return self.program("mirror", *words, *self.words, code=code)
+
+    def resume(self, *names, words=(), code=OK):
+        return self.program("mirror", *[word for name in names or self.volumes for word in ("--resume", name)], *words, code=code)
+
+    def status(self, name):
+        done = self.program("status", name, "--json", code=None)
+        return json.loads(done.out) if done.code == OK else None
+
+    def wait_for(self, name, *states, timeout_s=60):
+        return wait_until(lambda: (now := self.status(name)) and now["state"] in states and now, f"{name}: one of {states}", timeout_s)
+
+    def pid(self):
+        return next((now["pid"] for name in self.volumes if (now := self.status(name))), None)
+
+    def kill(self, number=signal.SIGKILL):
+        pid = self.pid()
+        os.kill(pid, number)
+        self.wait_for_gone(pid)
+
+    def wait_for_gone(self, pid):
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "its end")
+
+    def end(self):
+        if self.pid():
+            self.kill(signal.SIGTERM)

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One mirror of a process, from its first leg to its end: see mirror_run.h. */
+#include "cli/mirror_run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Words. In the background each mirror has a log of its own. */
+
+static FILE *words_of(const struct mirror_run *run, FILE *terminal)
+{
+	return run->files.log ? run->files.log : terminal;
+}
+
+void mirror_say_json(const struct mirror_run *run, json_t *take_json)
+{
+	FILE *to = words_of(run, stdout);
+
+	json_dumpf(take_json, to, JSON_COMPACT);
+	putc('\n', to);
+	fflush(to);
+	json_decref(take_json);
+}
+
+/* "vm1: ", where it is not clear. */
+static const char *whose(const struct mirror_run *run, char *buf, size_t length)
+{
+	buf[0] = '\0';
+	if (run->process->count > 1)
+		snprintf(buf, length, "%s: ", run->name);
+	return buf;
+}
+
+static void warning(void *data, const char *text)
+{
+	struct mirror_run *run = data;
+	char name[MIRROR_NAME_MAX + 3];
+
+	snprintf(run->warning, sizeof(run->warning), "%s", text);
+	if (run->process->shared->json)
+		mirror_say_json(
+		    run, json_pack("{s:s, s:s, s:s}", "event", "warning", "name", run->name, "text", text));
+	else
+		fprintf(words_of(run, stderr), "blkmove: %s%s\n", whose(run, name, sizeof(name)), text);
+}
+
+/* What was switched, when, and how long clients waited. */
+static void write_receipt(struct mirror_run *run, const char *state)
+{
+	const struct endpoint *legs = run->command.legs;
+	struct mirror_job_status status;
+	struct error error = {0};
+	char when[40];
+	time_t now = time(NULL);
+	struct tm utc;
+
+	mirror_job_status(run->job, &status);
+	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+	if (mirror_files_write(&run->files, "receipt.json",
+	        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:I, s:b}", "mirror", run->name, "when",
+	            when, "state", state, "source", legs[MIRROR_SOURCE].name, "target",
+	            legs[MIRROR_TARGET].name, "authoritative",
+	            status.authoritative == MIRROR_SOURCE ? "source" : "target", "size",
+	            (json_int_t)status.size, "pause_ms", (double)status.pause_ns / 1e6, "cutovers_deferred",
+	            (json_int_t)status.cutovers_deferred, "verified", run->command.job.verify),
+	        &error) < 0)
+		warning(run, error.text);
+}
+
+static void state_changed(void *data, enum cutover_state state)
+{
+	struct mirror_run *run = data;
+	const char *name = cutover_state_name(state);
+
+	run->have_pause |= state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED;
+	if (run->process->shared->json)
+		mirror_say_json(
+		    run, json_pack("{s:s, s:s, s:s}", "event", "state", "name", run->name, "state", name));
+	else if (!run->process->shared->quiet)
+		fprintf(words_of(run, stderr), "%s: %s\n", run->name, name);
+}
+
+/* Legs and map */
+
+static int judge_target(struct mirror_run *run, struct block *target, struct error *error)
+{
+	const struct mirror_command *command = &run->command;
+	struct block_facts facts = {0};
+	struct preflight preflight = {.source = &run->source_info,
+	    .target = block_info(target),
+	    .source_facts = &run->source_facts,
+	    .target_facts = &facts,
+	    .allow = command->allow | ALLOW_LIVE_SOURCE,
+	    .overwrite = command->overwrite,
+	    .update = !command->full};
+	uint64_t end;
+	int res = block_facts(target, &facts, error);
+
+	if (res == 0)
+		job_journal_forget(run->process->shared->options.state_dir, facts.id);
+	/* A leg that comes back carries what the mirror wrote to it. */
+	if (res < 0 || run->opened_target || command->job.resume || block_info(target)->created)
+		return res;
+	return preflight_check(&preflight, &end, error);
+}
+
+static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
+{
+	const struct mirror_command *command = &run->command;
+
+	run->source_info = *block_info(source);
+	return listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
+	    command->allow & ALLOW_HELD, run->process->shared->options.state_dir, &run->source_facts, error);
+}
+
+static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
+{
+	struct mirror_run *run = data;
+	struct mirror_command *command = &run->command;
+	const struct endpoint *endpoint = &command->legs[leg];
+	bool target = leg == MIRROR_TARGET;
+	struct block_open_options options = {.write = true,
+	    .create = target && !run->opened_target && !command->job.resume,
+	    .create_size = run->size,
+	    .force_held = command->allow,
+	    .cache = command->cache,
+	    .link = command->options.job.link};
+	int res = block_open(ret, run->process->ring, endpoint, &options, error);
+
+	if (res < 0)
+		return res;
+	if (target)
+		res = judge_target(run, *ret, error);
+	else if (!run->size)
+		res = judge_source(run, *ret, error);
+	if (res < 0) {
+		block_free(*ret);
+		return res;
+	}
+	run->opened_target |= target;
+	if (!target)
+		run->size = block_info(*ret)->size;
+	return 0;
+}
+
+static int open_map(void *data, bool create)
+{
+	return mirror_files_map(&((struct mirror_run *)data)->files, create);
+}
+
+static int new_job(struct mirror_run *run, struct error *error)
+{
+	struct mirror_job_options *options = &run->command.job;
+	int res;
+
+	options->data = run;
+	options->open_leg = open_leg;
+	options->open_map = open_map;
+	options->state_changed = state_changed;
+	options->warning = warning;
+	options->budget = &run->process->budget;
+	if (getrandom(&options->nonce, sizeof(options->nonce), 0) != sizeof(options->nonce))
+		return error_set(error, -EIO, "cannot draw a random number: %s", strerror(errno));
+	res = mirror_job_new(&run->job, run->process->ring, options, error);
+	if (res == 0)
+		res = mirror_job_open(run->job, error);
+	if (res == -ENOSPC) {
+		struct error why = *error;
+
+		error_set(error, res, "%.400s; make room in %.80s, or name another folder with --state-dir",
+		    why.text, run->files.dir);
+	}
+	return res;
+}
+
+/* Nobody but the map can say which leg is the newer one, once a switch was ordered. */
+static int open_without_map(struct mirror_run *run, struct error *error)
+{
+	struct error why = *error;
+	char text[512];
+
+	if (run->marked)
+		return error_set(error, -EBADMSG,
+		    "%.200s; a cutover was ordered before, so that it cannot be known which leg is the newer "
+		    "one: look at "
+		    "both, then `blkmove mirror --forget %s`, and begin again with the newer one as SRC",
+		    why.text, run->name);
+	snprintf(text, sizeof(text), "%.300s: comparing all of both legs", why.text);
+	warning(run, text);
+	run->job = mirror_job_free(run->job);
+	run->command.job.resume = false;
+	run->command.job.compare = true;
+	/* The target is ours from before: it is not judged again. */
+	run->opened_target = true;
+	return new_job(run, error);
+}
+
+int mirror_open(struct mirror_run *run, struct error *error)
+{
+	struct mirror_command *command = &run->command;
+	int res;
+
+	command->job.compare = !command->full && !command->job.resume;
+	run->marked = faccessat(run->files.dir_fd, "switched", F_OK, 0) == 0;
+	res = new_job(run, error);
+	if (res == -EBADMSG && command->job.resume)
+		res = open_without_map(run, error);
+	if (res < 0 && run->process->count > 1)
+		error_prefix(error, "%s", run->name);
+	return res;
+}
+
+/* Its life */
+
+/* "a --resume b": all that can be gone on with. */
+static const char *to_resume(const struct mirror_process *process, char *buf, size_t length)
+{
+	size_t used = 0;
+
+	buf[0] = '\0';
+	for (unsigned i = 0; i < process->count && used < length; i++)
+		if (!process->mirrors[i].ended)
+			used += (size_t)snprintf(buf + used, length - used, "%s%s", used ? " --resume " : "",
+			    process->mirrors[i].name);
+	return buf;
+}
+
+static void live(void *data)
+{
+	struct mirror_run *run = data;
+	struct mirror_process *process = run->process;
+	enum cutover_state state = mirror_job_run(run->job, &run->error);
+	char names[sizeof(run->error.text) / 2], name[MIRROR_NAME_MAX + 3];
+
+	run->ended = cutover_is_end(state);
+	if (run->ended) {
+		mirror_files_forget(&run->files);
+		mirror_order_look(run);
+	}
+	if (state == CUTOVER_FAILED)
+		run->res = run->error.code < 0 ? run->error.code : -EIO;
+	else if (!run->ended)
+		run->res = error_set(&run->error, -ECANCELED,
+		    "%sstopped; go on with `blkmove mirror --resume %s`, until then the %s is the volume",
+		    whose(run, name, sizeof(name)), to_resume(process, names, sizeof(names)),
+		    cutover_authority(state) == MIRROR_SOURCE ? "source" : "target");
+	/* Clients stay where they are, until they go by themselves. */
+	process->alone_since_ns = ring_now_ns(process->ring);
+	process->running--;
+	if (process->running == 0 && process->stopping)
+		process->over = true;
+}
+
+int mirror_begin(struct mirror_run *run, struct error *error)
+{
+	int res = run->command.job.cutover_auto ? mirror_order(run, "cutover", error) : 0;
+
+	run->process->running++;
+	if (res == 0)
+		res = fiber_start(&run->fiber, run->process->ring, live, run, error);
+	if (res < 0)
+		run->process->running--;
+	return res;
+}
+
+void mirror_tick(struct mirror_run *run)
+{
+	enum mirror_order_state before = run->order.state;
+	struct error error = {0};
+
+	mirror_pace_look(run);
+	mirror_order_look(run);
+	if (before == MIRROR_ORDER_RUNNING && run->order.name && run->order.state == MIRROR_ORDER_DONE &&
+	    run->have_pause)
+		write_receipt(run, run->order.name);
+	if (run->command.cutover_at && time(NULL) >= run->command.cutover_at) {
+		run->command.cutover_at = 0;
+		if (mirror_order(run, "cutover", &error) < 0)
+			warning(run, error.text);
+	}
+}
+
+void mirror_close(struct mirror_run *run)
+{
+	fiber_free(run->fiber);
+	run->fiber = NULL;
+	run->job = mirror_job_free(run->job);
+}
