@@ -44,6 +44,9 @@ int cli_choose(
 /* In the order of enum cache_mode. */
 extern const char *const cli_cache_names[];
 
+/* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. At most 10 days. 0 or -EINVAL with words. */
+int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error);
+
 /* Where journals lie; returns buf. */
 const char *cli_state_dir(char *buf, size_t length);
 

@@ -52,22 +52,23 @@ static json_t *as_rate(struct words *words, const char *text)
 	return json_integer((json_int_t)rate);
 }
 
-/* A number with one of the units that are given, "ms,s"; the first one is what the request counts in. */
-static json_t *as_number(struct words *words, const char *option, const char *text, const char *unit,
-    const char *unit2, double times)
+static json_t *as_ms(struct words *words, const char *option, const char *text)
+{
+	uint64_t ns;
+
+	return cli_parse_duration(option, text, &ns, &words->error) < 0 ? NULL : json_real((double)ns / 1e6);
+}
+
+/* The other side knows what is too much. */
+static json_t *as_number(struct words *words, const char *option, const char *text, const char *unit)
 {
 	char *end;
 	double value = strtod(text, &end);
 
-	if (unit2 && !strcmp(end, unit2))
-		value *= times;
-	else if (*end && strcmp(end, unit))
-		end = (char *)text;
-	if (end == text || !(value >= 0) || value > 1e9) {
-		error_set(&words->error, -EINVAL, "--%s=%s: write a number such as 5%s", option, text, unit);
-		return NULL;
-	}
-	return json_real(value);
+	if (end != text && value >= 0 && value <= 1e9 && (!*end || !strcmp(end, unit)))
+		return json_real(value);
+	error_set(&words->error, -EINVAL, "--%s=%s: write a number such as 5%s", option, text, unit);
+	return NULL;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -93,17 +94,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		set(state, words, "rate", as_rate(words, arg));
 		break;
 	case KEY_LATENCY_TARGET:
-		set(state, words, "latency_target_ms",
-		    as_number(words, "latency-target", arg, "ms", "s", 1e3));
+		set(state, words, "latency_target_ms", as_ms(words, "latency-target", arg));
 		break;
 	case KEY_IMPACT:
-		set(state, words, "impact_percent", as_number(words, "impact", arg, "%", NULL, 0));
+		set(state, words, "impact_percent", as_number(words, "impact", arg, "%"));
 		break;
 	case KEY_PRIORITY:
-		set(state, words, "priority", as_number(words, "priority", arg, "", NULL, 0));
+		set(state, words, "priority", as_number(words, "priority", arg, ""));
 		break;
 	case KEY_WINDOW:
-		set(state, words, "window_ms", as_number(words, "window", arg, "ms", "s", 1e3));
+		set(state, words, "window_ms", as_ms(words, "window", arg));
 		break;
 	case KEY_ACTION:
 		set(state, words, "action", json_string(arg));

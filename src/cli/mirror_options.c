@@ -42,17 +42,6 @@ static const char *const copy_modes[] = {"auto", "background", "write-through", 
 static const char *const late_actions[] = {"defer", "abort", "wait", NULL};
 static const char *const allows[] = {"mounted", "held", NULL};
 
-int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struct error *error)
-{
-	char *end;
-	double value = strtod(text, &end);
-
-	if (end == text || !(value >= 0) || value > 1e9 || (*end && strcmp(end, "ms") && strcmp(end, "s")))
-		return error_set(error, -EINVAL, "--%s=%s: write a time such as 500ms or 2s", option, text);
-	*ret = (uint64_t)(value * (strcmp(end, "s") ? 1e6 : 1e9));
-	return 0;
-}
-
 /* Of the process, not of one of its mirrors. */
 static bool is_shared(int key)
 {
@@ -157,11 +146,11 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 
 	switch (key) {
 	case KEY_CUTOVER_WINDOW:
-		return parse_duration_ns("cutover-window", arg, &command->job.cutover_window_ns, error);
+		return cli_parse_duration("cutover-window", arg, &command->job.cutover_window_ns, error);
 	case KEY_LATENCY_TARGET:
-		return parse_duration_ns("latency-target", arg, &command->job.governor.target_ns, error);
+		return cli_parse_duration("latency-target", arg, &command->job.governor.target_ns, error);
 	case KEY_TARGET_TIMEOUT:
-		return parse_duration_ns("target-timeout", arg, &command->job.follower_timeout_ns, error);
+		return cli_parse_duration("target-timeout", arg, &command->job.follower_timeout_ns, error);
 	case KEY_IMPACT:
 		return set_impact(command, arg);
 	case KEY_PRIORITY:

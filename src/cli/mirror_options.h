@@ -33,6 +33,4 @@ struct mirror_command {
  * win. Returns 0 or an exit code, after printing what is wrong. The words, and their array, are borrowed.
  */
 int mirror_command_parse(struct mirror_command *command, int argc, char **argv);
-/* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. 0 or -EINVAL with words. */
-int parse_duration_ns(const char *option, const char *text, uint64_t *ret, struct error *error);
 void mirror_command_done(struct mirror_command *command);

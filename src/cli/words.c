@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define DURATION_MAX_MS (10 * 86400 * 1e3)
+
 int cli_fail(enum job_result code, const struct error *error)
 {
 	fprintf(stderr, "blkmove: %s\n", error->text);
@@ -73,6 +75,20 @@ int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret,
 		    "server's words into a script",
 		    ret->name, strlen(ret->name), most);
 	return res;
+}
+
+int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error)
+{
+	char *end;
+	double value_ms = strtod(text, &end);
+
+	if (!strcmp(end, "s"))
+		value_ms *= 1e3;
+	if (end == text || !(value_ms >= 0) || value_ms > DURATION_MAX_MS ||
+	    (*end && strcmp(end, "ms") && strcmp(end, "s")))
+		return error_set(error, -EINVAL, "--%s=%s: write a time such as 500ms or 2s", option, text);
+	*ret_ns = (uint64_t)(value_ms * 1e6);
+	return 0;
 }
 
 const char *cli_state_dir(char *buf, size_t length)
