@@ -53,10 +53,13 @@ void mirror_let_go(struct mirror *mirror, int res)
 
 /*
  * What was not flushed may be gone there, for good and for readers too, while the follower has it: what is not known to be
- * flushed is copied again, so that both are the same again.
+ * flushed is copied again, so that both are the same again. What was zeroed may have its old data back: no hole is believed any more.
  */
 void mirror_flush_failed(struct mirror *mirror)
 {
+	struct bitmap *written = &mirror->legs[mirror->authoritative].written;
+
+	bitmap_set(written, 0, written->bits);
 	bitmap_file_doubt(mirror->map);
 	tell(mirror, MIRROR_DIRTIED);
 }
@@ -179,13 +182,15 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	range_locks_init(&mirror->locks, mirror->block.ring, excludes);
 	histogram_init(&mirror->latency, LATENCY_NS, ring_now_ns(mirror->block.ring));
 	histogram_init(&mirror->recent, RECENT_NS, ring_now_ns(mirror->block.ring));
-	mirror_ports_init(mirror);
+	if (mirror_ports_init(mirror) < 0)
+		res = error_set(error, -ENOMEM, "cannot make a mirror: out of memory");
 	for (unsigned i = 0; i < MIRROR_LEGS && res == 0; i++) {
-		mirror->legs[i].block = legs[i];
+		mirror_leg_came(&mirror->legs[i], legs[i]);
 		if (legs[i])
 			res = check_leg(mirror, legs[i], error);
 	}
 	if (res < 0) {
+		mirror_ports_done(mirror);
 		free(mirror);
 		return res;
 	}
@@ -234,7 +239,7 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 		return error_set(error, -EIO, "the map was lost; what differs is not known any more");
 	/* Writes since it went have their marks; now all that it may not have flushed gets one, too. */
 	bitmap_file_doubt(mirror->map);
-	follower->block = leg;
+	mirror_leg_came(follower, leg);
 	mirror_ports_set_info(mirror);
 	return 0;
 }

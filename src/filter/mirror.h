@@ -79,6 +79,12 @@ bool mirror_leg_idle(const struct block *mirror, enum mirror_leg_index leg);
  */
 struct block *mirror_copy_source(struct block *mirror);
 struct block *mirror_copy_target(struct block *mirror);
+/*
+ * Whether a port's leg was written to at `offset` since it came, and up to where that is so. What a leg with trusted holes calls a
+ * hole reads as zero if nobody wrote to it since: no file system is relied upon to tell of dirty data. What was zeroed counts
+ * as not written. In steps of some regions: more may count as written than was.
+ */
+bool mirror_leg_written(const struct block *port, uint64_t offset, uint64_t *ret_end);
 struct range_locks *mirror_locks(struct block *mirror);
 struct bitmap_file *mirror_map(struct block *mirror);
 

@@ -5,9 +5,14 @@
  */
 #include "filter/mirror_private.h"
 
+#include "base/bytes.h"
+#include "base/plant.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+
+#define GRANULES_MAX (1ull << 26) /* 8 MiB of bits a leg, if all of it is written */
 
 struct port_io {
 	struct mirror_leg_io leg_io;
@@ -52,6 +57,26 @@ static void watch(struct mirror *mirror)
 	ring_submit(mirror->block.ring, &mirror->watch);
 }
 
+static void note_written(struct mirror_leg *leg, const struct block_io *io)
+{
+	uint64_t first = io->offset / leg->mirror->granule;
+
+	if (io->op == BLOCK_WRITE && io->length > 0)
+		bitmap_set(
+		    &leg->written, first, (io->offset + io->length - 1) / leg->mirror->granule - first + 1);
+}
+
+/* Writes that overlap do not meet on a leg, so there is none under way to what this one zeroed. */
+static void note_zeroed(struct mirror_leg *leg, const struct block_io *io)
+{
+	uint64_t granule = leg->mirror->granule, end = io->offset + io->length;
+	uint64_t first = (io->offset + granule - 1) / granule;
+	uint64_t last = end == bitmap_file_super(leg->mirror->map)->size ? leg->written.bits : end / granule;
+
+	if (io->op == BLOCK_ZERO && first < last)
+		bitmap_clear(&leg->written, first, last - first);
+}
+
 static void leg_done(struct block_io *io, int res)
 {
 	struct mirror_leg_io *leg_io = container_of(io, struct mirror_leg_io, io);
@@ -60,6 +85,8 @@ static void leg_done(struct block_io *io, int res)
 
 	list_remove(&leg_io->node);
 	leg_io->active = false;
+	if (res == 0)
+		note_zeroed(leg, io);
 	if (res < 0 && res != -EOPNOTSUPP && leg == mirror_follower(mirror) && leg->block)
 		mirror_let_go(mirror, res);
 	if (res < 0 && leg != mirror_follower(mirror) && (io->op == BLOCK_FLUSH || io->flags & BLOCK_FUA))
@@ -75,13 +102,14 @@ void mirror_leg_submit(struct mirror_leg *leg, struct mirror_leg_io *leg_io)
 	leg_io->start_ns = ring_now_ns(leg->mirror->block.ring);
 	leg_io->io.done = leg_done;
 	list_append(&leg->under_way, &leg_io->node);
+	note_written(leg, &leg_io->io);
 	block_submit(leg->block, &leg_io->io);
 	watch(leg->mirror);
 }
 
-static struct mirror_leg *leg_of(struct block *block)
+static struct mirror_leg *leg_of(const struct block *block)
 {
-	struct mirror_port *port = container_of(block, struct mirror_port, block);
+	const struct mirror_port *port = container_of(block, struct mirror_port, block);
 	struct mirror *mirror = port->mirror;
 
 	return port->follower ? mirror_follower(mirror) : &mirror->legs[mirror->authoritative];
@@ -145,9 +173,15 @@ static const struct block_driver port_driver = {
     .free = port_free,
 };
 
-void mirror_ports_init(struct mirror *mirror)
+int mirror_ports_init(struct mirror *mirror)
 {
+	const struct bitmap_super *super = bitmap_file_super(mirror->map);
+	int res = 0;
+
 	list_init(&mirror->spare_ports);
+	mirror->granule = super->region_size;
+	while (super->size / mirror->granule >= GRANULES_MAX)
+		mirror->granule *= 2;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		struct mirror_port *port = &mirror->ports[i];
 		struct mirror_leg *leg = &mirror->legs[i];
@@ -158,7 +192,28 @@ void mirror_ports_init(struct mirror *mirror)
 		port->follower = i > 0;
 		port->block.driver = &port_driver;
 		port->block.ring = mirror->block.ring;
+		if (bitmap_init(&leg->written, super->size / mirror->granule + 1) < 0)
+			res = -ENOMEM;
 	}
+	return res;
+}
+
+void mirror_leg_came(struct mirror_leg *leg, struct block *block)
+{
+	leg->block = block;
+	bitmap_clear(&leg->written, 0, leg->written.bits);
+}
+
+bool mirror_leg_written(const struct block *port, uint64_t offset, uint64_t *ret_end)
+{
+	const struct mirror_leg *leg = leg_of(port);
+	uint64_t granule = leg->mirror->granule, at = offset / granule;
+	bool written = bitmap_test(&leg->written, at) && !PLANTED(PLANTED_STALE_HOLES);
+	uint64_t next =
+	    written ? bitmap_next_clear(&leg->written, at) : bitmap_next_set(&leg->written, at + 1);
+
+	*ret_end = min_u64(next * granule, bitmap_file_super(leg->mirror->map)->size);
+	return written;
 }
 
 void mirror_ports_set_info(struct mirror *mirror)
@@ -175,8 +230,10 @@ void mirror_ports_done(struct mirror *mirror)
 {
 	struct list_node *node;
 
-	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		assert(list_empty(&mirror->legs[i].under_way));
+		bitmap_done(&mirror->legs[i].written);
+	}
 	while ((node = list_pop(&mirror->spare_ports)))
 		free(container_of(node, struct port_io, node));
 }

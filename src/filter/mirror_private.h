@@ -22,6 +22,8 @@ struct mirror_leg {
 	struct mirror *mirror;
 	struct block *block; /* NULL: detached */
 	struct list_node under_way;
+	struct bitmap
+	    written; /* granules that were written to since it came, and not zeroed since; or that may be */
 };
 
 /* What copies use: the leg that has this part now. */
@@ -75,6 +77,7 @@ struct mirror {
 	unsigned in_flight; /* clients' requests that were begun and not answered */
 	bool holding;
 	uint64_t stable_bytes;
+	uint64_t granule; /* of legs[].written; bytes */
 	struct mirror_flush flush;
 	struct ring_op watch; /* the follower's oldest request */
 	struct ring_op drained;
@@ -86,7 +89,10 @@ struct mirror {
 };
 
 /* mirror_leg.c */
-void mirror_ports_init(struct mirror *mirror);
+/* 0 or -ENOMEM; either way mirror_ports_done() frees what there is. */
+int mirror_ports_init(struct mirror *mirror);
+/* A leg that was opened just now. */
+void mirror_leg_came(struct mirror_leg *leg, struct block *block);
 /* After a leg came or the parts changed. */
 void mirror_ports_set_info(struct mirror *mirror);
 void mirror_ports_done(struct mirror *mirror);

@@ -84,6 +84,11 @@ void bitmap_file_take(struct bitmap_file *map, const struct bitmap_claim *claim)
 	bitmap_clear(&map->dirty, claim->first, claim->count);
 }
 
+uint64_t bitmap_file_equal(struct bitmap_file *map, uint64_t first, uint64_t count)
+{
+	return bitmap_clear(&map->dirty, first, count);
+}
+
 uint64_t bitmap_file_doubt(struct bitmap_file *map)
 {
 	uint64_t before = map->dirty.count;

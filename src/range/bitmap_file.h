@@ -63,6 +63,11 @@ const struct bitmap *bitmap_file_logged(const struct bitmap_file *map);
 void bitmap_file_mark(struct bitmap_file *map, const struct bitmap_claim *claim);
 /* The regions of a claim are about to be copied: they are not dirty any more. If that fails, mark them. */
 void bitmap_file_take(struct bitmap_file *map, const struct bitmap_claim *claim);
+/*
+ * These regions are known to be the same on both legs, without a copy: not dirty any more. Nobody who holds a claim there, or waits
+ * for one, counts on their being so. Returns how many were.
+ */
+uint64_t bitmap_file_equal(struct bitmap_file *map, uint64_t first, uint64_t count);
 /* All that is logged is dirty: a leg has come back, and what it had not flushed may be lost. Returns how many became so. */
 uint64_t bitmap_file_doubt(struct bitmap_file *map);
 

@@ -18,9 +18,9 @@
 #define LARGE_COUNT 24u
 #define SMALL       (64u << 10)
 #define SMALL_COUNT 64u
-#define ZERO_MAX    (256ull << 20) /* of one request; so that a stop is soon heeded: */
-#define ZEROES_MAX  (1ull << 30)   /* in flight at once, beyond one */
-#define PROBE       4096u          /* unreadable data is listed in pieces of this, bytes */
+#define ZEROES_MAX \
+	(1ull << 30) /* bytes in flight at once, beyond one request; so that a stop is soon heeded */
+#define PROBE 4096u  /* unreadable data is listed in pieces of this, bytes */
 
 struct slot {
 	struct copy *copy;
@@ -309,7 +309,7 @@ static void pump(struct copy *copy)
 
 		/* Zeros may come in extents of terabytes: they are taken in parts. */
 		if (extent.kind == EXTENT_ZERO && !nothing_to_do)
-			extent.length = min_u64(extent.length, ZERO_MAX);
+			extent.length = min_u64(extent.length, COPY_ZERO_MAX);
 		slot = nothing_to_do ? NULL : free_slot(copy, &extent);
 		if (!slot && !nothing_to_do)
 			break;

@@ -8,6 +8,9 @@
 
 #include "block/block.h"
 
+#define COPY_ZERO_MAX \
+	(256ull << 20) /* longer ZERO extents are taken in parts, each finished by itself, bytes */
+
 struct copy;
 
 /* Bytes; each only grows. */

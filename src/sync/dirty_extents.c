@@ -2,51 +2,17 @@
 /*
  * Goes round the bitmap of what is dirty: see dirty_extents.h. A slot is free, waits for its lock, is compared (if asked), is granted
  * (and its bits taken), or given to the engine. Limits act before a lock is taken: nobody waits for a lock because the sync is slow.
+ * What comes next is found by dirty_find.c.
  */
-#include "sync/dirty_extents.h"
+#include "sync/dirty_private.h"
 
 #include "base/bytes.h"
-#include "sync/dirty_compare.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
-#define SLOTS    64u
 #define BURST_NS 50000000u
-
-#define COMPARE_EXTENT (256u << 10) /* what is compared is copied as a whole when any of it differs, bytes */
-
-enum slot_state { SLOT_FREE, SLOT_WAITING, SLOT_COMPARING, SLOT_GRANTED, SLOT_GIVEN };
-
-struct dirty_slot {
-	struct dirty_extents *dirty;
-	enum slot_state state;
-	bool abandoned; /* its lock is let go, or will be when it comes */
-	uint64_t offset, length;
-	struct range_lock lock;
-	struct bitmap_claim claim;
-	struct dirty_compare compare;
-};
-
-struct dirty_extents {
-	struct extents extents;
-	struct block *mirror;
-	struct bitmap_file *map;
-	uint64_t size, region_size;
-	struct dirty_limits limits;
-	struct dirty_slot slots[SLOTS];
-	unsigned active;  /* slots that are not free */
-	uint64_t bytes;   /* of them */
-	uint64_t cursor;  /* region */
-	double tokens;    /* bytes; negative: debt */
-	uint64_t seen_ns; /* up to when tokens were filled */
-	struct ring_op timer;
-	uint64_t copied, same;
-	bool held, comparing;
-	bool limited; /* by the rate, since somebody asked */
-	struct digest_key key;
-};
 
 static struct dirty_extents *dirty_of(const struct extents *extents)
 {
@@ -83,6 +49,15 @@ static void compared(struct dirty_compare *compare, bool differs)
 	extents_wake(&dirty->extents);
 }
 
+/* Whoever writes there from now on leaves a mark; who did before, was seen writing. */
+static bool still_zero(const struct dirty_slot *slot)
+{
+	uint64_t end;
+
+	return !mirror_leg_written(mirror_copy_source(slot->dirty->mirror), slot->offset, &end) &&
+	       end >= slot->offset + slot->length;
+}
+
 /* The lock has come: the bits are taken before anything is read, so that whoever writes from now on leaves a mark. */
 static bool slot_take(struct dirty_slot *slot)
 {
@@ -105,6 +80,17 @@ static bool slot_take(struct dirty_slot *slot)
 		return false;
 	}
 	bitmap_file_take(dirty->map, &slot->claim);
+	if (slot->zero && !still_zero(slot)) {
+		bitmap_file_mark(dirty->map, &slot->claim);
+		bitmap_file_release(dirty->map, &slot->claim);
+		range_lock_drop(&slot->lock);
+		slot_free(slot);
+		return false;
+	}
+	if (slot->zero) {
+		slot->state = SLOT_GRANTED;
+		return true;
+	}
 	slot->state = dirty->comparing ? SLOT_COMPARING : SLOT_GRANTED;
 	if (!dirty->comparing)
 		return true;
@@ -153,66 +139,9 @@ static bool limits_allow(struct dirty_extents *dirty)
 	return false;
 }
 
-/* Whether a region is in a slot already; *ret_after: the first one behind that slot. */
-static bool in_slot(const struct dirty_extents *dirty, uint64_t region, uint64_t *ret_after)
-{
-	uint64_t offset = region * dirty->region_size;
-
-	for (unsigned i = 0; i < SLOTS; i++) {
-		const struct dirty_slot *slot = &dirty->slots[i];
-
-		if (slot->state == SLOT_FREE || offset < slot->offset ||
-		    offset >= slot->offset + slot->length)
-			continue;
-		*ret_after = (slot->offset + slot->length + dirty->region_size - 1) / dirty->region_size;
-		return true;
-	}
-	return false;
-}
-
-/* The next dirty region in [from, end) that no slot has; `end` when there is none. */
-static uint64_t find(const struct dirty_extents *dirty, uint64_t from, uint64_t end)
-{
-	const struct bitmap *bits = bitmap_file_dirty(dirty->map);
-	uint64_t at = bitmap_next_set(bits, from), after;
-
-	while (at < end && in_slot(dirty, at, &after))
-		at = bitmap_next_set(bits, min_u64(after, bits->bits));
-	return min_u64(at, end);
-}
-
-static bool find_range(
-    struct dirty_extents *dirty, uint64_t length_max, uint64_t *ret_first, uint64_t *ret_count)
-{
-	const struct bitmap *bits = bitmap_file_dirty(dirty->map);
-	uint64_t count_max, first, count = 1, after;
-
-	if (dirty->limits.extent_max)
-		length_max = min_u64(length_max, dirty->limits.extent_max);
-	if (dirty->comparing)
-		length_max = min_u64(length_max, COMPARE_EXTENT);
-	count_max = max_u64(length_max / dirty->region_size, 1);
-	first = find(dirty, dirty->cursor, bits->bits);
-	if (first == bits->bits)
-		first = find(dirty, 0, min_u64(dirty->cursor, bits->bits));
-	if (first >= bits->bits || !bitmap_test(bits, first) || in_slot(dirty, first, &after))
-		return false;
-	/* What is compared lies within one chunk. */
-	if (dirty->comparing)
-		count_max = min_u64(count_max,
-		    (DIGEST_CHUNK - first * dirty->region_size % DIGEST_CHUNK) / dirty->region_size);
-	while (count < count_max && first + count < bits->bits && bitmap_test(bits, first + count) &&
-	       !in_slot(dirty, first + count, &after))
-		count++;
-	*ret_first = first;
-	*ret_count = count;
-	dirty->cursor = first + count;
-	return true;
-}
-
 static struct dirty_slot *slot_in(struct dirty_extents *dirty, enum slot_state state)
 {
-	for (unsigned i = 0; i < SLOTS; i++)
+	for (unsigned i = 0; i < DIRTY_SLOTS; i++)
 		if (dirty->slots[i].state == state)
 			return &dirty->slots[i];
 	return NULL;
@@ -221,7 +150,8 @@ static struct dirty_slot *slot_in(struct dirty_extents *dirty, enum slot_state s
 static int give(struct dirty_slot *slot, struct extent *ret)
 {
 	slot->state = SLOT_GIVEN;
-	*ret = (struct extent){.offset = slot->offset, .length = slot->length, .kind = EXTENT_DATA};
+	*ret = (struct extent){
+	    .offset = slot->offset, .length = slot->length, .kind = slot->zero ? EXTENT_ZERO : EXTENT_DATA};
 	return 1;
 }
 
@@ -229,21 +159,18 @@ static int dirty_next(struct extents *extents, uint64_t length_max, struct exten
 {
 	struct dirty_extents *dirty = dirty_of(extents);
 	struct dirty_slot *slot = slot_in(dirty, SLOT_GRANTED);
-	uint64_t first, count;
 
 	assert(length_max >= dirty->region_size);
 	if (slot)
 		return give(slot, ret);
 	while (!dirty->held && mirror_attached(dirty->mirror) && !bitmap_file_lost(dirty->map) &&
 	       limits_allow(dirty) && (slot = slot_in(dirty, SLOT_FREE)) &&
-	       find_range(dirty, length_max, &first, &count)) {
+	       dirty_find(dirty, length_max, slot)) {
 		slot->abandoned = false;
 		slot->state = SLOT_WAITING;
-		slot->offset = first * dirty->region_size;
-		slot->length = min_u64(count * dirty->region_size, dirty->size - slot->offset);
 		dirty->active++;
 		dirty->bytes += slot->length;
-		if (dirty->limits.rate)
+		if (dirty->limits.rate && !slot->zero)
 			dirty->tokens -= (double)slot->length;
 		slot->lock = (struct range_lock){.offset = slot->offset,
 		    .length = slot->length,
@@ -257,7 +184,7 @@ static int dirty_next(struct extents *extents, uint64_t length_max, struct exten
 
 static struct dirty_slot *slot_of(struct dirty_extents *dirty, const struct extent *extent)
 {
-	for (unsigned i = 0; i < SLOTS; i++) {
+	for (unsigned i = 0; i < DIRTY_SLOTS; i++) {
 		struct dirty_slot *slot = &dirty->slots[i];
 
 		if (slot->state == SLOT_GIVEN && slot->offset == extent->offset)
@@ -271,11 +198,13 @@ static void dirty_finish(struct extents *extents, const struct extent *extent, i
 	struct dirty_extents *dirty = dirty_of(extents);
 	struct dirty_slot *slot = slot_of(dirty, extent);
 
-	/* DATA extents come back whole. */
+	/* They come back whole. */
 	assert(slot && slot->length == extent->length);
 	if (!slot->abandoned) {
 		if (res < 0)
 			bitmap_file_mark(dirty->map, &slot->claim);
+		else if (slot->zero)
+			dirty->passed += slot->length;
 		else
 			dirty->copied += slot->length;
 		bitmap_file_release(dirty->map, &slot->claim);
@@ -292,7 +221,7 @@ static void dirty_free(struct extents *extents)
 	dirty->extents.wake = NULL;
 	dirty_extents_abandon(extents);
 	ring_cancel(ring, &dirty->timer);
-	while (dirty->timer.active || dirty->active)
+	while (dirty->timer.active || dirty->active || leg_holes_asking(&dirty->holes))
 		if (ring_step(ring) < 0)
 			break;
 	free(dirty);
@@ -309,10 +238,12 @@ int dirty_extents_new(struct extents **ret, struct block *mirror, struct error *
 	dirty->extents.ops = &ops;
 	dirty->mirror = mirror;
 	dirty->map = mirror_map(mirror);
+	dirty->holes.mirror = mirror;
+	dirty->holes.done = dirty_looked;
 	dirty->size = bitmap_file_super(dirty->map)->size;
 	dirty->region_size = bitmap_file_super(dirty->map)->region_size;
 	dirty->seen_ns = ring_now_ns(block_ring(mirror));
-	for (unsigned i = 0; i < SLOTS; i++)
+	for (unsigned i = 0; i < DIRTY_SLOTS; i++)
 		dirty->slots[i].dirty = dirty;
 	*ret = &dirty->extents;
 	return 0;
@@ -353,7 +284,7 @@ void dirty_extents_hold(struct extents *extents, bool held)
 	struct dirty_extents *dirty = dirty_of(extents);
 
 	dirty->held = held;
-	for (unsigned i = 0; held && i < SLOTS; i++)
+	for (unsigned i = 0; held && i < DIRTY_SLOTS; i++)
 		if (dirty->slots[i].state == SLOT_GRANTED)
 			slot_abandon(&dirty->slots[i]);
 	if (!held)
@@ -378,8 +309,10 @@ void dirty_extents_abandon(struct extents *extents)
 {
 	struct dirty_extents *dirty = dirty_of(extents);
 
-	for (unsigned i = 0; i < SLOTS; i++)
+	for (unsigned i = 0; i < DIRTY_SLOTS; i++)
 		slot_abandon(&dirty->slots[i]);
+	leg_holes_abandon(&dirty->holes);
+	dirty->cursor = dirty->looked = 0;
 }
 
 int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error)
@@ -405,4 +338,9 @@ unsigned dirty_extents_active(const struct extents *extents)
 uint64_t dirty_extents_copied(const struct extents *extents)
 {
 	return dirty_of(extents)->copied;
+}
+
+uint64_t dirty_extents_holes(const struct extents *extents)
+{
+	return dirty_of(extents)->passed;
 }

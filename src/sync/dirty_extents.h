@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The extents of a live mirror: what is dirty, and what becomes so. An extent is whole regions, held under a lock against
- * writes to both legs and claimed in the map from the moment it is given until it is finished. The source never ends: when
- * nothing is dirty, next() says "none yet". Ring thread only.
+ * writes to both legs and claimed in the map from the moment it is given until it is finished. Holes of both legs are not given,
+ * those of the authoritative leg alone are given as ZERO. The source never ends: when nothing is dirty, next() says "none
+ * yet". Ring thread only.
  */
 #pragma once
 
@@ -39,3 +40,5 @@ void dirty_extents_abandon(struct extents *extents);
 unsigned dirty_extents_active(const struct extents *extents);
 /* Bytes copied so far. */
 uint64_t dirty_extents_copied(const struct extents *extents);
+/* Bytes that were dirty and needed no copy so far: the authoritative leg has holes there; the follower, too, or it was zeroed. */
+uint64_t dirty_extents_holes(const struct extents *extents);

@@ -4,12 +4,16 @@
 
 #include "base/bytes.h"
 #include "sync/dirty_compare.h"
+#include "sync/leg_holes.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
 #define SLOTS 8u
-#define RANGE (256u << 10) /* a write waits for the comparison of no more than this, bytes */
+#define RANGE (256u << 10) /* a write waits for the comparison of no more than this, or of a region, bytes */
+static_assert(
+    DIGEST_CHUNK % RANGE == 0 && DIGEST_CHUNK % BITMAP_REGION_MAX == 0, "a range lies within a chunk");
 
 enum verify_state { VERIFY_FREE, VERIFY_WAITING, VERIFY_COMPARING, VERIFY_LOGGING };
 
@@ -25,7 +29,7 @@ struct verify_slot {
 struct live_verify {
 	struct block *mirror;
 	struct bitmap_file *map;
-	uint64_t size, region_size;
+	uint64_t size, region_size, range;
 	void (*ended)(void *data);
 	void *data;
 	struct digest_key key;
@@ -36,6 +40,7 @@ struct live_verify {
 	unsigned active;
 	struct live_verify_counts counts;
 	struct ring_op timer;
+	struct leg_holes holes;
 	struct verify_slot slots[SLOTS];
 };
 
@@ -143,10 +148,8 @@ static bool may_begin(struct live_verify *verify)
 
 static void begin(struct live_verify *verify, struct verify_slot *slot)
 {
-	uint64_t length = max_u64(RANGE, verify->region_size);
+	uint64_t length = min_u64(verify->range, verify->size - verify->cursor);
 
-	length = min_u64(length, DIGEST_CHUNK - verify->cursor % DIGEST_CHUNK);
-	length = min_u64(length, verify->size - verify->cursor);
 	*slot = (struct verify_slot){.verify = verify, .state = VERIFY_WAITING};
 	/* As a write to both legs: one behind the copy's back, from before the mode changed, is no difference. */
 	slot->lock = (struct range_lock){
@@ -160,14 +163,41 @@ static void begin(struct live_verify *verify, struct verify_slot *slot)
 		slot_compare(slot);
 }
 
+/* To the next range that is to be read, or to the end. False when the legs are asked for their holes first. */
+static bool pass_holes(struct live_verify *verify)
+{
+	struct leg_holes *holes = &verify->holes;
+	uint64_t end;
+
+	while (verify->cursor < verify->size && !leg_holes_asking(holes)) {
+		if (verify->cursor < holes->begin || verify->cursor >= holes->end) {
+			if (!leg_holes_possible(holes, verify->cursor, &end))
+				return true;
+			leg_holes_ask(holes, verify->cursor, verify->size - verify->cursor);
+			return false;
+		}
+		if (leg_holes_at(holes, verify->cursor, verify->range, &end) != LEG_HOLE_BOTH)
+			return true;
+		verify->counts.holes += end - verify->cursor;
+		verify->cursor = end;
+	}
+	return !leg_holes_asking(holes);
+}
+
+static void holes_told(struct leg_holes *holes)
+{
+	step(container_of(holes, struct live_verify, holes));
+}
+
 static void step(struct live_verify *verify)
 {
 	for (unsigned i = 0; i < SLOTS && verify->running && verify->cursor < verify->size; i++) {
 		if (verify->slots[i].state != VERIFY_FREE)
 			continue;
-		if (!may_begin(verify))
+		if (!may_begin(verify) || !pass_holes(verify))
 			return;
-		begin(verify, &verify->slots[i]);
+		if (verify->cursor < verify->size)
+			begin(verify, &verify->slots[i]);
 	}
 	if (!verify->running || verify->cursor < verify->size || verify->active)
 		return;
@@ -192,6 +222,9 @@ int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended
 	verify->map = mirror_map(mirror);
 	verify->size = bitmap_file_super(verify->map)->size;
 	verify->region_size = bitmap_file_super(verify->map)->region_size;
+	verify->range = max_u64(RANGE, verify->region_size);
+	verify->holes.mirror = mirror;
+	verify->holes.done = holes_told;
 	verify->ended = ended;
 	verify->data = data;
 	*ret = verify;
@@ -207,7 +240,7 @@ struct live_verify *live_verify_free(struct live_verify *verify)
 	ring = block_ring(verify->mirror);
 	live_verify_stop(verify);
 	ring_cancel(ring, &verify->timer);
-	while (verify->active || verify->timer.active)
+	while (verify->active || verify->timer.active || leg_holes_asking(&verify->holes))
 		if (ring_step(ring) < 0)
 			break;
 	free(verify);
@@ -219,12 +252,14 @@ void live_verify_start(struct live_verify *verify)
 	verify->running = true;
 	verify->cursor = 0;
 	verify->counts = (struct live_verify_counts){0};
+	leg_holes_abandon(&verify->holes);
 	step(verify);
 }
 
 void live_verify_stop(struct live_verify *verify)
 {
 	verify->running = false;
+	leg_holes_abandon(&verify->holes);
 	for (unsigned i = 0; i < SLOTS; i++) {
 		struct verify_slot *slot = &verify->slots[i];
 
@@ -239,7 +274,7 @@ void live_verify_stop(struct live_verify *verify)
 
 bool live_verify_idle(const struct live_verify *verify)
 {
-	return !verify->running && verify->active == 0;
+	return !verify->running && verify->active == 0 && !leg_holes_asking(&verify->holes);
 }
 
 void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reads both legs of a mirror and compares them while clients use it: range by range, under a lock against all writes, in the write-through
- * mode. What is dirty is passed over: it will be copied. A range that differs and was not known to is counted and becomes dirty.
+ * mode. What is dirty is passed over: it will be copied. So are holes of both legs: there is nothing to read. A range that differs and was not known to is counted and becomes dirty.
  * Ring thread only.
  */
 #pragma once
@@ -11,7 +11,8 @@
 struct live_verify;
 
 struct live_verify_counts {
-	uint64_t verified;  /* bytes of the pass under way, or of the last */
+	uint64_t verified;  /* bytes of the pass under way, or of the last: read from both legs */
+	uint64_t holes;     /* bytes of it that read as zero on both, as both say */
 	uint64_t differing; /* bytes of ranges that differed in it */
 	uint64_t unread;    /* bytes that could not be read from one of the legs: neither equal nor not */
 };

@@ -26,7 +26,9 @@ void mirror_apply_limits(struct mirror_job *job)
 /* What the copy and the verification have moved. */
 static uint64_t done_with(const struct mirror_job *job)
 {
-	return mirror_job_done(job) + (job->verify ? live_verify_counts(job->verify)->verified : 0);
+	uint64_t copied = dirty_extents_copied(job->extents) + dirty_extents_same(job->extents);
+
+	return copied + (job->verify ? live_verify_counts(job->verify)->verified : 0);
 }
 
 static bool is_wanting(const struct mirror_job *job)

@@ -102,7 +102,8 @@ static void look_after_copy(struct mirror_job *job)
 
 uint64_t mirror_job_done(const struct mirror_job *job)
 {
-	return dirty_extents_copied(job->extents) + dirty_extents_same(job->extents);
+	return dirty_extents_copied(job->extents) + dirty_extents_same(job->extents) +
+	       dirty_extents_holes(job->extents);
 }
 
 /* In the background each region is copied once; what is left then would never get less by that. */
@@ -306,10 +307,13 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&
 	                    dirty_extents_active(job->extents) == 0;
 	ret->copied = dirty_extents_copied(job->extents);
+	ret->holes = dirty_extents_holes(job->extents);
 	ret->priority = job->member.priority;
 	ret->rate = job->limits.rate;
 	ret->baseline_ns = job->member.budget->governor.baseline_ns;
-	ret->verified = job->verify ? live_verify_counts(job->verify)->verified : 0;
+	if (job->verify)
+		ret->verified =
+		    live_verify_counts(job->verify)->verified + live_verify_counts(job->verify)->holes;
 	ret->differing = job->differing;
 	ret->same = dirty_extents_same(job->extents);
 	ret->pause_ns = job->pause_ns;

@@ -57,9 +57,10 @@ struct mirror_job_status {
 	bool ordered;          /* an order waits, or is being carried out */
 	uint64_t size, dirty;  /* bytes */
 	uint64_t copied, same; /* bytes, by this run: copied, found equal */
-	uint64_t pause_ns;     /* the longest that a client waited at the last switch */
-	uint64_t verified;     /* bytes read from both legs and compared, in this pass */
-	uint64_t differing;    /* bytes that the passes found to differ without the map's knowing */
+	uint64_t holes;     /* bytes, by this run: they were due, and a hole in the leg that is copied from */
+	uint64_t pause_ns;  /* the longest that a client waited at the last switch */
+	uint64_t verified;  /* bytes of both legs compared in this pass, holes of both among them */
+	uint64_t differing; /* bytes that the passes found to differ without the map's knowing */
 	unsigned priority;
 	uint64_t rate;              /* bytes per second that the copy may take; 0: no limit */
 	uint64_t baseline_ns;       /* the clients' p99 with the copy paused; 0: not measured */

@@ -66,7 +66,7 @@ void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
 void mirror_job_event(void *data, enum mirror_event event);
 void mirror_job_warn(struct mirror_job *job, const struct error *error);
 uint64_t mirror_job_dirty(const struct mirror_job *job);
-/* Bytes copied or found equal. */
+/* Bytes copied, found equal, or holes. */
 uint64_t mirror_job_done(const struct mirror_job *job);
 static inline enum mirror_leg_index mirror_job_follower(const struct mirror_job *job)
 {

@@ -63,6 +63,11 @@ struct model *model_free(struct model *model)
 	return NULL;
 }
 
+void model_set_blank(struct model *model, uint64_t sector)
+{
+	model->sector[sector].values[0].tag = 0;
+}
+
 static uint64_t word(uint64_t tag, uint64_t sector, unsigned index)
 {
 	uint64_t z = tag * 0x9e3779b97f4a7c15u + sector * 0xbf58476d1ce4e5b9u + index;

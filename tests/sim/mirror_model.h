@@ -16,6 +16,8 @@ struct model;
 /* All sectors begin with model_fill(tag 1 + their number). */
 struct model *model_new(uint64_t sectors);
 struct model *model_free(struct model *model);
+/* A sector that begins with zeros instead. */
+void model_set_blank(struct model *model, uint64_t sector);
 /* The bytes of a sector whose tag is `tag`; 0: zeros. */
 void model_fill(uint8_t *data, uint64_t first, uint64_t count, uint64_t tag);
 void model_fill_initial(uint8_t *data, uint64_t sectors);

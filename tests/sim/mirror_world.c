@@ -110,7 +110,9 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .fd_direct = -1,
 	    .sector_size = MODEL_SECTOR,
 	    .direct_align = MODEL_SECTOR,
-	    .writable = true};
+	    .writable = true,
+	    .hole_seed = world->scenario.sparse ? world->seed + 1 : 0,
+	    .late_holes = world->scenario.sparse};
 	struct block *volume;
 	int res;
 
@@ -118,6 +120,9 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 		return error_set(error, -ECANCELED, "the host is dead");
 	if (world->follower_off)
 		return error_set(error, -EIO, "it has no power");
+	/* Whoever opens a file to ask for its holes writes out first what is dirty. */
+	if (world->scenario.sparse)
+		ring_sim_disk_settle(world->sim, world->fds[leg]);
 	res = volume_new(&volume, world->host, &options, error);
 	if (res == 0)
 		watch_new(ret, world, leg, volume);
@@ -317,6 +322,7 @@ static void end_life(struct mirror_world *world)
 
 	mirror_job_status(world->job, &status);
 	world->same += status.same;
+	world->holes += status.holes;
 	/* Clients of a mirror that has ended go on with its last leg; here they come to an end. */
 	world->quiet = true;
 	while (world->in_flight && ring_sim_step(world->sim) == 0)
@@ -391,7 +397,8 @@ static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
 	    .idle = (uint32_t)rand_between(rand, 1, 60),
 	    .late_wait = rand_one_in(rand, 4),
 	    .compare = rand_one_in(rand, 3),
-	    .verify = rand_one_in(rand, 3)};
+	    .verify = rand_one_in(rand, 3),
+	    .sparse = rand_one_in(rand, 2)};
 	scenario->io_max = rand_one_in(rand, 3) ? MIRROR_IO_MAX / MODEL_SECTOR : rand_between(rand, 1, 100);
 }
 
@@ -405,25 +412,45 @@ static void make_older_copy(struct mirror_world *world, uint8_t *data)
 		rand_bytes(rand, data + rand_below(rand, world->scenario.sectors * MODEL_SECTOR), 1);
 }
 
+/* Ranges of the source that nobody ever wrote; the target may have got something there, or not. */
+static void make_blank(struct mirror_world *world, uint8_t *legs[MIRROR_LEGS])
+{
+	struct rand *rand = ring_sim_rand(world->sim);
+
+	for (uint64_t at = 0, n; at < world->scenario.sectors; at += n) {
+		bool source = rand_below(rand, 4), target = rand_below(rand, 3);
+
+		n = min_u64(rand_between(rand, 1, 200), world->scenario.sectors - at);
+		for (uint64_t i = at; source && i < at + n; i++)
+			model_set_blank(world->model, i);
+		if (source)
+			memset(legs[MIRROR_SOURCE] + at * MODEL_SECTOR, 0, n * MODEL_SECTOR);
+		if (source && target)
+			memset(legs[MIRROR_TARGET] + at * MODEL_SECTOR, 0, n * MODEL_SECTOR);
+	}
+}
+
 static void make_disks(struct mirror_world *world)
 {
 	struct rand *rand = ring_sim_rand(world->sim);
 	uint64_t size = world->scenario.sectors * MODEL_SECTOR;
 	struct ring_sim_disk_options disk = {.size = size, .short_ppm = 20000};
 	struct ring_sim_disk_options map = {.size_max = 64 * BITMAP_BLOCK};
-	uint8_t *data;
+	uint8_t *data[MIRROR_LEGS];
 
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		world->fds[i] = ring_sim_disk_new(world->sim, &disk);
-		data = ring_sim_disk_data(world->sim, world->fds[i], &size);
-		if (i == MIRROR_SOURCE)
-			model_fill_initial(data, world->scenario.sectors);
-		else if (!world->scenario.compare)
-			rand_bytes(rand, data, size);
-		else
-			make_older_copy(world, data);
-		ring_sim_disk_settle(world->sim, world->fds[i]);
+		data[i] = ring_sim_disk_data(world->sim, world->fds[i], &size);
 	}
+	model_fill_initial(data[MIRROR_SOURCE], world->scenario.sectors);
+	if (!world->scenario.compare)
+		rand_bytes(rand, data[MIRROR_TARGET], size);
+	else
+		make_older_copy(world, data[MIRROR_TARGET]);
+	if (world->scenario.sparse)
+		make_blank(world, data);
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		ring_sim_disk_settle(world->sim, world->fds[i]);
 	world->map_fd = ring_sim_disk_new(world->sim, &map);
 }
 

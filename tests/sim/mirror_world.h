@@ -35,6 +35,7 @@ struct mirror_scenario {
 	uint64_t io_max; /* sectors */
 	uint32_t idle;   /* a client that is idle begins something once in so many steps */
 	bool late_wait, compare, verify;
+	bool sparse; /* long ranges were never written; the legs tell of their holes */
 };
 
 enum mirror_fault {
@@ -77,7 +78,7 @@ struct mirror_world {
 	unsigned switches; /* in the last life */
 	enum cutover_state state;
 
-	uint64_t same; /* bytes found equal */
+	uint64_t same, holes; /* bytes found equal, and those that had to be copied and were holes */
 	uint64_t requests, faults, cutovers, reverts, ready;
 	unsigned failures;
 	char failure[512];

@@ -24,6 +24,7 @@ static const char *const plant_names[PLANTED_END] = {
     [PLANTED_LOST_MARK] = "lost-mark",
     [PLANTED_ONE_FLUSH] = "one-flush",
     [PLANTED_NO_DOUBT] = "no-doubt",
+    [PLANTED_STALE_HOLES] = "stale-holes",
 };
 
 struct arguments {
@@ -87,7 +88,7 @@ static bool parse(int argc, char **argv, struct arguments *ret)
 }
 
 struct sums {
-	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, same, failed;
+	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, same, holes, failed;
 };
 
 static void tell_failure(const struct mirror_world *world)
@@ -119,6 +120,7 @@ static uint64_t run_world(struct mirror_world *world, const struct arguments *ar
 	sums->cutovers += world->cutovers;
 	sums->reverts += world->reverts;
 	sums->same += world->same;
+	sums->holes += world->holes;
 	sums->failed += !good;
 	mirror_world_done(world);
 	return trace;
@@ -201,12 +203,12 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu faults, %llu times ready, %llu "
 	       "cutovers, "
-	       "%llu reverts, %llu bytes found equal, %.1f s: %llu failed\n",
+	       "%llu reverts, %llu bytes found equal, %llu of holes, %.1f s: %llu failed\n",
 	    (unsigned long long)sums.runs, (unsigned long long)arguments.start,
 	    (unsigned long long)sums.steps, (unsigned long long)sums.requests,
 	    (unsigned long long)sums.faults, (unsigned long long)sums.ready,
 	    (unsigned long long)sums.cutovers, (unsigned long long)sums.reverts,
-	    (unsigned long long)sums.same,
+	    (unsigned long long)sums.same, (unsigned long long)sums.holes,
 	    (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9,
 	    (unsigned long long)sums.failed);
 	if (arguments.plant == PLANTED_NOTHING)

@@ -31,6 +31,8 @@ static enum extent_kind kind_of(struct volume *volume, uint64_t offset, uint64_t
 	uint64_t size;
 	const uint8_t *data = ring_sim_disk_data(volume->options.sim, volume->options.fd, &size);
 
+	if (volume->options.late_holes)
+		data = ring_sim_disk_stable(volume->options.sim, volume->options.fd, &size);
 	if (volume->options.hole_seed == 0 || !bytes_are_zero(data + offset, length))
 		return EXTENT_DATA;
 	rand_init(&rand, volume->options.hole_seed + offset / PAGE / 4);
@@ -163,6 +165,7 @@ int volume_new(
 	file.info.sector_size = options->sector_size;
 	file.info.request_align = 1;
 	file.info.writable = options->writable;
+	file.info.holes_trusted = options->late_holes;
 	file.info.zeroed = file.info.created = options->zeroed;
 	res = file_new(&below, ring, &file, error);
 	if (res < 0) {

@@ -27,6 +27,8 @@ struct volume_options {
 	bool device, writable, zeroed;
 	uint64_t generation; /* in the change mark */
 	uint64_t hole_seed;  /* which pages of zeros are told as holes; 0: none */
+	/* Its holes are said to be trusted, but what is not written out yet may be told as a hole, as some file systems did. */
+	bool late_holes;
 	enum plant plant;
 };
 

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of dirty_extents share: dirty_extents.c (slots and limits), dirty_find.c (what comes next). */
+#pragma once
+
+#include "sync/dirty_compare.h"
+#include "sync/dirty_extents.h"
+#include "sync/leg_holes.h"
+
+#define DIRTY_SLOTS 64u
+
+enum slot_state { SLOT_FREE, SLOT_WAITING, SLOT_COMPARING, SLOT_GRANTED, SLOT_GIVEN };
+
+struct dirty_slot {
+	struct dirty_extents *dirty;
+	enum slot_state state;
+	bool abandoned; /* its lock is let go, or will be when it comes */
+	bool zero;      /* the authoritative leg had a hole when this was found */
+	uint64_t offset, length;
+	struct range_lock lock;
+	struct bitmap_claim claim;
+	struct dirty_compare compare;
+};
+
+struct dirty_extents {
+	struct extents extents;
+	struct block *mirror;
+	struct bitmap_file *map;
+	uint64_t size, region_size;
+	struct dirty_limits limits;
+	struct dirty_slot slots[DIRTY_SLOTS];
+	unsigned active; /* slots that are not free */
+	uint64_t bytes;  /* of them */
+	uint64_t cursor; /* region: those before it have had their turn in this round */
+	uint64_t looked; /* region: holes are known between the cursor and here */
+	struct leg_holes holes;
+	double tokens;    /* bytes; negative: debt */
+	uint64_t seen_ns; /* up to when tokens were filled */
+	struct ring_op timer;
+	uint64_t copied, same, passed; /* bytes */
+	bool held, comparing;
+	bool limited; /* by the rate, since somebody asked */
+	struct digest_key key;
+};
+
+/* dirty_find.c */
+/* Fills in which range a free slot is for, and its kind. False when there is none now. */
+bool dirty_find(struct dirty_extents *dirty, uint64_t length_max, struct dirty_slot *ret);
+/* The legs have told of their holes. */
+void dirty_looked(struct leg_holes *holes);
