@@ -116,6 +116,8 @@ static int check(const struct block *block, const struct block_io *io)
 		return -EOPNOTSUPP;
 	if (io->op == BLOCK_EXTENTS && (io->extents_max == 0 || io->length == 0))
 		return -EINVAL;
+	if (io->op == BLOCK_EXTENTS && io->flags & BLOCK_CHANGED && !block->info.tells_changes)
+		return -EOPNOTSUPP;
 	if (io->op == BLOCK_DIGEST && io->length > 0 && !digest_shape_ok(io))
 		return -EINVAL;
 	return 0;

@@ -37,6 +37,11 @@ enum block_flags {
 	BLOCK_FAST = 1 << 2,    /* ZERO: -EOPNOTSUPP at once rather than write zeros */
 	/* READ: into an empty pipe that has room for the range's pages, not into buf; only where block_takes_pipe() */
 	BLOCK_PIPE = 1 << 3,
+	/*
+	 * EXTENTS: not what is allocated but what changed since the base that the volume was opened with: EXTENT_DATA may have
+	 * changed, EXTENT_ZERO did not. -EOPNOTSUPP without info.tells_changes; never a guess.
+	 */
+	BLOCK_CHANGED = 1 << 4,
 };
 
 #define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */
@@ -93,6 +98,7 @@ struct block_info {
 	bool no_hole;   /* the driver itself heeds BLOCK_NO_HOLE and BLOCK_FAST; else zeros are written */
 	/* What EXTENTS calls zero reads as zero, for sure: a file system that was asked after dirty data was written out. */
 	bool holes_trusted;
+	bool tells_changes; /* BLOCK_CHANGED can be asked for: block_open_options.changes_since */
 	bool no_flush; /* FLUSH does nothing: when writes are on stable storage, the far side alone knows */
 };
 

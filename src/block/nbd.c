@@ -46,16 +46,23 @@ static int part_completed(void *data, int *error)
 	return 1;
 }
 
-/* A hole that does not read as zero is data. Adjacent pieces of a kind become one. */
+/* A hole that does not read as zero is data. A bitmap has one flag, "dirty" (QEMU's docs/interop/nbd.txt): no other is passed over. */
+static enum extent_kind extent_kind(uint32_t flags, bool changes)
+{
+	return (changes ? flags == 0 : (flags & LIBNBD_STATE_ZERO) != 0) ? EXTENT_ZERO : EXTENT_DATA;
+}
+
+/* Adjacent pieces of a kind become one. */
 static int extents_came(
     void *data, const char *context, uint64_t offset, uint32_t *entries, size_t count, int *error)
 {
 	struct nbd_part *part = data;
 	struct block_io *io = part->io;
 	uint64_t end = part->offset + part->length, next = offset;
+	bool changes = io->flags & BLOCK_CHANGED;
 
-	if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 || part->extents > 0 ||
-	    offset != align_down(part->offset, part->volume->least))
+	if (strcmp(context, changes ? part->volume->changes : LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 ||
+	    part->extents > 0 || offset != align_down(part->offset, part->volume->least))
 		return 0;
 	for (size_t i = 0; i + 1 < count && offset < end; i += 2) {
 		uint64_t length;
@@ -65,7 +72,7 @@ static int extents_came(
 			continue; /* asked for only to begin with a whole block */
 		offset = max_u64(offset, part->offset);
 		length = min_u64(next, end) - offset;
-		enum extent_kind kind = entries[i + 1] & LIBNBD_STATE_ZERO ? EXTENT_ZERO : EXTENT_DATA;
+		enum extent_kind kind = extent_kind(entries[i + 1], changes);
 		struct extent *last = part->extents > 0 ? &io->extents[part->extents - 1] : NULL;
 
 		if (entries[i] == 0)
@@ -212,7 +219,9 @@ static void io_finish(struct nbd_volume *volume, struct block_io *io)
 
 	if (fall_back_to_writing(volume, io))
 		return;
-	if (io->op == BLOCK_EXTENTS && !volume->broken && res <= 0) {
+	if (io->op == BLOCK_EXTENTS && io->flags & BLOCK_CHANGED) {
+		res = res == 0 ? -EPROTO : res;
+	} else if (io->op == BLOCK_EXTENTS && !volume->broken && res <= 0) {
 		/* What the server will not tell may be anything. */
 		io->extents[0] =
 		    (struct extent){.offset = io->offset, .length = io->length, .kind = EXTENT_DATA};
@@ -409,7 +418,7 @@ void nbd_submit(struct block *block, struct block_io *io)
 			block_complete_later(block, io, 0);
 		break;
 	case BLOCK_EXTENTS:
-		if (volume->can_extents)
+		if (volume->can_extents || io->flags & BLOCK_CHANGED)
 			nbd_enqueue(volume, io);
 		else
 			block_extents_all_data(block, io);

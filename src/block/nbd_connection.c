@@ -268,8 +268,9 @@ static int start_captive(struct nbd_connection *connection, struct nbd_handle *h
 }
 
 /* Returns NULL, with libnbd's words at hand, when a setting is refused. */
-static struct nbd_handle *make_handle(const struct link_options *link)
+static struct nbd_handle *make_handle(const struct nbd_volume *volume)
 {
+	const struct link_options *link = &volume->link;
 	struct nbd_handle *handle = nbd_create();
 	bool ok;
 
@@ -279,6 +280,8 @@ static struct nbd_handle *make_handle(const struct link_options *link)
 	 * decide. */
 	ok = nbd_set_strict_mode(handle, nbd_get_strict_mode(handle) & ~LIBNBD_STRICT_ALIGN) == 0;
 	ok = ok && nbd_add_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0;
+	if (ok && volume->changes)
+		ok = nbd_add_meta_context(handle, volume->changes) == 0;
 	/* The URI is the user's own word, files that it names included. */
 	ok = ok && nbd_set_uri_allow_local_file(handle, true) == 0;
 	if (ok && link->tls_certificates)
@@ -298,7 +301,7 @@ static struct nbd_handle *make_handle(const struct link_options *link)
 void nbd_connection_start(struct nbd_connection *connection)
 {
 	struct nbd_volume *volume = connection->volume;
-	struct nbd_handle *handle = make_handle(&volume->link);
+	struct nbd_handle *handle = make_handle(volume);
 	int res;
 
 	if (!handle) {

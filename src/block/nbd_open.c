@@ -22,6 +22,7 @@
 #define GRACE_MS        10000 /* a captive server may take so long to put its image in order */
 #define GRACE_BROKEN_MS 1000
 #define ZEROES_BYTES    (UINT64_C(1) << 20)
+#define DIRTY_BITMAP    "qemu:dirty-bitmap:"
 #define PROBE_BYTES     (UINT64_C(512) << 10) /* at each end, for signatures: ZFS lies that deep */
 
 static bool is_idle(const struct nbd_volume *volume)
@@ -198,6 +199,7 @@ static int learn_export(struct nbd_volume *volume, bool write, struct error *err
 	volume->use_fua = !volume->can_flush && nbd_can_fua(handle) == 1;
 	info->no_flush = !volume->can_flush && !volume->use_fua;
 	volume->can_extents = nbd_can_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
+	info->tells_changes = volume->changes && nbd_can_meta_context(handle, volume->changes) == 1;
 	volume->can_zero = nbd_can_zero(handle) == 1;
 	volume->can_trim = nbd_can_trim(handle) == 1;
 	volume->can_fast = nbd_can_fast_zero(handle) == 1;
@@ -304,6 +306,7 @@ static void nbd_free(struct block *block)
 	nbd_check_settled(volume);
 	ring_run_until(ring, &volume->settled);
 	captive_free(volume->captive, ring, volume->broken ? GRACE_BROKEN_MS : GRACE_MS);
+	free(volume->changes);
 	free(volume->zeroes);
 	free(volume->parts);
 	free(volume);
@@ -317,7 +320,7 @@ static const struct block_driver nbd_driver = {
     .free = nbd_free,
 };
 
-static void init_volume(struct nbd_volume *volume, struct ring *ring, const struct endpoint *endpoint,
+static int init_volume(struct nbd_volume *volume, struct ring *ring, const struct endpoint *endpoint,
     const struct block_open_options *options)
 {
 	volume->block = (struct block){.driver = &nbd_driver, .ring = ring};
@@ -332,6 +335,13 @@ static void init_volume(struct nbd_volume *volume, struct ring *ring, const stru
 	list_init(&volume->writes);
 	for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++)
 		nbd_connection_init(&volume->connections[i], volume);
+	if (options->changes_since &&
+	    asprintf(&volume->changes, "%s%s", strchr(options->changes_since, ':') ? "" : DIRTY_BITMAP,
+	        options->changes_since) < 0) {
+		volume->changes = NULL;
+		return -ENOMEM;
+	}
+	return 0;
 }
 
 int nbd_open(struct block **ret, struct ring *ring, const struct endpoint *endpoint,
@@ -348,8 +358,9 @@ int nbd_open(struct block **ret, struct ring *ring, const struct endpoint *endpo
 		    "cannot open %s by %u connections: at most %u are possible; ask for fewer",
 		    endpoint->name, options->link.nbd_connections, NBD_CONNECTIONS_MAX);
 	}
-	init_volume(volume, ring, endpoint, options);
-	if (endpoint->kind == ENDPOINT_CAPTIVE)
+	if (init_volume(volume, ring, endpoint, options) < 0)
+		res = error_set(error, -ENOMEM, "cannot open %s: out of memory", endpoint->name);
+	if (res == 0 && endpoint->kind == ENDPOINT_CAPTIVE)
 		res = captive_start(&volume->captive, endpoint->argv, error);
 	if (res == 0)
 		res = open_export(volume, options->write, error);

@@ -56,6 +56,7 @@ struct nbd_volume {
 	uint64_t least;               /* the server's smallest block, bytes; a power of two */
 	uint64_t read_max, write_max; /* of one command */
 	bool can_flush, can_extents, can_trim, can_fast, use_fua;
+	char *changes;         /* the meta context of the bitmap that was asked for; or NULL */
 	bool target;           /* its signature is asked for */
 	char *zeroes;          /* where the server cannot zero by itself: zeroes_bytes of them */
 	uint64_t zeroes_bytes; /* > 0 with can_zero false */

@@ -39,6 +39,11 @@ struct block_open_options {
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
 	/* For writing: who writes, for an agent's note of it; SESSION_FIRST...SESSION_MAX, or 0. */
 	uint64_t session;
+	/*
+	 * NBD: a dirty bitmap of the server, by its name ("qemu:dirty-bitmap:" goes before it) or its whole context name; BLOCK_CHANGED
+	 * asks it. Whether the server has it: info.tells_changes. NULL: none.
+	 */
+	const char *changes_since;
 	enum cache_mode cache;
 	/* The kernel may begin to read an image file, while something else is waited for; CACHE_AUTO only. */
 	bool read_ahead;
