@@ -6,6 +6,7 @@
  * write), there is none.
  */
 #include "base/bytes.h"
+#include "base/cleanup.h"
 #include "block/inspect_private.h"
 
 #include <errno.h>
@@ -150,11 +151,28 @@ static bool is_shared(dev_t disk)
 	return false;
 }
 
-static bool is_counted(dev_t disk)
+/* Reads a little past the page cache, and sees whether that was counted. */
+static bool counts_a_read(int fd, dev_t dev)
+{
+	_cleanup_(cleanup_close) int direct = -1;
+	_cleanup_(cleanup_free) void *buf = NULL;
+	struct counters before, after;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	return direct >= 0 && posix_memalign(&buf, 4096, 4096) == 0 && read_counters(dev, &before) &&
+	       pread(direct, buf, 4096, 0) == 4096 && read_counters(dev, &after) && after.read > before.read;
+}
+
+/* Device-mapper of older kernels, 6.1 among them, counts always, though it says that it does not. */
+static bool is_counted(int fd, dev_t dev, dev_t disk)
 {
 	char text[16];
 
-	return sysfs_device_line(disk, "queue/iostats", text, sizeof(text)) == 0 && strcmp(text, "1") == 0;
+	if (sysfs_device_line(disk, "queue/iostats", text, sizeof(text)) < 0)
+		return false;
+	return strcmp(text, "1") == 0 || (sysfs_device_has(disk, "dm/name") && counts_a_read(fd, dev));
 }
 
 /* A loop device also changes when its file is written by another way. Returns false when that cannot be seen.
@@ -188,7 +206,7 @@ static void device_mark(int fd, dev_t dev, char *ret, size_t length)
 	unsigned partition = sysfs_partition(dev, &disk);
 
 	/* What waits in the page cache is seen by readers but not yet counted. */
-	if (is_shared(disk) || !is_counted(disk) || (fsync(fd) < 0 && errno != EROFS))
+	if (is_shared(disk) || !is_counted(fd, dev, disk) || (fsync(fd) < 0 && errno != EROFS))
 		return;
 	if (!loop_mark(disk, loop, sizeof(loop)) || !read_counters(dev, &own))
 		return;
