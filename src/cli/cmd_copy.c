@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum option_key { KEY_CHANGES = 512, KEY_DIGESTS, KEY_COMPARE_BLOCK, KEY_LIST };
+enum option_key { KEY_CHANGES = 512, KEY_BASE, KEY_DIGESTS, KEY_COMPARE_BLOCK, KEY_LIST };
 
 int command_copy(int argc, char **argv)
 {
@@ -31,19 +31,21 @@ int command_copy(int argc, char **argv)
 
 static error_t parse_sync(int key, char *arg, struct argp_state *state)
 {
-	static const char *const names[] = {"auto", "hash", "digests"};
+	/* In the order of enum job_changes, and behind "digests" in that of enum track_kind. */
+	static const char *const names[] = {"auto", "hash", "digests", "dm-snapshot", "nbd-bitmap", NULL};
 	struct cli_options *options = state->input;
 	uint64_t size;
+	int choice;
 
 	switch (key) {
 	case KEY_CHANGES:
-		for (int i = 0; i < 3; i++) {
-			if (!strcmp(arg, names[i])) {
-				options->job.changes = (enum job_changes)i;
-				return 0;
-			}
-		}
-		argp_failure(state, JOB_TROUBLE, 0, "--changes=%s: choose one of auto, hash, digests", arg);
+		choice = cli_choose(names, "changes", arg, strlen(arg), &options->error);
+		if (choice < 0)
+			argp_failure(state, JOB_TROUBLE, 0, "%s", options->error.text);
+		options->job.changes = (enum job_changes)choice;
+		return 0;
+	case KEY_BASE:
+		options->job.base = arg;
 		return 0;
 	case KEY_DIGESTS:
 		options->job.digests_path = arg;
@@ -62,13 +64,35 @@ static error_t parse_sync(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option sync_options[] = {
     {"changes", KEY_CHANGES, "HOW", 0,
-        "where changes are known from: auto, hash (compare both sides), digests (saved by the run before)",
+        "where changes are known from: auto, hash (compare both sides), digests (saved by the run before), "
+        "or a "
+        "tracker: dm-snapshot, nbd-bitmap",
+        1},
+    {"base", KEY_BASE, "NAME", 0,
+        "DST holds this: a snapshot of SRC, or the beginning of a bitmap (default: what an earlier run "
+        "noted)",
         1},
     {"digests", KEY_DIGESTS, "FILE", 0, "saved digests: used if they fit, and saved anew at the end", 1},
     {"compare-block", KEY_COMPARE_BLOCK, "SIZE", 0,
         "the first block size compared: 1M, 64k or 4k (default: chosen)", 1},
     {0},
 };
+
+static int check_sync(struct cli_options *options)
+{
+	const struct job_options *job = &options->job;
+
+	if (job->changes == CHANGES_DIGESTS && !job->digests_path)
+		return error_set(&options->error, -EINVAL,
+		    "--changes=digests needs --digests=FILE, where the last run saved them");
+	if (job->digests_path && (job->changes >= CHANGES_TRACKER || job->base))
+		return error_set(&options->error, -EINVAL,
+		    "--digests cannot be had with a tracker, which does not see all of the source; leave one "
+		    "out");
+	if (job->base && job->changes == CHANGES_HASH)
+		return error_set(&options->error, -EINVAL, "--base is a tracker's, not for --changes=hash");
+	return 0;
+}
 
 int command_sync(int argc, char **argv)
 {
@@ -85,11 +109,8 @@ int command_sync(int argc, char **argv)
 	struct cli_options options = {.job.kind = JOB_SYNC};
 	int res = cli_parse(&options, &argp, children, argc, argv, 2);
 
-	if (res == 0 && options.job.changes == CHANGES_DIGESTS && !options.job.digests_path) {
-		error_set(&options.error, -EINVAL,
-		    "--changes=digests needs --digests=FILE, where the last run saved them");
+	if (res == 0 && check_sync(&options) < 0)
 		res = cli_fail(JOB_TROUBLE, &options.error);
-	}
 	if (res == 0)
 		res = cli_run_job(&options, "sync");
 	cli_options_done(&options);

@@ -48,6 +48,7 @@ struct job *job_free(struct job *job)
 	if (!job)
 		return NULL;
 	job_digests_end(job);
+	job_changes_end(job);
 	job_close(job);
 	job_journal_end(job, false);
 	range_set_done(&job->done);
@@ -158,7 +159,11 @@ static int attempt(struct job *job)
 	if (res == 0)
 		res = job_digests_begin(job);
 	if (res == 0)
+		res = job_changes_begin(job);
+	if (res == 0)
 		res = job_journal_check(job);
+	if (res == 0)
+		job_changes_forget(job);
 	if (res == 0)
 		res = job_set_target_size(job);
 	if (res == 0)
@@ -170,8 +175,10 @@ static int attempt(struct job *job)
 		res = job_compare(job);
 	if (res == 0 && !job->options.dry_run && !(job->options.allow & ALLOW_LIVE_SOURCE))
 		res = job_check_source_mark(job);
-	if (res == 0 && job->differing_ranges == 0)
+	if (res == 0 && job->differing_ranges == 0) {
 		job_digests_finish(job);
+		job_changes_finish(job);
+	}
 	if (res < 0 && res != -ECANCELED && job_link_broken(job))
 		res = -ENOTCONN;
 	if (job->done.bytes != before)

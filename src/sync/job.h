@@ -27,9 +27,10 @@ enum job_result {
 };
 
 enum job_changes {
-	CHANGES_AUTO,    /* saved digests when they fit, else a comparison */
+	CHANGES_AUTO,    /* what digests_path has where it fits, or else a tracker, else a comparison */
 	CHANGES_HASH,    /* compare both volumes */
 	CHANGES_DIGESTS, /* saved digests, or refuse */
+	CHANGES_TRACKER, /* this and an enum track_kind (track/track.h): that one, else a comparison */
 };
 
 /* Where things stand. Byte counts; `position` never goes backwards. */
@@ -64,6 +65,8 @@ struct job_options {
 	const char *overwrite;
 	uint64_t rate; /* bytes per second; 0: no limit */
 	enum job_changes changes;
+	const char
+	    *base; /* a tracker's base, which the target holds; NULL: the one that an earlier run noted */
 	const char *digests_path; /* saved digests, read and renewed; or NULL */
 	uint32_t top_granularity; /* sync: first block size compared; 0: chosen */
 	const char *state_dir;    /* where journals lie; NULL: no journal, no resume */
@@ -90,8 +93,8 @@ struct job *job_free(struct job *job);
 /* Runs to an end state. Words are in `error` for every result but JOB_OK and JOB_DIFFERS. */
 enum job_result job_run(struct job *job, struct error *error);
 /*
- * What an earlier run noted of a target with this identity (block_facts.id) is no longer true: somebody else writes to it. Its journal
- * is removed. An empty identity has none.
+ * What earlier runs noted of a target with this identity (block_facts.id) is no longer true: somebody else writes to it. Its journal
+ * and what base it holds are removed. An empty identity has none.
  */
 void job_journal_forget(const char *state_dir, const char *id);
 /* Ends soon, in a state that resume continues: JOB_CANCELLED. */

@@ -6,6 +6,7 @@
 #include "block/saved_digests.h"
 #include "filter/throttle.h"
 #include "sync/all_extents.h"
+#include "sync/changed_extents.h"
 #include "sync/hash_extents.h"
 
 #include <errno.h>
@@ -84,12 +85,37 @@ static void found_same(void *data, uint64_t offset, uint64_t length)
 	note(job, offset, length);
 }
 
+/* All that did not change is the same, though nobody looked. */
+static void note_unchanged(struct job *job)
+{
+	uint64_t at = 0, from;
+	struct range gap, todo;
+
+	for (; range_set_gap(&job->changed, at, job->end, &gap); at = gap.offset + gap.length)
+		for (from = gap.offset; range_set_gap(&job->done, from, gap.offset + gap.length, &todo);
+		     from = todo.offset + todo.length)
+			found_same(job, todo.offset, todo.length);
+}
+
+static int make_changed(struct extents **ret, struct job *job, struct range_set *skip)
+{
+	struct changed_extents_options options = {.end = job->end,
+	    .changed = &job->changed,
+	    .done = skip,
+	    .ignore_holes = job->options.ignore_holes};
+
+	note_unchanged(job);
+	return changed_extents_new(ret, job->source, &options, &job->error);
+}
+
 static int make_inner(struct extents **ret, struct job *job, struct range_set *skip)
 {
 	int res = 0;
 
 	if (block_info(job->source)->stream)
 		return stream_extents_new(ret, &job->error);
+	if (job->tracked)
+		return make_changed(ret, job, skip);
 	if (!job->compare) {
 		struct all_extents_options all = {
 		    .end = job->end, .done = skip, .ignore_holes = job->options.ignore_holes};

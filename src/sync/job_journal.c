@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/folder.h"
+#include "sync/base_record.h"
 #include "wire/control.h"
 
 #include <dirent.h>
@@ -351,6 +352,7 @@ void job_journal_forget(const char *state_dir, const char *id)
 {
 	char path[4096];
 
+	base_record_forget(state_dir, id);
 	path_of(state_dir, id, path, sizeof(path));
 	if (id[0] && unlink(path) == 0)
 		folder_sync(state_dir);

@@ -28,9 +28,11 @@ static int open_source(struct job *job)
 {
 	struct block_open_options options = {
 	    .cache = job->options.cache, .link = job->options.link, .read_ahead = may_read_ahead(job)};
+	bool bitmap = job->options.kind == JOB_SYNC && job->options.base;
 	struct block *block;
 	int res;
 
+	options.changes_since = bitmap ? job->options.base : NULL;
 	/* A verify reads what is on the medium. */
 	if (job->source)
 		return 0;
@@ -87,7 +89,7 @@ void job_distrust(struct job *job)
 {
 	range_set_done(&job->done);
 	job->compare = job->restart_journal = true;
-	job->blank = false;
+	job->blank = job->tracked = false;
 	/* They stand for a target that this job has since written to. */
 	job_digests_end(job);
 }

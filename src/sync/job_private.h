@@ -7,6 +7,8 @@
 #include "sync/job.h"
 #include "sync/journal.h"
 
+#include <jansson.h>
+
 struct job {
 	/* set at the start */
 	struct ring *ring;
@@ -28,6 +30,11 @@ struct job {
 	struct block *saved;                  /* stands for the target when comparing; or NULL */
 	struct saved_digests_writer *digests; /* the new ones; or NULL */
 	struct digest_key digest_key;
+
+	/* changes that a tracker names */
+	bool tracked; /* only `changed` is moved */
+	struct range_set changed;
+	json_t *points; /* what the target will hold, for the next run; or NULL */
 
 	/* ring thread only */
 	enum job_state state;
@@ -89,6 +96,14 @@ int job_digests_begin(struct job *job);
 /* After all is flushed. What fails is a warning: the data is in order. */
 void job_digests_finish(struct job *job);
 void job_digests_end(struct job *job);
+
+/* job_changes.c: what a tracker knows; sets job->tracked. */
+int job_changes_begin(struct job *job);
+/* Before the target is changed: what was noted of it is no longer true. */
+void job_changes_forget(struct job *job);
+/* After all is flushed: notes what the target holds. What fails is a warning. */
+void job_changes_finish(struct job *job);
+void job_changes_end(struct job *job);
 
 /* job_checkpoint.c: makes what was written durable, now and then, and notes it in the journal. */
 void job_checkpoint_start(struct job *job);

@@ -29,15 +29,27 @@
 
 static uint64_t seed;
 
+#define PIECE 32768u /* some dozens of runs, each of which gets its fault */
+
 /* A volume that outlives the job which opened it. */
 struct lent {
 	struct block block;
 	struct block *below;
+	const bool *changed; /* of each piece, for BLOCK_CHANGED; or NULL */
 };
 
 static void lent_submit(struct block *block, struct block_io *io)
 {
-	block_submit(container_of(block, struct lent, block)->below, io);
+	struct lent *lent = container_of(block, struct lent, block);
+	uint64_t left = PIECE - io->offset % PIECE;
+
+	if (io->op == BLOCK_EXTENTS && io->flags & BLOCK_CHANGED) {
+		io->extents[0] = (struct extent){io->offset, io->length < left ? io->length : left,
+		    lent->changed[io->offset / PIECE] ? EXTENT_DATA : EXTENT_ZERO};
+		block_complete_later(block, io, 1);
+		return;
+	}
+	block_submit(lent->below, io);
 }
 
 static int lent_facts(struct block *block, struct block_facts *ret, struct error *error)
@@ -53,13 +65,15 @@ static void lent_free(struct block *block)
 static const struct block_driver lent_driver = {
     .name = "lent", .submit = lent_submit, .facts = lent_facts, .free = lent_free};
 
-static struct block *lend(struct block *below)
+static struct block *lend(struct block *below, const bool *changed)
 {
 	struct lent *lent = calloc(1, sizeof(*lent));
 
 	assert_non_null(lent);
 	lent->block = (struct block){.driver = &lent_driver, .ring = below->ring, .info = below->info};
+	lent->block.info.tells_changes = changed;
 	lent->below = below;
+	lent->changed = changed;
 	return &lent->block;
 }
 
@@ -68,6 +82,8 @@ struct world {
 	struct block *disks[2]; /* memory: source, target */
 	struct block *power;    /* the target behind its volatile cache */
 	int journal;
+	bool tracked; /* the source tells what changed */
+	bool changed[SIZE / PIECE + 1];
 	bool faulty_target;
 	struct fault_rule rule;
 	unsigned hits;
@@ -76,17 +92,21 @@ struct world {
 
 static void fill(struct world *world, struct rand *rand)
 {
-	static uint8_t block[32768]; /* some dozens of runs, each of which gets its fault */
+	static uint8_t block[PIECE];
 
 	for (uint64_t at = 0; at < SIZE; at += sizeof(block)) {
 		uint64_t length = SIZE - at < sizeof(block) ? SIZE - at : sizeof(block);
+		bool hole = !rand_below(rand, 4);
 
 		rand_bytes(rand, block, sizeof(block));
-		if (rand_below(rand, 4))
+		if (!hole)
 			assert_int_equal(memory_poke(world->disks[0], at, block, length), 0);
+		world->changed[at / PIECE] = hole;
 		/* H05: the target holds what it held before; a part of it is right already. */
-		if (rand_below(rand, 2))
+		if (rand_below(rand, 2)) {
 			rand_bytes(rand, block, sizeof(block));
+			world->changed[at / PIECE] = true;
+		}
 		assert_int_equal(memory_poke(world->disks[1], at, block, length), 0);
 	}
 }
@@ -108,7 +128,7 @@ static struct world world_new(void)
 	                     &(struct memory_options){.name = "target", .sector_size = 1}, &error),
 	    0);
 	fill(&world, &rand);
-	assert_int_equal(powercut_new(&world.power, lend(world.disks[1]), seed, &error), 0);
+	assert_int_equal(powercut_new(&world.power, lend(world.disks[1], NULL), seed, &error), 0);
 	return world;
 }
 
@@ -138,7 +158,8 @@ static int open_block(void *data, bool target, const struct block_open_options *
     struct error *error)
 {
 	struct world *world = data;
-	struct block *block = lend(target ? world->power : world->disks[0]);
+	struct block *block =
+	    target ? lend(world->power, NULL) : lend(world->disks[0], world->tracked ? world->changed : NULL);
 
 	if (target == world->faulty_target && world->rule.ops) {
 		assert_int_equal(fault_new(&block, block, seed, error), 0);
@@ -174,6 +195,7 @@ static enum job_result run(struct world *world, enum job_kind kind, bool verify,
 	    .target = &target,
 	    .verify = verify,
 	    .resume = resume,
+	    .base = world->tracked ? "b0" : NULL,
 	    .detect_zeroes = true,
 	    .checkpoint_ns = 1,
 	    .data = world,
@@ -196,12 +218,14 @@ static enum job_result run(struct world *world, enum job_kind kind, bool verify,
 }
 
 /* One request fails: the run says so or has done its work, and resume finishes what it left. */
-static unsigned one_fault(enum job_kind kind, bool target, const struct fault_rule *rule, bool cut)
+static unsigned one_fault(
+    enum job_kind kind, bool tracked, bool target, const struct fault_rule *rule, bool cut)
 {
 	struct world world = world_new();
 	enum job_result result;
 	unsigned hits;
 
+	world.tracked = tracked;
 	world.faulty_target = target;
 	world.rule = *rule;
 	result = run(&world, kind, false, false);
@@ -225,8 +249,8 @@ static unsigned one_fault(enum job_kind kind, bool target, const struct fault_ru
 	return hits;
 }
 
-static void every_request(
-    enum job_kind kind, bool target, enum block_op op, enum fault_kind fault, int result, bool cut)
+static void every_request_of(enum job_kind kind, bool tracked, bool target, enum block_op op,
+    enum fault_kind fault, int result, bool cut)
 {
 	unsigned nth;
 
@@ -234,10 +258,16 @@ static void every_request(
 		struct fault_rule rule = {
 		    .kind = fault, .result = result, .ops = 1u << op, .nth = nth, .times = 1};
 
-		if (one_fault(kind, target, &rule, cut) == 0)
+		if (one_fault(kind, tracked, target, &rule, cut) == 0)
 			break;
 	}
 	assert_true(nth < MANY);
+}
+
+static void every_request(
+    enum job_kind kind, bool target, enum block_op op, enum fault_kind fault, int result, bool cut)
+{
+	every_request_of(kind, false, target, op, fault, result, cut);
 }
 
 static void test_h02_copy_faults(void **state)
@@ -263,6 +293,18 @@ static void test_h02_sync_faults(void **state)
 		every_request(JOB_SYNC, true, BLOCK_EXTENTS, FAULT_ERROR, -EIO, cut);
 		every_request(JOB_SYNC, true, BLOCK_WRITE, FAULT_ERROR, -EIO, cut);
 		every_request(JOB_SYNC, true, BLOCK_FLUSH, FAULT_ERROR, -EIO, cut);
+	}
+}
+
+/* By what a tracker says changed; what a failed run left is compared. */
+static void test_h02_tracked_faults(void **state)
+{
+	for (int cut = 0; cut < 2; cut++) {
+		every_request_of(JOB_SYNC, true, false, BLOCK_READ, FAULT_ERROR, -EIO, cut);
+		every_request_of(JOB_SYNC, true, true, BLOCK_WRITE, FAULT_ERROR, -EIO, cut);
+		every_request_of(JOB_SYNC, true, true, BLOCK_WRITE, FAULT_ERROR_AFTER, -EIO, cut);
+		every_request_of(JOB_SYNC, true, true, BLOCK_ZERO, FAULT_ERROR, -EIO, cut);
+		every_request_of(JOB_SYNC, true, true, BLOCK_FLUSH, FAULT_ERROR, -EIO, cut);
 	}
 }
 
@@ -309,6 +351,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_h02_copy_faults),
 	    cmocka_unit_test(test_h02_sync_faults),
+	    cmocka_unit_test(test_h02_tracked_faults),
 	    cmocka_unit_test(test_verify_faults),
 	    cmocka_unit_test(test_h28_verify_sees_lies),
 	};

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What is noted of a target: found again as it was, and of no use once anything about the target is another thing. */
+#include "sync/base_record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define SIZE UINT64_C(30000000005)
+
+static char folder[64];
+
+static const struct block_facts target = {.id = "dm:LVM-x", .mark = "boot,7,w100,d0"};
+
+static json_t *some_points(void)
+{
+	return json_pack(
+	    "[{s:s, s:s}, {s:s}]", "tracker", "dm-snapshot", "base", "vg-s1", "tracker", "other");
+}
+
+static void save(void)
+{
+	json_t *points = some_points();
+
+	assert_int_equal(base_record_save(folder, &target, SIZE, points, NULL), 0);
+	json_decref(points);
+}
+
+static int load_code(const struct block_facts *facts, uint64_t size)
+{
+	struct error why = {0};
+	json_t *points = base_record_load(folder, facts, size, &why);
+
+	assert_int_equal(!points, why.code != 0);
+	assert_true(!why.code || why.text[0]);
+	json_decref(points);
+	return why.code;
+}
+
+static void test_what_was_noted_is_found(void **state)
+{
+	json_t *wanted = some_points(), *points;
+
+	assert_int_equal(load_code(&target, SIZE), -ENOENT);
+	save();
+	save();
+	points = base_record_load(folder, &target, SIZE, NULL);
+	assert_true(json_equal(points, wanted));
+	json_decref(points);
+	json_decref(wanted);
+	base_record_forget(folder, "another");
+	assert_int_equal(load_code(&target, SIZE), 0);
+	base_record_forget(folder, target.id);
+	assert_int_equal(load_code(&target, SIZE), -ENOENT);
+}
+
+static void test_h10_only_for_the_target_as_it_was(void **state)
+{
+	struct block_facts other = target;
+
+	save();
+	strcpy(other.mark, "boot,7,w101,d0");
+	assert_int_equal(load_code(&other, SIZE), -ESTALE);
+	other.mark[0] = '\0';
+	assert_int_equal(load_code(&other, SIZE), -ENOENT);
+	other = target;
+	strcpy(other.id, "dm:LVM-y");
+	assert_int_equal(load_code(&other, SIZE), -ENOENT);
+	assert_int_equal(load_code(&target, SIZE), 0);
+}
+
+static void test_h09_only_for_its_size(void **state)
+{
+	save();
+	assert_int_equal(load_code(&target, SIZE + 512), -ESTALE);
+	assert_int_equal(load_code(&target, SIZE), 0);
+}
+
+static void test_nothing_is_noted_of_what_cannot_be_known_again(void **state)
+{
+	json_t *points = some_points();
+	struct block_facts other = target;
+	struct error error = {0};
+
+	other.mark[0] = '\0';
+	assert_int_equal(base_record_save(folder, &other, SIZE, points, &error), -EOPNOTSUPP);
+	other = target;
+	other.id[0] = '\0';
+	assert_int_equal(base_record_save(folder, &other, SIZE, points, &error), -EOPNOTSUPP);
+	assert_true(error.text[0]);
+	assert_true(base_record_save("/proc/self/nowhere", &target, SIZE, points, &error) < 0);
+	json_decref(points);
+}
+
+/* Whatever the file holds: never points that were not noted. */
+static void test_h14_damaged_files(void **state)
+{
+	static const char *const contents[] = {"", "{", "[]", "{}", "7", "\xff\xfe",
+	    "{\"version\":2,\"target_id\":\"dm:LVM-x\",\"target_mark\":\"boot,7,w100,d0\",\"size\":"
+	    "30000000005,"
+	    "\"points\":[]}",
+	    "{\"version\":1,\"target_id\":7,\"target_mark\":\"boot,7,w100,d0\",\"size\":30000000005,"
+	    "\"points\":[]}",
+	    "{\"version\":1,\"target_id\":\"dm:LVM-x\",\"target_mark\":\"boot,7,w100,d0\",\"size\":"
+	    "30000000005,"
+	    "\"points\":{}}",
+	    "{\"version\":1,\"target_id\":\"dm:LVM-x\",\"size\":30000000005,\"points\":[]}"};
+	char command[128], path[128];
+	FILE *pipe;
+
+	save();
+	snprintf(command, sizeof(command), "ls %s/*.base", folder);
+	pipe = popen(command, "r");
+	assert_non_null(fgets(path, sizeof(path), pipe));
+	pclose(pipe);
+	path[strcspn(path, "\n")] = '\0';
+	for (size_t i = 0; i < sizeof(contents) / sizeof(contents[0]); i++) {
+		FILE *file = fopen(path, "w");
+
+		fputs(contents[i], file);
+		fclose(file);
+		assert_int_not_equal(load_code(&target, SIZE), 0);
+	}
+	unlink(path);
+	assert_int_equal(symlink("/etc/passwd", path), 0);
+	assert_int_equal(load_code(&target, SIZE), -ENOENT);
+}
+
+static int setup(void **state)
+{
+	strcpy(folder, "/tmp/blkmove-base-XXXXXX");
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "rm -r %s", folder);
+	return system(command);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_what_was_noted_is_found, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h10_only_for_the_target_as_it_was, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h09_only_for_its_size, setup, teardown),
+	    cmocka_unit_test_setup_teardown(
+	        test_nothing_is_noted_of_what_cannot_be_known_again, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h14_damaged_files, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,356 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs in a guest: trackers.py SEED TEST... Each test moves changes by a tracker and compares the target byte by byte with what it was to be.
+
+Disks: vda and vdb. `blkmove` is in the path. Exits with 0 when all was right.
+"""
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+
+SEED, TESTS = int(sys.argv[1]), sys.argv[2:]
+MIB = 1 << 20
+SIZE = 49 * MIB
+SECTOR = 512
+rng = random.Random(SEED)
+
+
+def run(*words, **more):
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    if done.returncode:
+        print(f"{' '.join(map(str, words))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        raise SystemExit(1)
+    return done.stdout
+
+
+def content(path):
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return bytearray().join(iter(lambda: file.read(MIB), b""))
+
+
+def size_of(path):
+    with open(path, "rb") as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def fill(path):
+    with open(path, "r+b", buffering=0) as file:
+        left = size_of(path)
+        while left:
+            left -= file.write(rng.randbytes(min(left, MIB)))
+        os.fsync(file.fileno())
+
+
+def write_some(path, count=40, longest=200):
+    """Random sectors, the last one always among them. Returns the (offset, length) of what was written."""
+    sectors = size_of(path) // SECTOR
+    wrote = []
+    with open(path, "r+b", buffering=0) as file:
+        for _ in range(count):
+            length = rng.randrange(1, longest)
+            at = rng.randrange(sectors)
+            wrote.append((at * SECTOR, min(length, sectors - at) * SECTOR))
+        wrote.append(((sectors - 1) * SECTOR, SECTOR))
+        for at, length in wrote:
+            os.pwrite(file.fileno(), rng.randbytes(length), at)
+        os.fsync(file.fileno())
+    return wrote
+
+
+def chunks(wrote, size):
+    return {chunk for at, length in wrote for chunk in range(at // size, (at + length - 1) // size + 1)}
+
+
+def check(fact, *words):
+    if not fact:
+        print("WRONG:", *words)
+        raise SystemExit(1)
+
+
+def blkmove(command, *words, fails=False):
+    """Returns (its last event, what it warned of)."""
+    done = subprocess.run(["blkmove", command, "--json", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    warnings = " ".join(event["text"] for event in events if event["event"] == "warning")
+    print("blkmove", command, *words, "->", done.returncode, warnings, done.stderr, flush=True)
+    check((done.returncode != 0) == fails, done.stdout, done.stderr)
+    return events[-1], warnings
+
+
+def sync(source, target, *options, tracked, holds=None):
+    """Brings the target to the source; what it holds after it is compared with the source, or with `holds`."""
+    end, said = blkmove("sync", *options, source, target)
+    check(("nothing else is read" in said) == bool(tracked), f"tracked: {tracked}, and it said: {said}")
+    check(("both volumes are compared" in said) == (not tracked), said)
+    check(content(target) == (content(source) if holds is None else holds), "the target is not what it should be")
+    return end, said
+
+
+def moved(end):
+    return end["sent"] + end["zero"]
+
+
+def copy(source, target, *options):
+    blkmove("copy", *options, source, target)
+    check(content(source) == content(target), "the copy differs")
+
+
+# LVM
+
+def make_groups():
+    for disk, group in ("/dev/vda", "vg"), ("/dev/vdb", "away"):
+        run("pvcreate", "-q", disk)
+        run("vgcreate", "-q", "-s", "1M", group, disk)
+    run("lvcreate", "-qy", "-Wn", "-L", "49M", "-n", "data", "vg")
+    run("lvcreate", "-qy", "-Wn", "-L", "49M", "-n", "target", "away")
+    fill("/dev/vg/data")
+    fill("/dev/away/target")
+
+
+def snapshot(name, of="data", size="60M", chunk="4k"):
+    run("lvcreate", "-qy", "-s", "-L", size, "-c", chunk, "-n", name, f"vg/{of}")
+    return f"/dev/vg/{name}"
+
+
+def remove(name):
+    run("lvremove", "-qy", f"vg/{name}")
+
+
+def test_lvm_snapshots():
+    """One round after the other, each from a new snapshot, the base removed after it; written to all the while."""
+    source, target = "/dev/vg/data", "/dev/away/target"
+    copy(snapshot("s0"), target)
+    late = []
+    for number, chunk in enumerate((4, 8, 64), 1):
+        wrote = late + write_some(source)
+        now = snapshot(f"s{number}", chunk=f"{chunk}k")
+        # What comes later is in the base's list, too.
+        late = write_some(source)
+        wrote += late
+        end, _ = sync(now, target, tracked=True)
+        # The chunks of the base and, for what came later, those of the source.
+        least, most = (sum(min(unit, SIZE - c * unit) for c in chunks(wrote, unit)) for unit in (4096, 65536))
+        check(least <= moved(end) <= most, f"{least} to {most} bytes changed, and it moved", end)
+        remove(f"s{number - 1}")
+
+
+def test_h10_lvm_any_order():
+    """From an older snapshot than the one that the target holds, from one that was written itself, from the volume itself."""
+    source, target = "/dev/vg/data", "/dev/away/target"
+    old = snapshot("s0")
+    write_some(source)
+    new = snapshot("s1")
+    write_some(source)
+    copy(new, target)
+    sync(old, target, tracked=True)
+    sync(new, target, tracked=True)
+    write_some(new)
+    write_some(old)
+    sync(new, target, tracked=True)
+    sync(old, target, tracked=True)
+    write_some(source)
+    sync(source, target, tracked=True)
+    write_some(source)
+    # What was copied from the volume itself is no snapshot's, but the base that served is still one.
+    sync(source, target, tracked=True)
+    sync(new, target, tracked=True)
+    # An older one is all that the target holds then: the base that served for it is none any more.
+    sync(old, target, tracked=True)
+    remove("s0")
+    sync(new, target, tracked=False)
+
+
+def test_h14_lvm_doubts():
+    """Whatever is not certain: both are compared, and the target is right all the same."""
+    source, target = "/dev/vg/data", "/dev/away/target"
+    base = snapshot("s0")
+    copy(base, target)
+    write_some(source)
+    write_some(target, count=3)
+    _, said = sync(source, target, tracked=False)
+    check("the target was written" in said, said)
+    # Another volume's snapshot, by the user's word.
+    run("lvcreate", "-qy", "-Wn", "-L", "49M", "-n", "other", "vg")
+    snapshot("wrong", of="other", size="4M")
+    _, said = sync(source, target, "--base=vg-wrong", tracked=False)
+    check("is no snapshot of what" in said, said)
+    # Gone, and another one under its name.
+    copy(base, target)
+    remove("s0")
+    _, said = sync(source, target, tracked=False)
+    check("that snapshot is gone" in said, said)
+    copy(snapshot("s0"), target)
+    remove("s0")
+    snapshot("s0")
+    write_some(source)
+    _, said = sync(source, target, tracked=False)
+    check("is another snapshot now" in said, said)
+    _, said = sync(source, target, "--base=vg-data", tracked=False)
+    check("is no snapshot" in said, said)
+
+
+def test_h27_lvm_full_snapshot():
+    """A snapshot that overflowed lost what came after: it is not used."""
+    source, target = "/dev/vg/data", "/dev/away/target"
+    copy(snapshot("s0", size="2M"), target)
+    write_some(source, count=100)
+    check("Invalid" in run("dmsetup", "status", "vg-s0"), "it is not full")
+    for options in [], ["--base=/dev/vg/s0"], ["--changes=dm-snapshot", "--base=vg-s0"]:
+        write_some(source, count=3)
+        _, said = sync(source, target, *options, tracked=False)
+        check("the kernel calls it 'Invalid'" in said or not options, said)
+
+
+# Without LVM
+
+def sectors_of(path):
+    return size_of(path) // SECTOR
+
+
+class Raw:
+    """An origin of a size that is no multiple of anything, with snapshots; dm-linear below, as for a volume that is in use."""
+
+    def __init__(self, sectors):
+        self.sectors, self.names = sectors, []
+        self.make("base", f"0 {sectors} linear /dev/vda 2048")
+        self.make("data", f"0 {sectors} snapshot-origin /dev/mapper/base")
+        fill("/dev/mapper/data")
+        self.place = 2048
+
+    def make(self, name, table):
+        run("dmsetup", "create", name, "--table", table)
+        self.names.append(name)
+        return f"/dev/mapper/{name}"
+
+    def remove(self, name):
+        run("dmsetup", "remove", name)
+        self.names.remove(name)
+
+    def snapshot(self, name, chunk, store=40 * MIB // SECTOR, kind="P"):
+        """`chunk` in sectors. Its store is cleared first, as the kernel wants it."""
+        cow = self.make(f"{name}.cow", f"0 {store} linear /dev/vdb {self.place}")
+        self.place += store
+        run("dd", "if=/dev/zero", f"of={cow}", "bs=4k", "count=1", "oflag=direct", "status=none")
+        run("dmsetup", "suspend", "data")
+        made = self.make(name, f"0 {self.sectors} snapshot /dev/mapper/base {cow} {kind} {chunk}")
+        run("dmsetup", "resume", "data")
+        return made
+
+    def reload(self, name, table):
+        run("dmsetup", "suspend", name)
+        run("dmsetup", "reload", name, "--table", table)
+        run("dmsetup", "resume", name)
+
+    def close(self):
+        while self.names:
+            self.remove(self.names[-1])
+
+
+def image(name, size):
+    path = pathlib.Path("/tmp") / name
+    path.write_bytes(rng.randbytes(size))
+    return path
+
+
+def test_h12_raw_odd_sizes():
+    for sectors, chunk, kind in (65537, 8, "P"), (30001, 1024, "PO"), (70007, 64, "P"):
+        raw = Raw(sectors)
+        target = image("target", sectors * SECTOR)
+        copy(raw.snapshot("one", chunk, kind=kind), target)
+        wrote = write_some("/dev/mapper/data")
+        two = raw.snapshot("two", 8)
+        wrote += write_some("/dev/mapper/data")
+        end, _ = sync(two, target, tracked=True)
+        unit = chunk * SECTOR
+        expected = sum(min(unit, sectors * SECTOR - c * unit) for c in chunks(wrote, unit))
+        check(moved(end) == expected, f"{expected} bytes changed, and it moved", end)
+        sync("/dev/mapper/data", target, tracked=True)
+        # A copy by something else: the user's word is all there is.
+        target.write_bytes(content("/dev/mapper/one"))
+        end, said = sync("/dev/mapper/data", target, "--base=one", tracked=False)
+        check("the target was written" in said, said)
+        target.unlink()
+        target.write_bytes(content("/dev/mapper/one"))
+        sync("/dev/mapper/data", target, "--base=one", tracked=True)
+        target.unlink()
+        raw.close()
+
+
+def test_h09_raw_resized():
+    raw = Raw(40001)
+    target = image("target", 40001 * SECTOR)
+    copy(raw.snapshot("one", 8), target)
+    write_some("/dev/mapper/data")
+    raw.reload("base", "0 40961 linear /dev/vda 2048")
+    raw.reload("data", "0 40961 snapshot-origin /dev/mapper/base")
+    _, said = sync("/dev/mapper/data", target, "--size-mismatch=truncate", tracked=False)
+    check("was resized" in said, said)
+    write_some("/dev/mapper/data")
+    _, said = sync("/dev/mapper/data", target, "--base=one", tracked=False)
+    check("it was resized since" in said, said)
+    target.unlink()
+    raw.close()
+
+
+def test_h11_raw_gap():
+    """Taken away and made again, with writes between: the store is the same, and lacks them."""
+    raw = Raw(40001)
+    target = image("target", 40001 * SECTOR)
+    copy(raw.snapshot("one", 8), target)
+    table = run("dmsetup", "table", "one")
+    write_some("/dev/mapper/data")
+    raw.remove("one")
+    write_some("/dev/mapper/data")
+    raw.make("one", table)
+    _, said = sync("/dev/mapper/data", target, tracked=False)
+    check("is another snapshot now" in said, said)
+    target.unlink()
+    raw.close()
+
+
+def test_raw_kinds_that_do_not_serve():
+    raw = Raw(40001)
+    target = image("target", 40001 * SECTOR)
+    for table, reason in (("snapshot /dev/mapper/base {} N 8", "is not persistent"), ("snapshot-merge /dev/mapper/base {} P 8", "is being merged"),
+                          ("linear {} 0", "no tracker knows")):
+        raw.make("x.cow", "0 40960 linear /dev/vdb 0")
+        run("dd", "if=/dev/zero", "of=/dev/mapper/x.cow", "bs=4k", "count=1", "oflag=direct", "status=none")
+        raw.make("x", f"0 {20480 if 'linear' in table else 40001} {table.format('/dev/mapper/x.cow')}")
+        write_some("/dev/mapper/data", count=3)
+        target.unlink()
+        target.write_bytes(rng.randbytes(40001 * SECTOR))
+        _, said = sync("/dev/mapper/data", target, "--base=x", tracked=False)
+        check(reason in said, said)
+        raw.remove("x")
+        raw.remove("x.cow")
+    raw.close()
+
+
+def clear():
+    for state in pathlib.Path("/var/lib/blkmove").glob("*"):
+        state.unlink()
+    for group in "vg", "away":
+        run("vgremove", "-qfy", group)
+    for disk in "/dev/vda", "/dev/vdb":
+        run("wipefs", "-qa", disk)
+
+
+def main():
+    run("modprobe", "dm-snapshot")
+    for test in TESTS:
+        print("===", test, flush=True)
+        lvm = "lvm" in test
+        if lvm:
+            make_groups()
+        globals()[f"test_{test}"]()
+        if lvm:
+            clear()
+    print("PASSED", *TESTS)
+
+
+main()
