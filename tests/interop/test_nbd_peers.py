@@ -12,6 +12,7 @@ import time
 import pytest
 
 from images import changed, noise, random_image
+from keys import make_certificates, make_psk
 from program import DIFFERS, LINK_LOST, OK, REFUSED, TROUBLE, wait_until
 
 SIZE = 5 << 20
@@ -211,15 +212,8 @@ def test_silent_server_that_wakes_up(random, folder, program, servers):
     assert target.read_bytes() == image.data
 
 
-def need(program_name):
-    if subprocess.run(["sh", "-c", f"command -v {program_name}"], capture_output=True).returncode:
-        pytest.skip(f"{program_name} is not installed")
-
-
 def test_tls_psk(random, folder, program, servers):
-    need("psktool")
-    keys = folder / "keys.psk"
-    subprocess.run(["psktool", "-u", "alice", "-p", keys], check=True, capture_output=True)
+    keys = make_psk(folder / "keys.psk", "alice")
     image = random_image(random, ODD)
     source = image.write(folder / "source")
     server = servers.nbdkit("--tls=require", f"--tls-psk={keys}", "memory", str(ODD), tcp=True)
@@ -231,25 +225,7 @@ def test_tls_psk(random, folder, program, servers):
     assert done.code not in (OK, DIFFERS) and "TLS" in done.err
 
 
-def make_certificates(folder):
-    """An authority, and what it signed for localhost and for us."""
-    pki = folder / "pki"
-    pki.mkdir()
-    templates = {"ca": "cn = authority\nca\ncert_signing_key\n",
-                 "server": "cn = localhost\ndns_name = localhost\ntls_www_server\nencryption_key\nsigning_key\n",
-                 "client": "cn = client\ntls_www_client\nencryption_key\nsigning_key\n"}
-    for name, template in templates.items():
-        (pki / f"{name}.info").write_text(template)
-        subprocess.run(["certtool", "--generate-privkey", "--ecc", "--outfile", pki / f"{name}-key.pem"], check=True, capture_output=True)
-        sign = ["--generate-self-signed"] if name == "ca" else ["--generate-certificate", "--load-ca-certificate", pki / "ca-cert.pem",
-                                                                "--load-ca-privkey", pki / "ca-key.pem"]
-        subprocess.run(["certtool", *sign, "--load-privkey", pki / f"{name}-key.pem", "--template", pki / f"{name}.info",
-                        "--outfile", pki / f"{name}-cert.pem"], check=True, capture_output=True)
-    return pki
-
-
 def test_tls_certificates(random, folder, program, servers):
-    need("certtool")
     pki = make_certificates(folder)
     image = random_image(random, ODD)
     source = image.write(folder / "source")

@@ -17,17 +17,12 @@ import urllib.parse
 import pytest
 
 from images import random_image
+from keys import make_certificates, make_psk, need
 from program import LOCKED, OK, REFUSED, TROUBLE, wait_until
-from test_nbd_peers import make_certificates
 
 nbd = pytest.importorskip("nbd")
 
 ODD = 5000001
-
-
-def need(name):
-    if not shutil.which(name):
-        pytest.skip(f"{name} is not installed")
 
 
 class Serving:
@@ -514,10 +509,7 @@ def test_systemd_socket_activation(folder, program, serve):
 
 
 def test_tls_psk(folder, serve, program):
-    need("psktool")
-    keys, others = folder / "keys.psk", folder / "others.psk"
-    for path in (keys, others):
-        subprocess.run(["psktool", "-u", "alice", "-p", path], check=True, capture_output=True)
+    keys, others = (make_psk(folder / name, "alice") for name in ("keys.psk", "others.psk"))
     (folder / "image").write_bytes(b"x" * (1 << 20))
     server = serve(folder / "image", "--tls-psk", keys, listen=f"nbds+unix:///?socket={folder}/s")
     assert server.uri.startswith("nbds+unix:")
@@ -549,7 +541,6 @@ def test_tls_psk(folder, serve, program):
 
 
 def test_tls_certificates_of_both_sides(folder, serve):
-    need("certtool")
     pki = make_certificates(folder)
     stranger = folder / "stranger"
     stranger.mkdir()

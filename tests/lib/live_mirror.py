@@ -8,12 +8,12 @@ from program import OK, wait_until
 
 
 class Mirror:
-    """Of the name "m", with its socket in `folder`."""
+    """Of the name "m", with its socket in `folder`, or at a URI."""
 
-    def __init__(self, program, folder, source, target, *words):
+    def __init__(self, program, folder, source, target, *words, uri=None):
         self.program, self.folder, self.source, self.target = program, folder, source, target
         self.socket = folder / "s"
-        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.uri = uri or f"nbd+unix:///?socket={self.socket}"
         self.words = [*words, "--listen", self.uri, "--name", "m", source, target]
 
     def start(self, *words, code=OK):

@@ -21,12 +21,14 @@ from typing import NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 STALE_S = 7 * 24 * 3600
+# What apt may take: a network that is too slow for it is none.
+FETCH_S = 900
 
 # The userland: what tests call, the volume managers that a volume may lie under, and the libraries that blkmove links.
 PACKAGES = """
     busybox-static bash dash coreutils diffutils findutils grep sed gawk procps util-linux mount kmod iproute2 iputils-ping xxd socat strace
-    python3-minimal e2fsprogs xfsprogs mdadm dmsetup lvm2 thin-provisioning-tools drbd-utils nbd-client nbdkit libnbd-bin qemu-utils fio
-    liburing2 libaio1 libnbd0 libgnutls30 libzstd1 libjansson4 libblkid1 libisal2""".split()
+    python3 e2fsprogs xfsprogs mdadm dmsetup lvm2 thin-provisioning-tools cryptsetup-bin drbd-utils nbd-client nbdkit libnbd-bin qemu-utils fio
+    openssh-client openssh-server liburing2 libaio1 libnbd0 libgnutls30 libzstd1 libjansson4 libblkid1 libisal2""".split()
 
 # Modules, or folders of them, that a guest can load.
 MODULES = """
@@ -78,6 +80,8 @@ def run(*words, **how):
                               text=True, **how).stdout
     except FileNotFoundError as error:
         raise NoGuest(f"cannot make a guest: there is no {words[0]} here; scripts/setup vm installs what is needed") from error
+    except subprocess.TimeoutExpired as error:
+        raise NoGuest(f"cannot make a guest: {' '.join(map(str, words[:2]))} took longer than {error.timeout:.0f} s") from error
     except subprocess.CalledProcessError as error:
         raise NoGuest(f"cannot make a guest: {words[0]} failed with {error.returncode}: {cause_of(error.stderr)}") from error
 
@@ -103,7 +107,7 @@ class Apt:
             path.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, *words):
-        return run(*words, env={"APT_CONFIG": str(self.conf)}).splitlines()
+        return run(*words, env={"APT_CONFIG": str(self.conf)}, timeout=FETCH_S).splitlines()
 
     def _suites(self):
         """(URI, suite) pairs of the host's own release, and its backports, which have the newer kernel."""
@@ -131,23 +135,41 @@ class Apt:
             "Dir::State": self.folder, "Dir::State::lists": self.folder / "lists", "Dir::State::status": self.folder / "status",
             "Dir::Cache": self.folder, "Dir::Cache::archives": self.debs, "Dir::Etc::sourcelist": self.sources,
             "Dir::Etc::sourceparts": self.empty, "Dir::Etc::preferencesparts": self.empty, "APT::Install-Recommends": "false",
-            "APT::Sandbox::User": "", "Acquire::Languages": "none", "Acquire::Retries": "3",
+            "APT::Sandbox::User": "", "Acquire::Languages": "none", "Acquire::Retries": "2", "Acquire::http::Timeout": "20",
+            "Acquire::https::Timeout": "20", "Acquire::ForceHash": "sha256",
         }
         self.conf.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
         self("apt-get", "-qq", "--error-on=any", "update")
 
     def fetch(self, kernel, packages):
-        """Downloads the newest kernel whose version begins so, and the packages with all they need: (the kernel's file, the others')."""
-        self.update()
+        """Downloads the newest kernel whose version begins so, and the packages with all they need: (the kernel's file, the others').
+
+        Without a network, what was downloaded before will do, if it is all there."""
+        trouble = None
+        try:
+            self.update()
+        except NoGuest as error:
+            trouble = error
+        try:
+            return self._fetch_listed(kernel, packages)
+        except NoGuest as error:
+            raise trouble or error from None
+
+    def _fetch_listed(self, kernel, packages):
         records = "\n".join(self("apt-cache", "show", "linux-image-amd64"))
         found = re.search(rf"^Depends: (linux-image-{re.escape(kernel)}[.-]\S*) \(= (\S+)\)", records, re.M)
         if not found:
             raise NoGuest(f"cannot make a guest: no kernel {kernel} in this machine's Debian suites or backports")
         install = ["apt-get", "install", "-qqy", f"{found[1]}={found[2]}", *packages]
         # With an empty archive folder the plan names what is downloaded already, too.
-        plan = self(*install, "--print-uris", "-o", f"Dir::Cache::archives={self.empty}")
+        plan = [row.split() for row in self(*install, "--print-uris", "-o", f"Dir::Cache::archives={self.empty}") if row.startswith("'")]
+        for _, name, _, hash_of_it in plan:
+            # apt checks what it downloads, but takes an older file by its size.
+            path = self.debs / name
+            if path.exists() and hash_of_it != "SHA256:" + hashlib.sha256(path.read_bytes()).hexdigest():
+                path.unlink()
         self(*install, "--download-only")
-        files = [self.debs / row.split()[1] for row in plan if row.startswith("'")]
+        files = [self.debs / name for _, name, *_ in plan]
         image = next(path for path in files if path.name.startswith(found[1] + "_"))
         return image, [path for path in files if path != image]
 

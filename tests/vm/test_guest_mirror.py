@@ -1,94 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real kernel on a mirror's export: QEMU is the client, and guest/workload.py in the guest writes and checks files all the while."""
+"""A file system of a real kernel on a mirror's export, by every client that a kernel has, plain and with TLS.
+
+In the guest guest/workload.py writes and checks files all the while; it must not notice what becomes of its volume.
+"""
 import hashlib
-import pathlib
-import re
 import subprocess
 import time
 
 import pytest
 
+import qemu
+import vm
+from keys import make_certificates, make_psk
 from live_mirror import Mirror
 from program import wait_until
+from servers import free_port
 
-HERE = pathlib.Path(__file__).resolve().parent
 MIB = 1 << 20
-SIZE = 256 * MIB + 512 * 77
-# A guest is emulated and may share the machine: an end that comes late is no failure.
-BOOT_S, PATIENCE_S, ALL_S = 240, 120, 800
-ALARMS = re.compile(r"I/O error|blk_update_request|EXT4-fs (error|warning)|JBD2: .*error|blocked for more than|Call Trace|BUG:")
+SIZE, SMALL = 256 * MIB + 512 * 77, 40 * MIB + 512 * 77
+PATIENCE_S = 300
 
 
-class Guest:
-    """A guest that works on the disk at a unix socket."""
-
-    def __init__(self, vmrun, socket, folder, seed):
-        self.share = folder / "share"
-        self.share.mkdir()
-        self.log = folder / "guest.log"
-        words = ["--mem", "256M", "--smp", "1", "--timeout", ALL_S, "--times", "--nbd-disk", f"{socket}:moved", "--share", self.share,
-                 "--", HERE / "guest/workload.py", "/dev/by-serial/moved", "/mnt/share", seed]
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen([str(word) for word in [vmrun, *words]], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def said(self):
-        return self.log.read_text(errors="replace")
-
-    def _wait(self, condition, what, timeout_s):
-        def reached():
-            assert self.process.poll() is None, f"the guest ended before {what}:\n{self.said()}"
-            return condition()
-        wait_until(reached, f"{what}; it said:\n{self.said()}", timeout_s)
-
-    def wait_until_it_works(self):
-        self._wait(lambda: "READY" in self.said(), "the guest was ready", BOOT_S)
-
-    def go_on(self):
-        """Until two more ticks came: ten rounds of writing and checking at least were begun and ended since."""
-        ticks = self.said().count("tick")
-        self._wait(lambda: self.said().count("tick") >= ticks + 3, "it went on", PATIENCE_S)
-
-    def end(self):
-        """It checks all once more, and must have found nothing wrong. Returns {name: md5} of its files."""
-        (self.share / "stop").touch()
-        code = self.process.wait(PATIENCE_S)
-        print(self.said())
-        assert code == 0
-        messages = (self.share / "dmesg").read_text(errors="replace")
-        assert "EXT4-fs (vda): mounted" in messages and not ALARMS.search(messages), messages
-        rows = (row.split() for row in (self.share / "sums").read_text().splitlines())
-        return {name: digest for digest, name in rows}
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()
-
-
-def fill(path, random):
+def fill(path, random, size):
     with open(path, "wb") as file:
-        for begin in range(0, SIZE, 16 * MIB):
-            file.write(random.randbytes(min(16 * MIB, SIZE - begin)))
-
-
-@pytest.fixture
-def mirror(program, folder, random):
-    source, target = folder / "source", folder / "target"
-    fill(source, random)
-    fill(target, random)
-    mirror = Mirror(program, folder, source, target)
-    yield mirror
-    mirror.end()
-
-
-@pytest.fixture
-def guest(vmrun, mirror, folder, random):
-    """Its copy is held until the guest works."""
-    mirror.start("--max-rate=8M")
-    mirror.program("pause", "m")
-    guest = Guest(vmrun, mirror.socket, folder, random.randrange(1 << 32))
-    yield guest
-    guest.kill()
+        for begin in range(0, size, 16 * MIB):
+            file.write(random.randbytes(min(16 * MIB, size - begin)))
 
 
 def digest_of(path):
@@ -96,62 +32,213 @@ def digest_of(path):
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def kill_and_resume(mirror, guest):
-    """The guest's requests wait for it meanwhile."""
-    mirror.kill()
-    time.sleep(1)
-    assert "comparing" not in mirror.resume().err
-    guest.go_on()
+class ByQemu:
+    """The guest's disk is QEMU's nbd client."""
+
+    def __init__(self, guest, folder, link):
+        self.guest = guest
+        self.words, self.uri, self.node = [], None, {}
+        if link == "unix":
+            return
+        self.port = free_port()
+        self.uri = f"nbds://localhost:{self.port}"
+        name = f"tls{self.port}"
+        self.node = {"tls-creds": name}
+        if link == "psk":
+            keys = make_psk(folder / "keys.psk", "qemu")
+            self.words = ["--tls-psk", keys]
+            guest.qmp("object-add", qom_type="tls-creds-psk", id=name, endpoint="client", dir=str(folder), username="qemu")
+        else:
+            pki = make_certificates(folder)
+            self.words = ["--tls-certificates", pki, "--tls-verify-peer"]
+            self.node["tls-hostname"] = "localhost"
+            guest.qmp("object-add", qom_type="tls-creds-x509", id=name, endpoint="client", dir=str(pki), verify_peer=True)
+
+    def attach(self, mirror):
+        where = {"port": self.port} if self.uri else {"path": mirror.socket}
+        return self.guest.add_disk(qemu.nbd_disk("moved", **where, **self.node))
+
+    def detach(self):
+        self.guest.remove_disks("moved")
+
+    def said(self):
+        return ""
 
 
-def wait_until_both_hold_the_same(mirror):
-    wait_until(lambda: (now := mirror.status())["attached"] and now["revertible"], "that it can revert", PATIENCE_S)
+class ByKernel:
+    """The guest's own kernel is the client: nbd-client attaches it, guest/nbd-keep gives it new connections for those that die."""
+
+    HOST = "10.0.2.2"
+
+    def __init__(self, guest, folder, link):
+        self.guest, self.port, self.keeper = guest, free_port(), None
+        self.uri, self.words, self.tls, self.pki = f"nbd://127.0.0.1:{self.port}", [], [], []
+        if link == "x509":
+            pki = make_certificates(folder)
+            self.uri, self.words = f"nbds://localhost:{self.port}", ["--tls-certificates", pki, "--tls-verify-peer"]
+            self.pki = ["/run/pki"]
+            self.tls = ["-cacertfile", "/run/pki/ca-cert.pem", "-certfile", "/run/pki/client-cert.pem", "-keyfile", "/run/pki/client-key.pem",
+                        "-tlshostname", "localhost"]
+            guest.run("rm -rf /run/pki; mkdir /run/pki")
+            for name in ("ca-cert.pem", "client-cert.pem", "client-key.pem"):
+                guest.put(pki / name, f"/run/pki/{name}")
+
+    def attach(self, mirror):
+        self.guest.run("modprobe nbd nbds_max=2")
+        if self.tls:
+            # Without a certificate there is nothing to see.
+            self.guest.run(["nbd-client", self.HOST, self.port, "/dev/nbd1", "-b", "512", *self.tls[:2], *self.tls[-2:]], code=1)
+            self.guest.run("[ $(cat /sys/block/nbd1/size) = 0 ]")
+        self.guest.run(["nbd-client", self.HOST, self.port, "/dev/nbd0", "-b", "512", "-C", "2", *self.tls])
+        self.guest.run(f"[ $(blockdev --getsize64 /dev/nbd0) = {mirror.source.stat().st_size} ]; grep -q . /sys/block/nbd0/pid")
+        self.keeper = self.guest.start(["nbd-keep", "0", self.HOST, self.port, *self.pki])
+        self.keeper.wait_for("keeps")
+        return "/dev/nbd0"
+
+    def said(self):
+        return self.keeper.out if self.keeper else ""
+
+    def detach(self):
+        assert self.keeper.is_running(), self.keeper.out
+        self.guest.run("""nbd-client -d /dev/nbd0
+            for i in $(seq 300); do [ ! -e /sys/block/nbd0/pid ] && break; sleep 0.1; done""")
+        self.keeper.kill()
+        self.keeper.wait(code=None)
+        self.guest.run("rmmod nbd")
 
 
-def files_of(image, folder):
-    """{name: md5} of the files of an ext4, read by another program than the kernel that wrote them."""
-    subprocess.run(["/sbin/e2fsck", "-fn", image], check=True)
-    folder.mkdir()
-    subprocess.run(["/sbin/debugfs", "-R", f"rdump / {folder}", image], check=True)
-    return {path.name: digest_of(path) for path in folder.iterdir() if path.is_file()}
+CLIENTS = {"qemu-unix": (ByQemu, "unix"), "qemu-psk": (ByQemu, "psk"), "qemu-x509": (ByQemu, "x509"), "kernel-tcp": (ByKernel, "tcp"),
+           "kernel-x509": (ByKernel, "x509")}
 
 
-def test_a_guest_works_on_while_its_disk_is_moved(mirror, guest, folder, random):
+class Move:
+    """A mirror, its client in the guest, and work on it."""
+
+    def __init__(self, program, folder, random, guest, client, size):
+        self.folder, self.guest = folder, guest
+        for name in ("source", "target"):
+            fill(folder / name, random, size)
+        kind, link = CLIENTS[client]
+        self.client = kind(guest, folder, link)
+        self.mirror = Mirror(program, folder, folder / "source", folder / "target", *self.client.words, uri=self.client.uri)
+        self.seed = random.randrange(1 << 32)
+        self.device = self.work = None
+
+    def begin(self):
+        """The copy is held until the guest works."""
+        self.mirror.start("--max-rate=8M")
+        self.mirror.program("pause", "m")
+        self.device = self.client.attach(self.mirror)
+        self.work = self.guest.start(["workload.py", self.device, "/run/work", self.seed])
+        self.work.wait_for("READY")
+        self.mirror.program("resume", "m")
+        return self
+
+    def go_on(self, ticks=3):
+        """Until some more ticks came: five rounds of writing and checking lie between two, all begun and ended since."""
+        self.work.wait_for("tick", self.work.out.count("tick") + ticks, PATIENCE_S)
+
+    def kill_and_resume(self):
+        """The guest's requests wait for it meanwhile."""
+        self.mirror.kill()
+        time.sleep(1)
+        assert "comparing" not in self.mirror.resume().err
+        self.go_on()
+
+    def until_both_hold_the_same(self):
+        wait_until(lambda: (now := self.mirror.status())["attached"] and now["revertible"], "that it can revert", PATIENCE_S)
+
+    def end(self):
+        """The guest checks all once more, lets go, and must have found nothing wrong. Returns {name: md5} of its files."""
+        self.guest.run(["touch", "/run/work/stop"])
+        self.work.wait()
+        print(self.work.out)
+        says = self.guest.kernel_says()
+        assert f"EXT4-fs ({self.device[5:]}): mounted" in says and not vm.ALARMS.search(says), says
+        rows = (row.split() for row in self.guest.get("/run/work/sums").decode().splitlines())
+        self.client.detach()
+        self.guest.run("rm -r /run/work")
+        return {name: digest for digest, name in rows}
+
+    def files_of(self, image):
+        """{name: md5} of the files of an ext4, read by another program than the kernel that wrote them."""
+        files = self.folder / "files"
+        subprocess.run(["/sbin/e2fsck", "-fn", image], check=True)
+        files.mkdir()
+        subprocess.run(["/sbin/debugfs", "-R", f"rdump / {files}", image], check=True)
+        return {path.name: digest_of(path) for path in files.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def move(program, folder, random, guest):
+    moves = []
+
+    def begin(client, size):
+        moves.append(Move(program, folder, random, guest, client, size))
+        return moves[0].begin()
+
+    yield begin
+    for begun in moves:
+        print(begun.client.said())
+        begun.mirror.end()
+
+
+def finish(move):
+    """The source is let go, nothing writes to it any more, and the target holds what the guest wrote."""
+    mirror = move.mirror
+    move.until_both_hold_the_same()
+    mirror.program("finish", "m")
+    let_go = digest_of(mirror.source)
+    move.go_on()
+    pid = mirror.status()["pid"]
+    sums = move.end()
+    mirror.wait_for_gone(pid)
+    assert digest_of(mirror.source) == let_go
+    assert len(sums) > 10 and move.files_of(mirror.target) == sums
+
+
+@pytest.mark.short
+@pytest.mark.parametrize("client", ["kernel-x509"])
+def test_one_switch_and_one_kill(move, client):
+    """Killed after the switch."""
+    begun = move(client, SMALL)
+    begun.go_on(1)
+    begun.mirror.program("throttle", "m", "--max-rate=none")
+    begun.mirror.wait_for("ready", timeout_s=PATIENCE_S)
+    begun.mirror.program("cutover", "m")
+    begun.go_on(1)
+    begun.kill_and_resume()
+    assert begun.mirror.status()["authoritative"] == "target"
+    finish(begun)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_guest_works_on_while_its_disk_is_moved(move, random, client):
     """Killed while it syncs, after the switch, when it is ready again, and at any moment of the second cutover."""
-    guest.wait_until_it_works()
-    mirror.program("resume", "m")
-    guest.go_on()
-    kill_and_resume(mirror, guest)
+    begun = move(client, SIZE)
+    mirror = begun.mirror
+    begun.go_on()
+    begun.kill_and_resume()
     assert mirror.status()["state"] == "syncing"
     mirror.program("throttle", "m", "--max-rate=none")
     mirror.wait_for("ready", timeout_s=PATIENCE_S)
-    guest.go_on()
+    begun.go_on()
 
     mirror.program("cutover", "m")
     assert mirror.status()["authoritative"] == "target"
-    guest.go_on()
-    kill_and_resume(mirror, guest)
-    wait_until_both_hold_the_same(mirror)
+    begun.go_on()
+    begun.kill_and_resume()
+    begun.until_both_hold_the_same()
     mirror.program("revert", "m")
     assert mirror.status()["authoritative"] == "source"
-    guest.go_on()
-    kill_and_resume(mirror, guest)
+    begun.go_on()
+    begun.kill_and_resume()
     mirror.wait_for("ready", timeout_s=PATIENCE_S)
 
     mirror.program("cutover", "m", "--no-wait")
     time.sleep(random.random() * 0.2)
-    kill_and_resume(mirror, guest)
+    begun.kill_and_resume()
     if mirror.status()["authoritative"] == "source":
         mirror.wait_for("ready", timeout_s=PATIENCE_S)
         mirror.program("cutover", "m")
-    wait_until_both_hold_the_same(mirror)
-    mirror.program("finish", "m")
-    let_go = digest_of(mirror.source)
-    guest.go_on()
-
-    pid = mirror.status()["pid"]
-    sums = guest.end()
-    mirror.wait_for_gone(pid)
-    assert digest_of(mirror.source) == let_go
-    found = files_of(mirror.target, folder / "files")
-    assert len(sums) > 10 and found == sums
+    finish(begun)
