@@ -93,6 +93,7 @@ struct block_info {
 	bool created;   /* this open made the file */
 	bool stream;    /* not addressable: requests come in order of offset */
 	bool remote;    /* a network lies between: digests are cheaper than data */
+	bool linked;    /* there is a link that may be lost: block_link_error() */
 	bool resizable; /* an image file, also when it was opened for reading */
 	bool fua;       /* the driver itself heeds BLOCK_FUA; else block_submit() flushes after the request */
 	bool no_hole;   /* the driver itself heeds BLOCK_NO_HOLE and BLOCK_FAST; else zeros are written */
@@ -121,7 +122,8 @@ struct block_facts {
 	char held[160];      /* who holds it exclusively: dm-3, md0, loop1, another O_EXCL user */
 	char writer[160];    /* a process that has it open for writing: "pid 12 (qemu-system-x86)" */
 	char signature[160]; /* by libblkid: "ext4, UUID 3a..., label srv"; "dos partition table" */
-	uint64_t allocated;  /* bytes that the volume takes on its disk, as far as known; else its size */
+	char boot[64]; /* changes when the machine of the volume is started anew; empty: cannot be known */
+	uint64_t allocated; /* bytes that the volume takes on its disk, as far as known; else its size */
 	/* Of a volume on another machine: whose writes were the last ones, as its agent noted. A session, or one of these. */
 	uint64_t last_writer;
 	/* Where its bytes lie. The first is the volume itself, partitions and loop devices taken apart; those behind

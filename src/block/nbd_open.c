@@ -173,6 +173,7 @@ static int learn_limits(struct nbd_volume *volume, struct error *error)
 	volume->read_max = volume->write_max = align_down(most, least);
 	volume->zeroes_bytes = min_u64(volume->write_max, ZEROES_BYTES);
 	info->request_align = 1; /* nbd_align.c sees to that */
+	info->linked = true;
 	volume->least = least;
 	info->sector_size = (uint32_t)least;
 	return 0;

@@ -197,7 +197,7 @@ static int make(struct remote **ret, struct ring *ring, const char *name, struct
 	remote->block.driver = &remote_driver;
 	remote->block.ring = ring;
 	snprintf(remote->block.info.name, sizeof(remote->block.info.name), "%s", name);
-	remote->block.info.remote = true;
+	remote->block.info.remote = remote->block.info.linked = true;
 	res = remote_init(remote, error);
 	if (res < 0) {
 		free(remote);

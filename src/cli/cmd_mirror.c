@@ -195,7 +195,7 @@ static void forget_begun(struct mirror_process *process)
 {
 	for (unsigned i = 0; i < process->count; i++)
 		if (process->mirrors[i].created)
-			mirror_files_forget(&process->mirrors[i].files);
+			mirror_trust_forget(&process->mirrors[i].files);
 }
 
 /* Clients can connect: from now on nobody need look. `take_fd` is who waits for that. */
@@ -270,8 +270,10 @@ static int tear_down(struct mirror_process *process, int res, struct error *erro
 	struct error why;
 
 	ticker_stop(&process->ticker);
-	for (unsigned i = 0; i < process->count; i++)
+	for (unsigned i = 0; i < process->count; i++) {
 		process->mirrors[i].control = control_free(process->mirrors[i].control);
+		mirror_end_life(&process->mirrors[i]);
+	}
 	if (process->server && nbd_server_stop(process->server, PATIENCE_MS, &why) < 0 && res == 0)
 		res = error_set(error, why.code, "%s", why.text);
 	nbd_server_free(process->server);

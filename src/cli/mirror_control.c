@@ -67,6 +67,12 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 	json_object_set_new(json, "p99_us", json_integer((json_int_t)(latency.p99_ns / 1000)));
 }
 
+static bool has_trouble(const struct mirror_job_status *status)
+{
+	return status->away_ns || status->read_errors || status->write_errors ||
+	       (!status->attached && !cutover_is_end(status->state));
+}
+
 json_t *mirror_status_json(struct mirror_run *run)
 {
 	const struct endpoint *legs = run->command.legs;
@@ -89,8 +95,11 @@ json_t *mirror_status_json(struct mirror_run *run)
 	json_object_set_new(
 	    json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
 	json_object_set_new(json, "trouble",
-	    !status.attached && !cutover_is_end(status.state) && run->warning[0] ? json_string(run->warning)
-	                                                                         : json_null());
+	    has_trouble(&status) && run->warning[0] ? json_string(run->warning) : json_null());
+	json_object_set_new(json, "away_s",
+	    status.away_ns ? json_integer((json_int_t)(status.away_ns / 1000000000)) : json_null());
+	json_object_set_new(json, "read_errors", json_integer((json_int_t)status.read_errors));
+	json_object_set_new(json, "write_errors", json_integer((json_int_t)status.write_errors));
 	json_object_set_new(json, "verified",
 	    run->command.job.verify ? json_integer((json_int_t)status.verified) : json_null());
 	json_object_set_new(json, "holes", json_integer((json_int_t)status.holes));
@@ -127,7 +136,14 @@ int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 		if (res < 0)
 			return res;
 		mirror_job_status(run->job, &status);
-		if (orders[i].give(run->job) < 0)
+		res = orders[i].give(run->job);
+		if (res == -ENOTCONN)
+			return error_set(error, res, "%s is not possible: the %s is away%s", name,
+			    status.authoritative == MIRROR_SOURCE ? "source" : "target",
+			    status.authoritative == MIRROR_SOURCE
+			        ? ""
+			        : ", and the source lacks some of what clients were told is written");
+		if (res < 0)
 			return error_set(error, -EINVAL, "%s is not possible: the mirror is %s", name,
 			    cutover_state_name(status.state));
 		run->order.number++;

@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #define MIRROR_NAME_MAX 64u
@@ -16,7 +17,8 @@
 struct mirror_files {
 	char dir[4096];
 	int dir_fd, lock_fd, map_fd;
-	FILE *log; /* NULL: what is said goes to the terminal */
+	FILE *log;      /* NULL: what is said goes to the terminal */
+	uint64_t trust; /* mirror_trust.c: of this start; 0: none */
 };
 
 /* -EINVAL with words: letters, digits, '.', '_' and '-', not only digits, which would be a pid. */

@@ -153,6 +153,11 @@ static int open_map(void *data, bool create)
 	return mirror_files_map(&((struct mirror_run *)data)->files, create);
 }
 
+static void map_lost(void *data)
+{
+	mirror_trust_lose(&((struct mirror_run *)data)->files);
+}
+
 static int new_job(struct mirror_run *run, struct error *error)
 {
 	struct mirror_job_options *options = &run->command.job;
@@ -163,6 +168,7 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->open_map = open_map;
 	options->state_changed = state_changed;
 	options->warning = warning;
+	options->map_lost = map_lost;
 	options->budget = &run->process->budget;
 	if (getrandom(&options->nonce, sizeof(options->nonce), 0) != sizeof(options->nonce))
 		return error_set(error, -EIO, "cannot draw a random number: %s", strerror(errno));
@@ -206,10 +212,13 @@ int mirror_open(struct mirror_run *run, struct error *error)
 	int res;
 
 	command->job.compare = !command->full && !command->job.resume;
+	command->job.distrust = command->job.resume && !mirror_trust_check(&run->files);
 	run->marked = faccessat(run->files.dir_fd, "switched", F_OK, 0) == 0;
 	res = new_job(run, error);
 	if (res == -EBADMSG && command->job.resume)
 		res = open_without_map(run, error);
+	if (res == 0)
+		res = mirror_trust_begin(&run->files, error);
 	if (res < 0 && run->process->count > 1)
 		error_prefix(error, "%s", run->name);
 	return res;
@@ -239,7 +248,7 @@ static void live(void *data)
 
 	run->ended = cutover_is_end(state);
 	if (run->ended) {
-		mirror_files_forget(&run->files);
+		mirror_trust_forget(&run->files);
 		mirror_order_look(run);
 	}
 	if (state == CUTOVER_FAILED)
@@ -254,6 +263,18 @@ static void live(void *data)
 	process->running--;
 	if (process->running == 0 && process->stopping)
 		process->over = true;
+	/* The leg that is left may be lost and come back. */
+	if (run->ended && !process->stopping)
+		mirror_job_serve(run->job);
+}
+
+void mirror_end_life(struct mirror_run *run)
+{
+	if (!run->fiber)
+		return;
+	mirror_job_stop(run->job);
+	while (!fiber_has_ended(run->fiber) && ring_step(run->process->ring) == 0)
+		;
 }
 
 int mirror_begin(struct mirror_run *run, struct error *error)

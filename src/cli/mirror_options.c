@@ -29,6 +29,7 @@ enum option_key {
 	KEY_MIN_RATE,
 	KEY_MAX_RATE,
 	KEY_TARGET_TIMEOUT,
+	KEY_SOURCE_TIMEOUT,
 	KEY_OVERWRITE,
 	KEY_ALLOW,
 	KEY_CACHE,
@@ -151,6 +152,8 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 		return cli_parse_duration("latency-target", arg, &command->job.governor.target_ns, error);
 	case KEY_TARGET_TIMEOUT:
 		return cli_parse_duration("target-timeout", arg, &command->job.follower_timeout_ns, error);
+	case KEY_SOURCE_TIMEOUT:
+		return cli_parse_duration("source-timeout", arg, &command->job.source_timeout_ns, error);
 	case KEY_IMPACT:
 		return set_impact(command, arg);
 	case KEY_PRIORITY:
@@ -272,6 +275,11 @@ static const struct argp_option options[] = {
         0},
     {"target-timeout", KEY_TARGET_TIMEOUT, "TIME", 0,
         "a target that takes longer for a request is let go, and copied again later (default: 10s)", 0},
+    {"source-timeout", KEY_SOURCE_TIMEOUT, "TIME", 0,
+        "how long clients wait when the link to the volume that they use is lost, before they get errors "
+        "(default: "
+        "30s)",
+        0},
     {"overwrite", KEY_OVERWRITE, "NAME", 0, "the target's name once more: what it carries may be lost", 0},
     {"allow", KEY_ALLOW, "WHAT", 0, "use volumes that are mounted or held, at your own risk", 0},
     {"cache", KEY_CACHE, "HOW", 0, "buffered (default), direct or auto", 0},

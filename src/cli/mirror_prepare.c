@@ -135,7 +135,7 @@ static int forget(struct mirror_process *process, struct error *error)
 		res = mirror_files_open(
 		    &run->files, run->command.options.state_dir, run->command.forget, false, error);
 	if (res == 0)
-		mirror_files_forget(&run->files);
+		mirror_trust_forget(&run->files);
 	return res;
 }
 

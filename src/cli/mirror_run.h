@@ -9,6 +9,7 @@
 #include "cli/control.h"
 #include "cli/mirror_files.h"
 #include "cli/mirror_options.h"
+#include "cli/mirror_trust.h"
 #include "cli/signals.h"
 #include "ring/fiber.h"
 #include "ring/ticker.h"
@@ -88,6 +89,8 @@ void mirror_process_done(struct mirror_process *process);
 int mirror_open(struct mirror_run *run, struct error *error);
 /* Lets it live, until it ends or is stopped: process->running counts. */
 int mirror_begin(struct mirror_run *run, struct error *error);
+/* It has ended, or ends now: nobody waits for a leg that is away any more. Runs the ring. */
+void mirror_end_life(struct mirror_run *run);
 void mirror_close(struct mirror_run *run);
 /* Every so often. */
 void mirror_tick(struct mirror_run *run);

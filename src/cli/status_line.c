@@ -81,6 +81,12 @@ static void print_mirror(FILE *to, const json_t *status)
 		fprintf(to, "; cut over in %.1f ms", json_number_value(pause));
 	if (is_true(status, "revertible"))
 		fputs("; can revert", to);
+	if (json_is_integer(json_object_get(status, "away_s")))
+		fprintf(to, "; the %s is away, clients wait", control_string(status, "authoritative"));
+	if (control_number(status, "read_errors") || control_number(status, "write_errors"))
+		fprintf(to, "; %d reads and %d writes failed on the %s",
+		    (int)control_number(status, "read_errors"), (int)control_number(status, "write_errors"),
+		    control_string(status, "authoritative"));
 	if (json_is_string(trouble))
 		fprintf(to, "; %s", json_string_value(trouble));
 	fputc('\n', to);

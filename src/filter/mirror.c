@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #define TIMEOUT_NS 10000000000u
+#define LEADER_NS  30000000000u
 #define STABLE_MAX (16u << 20)
 #define LATENCY_NS 8000000000u
 #define RECENT_NS  266000000u
@@ -24,13 +25,18 @@ static const uint8_t excludes[RANGE_LOCK_KINDS] = {
 
 static const struct block_driver mirror_driver;
 
-static struct mirror *mirror_of(const struct block *block)
+const struct mirror *mirror_const_of(const struct block *block)
 {
 	assert(block->driver == &mirror_driver);
 	return container_of(block, struct mirror, block);
 }
 
-static void tell(struct mirror *mirror, enum mirror_event event)
+struct mirror *mirror_of(struct block *block)
+{
+	return (struct mirror *)mirror_const_of(block);
+}
+
+void mirror_tell(struct mirror *mirror, enum mirror_event event)
 {
 	if (mirror->options.event)
 		mirror->options.event(mirror->options.data, event);
@@ -47,7 +53,7 @@ void mirror_let_go(struct mirror *mirror, int res)
 	mirror->detach_reason = res;
 	mirror->counts.detached++;
 	bitmap_file_doubt(mirror->map);
-	tell(mirror, MIRROR_DETACHED);
+	mirror_tell(mirror, MIRROR_DETACHED);
 	mirror_io_let_go(mirror);
 }
 
@@ -61,7 +67,7 @@ void mirror_flush_failed(struct mirror *mirror)
 
 	bitmap_set(written, 0, written->bits);
 	bitmap_file_doubt(mirror->map);
-	tell(mirror, MIRROR_DIRTIED);
+	mirror_tell(mirror, MIRROR_DIRTIED);
 }
 
 void mirror_map_was_lost(struct mirror *mirror)
@@ -70,7 +76,7 @@ void mirror_map_was_lost(struct mirror *mirror)
 		return;
 	mirror->map_lost = true;
 	mirror_let_go(mirror, bitmap_file_lost(mirror->map));
-	tell(mirror, MIRROR_MAP_LOST);
+	mirror_tell(mirror, MIRROR_MAP_LOST);
 }
 
 static void mirror_submit(struct block *block, struct block_io *io)
@@ -85,12 +91,10 @@ static struct block *authoritative(const struct mirror *mirror)
 
 static int mirror_facts(struct block *block, struct block_facts *ret, struct error *error)
 {
-	return block_facts(authoritative(mirror_of(block)), ret, error);
-}
+	struct block *leader = authoritative(mirror_of(block));
 
-static int mirror_link_error(struct block *block, struct error *error)
-{
-	return block_link_error(authoritative(mirror_of(block)), error);
+	return leader ? block_facts(leader, ret, error)
+	              : error_set(error, -ENOTCONN, "the authoritative leg is away");
 }
 
 static void mirror_free(struct block *block)
@@ -103,13 +107,16 @@ static void mirror_free(struct block *block)
 	mirror->options.event = NULL;
 	mirror_follower(mirror)->block = NULL;
 	ring_cancel(block->ring, &mirror->watch);
-	while (mirror->watch.active || mirror->drained.active || !list_empty(&mirror->under_way) ||
-	       mirror->flush.pending)
+	ring_cancel(block->ring, &mirror->patience);
+	while (mirror->watch.active || mirror->patience.active || mirror->drained.active ||
+	       !list_empty(&mirror->under_way) || mirror->flush.pending)
 		if (ring_step(block->ring) < 0)
 			break;
 	while ((node = list_pop(&mirror->spare)))
 		free(container_of(node, struct mirror_io, node));
 	mirror_ports_done(mirror);
+	bitmap_done(&mirror->unflushed);
+	bitmap_done(&mirror->flushing);
 	free(mirror);
 }
 
@@ -117,11 +124,10 @@ static const struct block_driver mirror_driver = {
     .name = "mirror",
     .submit = mirror_submit,
     .facts = mirror_facts,
-    .link_error = mirror_link_error,
     .free = mirror_free,
 };
 
-static int check_leg(const struct mirror *mirror, const struct block *leg, struct error *error)
+static int check_size(const struct mirror *mirror, const struct block *leg, struct error *error)
 {
 	uint64_t size = bitmap_file_super(mirror->map)->size;
 
@@ -130,6 +136,18 @@ static int check_leg(const struct mirror *mirror, const struct block *leg, struc
 	return error_set(error, -EINVAL,
 	    "%s has %llu bytes, the mirror has %llu; both legs must have one size", block_info(leg)->name,
 	    (unsigned long long)block_info(leg)->size, (unsigned long long)size);
+}
+
+/* Clients have been told what they may ask for; all of it must be possible on a leg that comes later, too. */
+int mirror_check_leg(const struct mirror *mirror, const struct block *leg, struct error *error)
+{
+	int res = check_size(mirror, leg, error);
+
+	if (res == 0 && block_info(leg)->request_align > mirror->block.info.request_align)
+		res = error_set(error, -EINVAL,
+		    "%s takes requests of %u bytes and multiples, clients may ask for %u",
+		    block_info(leg)->name, block_info(leg)->request_align, mirror->block.info.request_align);
+	return res;
 }
 
 static uint32_t max_u32(uint32_t a, uint32_t b)
@@ -169,6 +187,8 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	mirror->options = *options;
 	if (!mirror->options.follower_timeout_ns)
 		mirror->options.follower_timeout_ns = TIMEOUT_NS;
+	if (!mirror->options.leader_timeout_ns)
+		mirror->options.leader_timeout_ns = LEADER_NS;
 	if (!mirror->options.stable_max)
 		mirror->options.stable_max = STABLE_MAX;
 	mirror->map = options->map;
@@ -179,6 +199,7 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	list_init(&mirror->under_way);
 	list_init(&mirror->spare);
 	list_init(&mirror->held);
+	list_init(&mirror->parked);
 	range_locks_init(&mirror->locks, mirror->block.ring, excludes);
 	histogram_init(&mirror->latency, LATENCY_NS, ring_now_ns(mirror->block.ring));
 	histogram_init(&mirror->recent, RECENT_NS, ring_now_ns(mirror->block.ring));
@@ -187,14 +208,22 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	for (unsigned i = 0; i < MIRROR_LEGS && res == 0; i++) {
 		mirror_leg_came(&mirror->legs[i], legs[i]);
 		if (legs[i])
-			res = check_leg(mirror, legs[i], error);
+			res = check_size(mirror, legs[i], error);
 	}
+	if (res == 0)
+		res = bitmap_init(&mirror->unflushed, bitmap_super_regions(bitmap_file_super(options->map)));
+	if (res == 0)
+		res = bitmap_init(&mirror->flushing, mirror->unflushed.bits);
+	if (res == -ENOMEM)
+		error_set(error, res, "cannot make a mirror: out of memory");
 	if (res < 0) {
 		mirror_ports_done(mirror);
+		bitmap_done(&mirror->unflushed);
 		free(mirror);
 		return res;
 	}
 	set_info(mirror);
+	mirror->linked = block_info(authoritative(mirror))->linked;
 	*ret = &mirror->block;
 	return 0;
 }
@@ -206,12 +235,12 @@ void mirror_set_mode(struct block *block, enum mirror_mode mode)
 
 enum mirror_mode mirror_mode(const struct block *block)
 {
-	return mirror_of(block)->mode;
+	return mirror_const_of(block)->mode;
 }
 
 enum mirror_leg_index mirror_authoritative(const struct block *block)
 {
-	return mirror_of(block)->authoritative;
+	return mirror_const_of(block)->authoritative;
 }
 
 void mirror_set_timeout(struct block *block, uint64_t follower_timeout_ns)
@@ -225,16 +254,11 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 {
 	struct mirror *mirror = mirror_of(block);
 	struct mirror_leg *follower = mirror_follower(mirror);
-	int res = check_leg(mirror, leg, error);
+	int res = mirror_check_leg(mirror, leg, error);
 
 	assert(!follower->block && list_empty(&follower->under_way) && !mirror->alone);
 	if (res < 0)
 		return res;
-	/* Clients have been told what they may ask for; all of it must be possible here, too. */
-	if (block_info(leg)->request_align > block->info.request_align)
-		return error_set(error, -EINVAL,
-		    "%s takes requests of %u bytes and multiples, clients may ask for %u",
-		    block_info(leg)->name, block_info(leg)->request_align, block->info.request_align);
 	if (bitmap_file_lost(mirror->map))
 		return error_set(error, -EIO, "the map was lost; what differs is not known any more");
 	/* Writes since it went have their marks; now all that it may not have flushed gets one, too. */
@@ -259,17 +283,17 @@ void mirror_end(struct block *block)
 
 bool mirror_attached(const struct block *block)
 {
-	return mirror_follower(mirror_of(block))->block != NULL;
+	return mirror_follower(mirror_of((struct block *)block))->block != NULL;
 }
 
 int mirror_detach_reason(const struct block *block)
 {
-	return mirror_of(block)->detach_reason;
+	return mirror_const_of(block)->detach_reason;
 }
 
 bool mirror_leg_idle(const struct block *block, enum mirror_leg_index leg)
 {
-	return list_empty(&mirror_of(block)->legs[leg].under_way);
+	return list_empty(&mirror_const_of(block)->legs[leg].under_way);
 }
 
 struct block *mirror_copy_source(struct block *block)
@@ -304,9 +328,9 @@ void mirror_hold(struct block *block)
 
 bool mirror_drained(const struct block *block)
 {
-	const struct mirror *mirror = mirror_of(block);
+	const struct mirror *mirror = mirror_const_of(block);
 
-	return mirror->holding && mirror->in_flight == 0;
+	return mirror->holding && mirror_is_quiet(mirror);
 }
 
 void mirror_release(struct block *block)
@@ -328,6 +352,15 @@ void mirror_swap(struct block *block)
 		assert(bitmap_file_super(mirror->map)->authoritative != mirror->authoritative);
 	mirror->authoritative = MIRROR_LEGS - 1 - mirror->authoritative;
 	set_info(mirror);
+	mirror_note_swap(mirror);
+	if (mirror_follower(mirror)->block)
+		return;
+	/* The old leader is away, and what it has not flushed may be gone there. */
+	mirror->detach_reason = -ENOTCONN;
+	mirror->counts.detached++;
+	bitmap_file_doubt(mirror->map);
+	mirror_tell(mirror, MIRROR_DETACHED);
+	mirror_unpark(mirror);
 }
 
 /* Flushes of both legs */
@@ -338,7 +371,7 @@ static void flush_ended(struct mirror_leg_io *leg_io, int res)
 	struct mirror_flush *flush = &mirror->flush;
 
 	/* A kernel tells such a failure once: whoever flushes next would believe that all is well. */
-	if (res < 0 && leg_io->leg != mirror_follower(mirror))
+	if (res < 0 && res != -ENOTCONN && leg_io->leg != mirror_follower(mirror))
 		mirror->owed = res;
 	if (res < 0 && flush->res == 0)
 		flush->res = res;
@@ -346,15 +379,16 @@ static void flush_ended(struct mirror_leg_io *leg_io, int res)
 		flush->done(flush->data, flush->res);
 }
 
-void mirror_flush_legs(struct block *block, void (*done)(void *data, int res), void *data)
+void mirror_flush_legs(
+    struct block *block, bool without_leader, void (*done)(void *data, int res), void *data)
 {
 	struct mirror *mirror = mirror_of(block);
 	struct mirror_flush *flush = &mirror->flush;
 
-	assert(flush->pending == 0);
+	assert(flush->pending == 0 && (mirror_leader_here(block) || mirror_attached(block)));
 	flush->done = done;
 	flush->data = data;
-	flush->res = mirror_attached(block) ? 0 : -ENOTCONN;
+	flush->res = mirror_attached(block) && (without_leader || mirror_leader_here(block)) ? 0 : -ENOTCONN;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		if (!mirror->legs[i].block || (PLANTED(PLANTED_ONE_FLUSH) && i == mirror->authoritative))
 			continue;
@@ -367,12 +401,12 @@ void mirror_flush_legs(struct block *block, void (*done)(void *data, int res), v
 
 bool mirror_flushing(const struct block *block)
 {
-	return mirror_of(block)->flush.pending > 0;
+	return mirror_const_of(block)->flush.pending > 0;
 }
 
 const struct mirror_counts *mirror_counts(const struct block *block)
 {
-	return &mirror_of(block)->counts;
+	return &mirror_const_of(block)->counts;
 }
 
 void mirror_latency(struct block *block, struct histogram_figures *ret)

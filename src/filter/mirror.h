@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A volume over two legs that hold, or will hold, the same. One leg is authoritative: reads come from it, and its errors are the
- * client's. The other follows: its errors and its slowness are nobody's but its own, it is let go and what it may lack
+ * A volume over two legs that hold, or will hold, the same. One leg is authoritative, the leader: reads come from it, and its errors
+ * are the client's; while its link is lost, requests wait for it. The other follows: its errors and its slowness are nobody's but its own, it is let go and what it may lack
  * is dirty in the map. In the background mode only the authoritative leg is written and the region is dirty; in the
  * write-through mode both are, from one stable copy of the data, before the acknowledgement.
  *
@@ -22,15 +22,19 @@ enum mirror_mode { MIRROR_BACKGROUND, MIRROR_WRITE_THROUGH };
 enum mirror_lock { MIRROR_LOCK_THROUGH, MIRROR_LOCK_BEHIND, MIRROR_LOCK_COPY };
 
 enum mirror_event {
-	MIRROR_DETACHED, /* the following leg failed, or took too long, and was let go */
-	MIRROR_DIRTIED,  /* more is dirty than before */
-	MIRROR_DRAINED,  /* held, and nothing is under way */
-	MIRROR_MAP_LOST, /* the map cannot be written: the follower was let go for good */
+	MIRROR_DETACHED,       /* the following leg failed, or took too long, and was let go */
+	MIRROR_DIRTIED,        /* more is dirty than before */
+	MIRROR_DRAINED,        /* held, and nothing is under way */
+	MIRROR_LEADER_LOST,    /* its link broke: clients wait */
+	MIRROR_LEADER_OVERDUE, /* it was not given back in time: clients get -EIO until it is */
+	MIRROR_LEADER_FAILED,  /* it failed a client's request: see counts */
+	MIRROR_MAP_LOST,       /* the map cannot be written: the follower was let go for good */
 };
 
 struct mirror_options {
 	struct bitmap_file *map;
 	uint64_t follower_timeout_ns; /* of one request to the following leg; 0: 10 s */
+	uint64_t leader_timeout_ns;   /* how long clients wait for a leader whose link is lost; 0: 30 s */
 	uint64_t stable_max; /* bytes of data held for both legs at once; 0: 16 MiB; beyond it: dirty */
 	/* From the loop; it may call everything here but block_free(). */
 	void (*event)(void *data, enum mirror_event event);
@@ -41,6 +45,11 @@ struct mirror_counts {
 	uint64_t written_through, written_behind; /* requests */
 	uint64_t detached;                        /* how often the follower was let go */
 	uint64_t held;                            /* requests that a hold kept waiting */
+	uint64_t leader_lost;                     /* how often its link was lost */
+	uint64_t read_errors, write_errors;       /* of the leader, told to clients; flushes are writes */
+	enum block_op error_op;                   /* the last of them */
+	uint64_t error_offset;
+	int error_res;
 };
 
 /*
@@ -70,6 +79,24 @@ bool mirror_attached(const struct block *mirror);
 void mirror_end(struct block *mirror);
 /* Why the follower was let go last: -errno. */
 int mirror_detach_reason(const struct block *mirror);
+/*
+ * The leader. A request that it ends with -ENOTCONN, or mirror_leader_lose(), means that its link is lost: MIRROR_LEADER_LOST. Its
+ * block is to be freed once mirror_leg_idle(), opened again, and given back by mirror_leader_return(); then all that waited goes on,
+ * or goes to the leader once more, and all that is logged is dirty. Or the other leg takes its part: mirror_swap().
+ */
+bool mirror_leader_here(const struct block *mirror);
+void mirror_leader_lose(struct block *mirror);
+/* For how long it has been away; 0: it is here. */
+uint64_t mirror_leader_away_ns(const struct block *mirror);
+/* Clients need not wait any longer. From the loop. */
+void mirror_leader_give_up(struct block *mirror);
+/* Regions with writes that the leader has acknowledged and, as far as is known, not flushed. While it is away and idle. */
+const struct bitmap *mirror_unflushed(struct block *mirror);
+/*
+ * -EINVAL with words as mirror_attach(). Whoever gives it back has made sure that it holds all that it ever acknowledged. From the
+ * loop, or from control paths.
+ */
+int mirror_leader_return(struct block *mirror, struct block *leg, struct error *error);
 /* No request to that leg is under way. */
 bool mirror_leg_idle(const struct block *mirror, enum mirror_leg_index leg);
 
@@ -93,12 +120,17 @@ void mirror_hold(struct block *mirror);
 bool mirror_drained(const struct block *mirror);
 /* Lets them go, in the order of their coming. */
 void mirror_release(struct block *mirror);
-/* The follower becomes authoritative. Held, drained, attached, nothing dirty, flushed, and recorded in the map. */
+/*
+ * The follower becomes authoritative. Held, drained, attached, nothing dirty, flushed, and recorded in the map. When the leader is away
+ * it is the follower that was let go, and what waited for it goes to the new one.
+ */
 void mirror_swap(struct block *mirror);
 /*
- * Flushes both legs; done(data, 0) if both did. One at a time: mirror_flushing() tells. The follower's failure detaches it.
+ * Flushes both legs; done(data, 0) if both did, or the follower alone if the leader is away and `without_leader`. One at a time:
+ * mirror_flushing() tells. The follower's failure detaches it. Not with both away.
  */
-void mirror_flush_legs(struct block *mirror, void (*done)(void *data, int res), void *data);
+void mirror_flush_legs(
+    struct block *mirror, bool without_leader, void (*done)(void *data, int res), void *data);
 bool mirror_flushing(const struct block *mirror);
 
 const struct mirror_counts *mirror_counts(const struct block *mirror);

@@ -24,13 +24,23 @@ static void tell_drained(struct ring_op *op, int res)
 {
 	struct mirror *mirror = container_of(op, struct mirror, drained);
 
-	if (mirror->holding && mirror->in_flight == 0 && mirror->options.event)
-		mirror->options.event(mirror->options.data, MIRROR_DRAINED);
+	if (mirror->holding && mirror_is_quiet(mirror))
+		mirror_tell(mirror, MIRROR_DRAINED);
+}
+
+bool mirror_is_quiet(const struct mirror *mirror)
+{
+	unsigned parked = 0;
+
+	list_for_each (node, &mirror->parked)
+		parked++;
+	return mirror->in_flight == parked &&
+	       (parked == 0 || list_empty(&mirror->legs[MIRROR_LEGS - 1 - mirror->authoritative].under_way));
 }
 
 void mirror_look_drained(struct mirror *mirror)
 {
-	if (!mirror->holding || mirror->in_flight || mirror->drained.active)
+	if (!mirror->holding || !mirror_is_quiet(mirror) || mirror->drained.active)
 		return;
 	mirror->drained.done = tell_drained;
 	ring_defer(mirror->block.ring, &mirror->drained, 0);
@@ -82,7 +92,8 @@ static void answer(struct mirror_io *mio)
 {
 	struct mirror *mirror = mio->mirror;
 	struct block_io *parent = mio->parent;
-	bool dirtied = mio->claimed && (!mio->followed || mio->res < 0);
+	/* What did not come to its end for want of the leader is dirty when that is back. */
+	bool dirtied = mio->claimed && !mio->abandoned && (!mio->followed || mio->res < 0);
 	int res = mio->res < 0 ? mio->res : owed(mio);
 
 	assert(!mio->answered);
@@ -100,8 +111,8 @@ static void answer(struct mirror_io *mio)
 		res = 0;
 	put(mio);
 	mirror->in_flight--;
-	if (dirtied && mirror->options.event)
-		mirror->options.event(mirror->options.data, MIRROR_DIRTIED);
+	if (dirtied)
+		mirror_tell(mirror, MIRROR_DIRTIED);
 	block_complete(parent, res);
 	mirror_look_drained(mirror);
 }
@@ -117,6 +128,21 @@ static void answer_if_over(struct mirror_io *mio)
 		answer(mio);
 }
 
+/* It is the client's, who gets it as it is; and somebody should know. */
+static void note_error(struct mirror_io *mio)
+{
+	struct mirror_counts *counts = &mio->mirror->counts;
+
+	if (mio->parent->op == BLOCK_READ)
+		counts->read_errors++;
+	else
+		counts->write_errors++;
+	counts->error_op = mio->parent->op;
+	counts->error_offset = mio->parent->offset;
+	counts->error_res = mio->res;
+	mirror_tell(mio->mirror, MIRROR_LEADER_FAILED);
+}
+
 static void leg_ended(struct mirror_leg_io *leg_io, int res)
 {
 	unsigned index = (unsigned)(leg_io->leg - leg_io->leg->mirror->legs);
@@ -127,9 +153,15 @@ static void leg_ended(struct mirror_leg_io *leg_io, int res)
 		put(mio);
 		return;
 	}
+	if (index == mio->mirror->authoritative && res == -ENOTCONN) {
+		mirror_park(mio);
+		return;
+	}
 	if (index == mio->mirror->authoritative) {
 		mio->auth_ended = true;
 		mio->res = res;
+		if (res < 0 && res != -EOPNOTSUPP)
+			note_error(mio);
 	} else if (res == 0 && mirror_follower(mio->mirror)->block) {
 		mio->followed = true;
 	}
@@ -194,6 +226,11 @@ static void ask_legs(struct mirror_io *mio)
 	struct mirror *mirror = mio->mirror;
 	unsigned follower = MIRROR_LEGS - 1 - mirror->authoritative;
 
+	if (mirror_is_away(mirror)) {
+		mirror_park(mio);
+		return;
+	}
+	mio->asked = true;
 	mio->through = mio->through && mirror->legs[follower].block && make_stable(mio);
 	if (writes(mio) && mio->through)
 		mirror->counts.written_through++;
@@ -202,6 +239,27 @@ static void ask_legs(struct mirror_io *mio)
 	ask_leg(mio, mirror->authoritative);
 	if (mio->through)
 		ask_leg(mio, follower);
+}
+
+void mirror_io_resume(struct mirror_io *mio)
+{
+	struct mirror *mirror = mio->mirror;
+
+	if (!mio->asked) {
+		ask_legs(mio);
+		return;
+	}
+	/* The leader may be the one that followed when it was asked first. */
+	if (mio->through && !mirror_follower(mirror)->block)
+		mio->through = mio->followed = false;
+	ask_leg(mio, mirror->authoritative);
+}
+
+void mirror_io_abandon(struct mirror_io *mio)
+{
+	mio->abandoned = mio->auth_ended = true;
+	mio->res = -EIO;
+	answer_if_over(mio);
 }
 
 static void claim_done(struct bitmap_claim *claim, int res)
@@ -245,8 +303,13 @@ static struct mirror_io *get(struct mirror *mirror)
 
 static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns, bool was_held)
 {
-	struct mirror_io *mio = get(mirror);
+	struct mirror_io *mio;
 
+	if (mirror_is_away(mirror) && mirror->overdue) {
+		block_complete_later(&mirror->block, io, -EIO);
+		return;
+	}
+	mio = get(mirror);
 	if (!mio) {
 		block_complete_later(&mirror->block, io, -ENOMEM);
 		return;

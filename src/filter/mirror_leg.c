@@ -82,15 +82,20 @@ static void leg_done(struct block_io *io, int res)
 	struct mirror_leg_io *leg_io = container_of(io, struct mirror_leg_io, io);
 	struct mirror_leg *leg = leg_io->leg;
 	struct mirror *mirror = leg->mirror;
+	bool leads = leg != mirror_follower(mirror);
 
 	list_remove(&leg_io->node);
 	leg_io->active = false;
 	if (res == 0)
 		note_zeroed(leg, io);
-	if (res < 0 && res != -EOPNOTSUPP && leg == mirror_follower(mirror) && leg->block)
-		mirror_let_go(mirror, res);
-	if (res < 0 && leg != mirror_follower(mirror) && (io->op == BLOCK_FLUSH || io->flags & BLOCK_FUA))
+	if (leads)
+		mirror_note_end(mirror, leg_io, res);
+	if (leads && res == -ENOTCONN)
+		mirror_leader_gone(mirror);
+	else if (leads && res < 0 && (io->op == BLOCK_FLUSH || io->flags & BLOCK_FUA))
 		mirror_flush_failed(mirror);
+	else if (res < 0 && res != -EOPNOTSUPP && !leads && leg->block)
+		mirror_let_go(mirror, res);
 	leg_io->done(leg_io, res);
 }
 
@@ -103,6 +108,9 @@ void mirror_leg_submit(struct mirror_leg *leg, struct mirror_leg_io *leg_io)
 	leg_io->io.done = leg_done;
 	list_append(&leg->under_way, &leg_io->node);
 	note_written(leg, &leg_io->io);
+	leg_io->notes = false;
+	if (leg != mirror_follower(leg->mirror))
+		mirror_note_submit(leg->mirror, leg_io);
 	block_submit(leg->block, &leg_io->io);
 	watch(leg->mirror);
 }
@@ -154,10 +162,13 @@ static int port_facts(struct block *block, struct block_facts *ret, struct error
 
 static int port_link_error(struct block *block, struct error *error)
 {
+	const struct mirror_port *port = container_of(block, struct mirror_port, block);
 	struct mirror_leg *leg = leg_of(block);
 
-	return leg->block ? block_link_error(leg->block, error)
-	                  : error_set(error, -ENOTCONN, "the following leg was let go");
+	return leg->block
+	           ? block_link_error(leg->block, error)
+	           : error_set(error, -ENOTCONN, "%s",
+	                 port->follower ? "the following leg was let go" : "the authoritative leg is away");
 }
 
 static void port_free(struct block *block)

@@ -16,6 +16,7 @@ struct mirror_leg_io {
 	uint64_t start_ns;
 	void (*done)(struct mirror_leg_io *leg_io, int res);
 	bool active;
+	bool notes; /* a flush of the leader that says what is flushed */
 };
 
 struct mirror_leg {
@@ -35,7 +36,8 @@ struct mirror_port {
 
 struct mirror_io {
 	struct mirror *mirror;
-	struct list_node node; /* in mirror->under_way, or ->spare */
+	struct list_node node;   /* in mirror->under_way, or ->spare */
+	struct list_node parked; /* in mirror->parked: waits for the leader */
 	struct block_io *parent;
 	struct range_lock lock;
 	struct bitmap_claim claim;
@@ -45,6 +47,8 @@ struct mirror_io {
 	bool was_held;
 	bool locked, claimed;
 	bool through;    /* both legs are asked */
+	bool asked;      /* before the leader was lost */
+	bool abandoned;  /* the leader did not come back in time */
 	bool auth_ended; /* with `res` */
 	bool followed;   /* the follower did it, too */
 	bool answered;
@@ -85,6 +89,16 @@ struct mirror {
 	struct mirror_counts counts;
 	struct histogram latency, recent;
 	uint64_t pause_ns;
+	/* mirror_leader.c */
+	struct list_node parked;
+	uint64_t away_since_ns;
+	bool overdue; /* nobody waits for the leader any more */
+	bool linked;  /* it can be lost */
+	bool noting;
+	struct ring_op patience;
+	struct bitmap unflushed,
+	    flushing; /* regions with writes that the leader has acknowledged; while a flush runs, those that it covers */
+
 	int owed; /* a flush of the mirror's own failed on the authoritative leg: the next client that flushes is told */
 };
 
@@ -103,14 +117,39 @@ static inline struct mirror_leg *mirror_follower(struct mirror *mirror)
 	return &mirror->legs[MIRROR_LEGS - 1 - mirror->authoritative];
 }
 
+/* mirror_leader.c */
+static inline bool mirror_is_away(const struct mirror *mirror)
+{
+	return !mirror->legs[mirror->authoritative].block;
+}
+/* The leader's link is lost. */
+void mirror_leader_gone(struct mirror *mirror);
+/* The request waits for the leader, or is abandoned. */
+void mirror_park(struct mirror_io *mio);
+void mirror_unpark(struct mirror *mirror);
+/* Requests of the leader: what it has flushed. */
+void mirror_note_submit(struct mirror *mirror, struct mirror_leg_io *leg_io);
+void mirror_note_end(struct mirror *mirror, struct mirror_leg_io *leg_io, int res);
+/* Another leg leads, with everything flushed. */
+void mirror_note_swap(struct mirror *mirror);
+
 /* mirror_io.c */
+/* It has waited for the leader: goes on; ends with -EIO. */
+void mirror_io_resume(struct mirror_io *mio);
+void mirror_io_abandon(struct mirror_io *mio);
 void mirror_io_submit(struct mirror *mirror, struct block_io *io);
 void mirror_io_release(struct mirror *mirror);
 /* The follower was let go: nobody waits for it any more. */
 void mirror_io_let_go(struct mirror *mirror);
 void mirror_look_drained(struct mirror *mirror);
+/* All that was begun has ended, or waits for the leader. */
+bool mirror_is_quiet(const struct mirror *mirror);
 
 /* mirror.c */
+struct mirror *mirror_of(struct block *block);
+const struct mirror *mirror_const_of(const struct block *block);
+void mirror_tell(struct mirror *mirror, enum mirror_event event);
+int mirror_check_leg(const struct mirror *mirror, const struct block *leg, struct error *error);
 /* The follower failed, or the user lets it go. */
 void mirror_let_go(struct mirror *mirror, int res);
 void mirror_map_was_lost(struct mirror *mirror);

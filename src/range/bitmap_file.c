@@ -167,10 +167,16 @@ void bitmap_file_settle_end(struct bitmap_file *map, bool flushed)
 
 int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error)
 {
-	int res;
+	int res = 0;
 
-	assert(map->super_left == 0 && super->authoritative < BITMAP_LEGS);
+	assert(super->authoritative < BITMAP_LEGS);
+	/* That the map is given up is being written. */
+	while (res == 0 && map->super_left > 0)
+		res = ring_step(map->ring);
+	if (res < 0)
+		return error_set(error, res, "cannot write the map's superblock: %s", strerror(-res));
 	map->super_next = *super;
+	map->super_next.given_up |= map->lost != 0;
 	map->super_next.sequence = ++map->super_sequence;
 	/* These are what the file is laid out by. */
 	assert(super->nonce == map->super.nonce && super->size == map->super.size &&
@@ -193,6 +199,10 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map)
 		return NULL;
 	assert(list_empty(&map->uses));
 	map->run_wanted = map->running = false;
+	map->closing = true;
+	/* A wait before another attempt, if it is one. */
+	if (map->lost)
+		ring_cancel(map->ring, &map->op);
 	while (map->in_round && ring_step(map->ring) == 0)
 		;
 	bitmap_done(&map->dirty);

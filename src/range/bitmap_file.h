@@ -36,10 +36,11 @@ struct bitmap_claim {
 int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, const struct bitmap_super *super,
     const struct bitmap *dirty, struct error *error);
 /*
- * Opens an earlier one. What may differ is dirty. -EBADMSG with words when it is none, damaged or given up: then only a
- * comparison of the legs says what differs. A damaged page only makes its own regions dirty. Control path.
+ * Opens an earlier one. What may differ is dirty. -EBADMSG with words when it is none, or damaged: then only a comparison of the legs
+ * says what differs. A damaged page only makes its own regions dirty. 1: it was given up, or is not to be trusted: all is dirty, but the
+ * superblock holds. Control path.
  */
-int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, struct error *error);
+int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool distrust, struct error *error);
 /* Waits for the round under way. No claim may be held. Takes NULL; returns NULL. */
 struct bitmap_file *bitmap_file_free(struct bitmap_file *map);
 

@@ -50,6 +50,7 @@ struct bitmap_file {
 	unsigned super_left; /* copies of super_next to be written yet */
 	int super_res;
 	bool super_done;
+	bool closing;
 
 	/* the round under way */
 	bool in_round, with_record, with_super;

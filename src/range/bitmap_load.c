@@ -153,11 +153,7 @@ static int load_super(struct ring *ring, int fd, struct bitmap_super *ret, struc
 		*ret = super;
 		found = true;
 	}
-	if (!found)
-		return res;
-	if (ret->given_up)
-		return error_set(error, -EBADMSG, "the map was given up when it could not be written");
-	return 0;
+	return found ? 0 : res;
 }
 
 struct loading {
@@ -273,7 +269,7 @@ static int check_length(struct ring *ring, int fd, const struct bitmap_super *su
 	return res == 1 ? 0 : error_set(error, -EBADMSG, "the map is cut short");
 }
 
-int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, struct error *error)
+int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool distrust, struct error *error)
 {
 	struct bitmap_super super;
 	struct bitmap_file *map;
@@ -290,6 +286,12 @@ int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, struct
 	else if (res < 0)
 		error_set(error, res, "cannot read the map: %s", strerror(-res));
 	if (res == 0) {
+		distrust |= super.given_up;
+		if (distrust) {
+			bitmap_set(&map->logged, 0, map->regions);
+			bitmap_set(&map->touched, 0, map->pages);
+		}
+		super.given_up = false;
 		/* Then all slots are free, and both superblocks are good. */
 		bitmap_file_doubt(map);
 		res = write_pages(map);
@@ -303,5 +305,5 @@ int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, struct
 		return res;
 	}
 	*ret = map;
-	return 0;
+	return distrust;
 }

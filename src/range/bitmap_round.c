@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #define BACKOFF_NS 2000000u
+#define GIVE_UP_NS 1000000000u /* between attempts to tell the file that it is given up */
 
 static void write_done(struct ring_op *op, int res);
 static void round_failed(struct bitmap_file *map, int res);
@@ -228,17 +229,24 @@ static void write_done(struct ring_op *op, int res)
 	ring_submit(map->ring, &map->op);
 }
 
-/* From now on nothing is noted; the file is told so, if that can still be. */
+/* Again and again: the disk may have room, or be writable, one day. Another record says it, too. */
+static void tell_given_up(struct bitmap_file *map)
+{
+	if (map->super_left > 0 || map->super.given_up || map->closing)
+		return;
+	map->super_next = map->super;
+	map->super_next.given_up = true;
+	map->super_next.sequence = ++map->super_sequence;
+	map->super_left = SUPER_COPIES;
+}
+
+/* From now on nothing is noted; the file is told so, as soon as that can be. */
 static void lose(struct bitmap_file *map, int res)
 {
 	map->lost = res;
 	map->settling = map->running = map->run_wanted = false;
-	if (map->super_left == 0 && res != -ECANCELED) {
-		map->super_next = map->super;
-		map->super_next.given_up = true;
-		map->super_next.sequence = ++map->super_sequence;
-		map->super_left = SUPER_COPIES;
-	}
+	if (res != -ECANCELED)
+		tell_given_up(map);
 	bitmap_round_start(map);
 	answer(&map->pending, res);
 }
@@ -248,13 +256,21 @@ static void waited(struct ring_op *op, int res)
 	struct bitmap_file *map = container_of(op, struct bitmap_file, op);
 
 	map->in_round = false;
+	if (map->lost && res == 0)
+		tell_given_up(map);
 	bitmap_round_start(map);
+}
+
+static void wait_for(struct bitmap_file *map, uint64_t ns)
+{
+	map->op = (struct ring_op){
+	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(map->ring) + ns, .done = waited};
+	ring_submit(map->ring, &map->op);
 }
 
 static void round_failed(struct bitmap_file *map, int res)
 {
 	bool give_up = res == -ECANCELED || ++map->attempts >= ROUND_ATTEMPTS;
-	uint64_t wait_ns;
 
 	/* Pages and claims are where they were, for another attempt. */
 	while (map->with_record && !list_empty(&map->recording)) {
@@ -265,14 +281,13 @@ static void round_failed(struct bitmap_file *map, int res)
 	}
 	if (map->with_super)
 		finish_super(map, res);
-	if (map->lost || (give_up && (map->with_record || map->round_pages_count))) {
+	if (map->lost && res != -ECANCELED && !map->closing) {
+		wait_for(map, GIVE_UP_NS);
+	} else if (map->lost || (give_up && (map->with_record || map->round_pages_count))) {
 		map->in_round = false;
 		if (!map->lost)
 			lose(map, res);
-		return;
+	} else {
+		wait_for(map, (uint64_t)BACKOFF_NS << min_u64(map->attempts, ROUND_ATTEMPTS));
 	}
-	wait_ns = (uint64_t)BACKOFF_NS << min_u64(map->attempts, ROUND_ATTEMPTS);
-	map->op = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(map->ring) + wait_ns, .done = waited};
-	ring_submit(map->ring, &map->op);
 }

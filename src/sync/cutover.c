@@ -85,13 +85,19 @@ static void flush_done(void *data, int res)
 	cutover->flush_res = res;
 }
 
+static bool is_there(const struct cutover *cutover)
+{
+	return mirror_attached(cutover->mirror) &&
+	       (cutover->without_leader || mirror_leader_here(cutover->mirror));
+}
+
 /* Runs the ring until `is_so`, the follower is lost, or the time is up. */
 static int wait_until(struct cutover *cutover, bool (*is_so)(struct cutover *cutover))
 {
 	while (!is_so(cutover)) {
 		int res = 0;
 
-		if (!mirror_attached(cutover->mirror))
+		if (!is_there(cutover))
 			return -ENOTCONN;
 		if (cutover->give_up)
 			return -EINTR;
@@ -101,7 +107,7 @@ static int wait_until(struct cutover *cutover, bool (*is_so)(struct cutover *cut
 		if (res < 0)
 			return res;
 	}
-	return mirror_attached(cutover->mirror) ? 0 : -ENOTCONN;
+	return is_there(cutover) ? 0 : -ENOTCONN;
 }
 
 static bool can_flush(struct cutover *cutover)
@@ -127,7 +133,7 @@ static int flush(struct cutover *cutover)
 	if (res < 0)
 		return res;
 	cutover->flushed = false;
-	mirror_flush_legs(cutover->mirror, flush_done, cutover);
+	mirror_flush_legs(cutover->mirror, cutover->without_leader, flush_done, cutover);
 	res = wait_until(cutover, is_flushed);
 	return res < 0 ? res : cutover->flush_res;
 }
@@ -182,7 +188,7 @@ static int switch_held(struct cutover *cutover, enum cutover_state to, struct er
 		return error_set(error, res, "%s",
 		    res == -ETIMEDOUT ? "it could not be done within the window"
 		    : res == -EINTR   ? "it was given up"
-		                      : "the following leg was lost");
+		                      : "one of the legs was lost");
 	/* Nothing can have come in between: all requests are held. */
 	assert(is_equal(cutover));
 	if (PLANTED(PLANTED_LATE_RECORD)) {
@@ -229,8 +235,8 @@ int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error 
 {
 	int res;
 
-	if (!mirror_attached(cutover->mirror))
-		return error_set(error, -ENOTCONN, "cannot switch: the following leg is not there");
+	if (!is_there(cutover))
+		return error_set(error, -ENOTCONN, "cannot switch: one of the legs is not there");
 	res = flush_before(cutover);
 	if (res < 0)
 		return error_set(error, res, "cannot switch: cannot flush the legs: %s", strerror(-res));

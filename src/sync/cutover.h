@@ -33,7 +33,9 @@ struct cutover {
 	/* set by the user */
 	struct ring *ring;
 	struct block *mirror;
-	uint64_t window_ns;        /* longest hold, from its begin to its end */
+	uint64_t window_ns; /* longest hold, from its begin to its end */
+	bool
+	    without_leader; /* also while the authoritative leg is away: the follower has all that was acknowledged */
 	bool (*quiet)(void *data); /* no copy from leg to leg is under way */
 	/* The parts have changed; nobody was let go yet. Sets the state, so that it and the legs are one fact. */
 	void (*swapped)(void *data, enum cutover_state to);
@@ -50,7 +52,7 @@ struct cutover {
 /*
  * Makes the other leg authoritative: flushes both, holds requests, waits until nothing is under way and nothing differs, flushes
  * both again, records `to` in the map, swaps, lets go. 0: done. -ETIMEDOUT: not within the window; -ENOTCONN: the follower was
- * lost; -EINTR: given up; another -errno: the map. In these cases all is as before. Control path: runs the ring.
+ * lost, or the leader; -EINTR: given up; another -errno: the map. In these cases all is as before. Control path: runs the ring.
  */
 int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error *error);
 /* Records a state without a switch: finish, cancel, fail. 0 or -errno: then try again. Control path. */

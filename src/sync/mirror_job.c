@@ -24,6 +24,12 @@ uint64_t mirror_job_dirty(const struct mirror_job *job)
 	return min_u64(bitmap_file_dirty(job->map)->count * super->region_size, super->size);
 }
 
+bool mirror_job_is_equal(const struct mirror_job *job)
+{
+	return mirror_attached(job->mirror) && mirror_job_dirty(job) == 0 &&
+	       dirty_extents_active(job->extents) == 0;
+}
+
 void mirror_job_warn(struct mirror_job *job, const struct error *error)
 {
 	if (job->options.warning)
@@ -67,9 +73,13 @@ void mirror_job_event(void *data, enum mirror_event event)
 	struct mirror_job *job = data;
 
 	job->wake = true;
+	mirror_leader_event(job, event);
+	if (event == MIRROR_MAP_LOST && job->options.map_lost)
+		job->options.map_lost(job->options.data);
 	if (event == MIRROR_DETACHED)
 		follower_lost(job);
-	if (job->state == CUTOVER_READY && (event == MIRROR_DETACHED || mirror_job_dirty(job) > 0))
+	if (job->state == CUTOVER_READY &&
+	    (event == MIRROR_DETACHED || event == MIRROR_LEADER_LOST || mirror_job_dirty(job) > 0))
 		mirror_job_set_state(job, CUTOVER_SYNCING);
 	if (event == MIRROR_DIRTIED)
 		dirty_extents_look(job->extents);
@@ -84,13 +94,14 @@ static void copy_done(void *data, int res)
 	job->copy_after_ns = ring_now_ns(job->ring) + job->options.retry_ns;
 	/* What was given and not copied is dirty again; no lock stays. */
 	dirty_extents_abandon(job->extents);
-	if (res < 0 && res != -ECANCELED && mirror_attached(job->mirror))
+	if (res < 0 && res != -ECANCELED && mirror_attached(job->mirror) && mirror_leader_here(job->mirror))
 		mirror_job_warn(job, copy_error(job->copy));
 }
 
 static void look_after_copy(struct mirror_job *job)
 {
-	bool wanted = mirror_attached(job->mirror) && !cutover_is_end(job->state);
+	bool wanted =
+	    mirror_attached(job->mirror) && mirror_leader_here(job->mirror) && !cutover_is_end(job->state);
 
 	if (job->copying && !wanted)
 		copy_stop(job->copy);
@@ -134,8 +145,7 @@ static void look_at_mode(struct mirror_job *job)
 
 static void look_at_state(struct mirror_job *job)
 {
-	bool equal = mirror_attached(job->mirror) && mirror_job_dirty(job) == 0 &&
-	             dirty_extents_active(job->extents) == 0;
+	bool equal = mirror_job_is_equal(job) && mirror_leader_here(job->mirror);
 
 	if (equal && job->options.compare) {
 		struct error ignored;
@@ -168,7 +178,7 @@ static void look_after_map(struct mirror_job *job)
 	uint64_t now_ns = ring_now_ns(job->ring);
 
 	if (job->settling || now_ns < job->settle_after_ns || !mirror_attached(job->mirror) ||
-	    mirror_flushing(job->mirror))
+	    mirror_flushing(job->mirror) || !mirror_leader_here(job->mirror))
 		return;
 	job->settle_after_ns = now_ns + job->options.settle_ns;
 	if (!bitmap_file_settle_begin(job->map))
@@ -178,7 +188,7 @@ static void look_after_map(struct mirror_job *job)
 		return;
 	}
 	job->settling = true;
-	mirror_flush_legs(job->mirror, settled, job);
+	mirror_flush_legs(job->mirror, false, settled, job);
 }
 
 static void look_at_lost_map(struct mirror_job *job)
@@ -210,6 +220,7 @@ enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
 		look_at_lost_map(job);
 		if (cutover_is_end(job->state) && !job->copying)
 			break;
+		mirror_look_after_leader(job);
 		mirror_look_after_follower(job);
 		look_after_copy(job);
 		look_at_mode(job);
@@ -221,10 +232,32 @@ enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
 			break;
 	}
 	ticker_stop(&job->ticker);
+	/* Nobody is left to open it again. */
+	if (job->stopping)
+		mirror_leader_give_up(job->mirror);
 	job->stopping = false;
 	if (job->state == CUTOVER_FAILED)
 		*error = job->error;
 	return job->state;
+}
+
+int mirror_job_serve(struct mirror_job *job)
+{
+	int res = 0;
+
+	assert(cutover_is_end(job->state));
+	ticker_start(&job->ticker, job->ring, TICK_NS, tick, job);
+	while (res == 0 && !job->stopping) {
+		job->wake = false;
+		mirror_look_after_leader(job);
+		mirror_look_after_follower(job);
+		if (!job->stopping)
+			res = ring_run_until(job->ring, &job->wake);
+	}
+	ticker_stop(&job->ticker);
+	mirror_leader_give_up(job->mirror);
+	job->stopping = false;
+	return res;
 }
 
 void mirror_job_stop(struct mirror_job *job)
@@ -304,8 +337,7 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->ordered = job->order != ORDER_NONE;
 	ret->size = bitmap_file_super(job->map)->size;
 	ret->dirty = mirror_job_dirty(job);
-	ret->revert_ready = job->state == CUTOVER_SWITCHED && ret->attached && ret->dirty == 0 &&
-	                    dirty_extents_active(job->extents) == 0;
+	ret->revert_ready = job->state == CUTOVER_SWITCHED && mirror_job_is_equal(job);
 	ret->copied = dirty_extents_copied(job->extents);
 	ret->holes = dirty_extents_holes(job->extents);
 	ret->priority = job->member.priority;
@@ -319,6 +351,10 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->pause_ns = job->pause_ns;
 	ret->detached = mirror_counts(job->mirror)->detached;
 	ret->cutovers_deferred = job->deferred;
+	ret->away_ns = mirror_leader_away_ns(job->mirror);
+	ret->refused = job->refused;
+	ret->read_errors = mirror_counts(job->mirror)->read_errors;
+	ret->write_errors = mirror_counts(job->mirror)->write_errors;
 }
 
 void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret)

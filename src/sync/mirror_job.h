@@ -20,6 +20,7 @@ enum mirror_late { MIRROR_LATE_DEFER, MIRROR_LATE_ABORT, MIRROR_LATE_WAIT };
 
 struct mirror_job_options {
 	bool resume;    /* from the map; else a new map, everything dirty */
+	bool distrust;  /* resumed: the map lacks something, but says which leg is authoritative */
 	bool compare;   /* not all that is dirty differs: compare before copying, until nothing is dirty */
 	bool verify;    /* not ready before all was read from both legs and found equal */
 	uint64_t nonce; /* of a new map; anything that an earlier one there did not have */
@@ -31,11 +32,13 @@ struct mirror_job_options {
 	    *budget; /* shared with others, borrowed; then `governor` is not heeded. NULL: one of its own */
 	unsigned priority;            /* in the budget; 0: 1 */
 	uint64_t follower_timeout_ns; /* 0: 10 s */
-	uint64_t settle_ns;           /* between clearings of the map; 0: 2 s */
-	uint64_t retry_ns;            /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
-	uint64_t cutover_window_ns;   /* 0: 500 ms */
-	enum mirror_late late;        /* when the window is not enough: try again later, give up, wait */
-	bool cutover_auto;            /* as soon as ready */
+	/* How long clients wait for the authoritative leg when its link is lost; 0: 30 s. */
+	uint64_t source_timeout_ns;
+	uint64_t settle_ns;         /* between clearings of the map; 0: 2 s */
+	uint64_t retry_ns;          /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
+	uint64_t cutover_window_ns; /* 0: 500 ms */
+	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */
+	bool cutover_auto;          /* as soon as ready */
 
 	void *data;
 	/* Opens a leg for writing. The job owns what it gets. */
@@ -45,6 +48,8 @@ struct mirror_job_options {
 	/* May be NULL. */
 	void (*state_changed)(void *data, enum cutover_state state);
 	void (*warning)(void *data, const char *text);
+	/* The map cannot be written; before a write is acknowledged that it lacks. Must be quick. May be NULL. */
+	void (*map_lost)(void *data);
 };
 
 struct mirror_job_status {
@@ -66,6 +71,9 @@ struct mirror_job_status {
 	uint64_t baseline_ns;       /* the clients' p99 with the copy paused; 0: not measured */
 	uint64_t detached;          /* how often the follower was lost */
 	uint64_t cutovers_deferred; /* for want of time */
+	uint64_t away_ns;           /* for how long the authoritative leg has been away; 0: it is there */
+	bool refused; /* it is back, and may have lost what was acknowledged: clients get errors */
+	uint64_t read_errors, write_errors; /* of the authoritative leg, told to clients */
 };
 
 struct mirror_job;
@@ -83,10 +91,15 @@ struct block *mirror_job_block(struct mirror_job *job);
 enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error);
 /* Ends run() soon and leaves the mirror as it is, for another run() or a later resume. */
 void mirror_job_stop(struct mirror_job *job);
+/* After run() has come to an end state: goes on looking after the one leg that is left, until mirror_job_stop(). 0 or -errno. */
+int mirror_job_serve(struct mirror_job *job);
 /* No request of a client may be under way. Takes NULL; returns NULL. */
 struct mirror_job *mirror_job_free(struct mirror_job *job);
 
-/* Orders; 0, or -EINVAL when the state has no such way. They are carried out by run(). */
+/*
+ * Orders; 0, -EINVAL when the state has no such way, or -ENOTCONN when the authoritative leg is away: then only revert is possible,
+ * if the other leg has all that was acknowledged, and abort. They are carried out by run().
+ */
 int mirror_job_cutover(struct mirror_job *job);
 int mirror_job_revert(struct mirror_job *job);
 int mirror_job_finish(struct mirror_job *job);

@@ -38,6 +38,13 @@ struct mirror_job {
 	bool verified; /* as far as it was asked for */
 	uint64_t differing, verify_after_ns;
 	bool told_lost;
+	/* mirror_leader.c */
+	uint64_t leader_after_ns, leader_retry_ns; /* when the authoritative leg is opened again */
+	bool told_away, told_reopen, tell_overdue, tell_failed;
+	bool refused; /* it may have lost something that nobody else has */
+	uint64_t tell_after_ns;
+	char boot[MIRROR_LEGS][sizeof(
+	    ((struct block_facts *)0)->boot)]; /* of the legs' machines, when they were opened last */
 	uint64_t pause_ns, deferred;
 	struct ticker ticker;
 	struct error error;
@@ -48,6 +55,12 @@ int mirror_open_leg(
     struct mirror_job *job, enum mirror_leg_index leg, struct block **ret, struct error *error);
 /* Frees what was let go, and tries to get a lost follower back when its time has come. */
 void mirror_look_after_follower(struct mirror_job *job);
+
+/* mirror_leader.c */
+/* Notices that the authoritative leg's link is lost, and opens it again. */
+void mirror_look_after_leader(struct mirror_job *job);
+void mirror_leader_event(struct mirror_job *job, enum mirror_event event);
+bool mirror_follower_has_all(const struct mirror_job *job);
 
 /* mirror_switch.c */
 void mirror_carry_out(struct mirror_job *job);
@@ -66,6 +79,8 @@ void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
 void mirror_job_event(void *data, enum mirror_event event);
 void mirror_job_warn(struct mirror_job *job, const struct error *error);
 uint64_t mirror_job_dirty(const struct mirror_job *job);
+/* Nothing differs, as far as the copy is concerned. */
+bool mirror_job_is_equal(const struct mirror_job *job);
 /* Bytes copied, found equal, or holes. */
 uint64_t mirror_job_done(const struct mirror_job *job);
 static inline enum mirror_leg_index mirror_job_follower(const struct mirror_job *job)

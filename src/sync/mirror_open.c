@@ -46,6 +46,7 @@ int mirror_open_leg(
 		block_free(block);
 		return error_prefix(error, "cannot use the %s", leg_names[leg]);
 	}
+	snprintf(job->boot[leg], sizeof(job->boot[leg]), "%s", facts.boot);
 	*ret = block;
 	return 0;
 }
@@ -110,9 +111,18 @@ static int load_map(struct mirror_job *job, struct error *error)
 	if (fd < 0)
 		return error_set(
 		    error, fd == -ENOENT ? -EBADMSG : fd, "cannot open the map: %s", strerror(-fd));
-	res = bitmap_file_load(&job->map, job->ring, fd, error);
+	res = bitmap_file_load(&job->map, job->ring, fd, job->options.distrust, error);
 	if (res < 0)
 		return res;
+	if (res > 0) {
+		struct error told;
+
+		error_set(&told, -EBADMSG,
+		    "the map could not be written any more, and does not say what differs: comparing all of "
+		    "both legs");
+		mirror_job_warn(job, &told);
+		job->options.compare = true;
+	}
 	super = bitmap_file_super(job->map);
 	if (super->state >= CUTOVER_STATES || super->authoritative != cutover_authority(super->state))
 		return error_set(error, -EBADMSG, "the map's state (%u, leg %u) makes no sense", super->state,
@@ -137,8 +147,10 @@ static bool is_quiet(void *data)
 int mirror_job_open(struct mirror_job *job, struct error *error)
 {
 	const struct copy_options copy_options = {.detect_zeroes = true};
-	struct mirror_options options = {
-	    .follower_timeout_ns = job->options.follower_timeout_ns, .event = mirror_job_event, .data = job};
+	struct mirror_options options = {.follower_timeout_ns = job->options.follower_timeout_ns,
+	    .leader_timeout_ns = job->options.source_timeout_ns,
+	    .event = mirror_job_event,
+	    .data = job};
 	int res = job->options.resume ? load_map(job, error) : create_map(job, error);
 
 	if (res < 0)
@@ -198,6 +210,9 @@ void mirror_look_after_follower(struct mirror_job *job)
 	if (mirror_attached(job->mirror) || !mirror_leg_idle(job->mirror, leg) || job->copying)
 		return;
 	job->legs[leg] = block_free(job->legs[leg]);
+	/* It would be filled from the leader. */
+	if (!mirror_leader_here(job->mirror))
+		return;
 	if (!cutover_is_end(job->state) && !bitmap_file_lost(job->map) && !job->stopping &&
 	    ring_now_ns(job->ring) >= job->attach_after_ns)
 		attach(job);

@@ -30,6 +30,9 @@ static int order(struct mirror_job *job, enum mirror_order what)
 {
 	if (!is_possible(job, what))
 		return -EINVAL;
+	if (!mirror_leader_here(job->mirror) && what != ORDER_ABORT &&
+	    (what != ORDER_REVERT || !mirror_follower_has_all(job)))
+		return -ENOTCONN;
 	/* A switch under way goes back, if it still can. */
 	job->cutover.give_up = what == ORDER_ABORT;
 	job->order = what;
@@ -87,6 +90,7 @@ static void switch_to(struct mirror_job *job, enum cutover_state to)
 	job->cutover.window_ns =
 	    job->options.late == MIRROR_LATE_WAIT ? NO_WINDOW : job->options.cutover_window_ns;
 	job->cutover.give_up = false;
+	job->cutover.without_leader = to == CUTOVER_REVERTED;
 	mirror_pause_ns(job->mirror);
 	job->pause_ns = 0;
 	res = cutover_switch(&job->cutover, to, &error);
@@ -97,26 +101,21 @@ static void switch_to(struct mirror_job *job, enum cutover_state to)
 		was_late(job, &error);
 }
 
-/* Nothing differs, as far as the copy is concerned. */
-static bool is_equal(const struct mirror_job *job)
-{
-	return mirror_attached(job->mirror) && mirror_job_dirty(job) == 0 &&
-	       dirty_extents_active(job->extents) == 0;
-}
-
 static void cut_over(struct mirror_job *job)
 {
-	if (job->state != CUTOVER_READY || job->paused)
+	if (job->state != CUTOVER_READY || job->paused || !mirror_leader_here(job->mirror))
 		return;
 	mirror_job_set_state(job, CUTOVER_CUTTING);
 	switch_to(job, CUTOVER_SWITCHED);
 	if (job->state == CUTOVER_CUTTING)
-		mirror_job_set_state(job, is_equal(job) ? CUTOVER_READY : CUTOVER_SYNCING);
+		mirror_job_set_state(job, mirror_job_is_equal(job) && mirror_leader_here(job->mirror)
+		                              ? CUTOVER_READY
+		                              : CUTOVER_SYNCING);
 }
 
 static void revert(struct mirror_job *job)
 {
-	if (!job->paused && is_equal(job) && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH)
+	if (!job->paused && mirror_follower_has_all(job))
 		switch_to(job, CUTOVER_REVERTED);
 }
 
@@ -156,7 +155,8 @@ void mirror_carry_out(struct mirror_job *job)
 		revert(job);
 		break;
 	case ORDER_FINISH:
-		end_as(job, CUTOVER_FINISHED);
+		if (mirror_leader_here(job->mirror))
+			end_as(job, CUTOVER_FINISHED);
 		break;
 	case ORDER_ABORT:
 		end_as(job, CUTOVER_CANCELLED);

@@ -30,7 +30,7 @@ static struct bitmap_file *load(int fd, size_t size)
 {
 	struct bitmap_file *map = NULL;
 	struct error error = {0};
-	int res = bitmap_file_load(&map, the_ring, fd, &error);
+	int res = bitmap_file_load(&map, the_ring, fd, false, &error);
 	const struct bitmap_super *super;
 
 	if (res < 0) {

@@ -78,7 +78,7 @@ def mounts(folder, loops):
 
     yield mount
     for point in reversed(points):
-        subprocess.run(["umount", point], check=False)
+        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,16 @@
 """Live mirrors: a client writes and reads all the while, and nothing that was acknowledged is lost, whatever happens."""
 import json
 import os
+import pathlib
 import signal
+import subprocess
 import time
 
 import pytest
 
 from live_mirror import Mirror
 from nbd_client import Client
+from processes import agents
 from program import INTERRUPTED, LOCKED, REFUSED, TROUBLE, wait_until
 
 MIB = 1 << 20
@@ -165,7 +168,6 @@ def test_h24_a_lost_target_never_holds_up_clients(program, folder, volumes, rand
     client.start()
     try:
         mirror.wait_for("ready")
-        from processes import agents
         for pid in agents(target):
             os.kill(pid, signal.SIGSTOP)
         stopped = agents(target)
@@ -186,8 +188,41 @@ def test_h24_a_lost_target_never_holds_up_clients(program, folder, volumes, rand
     assert source.read_bytes() == target.read_bytes()
 
 
+@pytest.mark.parametrize("leg", ["source", "target"])
+def test_h24_a_lost_link_of_the_volume_itself_is_opened_again(program, folder, volumes, random, ssh, leg):
+    """Clients wait and see no error: with the source far away, and with the target after the switch."""
+    source, target = volumes
+    places = [f"far:{source}", target] if leg == "source" else [source, f"far:{target}"]
+    mirror = Mirror(program, folder, *places, *ssh)
+    mirror.source, mirror.target = source, target
+    client = Client(mirror.uri, SIZE, random)
+    far = source if leg == "source" else target
+    mirror.start()
+    client.start()
+    try:
+        mirror.wait_for("ready")
+        if leg == "target":
+            mirror.program("cutover", "m")
+        for _ in range(3):
+            writes = client.writes
+            for pid in agents(far):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: client.writes > writes + 30, "writes over a new link")
+        wait_until(lambda: (now := mirror.status())["dirty"] == 0 and now["attached"], "nothing dirty")
+        assert "clients wait for the " + leg in (program.state / "mirrors/m/log").read_text()
+        if leg == "target":
+            mirror.program("revert", "m")
+        mirror.wait_for("ready")
+        client.stop()
+        assert client.reconnects == 0
+        client.check_volume(source)
+    finally:
+        client.over.set()
+        mirror.end()
+    assert source.read_bytes() == target.read_bytes()
+
+
 def test_a_target_with_something_on_it_is_refused(mirror):
-    import subprocess
     subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "srv", mirror.target, "24M"], check=True)
     os.truncate(mirror.target, SIZE)
     done = mirror.start(code=REFUSED)
@@ -272,3 +307,57 @@ def test_foreground_ends_with_a_signal_and_says_how_to_go_on(program, mirror):
     events = [json.loads(line) for line in done.out.splitlines()]
     assert events[0]["event"] == "ready" and {"event": "state", "name": "m", "state": "ready"} in events
     assert "--resume m" in done.err
+
+
+def break_disk(disk, how, device):
+    """A file system on a loop device over a file of a tmpfs cannot be written any more."""
+    if how == "read-only":
+        pathlib.Path(f"/sys/fs/ext4/{pathlib.Path(device).name}/trigger_fs_error").write_text("a test")
+        return
+    # What has no blocks gets none any more: the device fails every write with EIO.
+    subprocess.run(["fallocate", "--punch-hole", "--offset=0", f"--length={disk.stat().st_size}", disk], check=True)
+    with pytest.raises(OSError), open(disk.parent / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+@pytest.mark.parametrize("how", ["read-only", "io-errors"])
+@pytest.mark.parametrize("switched", [False, True], ids=["ready", "switched"])
+def test_h11_a_map_that_could_not_be_written_is_not_trusted(mounts, loops, mirror, client, how, switched):
+    """Its disk is well again later, and holds a map that looks whole but lacks what was written meanwhile."""
+    disk = mounts("-t", "tmpfs", "-o", "size=20m", "none") / "disk"
+    disk.touch()
+    os.truncate(disk, 16 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    device = loops.attach(disk)
+    state = mounts("-o", "errors=remount-ro", device)
+    mirror.start("--state-dir", state)
+    client.start()
+    mirror.wait_for("ready")
+    if switched:
+        mirror.program("cutover", "m")
+    client.stop()
+    wait_until(lambda: (now := mirror.status())["dirty"] == 0 and now["attached"], "nothing dirty")
+    time.sleep(3)  # what was written to both legs is flushed, and the map says so
+    os.sync()
+    whole = mirror.folder / "whole"
+    whole.write_bytes(disk.read_bytes())
+    break_disk(disk, how, device)
+    client = client.again()
+    client.start()
+    wait_until(lambda: not mirror.status()["attached"], "that the map is lost")
+    wait_until(lambda: client.writes > 100, "writes without a map")
+    client.stop()
+    assert mirror.status()["state"] == ("switched" if switched else "failed")
+    mirror.kill()
+    assert not equal(mirror)
+    words = ["--state-dir", mounts(loops.attach(whole))]
+    done = mirror.resume(*words)
+    assert "comparing all of both legs" in done.err, str(done)
+    mirror.wait_for("switched" if switched else "ready")
+    wait_until(lambda: (now := mirror.status())["dirty"] == 0 and now["attached"], "nothing dirty")
+    client.check_volume(mirror.target if switched else mirror.source)
+    mirror.kill(signal.SIGTERM)
+    assert equal(mirror)
+    # Once is enough.
+    assert "comparing" not in mirror.resume(*words).err

@@ -101,6 +101,12 @@ class Client(threading.Thread):
         assert not self.is_alive(), "the client hangs"
         assert self.failure is None, self.failure
 
+    def again(self):
+        """Another one that knows what this one wrote."""
+        client = Client(self.uri, self.sectors * SECTOR, self.random, self.pause_s)
+        client.acked, client.tried, client.version = self.acked, self.tried, self.version
+        return client
+
     def check_volume(self, path):
         """All that was acknowledged is in this file."""
         with open(path, "rb") as file:

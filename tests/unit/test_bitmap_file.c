@@ -185,7 +185,7 @@ static void run_until_idle(void)
 
 static void load(void)
 {
-	if (bitmap_file_load(&world.map, world.ring, world.fd, &world.error) < 0)
+	if (bitmap_file_load(&world.map, world.ring, world.fd, false, &world.error) < 0)
 		fail_msg("%s", world.error.text);
 }
 
@@ -361,7 +361,7 @@ static void test_damaged_bytes(void **state)
 		data = ring_sim_disk_data(world.sim, world.fd, &size);
 		at = rand_below(world.rand, size);
 		data[at] ^= (uint8_t)rand_between(world.rand, 1, 255);
-		res = bitmap_file_load(&world.map, world.ring, world.fd, &world.error);
+		res = bitmap_file_load(&world.map, world.ring, world.fd, false, &world.error);
 		if (res == 0) {
 			check_loaded();
 			assert_int_equal(bitmap_file_super(world.map)->size, SIZE);
@@ -410,6 +410,14 @@ static void test_records_of_state(void **state)
 	}
 }
 
+static void check_all_dirty(void)
+{
+	const struct bitmap *dirty = bitmap_file_dirty(world.map);
+
+	assert_int_equal(dirty->count, dirty->bits);
+	assert_false(bitmap_file_super(world.map)->given_up);
+}
+
 /* H11: a gap in what was noted. A map that cannot be written any more says so to all, and a later run is told not to believe it. */
 static void test_h11_a_lost_map_is_given_up(void **state)
 {
@@ -430,8 +438,51 @@ static void test_h11_a_lost_map_is_given_up(void **state)
 	bitmap_file_release(world.map, &user->claim);
 	bitmap_file_free(world.map);
 	world.map = NULL;
-	assert_int_equal(bitmap_file_load(&world.map, world.ring, world.fd, &world.error), -EBADMSG);
-	assert_non_null(strstr(world.error.text, "given up"));
+	assert_int_equal(bitmap_file_load(&world.map, world.ring, world.fd, false, &world.error), 1);
+	check_all_dirty();
+	world_done();
+}
+
+/* Nothing of it can be written, not even that it is given up: that is tried until it can be. */
+static void test_h11_it_is_given_up_as_soon_as_it_can_be(void **state)
+{
+	struct user *user = &world.users[0];
+	struct bitmap_super super;
+
+	world_init(1);
+	create(false);
+	ring_sim_disk_bad(world.sim, world.fd, RING_SIM_BAD_WRITE, 0, 64 * BITMAP_BLOCK);
+	user->claim.done = claim_done;
+	assert_int_equal(bitmap_file_claim(world.map, &user->claim, 0, 1), 0);
+	while (!bitmap_file_lost(world.map))
+		assert_int_equal(ring_sim_step(world.sim), 0);
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(ring_sim_step(world.sim), 0);
+	bitmap_file_release(world.map, &user->claim);
+	/* A change of state fails, and says that it did; the map may be closed at any time. */
+	super = *bitmap_file_super(world.map);
+	assert_int_equal(bitmap_file_record(world.map, &super, &world.error), -EIO);
+	ring_sim_disk_heal(world.sim, world.fd);
+	while (ring_sim_step(world.sim) == 0)
+		;
+	bitmap_file_free(world.map);
+	world.map = NULL;
+	assert_int_equal(bitmap_file_load(&world.map, world.ring, world.fd, false, &world.error), 1);
+	check_all_dirty();
+	world_done();
+}
+
+/* Whoever knows better than the file says so. */
+static void test_h11_a_map_that_is_not_trusted(void **state)
+{
+	world_init(1);
+	create(false);
+	world.map = bitmap_file_free(world.map);
+	assert_int_equal(bitmap_file_load(&world.map, world.ring, world.fd, true, &world.error), 1);
+	check_all_dirty();
+	world.map = bitmap_file_free(world.map);
+	assert_int_equal(bitmap_file_load(&world.map, world.ring, world.fd, false, &world.error), 0);
+	check_all_dirty();
 	world_done();
 }
 
@@ -447,6 +498,8 @@ int main(void)
 	    cmocka_unit_test(test_damaged_bytes),
 	    cmocka_unit_test(test_records_of_state),
 	    cmocka_unit_test(test_h11_a_lost_map_is_given_up),
+	    cmocka_unit_test(test_h11_it_is_given_up_as_soon_as_it_can_be),
+	    cmocka_unit_test(test_h11_a_map_that_is_not_trusted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -318,7 +318,7 @@ static void test_a_failed_flush_is_not_swallowed(void **state)
 	assert_int_equal(write_at(0, 4096), 0);
 	fault_add(world.faults[0],
 	    &(struct fault_rule){.kind = FAULT_ERROR, .result = -EIO, .ops = 1u << BLOCK_FLUSH, .times = 1});
-	mirror_flush_legs(world.mirror, flushed, &res);
+	mirror_flush_legs(world.mirror, false, flushed, &res);
 	while (mirror_flushing(world.mirror))
 		ring_sim_step(world.sim);
 	assert_int_equal(res, -EIO);

@@ -569,7 +569,7 @@ static void test_h16_no_leg_is_chosen_in_doubt(void **state)
 	world_init(false);
 	assert_int_equal(job_open(), 0);
 	job_close();
-	assert_int_equal(bitmap_file_load(&map, world.ring, world.map_fd, &world.error), 0);
+	assert_int_equal(bitmap_file_load(&map, world.ring, world.map_fd, false, &world.error), 0);
 	super = *bitmap_file_super(map);
 	super.state = CUTOVER_SWITCHED;
 	super.authoritative = MIRROR_SOURCE;
