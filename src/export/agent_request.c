@@ -106,7 +106,7 @@ int agent_request_header(
 	server->receiving = slot;
 	slot->buf_size = buf_size_of(frame);
 	if (slot->buf_size) {
-		slot->buf = agent_buffers_get(&server->buffers, slot->buf_size);
+		slot->buf = page_buffers_get(&server->buffers, slot->buf_size);
 		if (!slot->buf)
 			return error_set(error, -ENOMEM, "the agent has no memory for a request of %zu bytes",
 			    slot->buf_size);

@@ -71,7 +71,7 @@ void agent_slot_release(struct agent_slot *slot)
 
 	give_credit(slot);
 	if (slot->buf)
-		agent_buffers_put(&server->buffers, slot->buf, slot->buf_size);
+		page_buffers_put(&server->buffers, slot->buf, slot->buf_size);
 	slot->buf = NULL;
 	free(slot->text);
 	slot->text = NULL;
@@ -380,7 +380,7 @@ struct agent_server *agent_server_free(struct agent_server *server)
 	session_free(server->session);
 	put_note(server);
 	block_free(server->block);
-	agent_buffers_done(&server->buffers);
+	page_buffers_done(&server->buffers);
 	free(server->slots);
 	free(server);
 	return NULL;

@@ -3,9 +3,9 @@
  * volume). */
 #pragma once
 
+#include "base/page_buffers.h"
 #include "block/driver.h"
 #include "block/remote_json.h"
-#include "export/agent_buffers.h"
 #include "export/agent_server.h"
 #include "wire/session.h"
 
@@ -38,7 +38,7 @@ struct agent_server {
 
 	struct session *session;
 	struct block *block;
-	struct agent_buffers buffers;
+	struct page_buffers buffers;
 	struct agent_slot *slots;
 	struct list_node free;
 	unsigned busy;                /* slots in use */

@@ -291,7 +291,7 @@ struct nbd_server *nbd_server_free(struct nbd_server *server)
 		return NULL;
 	stop(server, 0);
 	assert(server->inflight_bytes == 0);
-	agent_buffers_done(&server->buffers);
+	page_buffers_done(&server->buffers);
 	nbd_pipes_done(&server->pipes);
 	free(server);
 	return NULL;

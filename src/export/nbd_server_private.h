@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "export/agent_buffers.h"
+#include "base/page_buffers.h"
 #include "export/nbd_pipe.h"
 #include "export/nbd_protocol.h"
 #include "export/nbd_server.h"
@@ -39,7 +39,7 @@ struct nbd_server {
 	unsigned exports_count;
 	struct list_node listeners, clients;
 	unsigned clients_count;
-	struct agent_buffers buffers;
+	struct page_buffers buffers;
 	struct nbd_pipes pipes;
 	uint64_t inflight_bytes;
 	struct list_node starved; /* clients that wait for bytes */

@@ -30,7 +30,7 @@ static void *buf_get(struct nbd_server *server, size_t size)
 {
 	if (size > BLOCK_IO_MAX)
 		return aligned_alloc(4096, align_up(size, 4096));
-	return agent_buffers_get(&server->buffers, size);
+	return page_buffers_get(&server->buffers, size);
 }
 
 static void buf_put(struct nbd_server *server, void *buf, size_t size)
@@ -38,7 +38,7 @@ static void buf_put(struct nbd_server *server, void *buf, size_t size)
 	if (size > BLOCK_IO_MAX)
 		free(buf);
 	else
-		agent_buffers_put(&server->buffers, buf, size);
+		page_buffers_put(&server->buffers, buf, size);
 }
 
 void nbd_slot_release(struct nbd_slot *slot)

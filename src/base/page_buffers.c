@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Buffers by powers of two: see agent_buffers.h. */
-#include "export/agent_buffers.h"
+/* Buffers by powers of two: see page_buffers.h. */
+#include "base/page_buffers.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -11,11 +11,11 @@ static unsigned class_of(size_t size)
 
 	while (((size_t)4096 << class) < size)
 		class ++;
-	assert(class < AGENT_BUFFER_CLASSES);
+	assert(class < PAGE_BUFFERS_CLASSES);
 	return class;
 }
 
-void *agent_buffers_get(struct agent_buffers *buffers, size_t size)
+void *page_buffers_get(struct page_buffers *buffers, size_t size)
 {
 	unsigned class = class_of(size);
 	void **buffer = buffers->free[class];
@@ -27,7 +27,7 @@ void *agent_buffers_get(struct agent_buffers *buffers, size_t size)
 	return buffer;
 }
 
-void agent_buffers_put(struct agent_buffers *buffers, void *buffer, size_t size)
+void page_buffers_put(struct page_buffers *buffers, void *buffer, size_t size)
 {
 	unsigned class = class_of(size);
 	size_t bytes = (size_t)4096 << class;
@@ -41,9 +41,9 @@ void agent_buffers_put(struct agent_buffers *buffers, void *buffer, size_t size)
 	buffers->kept_bytes += bytes;
 }
 
-void agent_buffers_done(struct agent_buffers *buffers)
+void page_buffers_done(struct page_buffers *buffers)
 {
-	for (unsigned class = 0; class < AGENT_BUFFER_CLASSES; class ++)
+	for (unsigned class = 0; class < PAGE_BUFFERS_CLASSES; class ++)
 		while (buffers->free[class]) {
 			void **buffer = buffers->free[class];
 
