@@ -4,12 +4,10 @@
  * --plant (in the program that is built with the mistakes): exit 0 when the mistake was found.
  */
 #include "mirror_world.h"
+#include "sim_line.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
 #ifdef BLKMOVE_PLANTS
 enum planted planted_mistake;
@@ -28,63 +26,14 @@ static const char *const plant_names[PLANTED_END] = {
 };
 
 struct arguments {
-	uint64_t seeds, start, watch;
-	bool verbose, trace, every_step;
-	enum planted plant;
+	struct sim_line line;
+	uint64_t watch;
 };
 
-static int usage(void)
+static bool take_option(void *data, int option, const char *text)
 {
-	fprintf(stderr, "usage: sim_mirror [--seeds N] [--start S] [--verbose [--watch SECTOR]] [--trace] "
-	                "[--plant MISTAKE]\nmistakes:");
-	for (int i = 1; i < PLANTED_END; i++)
-		fprintf(stderr, " %s", plant_names[i]);
-	fprintf(stderr, "\n");
-	return 2;
-}
-
-static bool parse_plant(const char *text, enum planted *ret)
-{
-	for (int i = 0; i < PLANTED_END; i++) {
-		if (!strcmp(plant_names[i], text)) {
-			*ret = (enum planted)i;
-			return true;
-		}
-	}
-	return false;
-}
-
-static bool parse(int argc, char **argv, struct arguments *ret)
-{
-	static const struct option options[] = {
-	    {"seeds", required_argument, NULL, 'n'},
-	    {"start", required_argument, NULL, 's'},
-	    {"verbose", no_argument, NULL, 'v'},
-	    {"trace", no_argument, NULL, 't'},
-	    {"watch", required_argument, NULL, 'w'},
-	    {"every-step", no_argument, NULL, 'e'},
-	    {"plant", required_argument, NULL, 'p'},
-	    {0},
-	};
-	int option;
-
-	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (option == 'n')
-			ret->seeds = strtoull(optarg, NULL, 0);
-		else if (option == 's')
-			ret->start = strtoull(optarg, NULL, 0);
-		else if (option == 'w')
-			ret->watch = strtoull(optarg, NULL, 0);
-		else if (option == 'e')
-			ret->every_step = true;
-		else if (option == 'v')
-			ret->verbose = true;
-		else if (option == 't')
-			ret->trace = true;
-		else if (option != 'p' || !parse_plant(optarg, &ret->plant))
-			return false;
-	}
-	return optind == argc;
+	((struct arguments *)data)->watch = strtoull(text, NULL, 0);
+	return true;
 }
 
 struct sums {
@@ -107,9 +56,9 @@ static uint64_t run_world(struct mirror_world *world, const struct arguments *ar
 	bool good = mirror_world_run(world);
 	uint64_t trace = ring_sim_trace(world->sim);
 
-	if (!good && (arguments->plant == PLANTED_NOTHING || arguments->verbose))
+	if (!good && (arguments->line.plant == PLANTED_NOTHING || arguments->line.verbose))
 		tell_failure(world);
-	if (arguments->trace)
+	if (arguments->line.trace)
 		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)world->seed,
 		    (unsigned long long)trace, (unsigned long long)ring_sim_steps(world->sim));
 	sums->runs++;
@@ -130,7 +79,7 @@ static uint64_t run_seed(uint64_t seed, const struct arguments *arguments, struc
 {
 	struct mirror_world world;
 
-	mirror_world_init(&world, seed, arguments->verbose, arguments->watch);
+	mirror_world_init(&world, seed, arguments->line.verbose, arguments->watch);
 	return run_world(&world, arguments, sums);
 }
 
@@ -143,7 +92,7 @@ static void test_h25_crash_at_every_step(uint64_t seed, const struct arguments *
 		for (uint64_t steps = 0; struck && !sums->failed && steps < 2000; steps++) {
 			struct mirror_world world;
 
-			mirror_world_init(&world, seed, arguments->verbose, arguments->watch);
+			mirror_world_init(&world, seed, arguments->line.verbose, arguments->watch);
 			world.forced = true;
 			world.forced_power = form & 1;
 			world.forced_revert = form & 2;
@@ -156,23 +105,24 @@ static void test_h25_crash_at_every_step(uint64_t seed, const struct arguments *
 
 static void run_all(const struct arguments *arguments, struct sums *sums)
 {
-	const struct arguments quiet = {.plant = PLANTED_END, .watch = UINT64_MAX};
+	const struct arguments quiet = {.line = {.plant = PLANTED_END}, .watch = UINT64_MAX};
 
-	for (uint64_t i = 0; i < arguments->seeds; i++) {
+	for (uint64_t i = 0; i < arguments->line.seeds; i++) {
 		struct sums ignored = {0};
 		uint64_t trace;
 
-		if (arguments->every_step) {
-			test_h25_crash_at_every_step(arguments->start + i, arguments, sums);
+		if (arguments->line.every_step) {
+			test_h25_crash_at_every_step(arguments->line.start + i, arguments, sums);
 			continue;
 		}
-		trace = run_seed(arguments->start + i, arguments, sums);
+		trace = run_seed(arguments->line.start + i, arguments, sums);
 
-		if (arguments->plant != PLANTED_NOTHING && sums->failed)
+		if (arguments->line.plant != PLANTED_NOTHING && sums->failed)
 			return;
 		/* The same seed gives the same run: else a failure could not be replayed. */
-		if (i % 100 == 0 && run_seed(arguments->start + i, &quiet, &ignored) != trace) {
-			printf("seed %llu is not repeatable\n", (unsigned long long)(arguments->start + i));
+		if (i % 100 == 0 && run_seed(arguments->line.start + i, &quiet, &ignored) != trace) {
+			printf(
+			    "seed %llu is not repeatable\n", (unsigned long long)(arguments->line.start + i));
 			sums->failed++;
 		}
 	}
@@ -180,39 +130,39 @@ static void run_all(const struct arguments *arguments, struct sums *sums)
 
 int main(int argc, char **argv)
 {
-	const char *seed_text = getenv("BLKMOVE_SEED");
-	struct arguments arguments = {.seeds = 2000, .start = 1, .watch = UINT64_MAX};
+	static const struct option more[] = {{"watch", required_argument, NULL, 256}, {0}};
+	struct arguments arguments = {.watch = UINT64_MAX,
+	    .line = {.program = "sim_mirror",
+	        .more_usage = "[--watch SECTOR]",
+	        .mistakes = plant_names,
+	        .mistakes_count = PLANTED_END,
+	        .more = more,
+	        .take = take_option,
+	        .data = &arguments,
+	        .seeds = 2000,
+	        .start = 1}};
+	const struct sim_line *line = &arguments.line;
 	struct sums sums = {0};
-	struct timespec begin, end;
 
-	if (seed_text) {
-		arguments.start = strtoull(seed_text, NULL, 0);
-		arguments.seeds = 1;
-	}
-	if (!parse(argc, argv, &arguments))
-		return usage();
+	if (!sim_line_parse(&arguments.line, argc, argv))
+		return 2;
 #ifdef BLKMOVE_PLANTS
-	planted_mistake = arguments.plant;
+	planted_mistake = (enum planted)line->plant;
 #else
-	if (arguments.plant != PLANTED_NOTHING)
-		return usage();
+	/* This one is built without them. */
+	if (line->plant != PLANTED_NOTHING) {
+		sim_line_wrong(line);
+		return 2;
+	}
 #endif
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	clock_gettime(CLOCK_MONOTONIC, &begin);
 	run_all(&arguments, &sums);
-	clock_gettime(CLOCK_MONOTONIC, &end);
 	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu faults, %llu times ready, %llu "
 	       "cutovers, "
 	       "%llu reverts, %llu bytes found equal, %llu of holes, %.1f s: %llu failed\n",
-	    (unsigned long long)sums.runs, (unsigned long long)arguments.start,
-	    (unsigned long long)sums.steps, (unsigned long long)sums.requests,
-	    (unsigned long long)sums.faults, (unsigned long long)sums.ready,
-	    (unsigned long long)sums.cutovers, (unsigned long long)sums.reverts,
-	    (unsigned long long)sums.same, (unsigned long long)sums.holes,
-	    (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9,
-	    (unsigned long long)sums.failed);
-	if (arguments.plant == PLANTED_NOTHING)
-		return sums.failed > 0;
-	printf("the mistake %s was %s\n", plant_names[arguments.plant], sums.failed ? "found" : "NOT found");
-	return sums.failed == 0;
+	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
+	    (unsigned long long)sums.requests, (unsigned long long)sums.faults,
+	    (unsigned long long)sums.ready, (unsigned long long)sums.cutovers,
+	    (unsigned long long)sums.reverts, (unsigned long long)sums.same, (unsigned long long)sums.holes,
+	    sim_line_seconds(line), (unsigned long long)sums.failed);
+	return sim_line_end(line, sums.failed);
 }

@@ -4,13 +4,14 @@
  * that must hold did not. --every-step: instead of what the seed chooses, each kind of crash at each step, a
  * run for each. Exit 0: all held; with --plant: the mistake was found.
  */
+#include "sim_line.h"
 #include "world.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+enum { OPTION_FAULT = 256, OPTION_STEP };
 
 static const char *const plant_names[PLANTS] = {
     [PLANT_NONE] = "none",
@@ -21,84 +22,27 @@ static const char *const plant_names[PLANTS] = {
 };
 
 struct arguments {
-	uint64_t seeds, start;
-	enum plant plant;
-	bool verbose, trace, every_step;
+	struct sim_line line;
 	const char *fault; /* only this one, at `step` */
 	uint64_t step;
 };
 
-static int usage(void)
+static bool take_option(void *data, int option, const char *text)
 {
-	fprintf(stderr, "usage: sim_move [--seeds N] [--start S] [--verbose] [--trace] [--plant MISTAKE]\n"
-	                "                [--every-step | --fault FAULT --step STEP]\n"
-	                "mistakes:");
-	for (int i = 1; i < PLANTS; i++)
-		fprintf(stderr, " %s", plant_names[i]);
-	fprintf(stderr, "\nfaults:\n");
+	struct arguments *arguments = data;
+
+	if (option == OPTION_FAULT)
+		arguments->fault = text;
+	else
+		arguments->step = strtoull(text, NULL, 0);
+	return true;
+}
+
+static void tell_faults(void)
+{
+	fprintf(stderr, "faults:\n");
 	for (int i = 0; i < FAULTS; i++)
 		fprintf(stderr, "  '%s'\n", fault_name((enum fault_what)i));
-	return 2;
-}
-
-static bool parse_plant(const char *text, enum plant *ret)
-{
-	for (int i = 0; i < PLANTS; i++) {
-		if (!strcmp(plant_names[i], text)) {
-			*ret = (enum plant)i;
-			return true;
-		}
-	}
-	return false;
-}
-
-static bool take_option(int option, struct arguments *ret)
-{
-	switch (option) {
-	case 'n':
-		ret->seeds = strtoull(optarg, NULL, 0);
-		return true;
-	case 's':
-		ret->start = strtoull(optarg, NULL, 0);
-		return true;
-	case 'v':
-		return ret->verbose = true;
-	case 't':
-		return ret->trace = true;
-	case 'e':
-		return ret->every_step = true;
-	case 'f':
-		ret->fault = optarg;
-		return true;
-	case 'k':
-		ret->step = strtoull(optarg, NULL, 0);
-		return true;
-	case 'p':
-		return parse_plant(optarg, &ret->plant);
-	default:
-		return false;
-	}
-}
-
-static bool parse(int argc, char **argv, struct arguments *ret)
-{
-	static const struct option options[] = {
-	    {"seeds", required_argument, NULL, 'n'},
-	    {"start", required_argument, NULL, 's'},
-	    {"verbose", no_argument, NULL, 'v'},
-	    {"trace", no_argument, NULL, 't'},
-	    {"plant", required_argument, NULL, 'p'},
-	    {"every-step", no_argument, NULL, 'e'},
-	    {"fault", required_argument, NULL, 'f'},
-	    {"step", required_argument, NULL, 'k'},
-	    {0},
-	};
-	int option;
-
-	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
-		if (!take_option(option, ret))
-			return false;
-	return optind == argc;
 }
 
 struct outcome {
@@ -132,15 +76,15 @@ static struct outcome run_seed(uint64_t seed, const struct arguments *arguments)
 	struct outcome outcome;
 	struct world world;
 
-	world_init(&world, seed, arguments->plant, arguments->verbose);
+	world_init(&world, seed, (enum plant)arguments->line.plant, arguments->line.verbose);
 	force_fault(&world, arguments);
 	outcome.good = world_run(&world);
 	outcome.struck = world.struck;
 	outcome.trace = ring_sim_trace(world.sim);
 	outcome.steps = ring_sim_steps(world.sim);
-	if (!outcome.good && arguments->plant == PLANT_NONE)
+	if (!outcome.good && arguments->line.plant == PLANT_NONE)
 		tell_failure(&world, arguments);
-	if (arguments->trace)
+	if (arguments->line.trace)
 		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
 		    (unsigned long long)outcome.trace, (unsigned long long)outcome.steps);
 	fflush(stdout);
@@ -154,7 +98,7 @@ static bool is_repeatable(uint64_t seed, const struct arguments *arguments, cons
 	struct arguments quiet = *arguments;
 	struct outcome second;
 
-	quiet.verbose = quiet.trace = false;
+	quiet.line.verbose = quiet.line.trace = false;
 	second = run_seed(seed, &quiet);
 	if (second.trace == first->trace && second.steps == first->steps)
 		return true;
@@ -193,11 +137,11 @@ static void run_every_step(uint64_t seed, const struct arguments *arguments, str
 
 static void run_all(const struct arguments *arguments, struct sums *sums)
 {
-	for (uint64_t i = 0; i < arguments->seeds; i++) {
-		uint64_t seed = arguments->start + i;
+	for (uint64_t i = 0; i < arguments->line.seeds; i++) {
+		uint64_t seed = arguments->line.start + i;
 		struct outcome outcome;
 
-		if (arguments->every_step) {
+		if (arguments->line.every_step) {
 			run_every_step(seed, arguments, sums);
 			continue;
 		}
@@ -209,31 +153,27 @@ static void run_all(const struct arguments *arguments, struct sums *sums)
 
 int main(int argc, char **argv)
 {
-	const char *seed_text = getenv("BLKMOVE_SEED");
-	struct arguments arguments = {.seeds = 1000, .start = 1};
+	static const struct option more[] = {{"fault", required_argument, NULL, OPTION_FAULT},
+	    {"step", required_argument, NULL, OPTION_STEP}, {0}};
+	struct arguments arguments = {.line = {.program = "sim_move",
+	                                  .more_usage = "[--fault FAULT --step STEP]",
+	                                  .mistakes = plant_names,
+	                                  .mistakes_count = PLANTS,
+	                                  .more = more,
+	                                  .take = take_option,
+	                                  .data = &arguments,
+	                                  .seeds = 1000,
+	                                  .start = 1}};
+	const struct sim_line *line = &arguments.line;
 	struct sums sums = {0};
-	struct timespec begin, end;
 
-	if (seed_text) {
-		arguments.start = strtoull(seed_text, NULL, 0);
-		arguments.seeds = 1;
+	if (!sim_line_parse(&arguments.line, argc, argv)) {
+		tell_faults();
+		return 2;
 	}
-	if (!parse(argc, argv, &arguments))
-		return usage();
-	/* What was told must be there when an assertion ends the program. */
-	setvbuf(stdout, NULL, _IOLBF, 0);
-	clock_gettime(CLOCK_MONOTONIC, &begin);
 	run_all(&arguments, &sums);
-	clock_gettime(CLOCK_MONOTONIC, &end);
 	printf("%llu runs from seed %llu, %llu steps, %llu faults, %.1f s: %llu failed\n",
-	    (unsigned long long)sums.runs, (unsigned long long)arguments.start,
-	    (unsigned long long)sums.steps, (unsigned long long)sums.struck,
-	    (double)(end.tv_sec - begin.tv_sec) + (double)(end.tv_nsec - begin.tv_nsec) / 1e9,
-	    (unsigned long long)sums.failed);
-	if (arguments.plant != PLANT_NONE) {
-		printf("the mistake %s was %s\n", plant_names[arguments.plant],
-		    sums.failed ? "found" : "NOT found");
-		return sums.failed == 0;
-	}
-	return sums.failed > 0;
+	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
+	    (unsigned long long)sums.struck, sim_line_seconds(line), (unsigned long long)sums.failed);
+	return sim_line_end(line, sums.failed);
 }
