@@ -173,7 +173,7 @@ void mirror_clients_step(struct mirror_world *world)
 {
 	struct rand *rand = ring_sim_rand(world->sim);
 
-	if (!world->serving || world->quiet || world->crashed || world->failures)
+	if (!world->serving || world->quiet || world->crashed || world->story.failures)
 		return;
 	for (unsigned i = 0; i < world->scenario.clients; i++)
 		if (!world->clients[i].busy && rand_one_in(rand, world->scenario.idle))

@@ -7,7 +7,6 @@
 #include "volume.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,30 +16,8 @@
 #define TIMEOUT_NS  300000000u
 #define CHECK_EVERY 32u
 
-void mirror_world_say(const struct mirror_world *world, const char *format, ...)
+void mirror_world_stop(struct mirror_world *world)
 {
-	va_list args;
-
-	if (!world->verbose)
-		return;
-	va_start(args, format);
-	printf("%12.6f %7llu  ", (double)ring_sim_now_ns(world->sim) / 1e9,
-	    (unsigned long long)ring_sim_steps(world->sim));
-	vprintf(format, args);
-	putchar('\n');
-	va_end(args);
-}
-
-void mirror_world_fail(struct mirror_world *world, const char *format, ...)
-{
-	va_list args;
-
-	if (world->failures++)
-		return;
-	va_start(args, format);
-	vsnprintf(world->failure, sizeof(world->failure), format, args);
-	va_end(args);
-	mirror_world_say(world, "FAILED: %s", world->failure);
 	if (world->job)
 		mirror_job_stop(world->job);
 }
@@ -223,7 +200,7 @@ static void state_changed(void *data, enum cutover_state state)
 
 static void warning(void *data, const char *text)
 {
-	mirror_world_say(data, "warning: %s", text);
+	mirror_world_say((struct mirror_world *)data, "warning: %s", text);
 }
 
 /* The last life: over to the target, perhaps back and over again, and to an end. */
@@ -261,7 +238,7 @@ static void step_hook(void *data)
 {
 	struct mirror_world *world = data;
 
-	if (!world->serving || world->crashed || world->failures)
+	if (!world->serving || world->crashed || world->story.failures)
 		return;
 	check_step(world);
 	mirror_clients_step(world);
@@ -367,18 +344,18 @@ static void live(struct mirror_world *world)
 		mirror_world_fail(world, "cannot begin: %s", error.text);
 	}
 	end_life(world);
-	if (world->ended && !world->failures)
+	if (world->ended && !world->story.failures)
 		mirror_clients_check_leg(world, cutover_authority(world->state));
 	world->life++;
 }
 
 bool mirror_world_run(struct mirror_world *world)
 {
-	while (!world->ended && !world->failures && world->life < world->scenario.lives)
+	while (!world->ended && !world->story.failures && world->life < world->scenario.lives)
 		live(world);
-	if (!world->ended && !world->failures)
+	if (!world->ended && !world->story.failures)
 		mirror_world_fail(world, "it has no end");
-	return world->failures == 0;
+	return world->story.failures == 0;
 }
 
 static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
@@ -456,8 +433,9 @@ static void make_disks(struct mirror_world *world)
 
 void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, uint64_t watch)
 {
-	*world = (struct mirror_world){.seed = seed, .verbose = verbose, .watch = watch};
+	*world = (struct mirror_world){.seed = seed, .story.verbose = verbose, .watch = watch};
 	world->sim = ring_sim_new(seed, STEPS_MAX);
+	world->story.sim = world->sim;
 	scenario_init(&world->scenario, ring_sim_rand(world->sim));
 	world->model = model_new(world->scenario.sectors);
 	make_disks(world);

@@ -9,6 +9,7 @@
 #include "base/plant.h"
 #include "mirror_model.h"
 #include "ring/ring_sim.h"
+#include "sim_story.h"
 #include "sync/mirror_job.h"
 
 #define MIRROR_CLIENTS_MAX 8u
@@ -54,7 +55,7 @@ enum mirror_fault {
 
 struct mirror_world {
 	uint64_t seed;
-	bool verbose;
+	struct sim_story story;
 	uint64_t watch; /* a sector whose requests are told */
 	/* Instead of what the seed chooses: one crash, so many steps after a switch began in the first life; then the last. */
 	bool forced, forced_power, forced_revert, struck;
@@ -80,18 +81,16 @@ struct mirror_world {
 
 	uint64_t same, holes; /* bytes found equal, and those that had to be copied and were holes */
 	uint64_t requests, faults, cutovers, reverts, ready;
-	unsigned failures;
-	char failure[512];
 };
 
 /* mirror_world.c */
 void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, uint64_t watch);
 bool mirror_world_run(struct mirror_world *world);
 void mirror_world_done(struct mirror_world *world);
-void mirror_world_fail(struct mirror_world *world, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-void mirror_world_say(const struct mirror_world *world, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+/* The life under way ends soon. */
+void mirror_world_stop(struct mirror_world *world);
+#define mirror_world_fail(world, ...) (sim_fail(&(world)->story, __VA_ARGS__), mirror_world_stop(world))
+#define mirror_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
 
 /* mirror_clients.c */
 void mirror_clients_init(struct mirror_world *world);

@@ -42,7 +42,7 @@ struct sums {
 
 static void tell_failure(const struct mirror_world *world)
 {
-	printf("seed %llu failed: %s\n", (unsigned long long)world->seed, world->failure);
+	printf("seed %llu failed: %s\n", (unsigned long long)world->seed, world->story.failure);
 	if (world->forced)
 		printf("  %s %llu steps into the %s\n", world->forced_power ? "power cut" : "killed",
 		    (unsigned long long)world->forced_steps, world->forced_revert ? "revert" : "cutover");

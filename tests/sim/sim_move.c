@@ -65,7 +65,7 @@ static void force_fault(struct world *world, const struct arguments *arguments)
 static void tell_failure(const struct world *world, const struct arguments *arguments)
 {
 	printf("seed %llu failed: %s\n  replay: sim_move --start %llu --seeds 1 --verbose",
-	    (unsigned long long)world->seed, world->failure, (unsigned long long)world->seed);
+	    (unsigned long long)world->seed, world->story.failure, (unsigned long long)world->seed);
 	if (world->forced)
 		printf(" --fault '%s' --step %llu", arguments->fault, (unsigned long long)arguments->step);
 	printf("\n");

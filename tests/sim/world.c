@@ -3,37 +3,10 @@
 #include "world.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define STEPS_MAX 3000000u
-
-void world_say(const struct world *world, const char *format, ...)
-{
-	va_list args;
-
-	if (!world->verbose)
-		return;
-	va_start(args, format);
-	printf("%12.6f  ", (double)ring_sim_now_ns(world->sim) / 1e9);
-	vprintf(format, args);
-	putchar('\n');
-	va_end(args);
-}
-
-void world_fail(struct world *world, const char *format, ...)
-{
-	va_list args;
-
-	if (world->failures++)
-		return;
-	va_start(args, format);
-	vsnprintf(world->failure, sizeof(world->failure), format, args);
-	va_end(args);
-	world_say(world, "FAILED: %s", world->failure);
-}
 
 /* What the job asks for */
 
@@ -113,7 +86,7 @@ static void state_changed(void *data, enum job_state state)
 
 static void warning(void *data, const char *text)
 {
-	world_say(data, "warning: %s", text);
+	world_say((struct world *)data, "warning: %s", text);
 }
 
 static void step_hook(void *data)
@@ -191,9 +164,10 @@ static enum job_result attempt(struct world *world)
 
 void world_init(struct world *world, uint64_t seed, enum plant plant, bool verbose)
 {
-	*world = (struct world){.seed = seed, .plant = plant, .verbose = verbose};
+	*world = (struct world){.seed = seed, .plant = plant, .story.verbose = verbose};
 	list_init(&world->agents);
 	world->sim = ring_sim_new(seed, STEPS_MAX);
+	world->story.sim = world->sim;
 	scenario_init(&world->scenario, ring_sim_rand(world->sim));
 	world_make_disks(world);
 	ring_sim_on_step(world->sim, step_hook, world);
@@ -230,7 +204,7 @@ bool world_run(struct world *world)
 	if (world->forced)
 		world->scenario.attempts = 1;
 	describe(world);
-	for (unsigned i = 0; i <= world->scenario.attempts && !world->failures; i++) {
+	for (unsigned i = 0; i <= world->scenario.attempts && !world->story.failures; i++) {
 		enum job_result result;
 
 		world->last_attempt = i == world->scenario.attempts;
@@ -242,5 +216,5 @@ bool world_run(struct world *world)
 		result = attempt(world);
 		fresh = !world->crashed && (result == JOB_OK || result == JOB_BAD_RANGES);
 	}
-	return world->failures == 0;
+	return world->story.failures == 0;
 }

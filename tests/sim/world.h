@@ -7,6 +7,7 @@
 #pragma once
 
 #include "export/agent_server.h"
+#include "sim_story.h"
 #include "sync/job.h"
 #include "volume.h"
 
@@ -67,7 +68,7 @@ struct world {
 	uint64_t seed;
 	struct scenario scenario;
 	enum plant plant;
-	bool verbose;
+	struct sim_story story;
 	/* Instead of what the seed chooses: one attempt with one fault, at this step of it. */
 	bool forced;
 	enum fault_what forced_what;
@@ -99,9 +100,6 @@ struct world {
 	struct list_node agents; /* remote.c */
 	struct agent_notes notes;
 	uint64_t boot_ns; /* the remote machine answers from then on */
-
-	unsigned failures;
-	char failure[512]; /* the first */
 };
 
 /* world.c */
@@ -109,8 +107,8 @@ void world_init(struct world *world, uint64_t seed, enum plant plant, bool verbo
 void world_done(struct world *world);
 /* Runs the seed to its end; true when all held. */
 bool world_run(struct world *world);
-void world_fail(struct world *world, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void world_say(const struct world *world, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define world_fail(world, ...) sim_fail(&(world)->story, __VA_ARGS__)
+#define world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
 /* Opens one of the disks on a host. */
 int world_open_disk(
     struct world *world, struct ring *ring, bool target, bool write, struct block **ret, struct error *error);

@@ -28,6 +28,8 @@
 
 #include <cmocka.h>
 
+#include "shell.h"
+
 static char folder[64];
 
 struct world {
@@ -51,18 +53,6 @@ static __attribute__((unused)) int remove_folder(void **state)
 
 	snprintf(command, sizeof(command), "rm -rf %s", folder);
 	return system(command) == 0 ? 0 : -1;
-}
-
-static __attribute__((unused, format(printf, 1, 2))) void run(const char *format, ...)
-{
-	char command[2048];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(command, sizeof(command), format, arguments);
-	va_end(arguments);
-	if (system(command) != 0)
-		fail_msg("this failed: %s", command);
 }
 
 static __attribute__((unused)) void need(const char *program)

@@ -21,6 +21,8 @@
 
 #include <cmocka.h>
 
+#include "shell.h"
+
 #define MIB (1u << 20)
 
 static char folder[64];
@@ -32,20 +34,6 @@ struct world {
 	struct block_open_options options;
 	struct error error;
 };
-
-static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void run(const char *format, ...)
-{
-	char command[512];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(command, sizeof(command), format, arguments);
-	va_end(arguments);
-	if (system(command) != 0)
-		fail_msg("this failed: %s", command);
-}
 
 static void world_init(struct world *world)
 {

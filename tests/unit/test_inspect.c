@@ -25,21 +25,9 @@
 
 #include <cmocka.h>
 
+#include "shell.h"
+
 static char folder[64];
-
-static void run(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void run(const char *format, ...)
-{
-	char command[1024];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(command, sizeof(command), format, arguments);
-	va_end(arguments);
-	if (system(command) != 0)
-		fail_msg("this failed: %s", command);
-}
 
 static void image(char *ret, const char *name, const char *size)
 {
