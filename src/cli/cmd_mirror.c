@@ -62,6 +62,7 @@ static void show(struct mirror_process *process)
 static void tick(void *data)
 {
 	struct mirror_process *process = data;
+	struct error error;
 
 	for (unsigned i = 0; i < process->count; i++)
 		mirror_tick(&process->mirrors[i]);
@@ -70,8 +71,10 @@ static void tick(void *data)
 	if (process->stopping && ring_now_ns(process->ring) - process->stopped_ns > HURRY_NS)
 		signals_end_children();
 	if (process->running == 0 && process->clients == 0 &&
-	    ring_now_ns(process->ring) - process->alone_since_ns > LINGER_NS)
-		process->over = true;
+	    ring_now_ns(process->ring) - process->alone_since_ns > LINGER_NS) {
+		process->over = mirror_devices_stop(process, &error) == 0;
+		process->alone_since_ns = ring_now_ns(process->ring);
+	}
 }
 
 static void stop(struct mirror_process *process)
@@ -98,7 +101,8 @@ static void got_signal(void *data, int number)
 	}
 	if (process->stopping || !process->server)
 		_exit(JOB_INTERRUPTED);
-	stop(process);
+	if (mirror_devices_may_stop(process))
+		stop(process);
 }
 
 /* Setting up */
@@ -136,6 +140,8 @@ static int serve(struct mirror_process *process, struct error *error)
 
 		res = nbd_server_add(process->server, &export, error);
 	}
+	if (res == 0)
+		res = mirror_devices_open(process, error);
 	return res == 0 ? listen_start(&process->shared->listen, process->server, error) : res;
 }
 
@@ -171,13 +177,13 @@ static void say_ready(const struct mirror_process *process)
 {
 	for (unsigned i = 0; i < process->count; i++) {
 		const struct mirror_run *run = &process->mirrors[i];
-		const char *between = "";
+		const char *between = "", *device = devices_path(&run->command.devices, 0);
 		json_t *uri;
 		size_t at;
 
 		if (process->shared->json) {
-			mirror_say_json(run, json_pack("{s:s, s:s, s:O}", "event", "ready", "name", run->name,
-			                         "uris", run->uris));
+			mirror_say_json(run, json_pack("{s:s, s:s, s:O, s:s?}", "event", "ready", "name",
+			                         run->name, "uris", run->uris, "device", device));
 			continue;
 		}
 		json_array_foreach(run->uris, at, uri)
@@ -185,6 +191,8 @@ static void say_ready(const struct mirror_process *process)
 			printf("%s%s", between, json_string_value(uri));
 			between = " ";
 		}
+		if (device)
+			printf("%s%s", between, device);
 		putchar('\n');
 	}
 	fflush(stdout);
@@ -274,6 +282,7 @@ static int tear_down(struct mirror_process *process, int res, struct error *erro
 		process->mirrors[i].control = control_free(process->mirrors[i].control);
 		mirror_end_life(&process->mirrors[i]);
 	}
+	mirror_devices_free(process);
 	if (process->server && nbd_server_stop(process->server, PATIENCE_MS, &why) < 0 && res == 0)
 		res = error_set(error, why.code, "%s", why.text);
 	nbd_server_free(process->server);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove serve: exports volumes over NBD until it is told to end. */
 #include "cli/cli.h"
+#include "cli/devices.h"
 #include "cli/listen.h"
 #include "cli/signals.h"
 #include "filter/overlay.h"
@@ -35,6 +36,7 @@ enum option_key {
 struct serve {
 	struct cli_options options; /* reaching the volumes, words, the error */
 	struct listen listen;
+	struct devices devices;
 	struct endpoint endpoints[NBD_EXPORTS_MAX];
 	const char *names[NBD_EXPORTS_MAX];
 	struct block *blocks[NBD_EXPORTS_MAX];
@@ -47,7 +49,7 @@ struct serve {
 	struct ring *ring;
 	struct signals *signals;
 	struct nbd_server *server;
-	bool stopping;
+	bool stopping, refused; /* refused: a device is in use, and the next signal leaves it behind */
 	unsigned clients;
 	uint64_t answered;
 };
@@ -94,7 +96,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &serve->listen;
-		state->child_inputs[1] = &serve->options;
+		state->child_inputs[1] = &serve->devices;
+		state->child_inputs[2] = &serve->options;
 		break;
 	case ARGP_KEY_ARG:
 		take_endpoint(serve, arg, state);
@@ -248,6 +251,22 @@ static int add_exports(struct serve *serve, struct error *error)
 	return res;
 }
 
+static int make_devices(struct serve *serve, struct error *error)
+{
+	int res = 0;
+
+	for (unsigned i = 0; i < serve->endpoints_count && res == 0; i++) {
+		struct device_options device = {.block = serve->blocks[i],
+		    .read_only = serve->read_only,
+		    .temporary = serve->overlay,
+		    .data = serve,
+		    .failed = client_failed};
+
+		res = devices_open(&serve->devices, i, serve->ring, &device, error);
+	}
+	return res;
+}
+
 static int check_overlay(const struct serve *serve, struct error *error)
 {
 	if (serve->overlay && serve->read_only)
@@ -259,6 +278,8 @@ static int check_names(struct serve *serve, struct error *error)
 {
 	if (serve->names_count == 0 && serve->endpoints_count == 1)
 		serve->names[serve->names_count++] = listen_name(&serve->listen);
+	for (unsigned i = serve->names_count; i == serve->names_count && i < serve->devices.count; i++)
+		serve->names[serve->names_count++] = serve->devices.names[i];
 	if (serve->names_count != serve->endpoints_count)
 		return error_set(error, -EINVAL,
 		    "%u volumes have %u names; give --name once for each volume, in the same order",
@@ -280,6 +301,9 @@ static int set_up(struct serve *serve, struct error *error)
 
 	if (res == 0)
 		res = check_overlay(serve, error);
+	serve->listen.optional = serve->devices.count > 0;
+	if (res == 0)
+		res = devices_check(&serve->devices, serve->endpoints_count, error);
 	if (res == 0)
 		res = check_names(serve, error);
 	if (res == 0)
@@ -296,6 +320,8 @@ static int set_up(struct serve *serve, struct error *error)
 	res = nbd_server_new(&serve->server, serve->ring, &server, error);
 	if (res == 0)
 		res = add_exports(serve, error);
+	if (res == 0)
+		res = make_devices(serve, error);
 	return res == 0 ? listen_start(&serve->listen, serve->server, error) : res;
 }
 
@@ -329,12 +355,15 @@ static void say_ready(const struct serve *serve)
 		if (!serve->options.json)
 			printf("%s%s", i ? " " : "", serve->listen.shown[i]);
 	}
+	for (unsigned i = 0; i < serve->devices.count && !serve->options.json; i++)
+		printf("%s%s", i + serve->listen.fds_count ? " " : "", devices_path(&serve->devices, i));
 	for (unsigned i = 0; i < serve->endpoints_count; i++) {
 		const struct block_info *info = block_info(serve->blocks[i]);
 
 		json_array_append_new(exports,
-		    json_pack("{s:s, s:s, s:I, s:b}", "name", serve->names[i], "volume", info->name, "size",
-		        (json_int_t)info->size, "read_only", serve->read_only || !info->writable));
+		    json_pack("{s:s, s:s, s:I, s:b, s:s?}", "name", serve->names[i], "volume", info->name,
+		        "size", (json_int_t)info->size, "read_only", serve->read_only || !info->writable,
+		        "device", devices_path(&serve->devices, i)));
 	}
 	json = json_pack("{s:s, s:o, s:o}", "event", "ready", "uris", uris, "exports", exports);
 	if (serve->options.json)
@@ -345,10 +374,32 @@ static void say_ready(const struct serve *serve)
 	tell_manager();
 }
 
+/* Until a signal ends it, and no device is in use any more; or a second one. */
+static int run(struct serve *serve, struct error *error)
+{
+	for (;;) {
+		int res = ring_run_until(serve->ring, &serve->stopping);
+
+		if (res == 0)
+			res = devices_stop(&serve->devices, error);
+		if (res != -EBUSY)
+			return res;
+		if (serve->refused)
+			return error_set(error, -ECANCELED,
+			    "interrupted: what goes to the device waits until the same command takes it "
+			    "over");
+		fprintf(stderr, "blkmove: %s; a second signal leaves it behind, and what goes to it waits\n",
+		    error->text);
+		serve->refused = true;
+		serve->stopping = false;
+	}
+}
+
 static int tear_down(struct serve *serve, int res)
 {
 	struct error error;
 
+	devices_free(&serve->devices);
 	if (serve->server && res == 0 && nbd_server_stop(serve->server, PATIENCE_MS, &error) < 0)
 		res = error_set(&serve->options.error, error.code, "%s", error.text);
 	nbd_server_free(serve->server);
@@ -367,12 +418,15 @@ static int exit_code(int res)
 	switch (res) {
 	case -EPERM:
 	case -EBUSY:
+	case -EEXIST:
 	case -EADDRINUSE:
 		return JOB_REFUSED;
 	case -EALREADY:
 		return JOB_LOCKED;
 	case -ENOTCONN:
 		return JOB_LINK_LOST;
+	case -ECANCELED:
+		return JOB_INTERRUPTED;
 	default:
 		return JOB_TROUBLE;
 	}
@@ -380,8 +434,8 @@ static int exit_code(int res)
 
 int command_serve(int argc, char **argv)
 {
-	static const struct argp_child children[] = {
-	    {&cli_argp_listen, 0, NULL, 0}, {&cli_argp_reach, 0, NULL, 0}, {0}};
+	static const struct argp_child children[] = {{&cli_argp_listen, 0, NULL, 0},
+	    {&cli_argp_device, 0, NULL, 0}, {&cli_argp_reach, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.options = options,
 	    .parser = parse,
 	    .children = children,
@@ -408,7 +462,7 @@ int command_serve(int argc, char **argv)
 		res = set_up(serve, error);
 	if (res == 0) {
 		say_ready(serve);
-		res = ring_run_until(serve->ring, &serve->stopping);
+		res = run(serve, error);
 	}
 	res = tear_down(serve, res);
 	res = res < 0 ? cli_fail(exit_code(res), error) : JOB_OK;

@@ -119,7 +119,7 @@ static int bind_all(struct listen *listen, struct error *error)
 
 	if (listen->uris_count == 0) {
 		res = nbd_address_inherit(listen->fds, error);
-		if (res == 0)
+		if (res == 0 && !listen->optional)
 			res = error_set(error, -EINVAL,
 			    "it is not said where to listen; add --listen=URI, such as "
 			    "nbd+unix:///?socket=/run/disk.sock");

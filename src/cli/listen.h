@@ -20,6 +20,7 @@ struct listen {
 	bool tls_verify_peer, insecure_plaintext;
 	unsigned connections_max;
 	uint64_t inflight_bytes;
+	bool optional; /* set by the command: it may do without */
 
 	/* once listening */
 	struct nbd_address addresses[LISTEN_MAX];

@@ -76,24 +76,26 @@ static bool has_trouble(const struct mirror_job_status *status)
 json_t *mirror_status_json(struct mirror_run *run)
 {
 	const struct endpoint *legs = run->command.legs;
+	const char *device = devices_path(&run->command.devices, 0);
 	struct mirror_job_status status;
 	json_t *json;
 
 	mirror_job_status(run->job, &status);
-	json =
-	    json_pack("{s:b, s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:b, s:i, s:b, s:b, s:o}",
-	        "ok", 1, "kind", "mirror", "name", run->name, "pid", (int)getpid(), "source",
-	        legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name, "uri",
-	        json_string_value(json_array_get(run->uris, 0)), "state", cutover_state_name(status.state),
-	        "authoritative", status.authoritative == MIRROR_SOURCE ? "source" : "target", "total",
-	        (json_int_t)status.size, "dirty", (json_int_t)status.dirty, "copy_mode",
-	        status.mode == MIRROR_BACKGROUND ? "background" : "write-through", "attached",
-	        status.attached, "clients", (int)nbd_server_clients_of(run->process->server, run->export),
-	        "paused", status.paused, "revertible", status.revert_ready, "order", order_json(run));
+	json = json_pack(
+	    "{s:b, s:s, s:s, s:i, s:s, s:s, s:s?, s:s, s:s, s:I, s:I, s:s, s:b, s:i, s:b, s:b, s:o}", "ok", 1,
+	    "kind", "mirror", "name", run->name, "pid", (int)getpid(), "source", legs[MIRROR_SOURCE].name,
+	    "target", legs[MIRROR_TARGET].name, "uri", json_string_value(json_array_get(run->uris, 0)),
+	    "state", cutover_state_name(status.state), "authoritative",
+	    status.authoritative == MIRROR_SOURCE ? "source" : "target", "total", (json_int_t)status.size,
+	    "dirty", (json_int_t)status.dirty, "copy_mode",
+	    status.mode == MIRROR_BACKGROUND ? "background" : "write-through", "attached", status.attached,
+	    "clients", (int)nbd_server_clients_of(run->process->server, run->export), "paused", status.paused,
+	    "revertible", status.revert_ready, "order", order_json(run));
 	if (!json)
 		return NULL;
 	json_object_set_new(
 	    json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
+	json_object_set_new(json, "device", device ? json_string(device) : json_null());
 	json_object_set_new(json, "trouble",
 	    has_trouble(&status) && run->warning[0] ? json_string(run->warning) : json_null());
 	json_object_set_new(json, "away_s",

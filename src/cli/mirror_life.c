@@ -36,7 +36,7 @@ static const char *whose(const struct mirror_run *run, char *buf, size_t length)
 	return buf;
 }
 
-static void warning(void *data, const char *text)
+void mirror_warn(void *data, const char *text)
 {
 	struct mirror_run *run = data;
 	char name[MIRROR_NAME_MAX + 3];
@@ -69,7 +69,7 @@ static void write_receipt(struct mirror_run *run, const char *state)
 	            (json_int_t)status.size, "pause_ms", (double)status.pause_ns / 1e6, "cutovers_deferred",
 	            (json_int_t)status.cutovers_deferred, "verified", run->command.job.verify),
 	        &error) < 0)
-		warning(run, error.text);
+		mirror_warn(run, error.text);
 }
 
 static void state_changed(void *data, enum cutover_state state)
@@ -167,7 +167,7 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->open_leg = open_leg;
 	options->open_map = open_map;
 	options->state_changed = state_changed;
-	options->warning = warning;
+	options->warning = mirror_warn;
 	options->map_lost = map_lost;
 	options->budget = &run->process->budget;
 	if (getrandom(&options->nonce, sizeof(options->nonce), 0) != sizeof(options->nonce))
@@ -197,7 +197,7 @@ static int open_without_map(struct mirror_run *run, struct error *error)
 		    "both, then `blkmove mirror --forget %s`, and begin again with the newer one as SRC",
 		    why.text, run->name);
 	snprintf(text, sizeof(text), "%.300s: comparing all of both legs", why.text);
-	warning(run, text);
+	mirror_warn(run, text);
 	run->job = mirror_job_free(run->job);
 	run->command.job.resume = false;
 	run->command.job.compare = true;
@@ -302,7 +302,7 @@ void mirror_tick(struct mirror_run *run)
 	if (run->command.cutover_at && time(NULL) >= run->command.cutover_at) {
 		run->command.cutover_at = 0;
 		if (mirror_order(run, "cutover", &error) < 0)
-			warning(run, error.text);
+			mirror_warn(run, error.text);
 	}
 }
 

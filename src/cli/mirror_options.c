@@ -239,7 +239,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 	if (key == ARGP_KEY_INIT) {
 		state->child_inputs[0] = &command->listen;
-		state->child_inputs[1] = &command->options;
+		state->child_inputs[1] = &command->devices;
+		state->child_inputs[2] = &command->options;
+		command->devices.last_wins = true;
 		return 0;
 	}
 	if (key == ARGP_KEY_ARG) {
@@ -307,13 +309,14 @@ static const struct argp_option options[] = {
 
 int mirror_command_parse(struct mirror_command *command, int argc, char **argv)
 {
-	static const struct argp_child children[] = {
-	    {&cli_argp_listen, 0, NULL, 0}, {&cli_argp_reach, 0, NULL, 0}, {0}};
+	static const struct argp_child children[] = {{&cli_argp_listen, 0, NULL, 0},
+	    {&cli_argp_device, 0, NULL, 0}, {&cli_argp_reach, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.options = options,
 	    .parser = parse,
 	    .children = children,
 	    .args_doc = "SRC DST [--and SRC2 DST2 ...]",
-	    .doc = "Exports SRC over NBD and copies it to DST while clients use it; then DST takes its "
+	    .doc = "Exports SRC over NBD, or as a block device, and copies it to DST while clients use it; "
+	           "then DST takes its "
 	           "place, within a pause that "
 	           "they hardly see. Goes to the background once clients can connect.\v"
 	           "SRC and DST: /dev/x, file.img, [user@]host:PATH, nbd://..., or [ SERVER ARGS ]. "

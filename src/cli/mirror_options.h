@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cli/cli.h"
+#include "cli/devices.h"
 #include "cli/listen.h"
 #include "sync/mirror_job.h"
 
@@ -12,6 +13,7 @@ struct mirror_command {
 	bool follows;               /* stands behind an --and: what holds for all is refused */
 	struct cli_options options; /* reaching the legs, words, the error */
 	struct listen listen;
+	struct devices devices; /* one, or none */
 	struct endpoint legs[MIRROR_LEGS];
 	unsigned legs_count;
 	const char *name;                 /* NULL: made from the target's */

@@ -102,12 +102,17 @@ static int check_names(const struct mirror_process *process, struct error *error
 	return 0;
 }
 
-/* Where all listen, and as what each is found there. */
+/* Where all listen, and as what each is found there. Those that are devices need not. */
 static int check_listen(struct mirror_process *process, struct error *error)
 {
 	struct listen *listen = &process->shared->listen;
 	int res = listen_check(listen, error);
 
+	listen->optional = true;
+	for (unsigned i = 0; i < process->count && res == 0; i++) {
+		res = devices_check(&process->mirrors[i].command.devices, 1, error);
+		listen->optional &= process->mirrors[i].command.devices.count > 0;
+	}
 	if (res == 0 && process->named && listen_name(listen)[0])
 		return error_set(error, -EINVAL,
 		    "each of several mirrors is found under its own name: write --listen without '%s'",

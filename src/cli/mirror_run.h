@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_prepare.c (before both),
- * mirror_control.c (control sockets), mirror_pace.c (rates). They share a ring, a server with an export each, and a budget; each
+ * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates). They share a ring, a server with an export each, and a budget; each
  * runs in a fiber of its own, so that none waits for another.
  */
 #pragma once
@@ -75,6 +75,8 @@ struct mirror_process {
 	uint64_t alone_since_ns;          /* no client since then */
 	uint64_t stopped_ns;              /* when it was told to stop */
 	bool stopping, over;
+	bool removing; /* devices that nobody uses */
+	bool told;     /* that a device is in use: the next signal leaves it behind */
 };
 
 /*
@@ -94,7 +96,16 @@ void mirror_end_life(struct mirror_run *run);
 void mirror_close(struct mirror_run *run);
 /* Every so often. */
 void mirror_tick(struct mirror_run *run);
+void mirror_warn(void *run, const char *text);
 void mirror_say_json(const struct mirror_run *run, json_t *take_json);
+
+/* mirror_device.c: the devices of those mirrors that have one. */
+int mirror_devices_open(struct mirror_process *process, struct error *error);
+/* Removes them. -EBUSY with words when one is in use, or while that is being looked at. Runs the ring. */
+int mirror_devices_stop(struct mirror_process *process, struct error *error);
+/* Whether a signal may end the process: the first may not while a device is in use, and is told so; the second leaves it behind. */
+bool mirror_devices_may_stop(struct mirror_process *process);
+void mirror_devices_free(struct mirror_process *process);
 
 /* mirror_pace.c: called every so often. */
 void mirror_pace_look(struct mirror_run *run);

@@ -35,6 +35,9 @@ enum ring_opcode {
 	RING_POLL,  /* events (POLLIN...), once; res: what happened */
 	RING_TIMER, /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
 	RING_NOP,   /* res: what ring_defer() was given */
+	/* A driver's own (IORING_OP_URING_CMD): mode is its number, buf its 16 bytes, copied at submit. May wait for ever, cannot be
+	 * cancelled: what is under way when the ring is freed ends then, with -ECANCELED. */
+	RING_COMMAND,
 };
 
 #define RING_STREAM UINT64_MAX
@@ -47,7 +50,7 @@ struct ring_op {
 	void *buf;
 	const struct iovec *iov;
 	unsigned iov_count;
-	int mode; /* FALLOCATE; WRITE, WRITEV: 0 or RWF_DSYNC, on stable storage when done */
+	int mode; /* FALLOCATE; COMMAND; WRITE, WRITEV: 0 or RWF_DSYNC, on stable storage when done */
 	short events;
 	uint64_t deadline_ns;
 	void (*done)(struct ring_op *op, int res);
@@ -79,7 +82,7 @@ struct ring {
 
 /* Makes a ring on io_uring with `entries` (a power of two, 8..4096) submission entries. */
 int ring_new(struct ring **ret, unsigned entries, struct error *error);
-/* No operation may be under way. Takes NULL; returns NULL. */
+/* No operation may be under way, but for RING_COMMAND. Takes NULL; returns NULL. */
 struct ring *ring_free(struct ring *ring);
 
 void ring_submit(struct ring *ring, struct ring_op *op);

@@ -17,6 +17,7 @@ struct ring_uring {
 	struct ring ring;
 	struct io_uring uring;
 	struct list_node ready;
+	struct list_node commands; /* under way in the kernel, which may keep them */
 	unsigned ready_count;
 	unsigned under_way; /* operations whose done() has not run */
 };
@@ -40,15 +41,21 @@ static struct io_uring_sqe *next_sqe(struct ring_uring *ring)
 	return sqe;
 }
 
+/* Returns where the kernel looks for what the command takes: 16 bytes from addr3 on. */
+static void *prepare_command(struct io_uring_sqe *sqe, int fd, uint32_t command)
+{
+	io_uring_prep_rw(46 /* IORING_OP_URING_CMD */, sqe, fd, NULL, 0, 0);
+	sqe->off = command; /* cmd_op */
+	return (char *)sqe + 48;
+}
+
 /* As in the kernel's include/uapi/linux/blkdev.h, which Debian 12 does not have. The range lies in addr and addr3. */
 static void prepare_discard(struct io_uring_sqe *sqe, const struct ring_op *op)
 {
-	const uint32_t command = _IO(0x12, 0); /* BLOCK_URING_CMD_DISCARD */
+	void *rest = prepare_command(sqe, op->fd, _IO(0x12, 0) /* BLOCK_URING_CMD_DISCARD */);
 
-	io_uring_prep_rw(
-	    46 /* IORING_OP_URING_CMD */, sqe, op->fd, (const void *)(uintptr_t)op->offset, 0, 0);
-	sqe->off = command;                                        /* cmd_op */
-	memcpy((char *)sqe + 48, &op->length, sizeof(op->length)); /* addr3 */
+	sqe->addr = op->offset;
+	memcpy(rest, &op->length, sizeof(op->length));
 }
 
 static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
@@ -83,6 +90,9 @@ static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 		io_uring_prep_splice(
 		    sqe, op->fd, (int64_t)op->offset, op->fd_to, -1, (unsigned)op->length, 0);
 		break;
+	case RING_COMMAND:
+		memcpy(prepare_command(sqe, op->fd, (uint32_t)op->mode), op->buf, 16);
+		break;
 	case RING_POLL:
 		io_uring_prep_poll_add(sqe, op->fd, (unsigned)op->events);
 		break;
@@ -107,6 +117,8 @@ static void uring_submit(struct ring *base, struct ring_op *op)
 		ring->ready_count++;
 	} else {
 		prepare(next_sqe(ring), op);
+		if (op->opcode == RING_COMMAND)
+			list_append(&ring->commands, &op->node);
 	}
 }
 
@@ -115,7 +127,7 @@ static void uring_cancel(struct ring *base, struct ring_op *op)
 	struct ring_uring *ring = to_uring(base);
 	struct io_uring_sqe *sqe;
 
-	if (op->opcode == RING_NOP)
+	if (op->opcode == RING_NOP || op->opcode == RING_COMMAND)
 		return;
 	sqe = next_sqe(ring);
 	io_uring_prep_cancel(sqe, op, 0);
@@ -124,6 +136,8 @@ static void uring_cancel(struct ring *base, struct ring_op *op)
 
 static void deliver(struct ring_uring *ring, struct ring_op *op, int res)
 {
+	if (op->opcode == RING_COMMAND)
+		list_remove(&op->node);
 	ring->under_way--;
 	op->active = false;
 	op->done(op, res);
@@ -196,9 +210,14 @@ static uint64_t uring_now_ns(struct ring *ring)
 static void uring_free(struct ring *base)
 {
 	struct ring_uring *ring = to_uring(base);
+	struct list_node *node;
 
-	assert(ring->under_way == 0);
 	io_uring_queue_exit(&ring->uring);
+	while (!list_empty(&ring->commands)) {
+		node = ring->commands.next;
+		deliver(ring, container_of(node, struct ring_op, node), -ECANCELED);
+	}
+	assert(ring->under_way == 0);
 	free(ring);
 }
 
@@ -236,6 +255,7 @@ int ring_new(struct ring **ret, unsigned entries, struct error *error)
 	/* Saves a look-up of the descriptor in each call; kernels that cannot go without. */
 	(void)io_uring_register_ring_fd(&ring->uring);
 	list_init(&ring->ready);
+	list_init(&ring->commands);
 	ring->ring.ops = &uring_ops;
 	*ret = &ring->ring;
 	return 0;
