@@ -301,12 +301,26 @@ static struct mirror_io *get(struct mirror *mirror)
 	return mio;
 }
 
+/* By one leg alone it would make work for the copy, and a mirror whose clients trim all the time would never be ready. */
+static bool can_trim(const struct mirror *mirror)
+{
+	bool can = true;
+
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		can = can && (!mirror->legs[i].block || block_info(mirror->legs[i].block)->no_hole);
+	return can;
+}
+
 static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns, bool was_held)
 {
 	struct mirror_io *mio;
 
 	if (mirror_is_away(mirror) && mirror->overdue) {
 		block_complete_later(&mirror->block, io, -EIO);
+		return;
+	}
+	if (io->op == BLOCK_TRIM && !(io->flags & BLOCK_FUA) && !can_trim(mirror)) {
+		block_complete_later(&mirror->block, io, 0);
 		return;
 	}
 	mio = get(mirror);
