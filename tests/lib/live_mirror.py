@@ -37,6 +37,9 @@ class Mirror:
         os.kill(pid, number)
         self.wait_for_gone(pid)
 
+    def leg(self, name):
+        return self.source if name == "source" else self.target
+
     def end(self):
         now = self.status()
         if now:

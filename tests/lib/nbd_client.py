@@ -4,6 +4,7 @@
 Every sector holds its number and a version, so that a read says how old what it got is. What was acknowledged must be read; what was under
 way when the server died may be there or not, but each sector whole.
 """
+import contextlib
 import struct
 import threading
 import time
@@ -91,8 +92,9 @@ class Client(threading.Thread):
                 self.failure = str(error)
                 return
             time.sleep(self.pause_s)
-        if handle is not None:
-            handle.shutdown()
+        with contextlib.suppress(nbd.Error):
+            if handle is not None:
+                handle.shutdown()
 
     def stop(self):
         """Ends; fails when something was wrong."""
@@ -105,7 +107,19 @@ class Client(threading.Thread):
         """Another one that knows what this one wrote."""
         client = Client(self.uri, self.sectors * SECTOR, self.random, self.pause_s)
         client.acked, client.tried, client.version = self.acked, self.tried, self.version
+        client.writes, client.reads = self.writes, self.reads
         return client
+
+    def check_export(self):
+        """All that was acknowledged can be read."""
+        handle = self._connect()
+        for first in range(0, self.sectors, 2048):
+            count = min(2048, self.sectors - first)
+            data = handle.pread(count * SECTOR, first * SECTOR)
+            for i in range(count):
+                if first + i in self.acked:
+                    self.check(data[i * SECTOR:(i + 1) * SECTOR], first + i)
+        handle.shutdown()
 
     def check_volume(self, path):
         """All that was acknowledged is in this file."""
