@@ -17,6 +17,7 @@ enum planted {
 	PLANTED_ONE_FLUSH,   /* bits are cleared when the follower was flushed and the other leg was not */
 	PLANTED_NO_DOUBT,    /* what a lost follower had not flushed is not dirty */
 	PLANTED_STALE_HOLES, /* what a leg called a hole is taken for one although it was written since */
+	PLANTED_NO_RESTORE,  /* what a machine lost that was started anew is not made good */
 	PLANTED_END,
 };
 

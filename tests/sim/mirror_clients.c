@@ -49,9 +49,13 @@ static void check_result(struct mirror_client *client, int res)
 
 	if (world->crashed)
 		return;
+	mirror_job_status(world->job, &status);
+	/* Who waits for a leader that is away may wait long, and get an error at last. */
+	if (status.away_ns || status.refused ||
+	    mirror_counts(mirror_job_block(world->job))->leader_lost > client->links_lost)
+		return;
 	if (took_ns > LATENCY_NS_MAX)
 		mirror_world_fail(world, "a request took %.3f s", (double)took_ns / 1e9);
-	mirror_job_status(world->job, &status);
 	disk = ring_sim_disk_options(world->sim, world->fds[status.authoritative]);
 	/* A leg may have failed it, and be well again before all of it has ended. */
 	if (res < 0 &&
@@ -151,6 +155,7 @@ static void begin(struct mirror_client *client)
 	}
 	client->busy = true;
 	client->losses = world->losses;
+	client->links_lost = mirror_counts(mirror_job_block(world->job))->leader_lost;
 	client->start_ns = ring_sim_now_ns(world->sim);
 	world->in_flight++;
 	world->requests++;

@@ -12,6 +12,12 @@ static const char *const names[MFAULTS] = {
     [MFAULT_FOLLOWER_FULL] = "the follower is full",
     [MFAULT_AUTHORITATIVE_EIO] = "the authoritative leg fails now and then",
     [MFAULT_AUTHORITATIVE_FSYNC] = "the authoritative leg's flushes fail",
+    [MFAULT_FOLLOWER_LINK] = "the follower's link breaks",
+    [MFAULT_FOLLOWER_AGENT] = "the follower's agent is killed",
+    [MFAULT_FOLLOWER_MACHINE] = "the follower's machine starts anew",
+    [MFAULT_AUTHORITATIVE_LINK] = "the authoritative leg's link breaks",
+    [MFAULT_AUTHORITATIVE_AGENT] = "the authoritative leg's agent is killed",
+    [MFAULT_AUTHORITATIVE_MACHINE] = "the authoritative leg's machine starts anew",
     [MFAULT_SLOW] = "slow disks",
     [MFAULT_MAP_EIO] = "the map fails now and then",
     [MFAULT_PAUSE] = "paused",
@@ -25,6 +31,29 @@ static enum mirror_leg_index authoritative(struct mirror_world *world)
 	return status.authoritative;
 }
 
+/* False: it is none of a link. */
+static bool strike_link(struct mirror_world *world, enum mirror_fault what)
+{
+	enum mirror_leg_index leader = authoritative(world), follower = MIRROR_LEGS - 1 - leader;
+	bool leads = what >= MFAULT_AUTHORITATIVE_LINK;
+	enum mirror_leg_index leg = leads ? leader : follower;
+
+	if (what < MFAULT_FOLLOWER_LINK || what > MFAULT_AUTHORITATIVE_MACHINE)
+		return false;
+	if (!world->scenario.far[leg])
+		return true;
+	world->faults++;
+	mirror_world_say(world, "fault: %s", names[what]);
+	if (what == MFAULT_FOLLOWER_LINK || what == MFAULT_AUTHORITATIVE_LINK)
+		mirror_far_break(world, leg);
+	else if (what == MFAULT_FOLLOWER_AGENT || what == MFAULT_AUTHORITATIVE_AGENT)
+		mirror_far_kill(world, leg, RING_SIM_KILL_PROCESS);
+	else
+		mirror_far_kill(world, leg, RING_SIM_KILL_MACHINE);
+	world->leader_cut |= what == MFAULT_AUTHORITATIVE_MACHINE;
+	return true;
+}
+
 static void strike(struct mirror_world *world, enum mirror_fault what)
 {
 	enum mirror_leg_index leg = authoritative(world);
@@ -33,6 +62,12 @@ static void strike(struct mirror_world *world, enum mirror_fault what)
 	struct ring_sim_disk_options *leader = ring_sim_disk_options(world->sim, world->fds[leg]);
 	struct ring_sim_disk_options *map = ring_sim_disk_options(world->sim, world->map_fd);
 
+	if (strike_link(world, what))
+		return;
+	/* A far disk forgets before anybody here can know; and if the link is lost then, nobody is told. */
+	if ((what == MFAULT_AUTHORITATIVE_FSYNC && world->scenario.far[leg]) ||
+	    (what == MFAULT_FOLLOWER_FSYNC && world->scenario.far[MIRROR_LEGS - 1 - leg]))
+		return;
 	world->faults++;
 	mirror_world_say(world, "fault: %s", names[what]);
 	switch (what) {
@@ -119,7 +154,8 @@ void mirror_faults_crash(struct mirror_world *world, bool power_cut)
 	world->crashed = true;
 	/* In the midst of a switch, of which nobody has been told the end. */
 	world->struck = world->state == (world->forced_revert ? CUTOVER_SWITCHED : CUTOVER_CUTTING);
-	world->power_cut = false;
+	/* Whoever is killed before that knows nothing of it any more: a power cut, in effect. */
+	world->power_cut = world->leader_cut;
 	ring_sim_kill(world->host, power_cut ? RING_SIM_KILL_MACHINE : RING_SIM_KILL_PROCESS);
 	mirror_job_stop(world->job);
 	if (!power_cut)
@@ -148,12 +184,23 @@ static void order(struct mirror_world *world)
 		mirror_world_say(world, "order: cutover");
 }
 
+static void look_at_leader(struct mirror_world *world)
+{
+	struct mirror_job_status status;
+
+	if (!world->leader_cut)
+		return;
+	mirror_job_status(world->job, &status);
+	world->leader_cut = status.away_ns || world->far[status.authoritative].down;
+}
+
 void mirror_faults_step(struct mirror_world *world)
 {
 	struct rand *rand = ring_sim_rand(world->sim);
 	uint64_t step = ring_sim_steps(world->sim);
 
 	power_on(world);
+	look_at_leader(world);
 	if (world->last_life)
 		return;
 	if (world->forced) {

@@ -35,7 +35,7 @@ static void watch_answered(struct filter *filter, struct block_io *io, int res)
 	struct flush_watch *watch = container_of(filter, struct flush_watch, filter);
 	struct mirror_world *world = watch->world;
 
-	if (res < 0 && !world->crashed && mirror_job_block(world->job) &&
+	if (res < 0 && res != -ENOTCONN && !world->crashed && mirror_job_block(world->job) &&
 	    mirror_authoritative(mirror_job_block(world->job)) == watch->leg) {
 		mirror_world_say(world, "a flush of the authoritative leg failed");
 		model_lost(world->model);
@@ -78,9 +78,9 @@ static void watch_new(
 
 /* What the job asks for */
 
-static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
+int mirror_world_volume(struct mirror_world *world, struct ring *host, enum mirror_leg_index leg,
+    struct block **ret, struct error *error)
 {
-	struct mirror_world *world = data;
 	struct volume_options options = {.sim = world->sim,
 	    .name = leg == MIRROR_SOURCE ? "source" : "target",
 	    .fd = world->fds[leg],
@@ -89,7 +89,18 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .direct_align = MODEL_SECTOR,
 	    .writable = true,
 	    .hole_seed = world->scenario.sparse ? world->seed + 1 : 0,
+	    .boot = 1 + world->far[leg].boots,
 	    .late_holes = world->scenario.sparse};
+
+	/* Whoever opens a file to ask for its holes writes out first what is dirty. */
+	if (world->scenario.sparse)
+		ring_sim_disk_settle(world->sim, world->fds[leg]);
+	return volume_new(ret, host, &options, error);
+}
+
+static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
+{
+	struct mirror_world *world = data;
 	struct block *volume;
 	int res;
 
@@ -97,10 +108,8 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 		return error_set(error, -ECANCELED, "the host is dead");
 	if (world->follower_off)
 		return error_set(error, -EIO, "it has no power");
-	/* Whoever opens a file to ask for its holes writes out first what is dirty. */
-	if (world->scenario.sparse)
-		ring_sim_disk_settle(world->sim, world->fds[leg]);
-	res = volume_new(&volume, world->host, &options, error);
+	res = world->scenario.far[leg] ? mirror_far_open(world, leg, &volume, error)
+	                               : mirror_world_volume(world, world->host, leg, &volume, error);
 	if (res == 0)
 		watch_new(ret, world, leg, volume);
 	return res;
@@ -143,7 +152,8 @@ static void check_equal(struct mirror_world *world, const struct mirror_job_stat
 		mirror_world_fail(
 		    world, "verify found %llu bytes that differ", (unsigned long long)status->differing);
 	/* A power cut that nobody has noticed yet. */
-	if ((status->state != CUTOVER_READY && !status->revert_ready) || world->follower_off)
+	if ((status->state != CUTOVER_READY && !status->revert_ready) || world->follower_off ||
+	    status->away_ns || world->far[MIRROR_SOURCE].down || world->far[MIRROR_TARGET].down)
 		return;
 	if (status->dirty || !status->attached)
 		mirror_world_fail(world, "%s, but %llu bytes are dirty", cutover_state_name(status->state),
@@ -200,7 +210,10 @@ static void state_changed(void *data, enum cutover_state state)
 
 static void warning(void *data, const char *text)
 {
-	mirror_world_say((struct mirror_world *)data, "warning: %s", text);
+	struct mirror_world *world = data;
+
+	world->restored += strstr(text, "were written to it from the other leg") != NULL;
+	mirror_world_say(world, "warning: %s", text);
 }
 
 /* The last life: over to the target, perhaps back and over again, and to an end. */
@@ -262,6 +275,7 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .copy_mode = world->last_life ? MIRROR_COPY_AUTO : scenario->copy_mode,
 	    .governor = scenario->governor,
 	    .follower_timeout_ns = TIMEOUT_NS,
+	    .source_timeout_ns = scenario->source_timeout_ns,
 	    .settle_ns = 100000000,
 	    .retry_ns = 50000000,
 	    .cutover_window_ns = 200000000,
@@ -278,7 +292,7 @@ static void begin_life(struct mirror_world *world)
 	struct rand *rand = ring_sim_rand(world->sim);
 	uint64_t now = ring_sim_steps(world->sim);
 
-	world->crashed = world->quiet = world->follower_off = false;
+	world->crashed = world->quiet = world->follower_off = world->leader_cut = false;
 	world->losses = world->losses_told = 0;
 	if (world->forced)
 		world->scenario.lives = 2;
@@ -300,6 +314,9 @@ static void end_life(struct mirror_world *world)
 	mirror_job_status(world->job, &status);
 	world->same += status.same;
 	world->holes += status.holes;
+	world->refused += status.refused;
+	world->links_lost +=
+	    mirror_job_block(world->job) ? mirror_counts(mirror_job_block(world->job))->leader_lost : 0;
 	/* Clients of a mirror that has ended go on with its last leg; here they come to an end. */
 	world->quiet = true;
 	while (world->in_flight && ring_sim_step(world->sim) == 0)
@@ -310,7 +327,11 @@ static void end_life(struct mirror_world *world)
 	}
 	world->serving = false;
 	world->job = mirror_job_free(world->job);
+	mirror_far_end(world);
 	world->host = ring_free(world->host);
+	/* Whoever goes on now was told that something may be lost. */
+	if (status.refused)
+		model_crash(world->model, true);
 	if (world->crashed) {
 		for (unsigned i = 0; i < MIRROR_LEGS; i++)
 			ring_sim_power_on(world->sim, world->fds[i]);
@@ -375,7 +396,12 @@ static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
 	    .late_wait = rand_one_in(rand, 4),
 	    .compare = rand_one_in(rand, 3),
 	    .verify = rand_one_in(rand, 3),
-	    .sparse = rand_one_in(rand, 2)};
+	    .sparse = rand_one_in(rand, 2),
+	    .far = {rand_one_in(rand, 3), rand_one_in(rand, 3)},
+	    .source_timeout_ns = rand_one_in(rand, 3) ? 500000000 : 20000000000};
+	/* Each request is many steps of a link. */
+	if (scenario->far[MIRROR_SOURCE] || scenario->far[MIRROR_TARGET])
+		scenario->idle += 60;
 	scenario->io_max = rand_one_in(rand, 3) ? MIRROR_IO_MAX / MODEL_SECTOR : rand_between(rand, 1, 100);
 }
 
@@ -436,6 +462,7 @@ void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, 
 	*world = (struct mirror_world){.seed = seed, .story.verbose = verbose, .watch = watch};
 	world->sim = ring_sim_new(seed, STEPS_MAX);
 	world->story.sim = world->sim;
+	list_init(&world->agents);
 	scenario_init(&world->scenario, ring_sim_rand(world->sim));
 	world->model = model_new(world->scenario.sectors);
 	make_disks(world);

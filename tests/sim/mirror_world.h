@@ -23,7 +23,7 @@ struct mirror_client {
 	uint8_t *buf;
 	bool busy;
 	uint64_t first, count; /* sectors */
-	uint64_t began, start_ns, losses;
+	uint64_t began, start_ns, losses, links_lost;
 };
 
 /* What a seed decides. */
@@ -36,7 +36,16 @@ struct mirror_scenario {
 	uint64_t io_max; /* sectors */
 	uint32_t idle;   /* a client that is idle begins something once in so many steps */
 	bool late_wait, compare, verify;
-	bool sparse; /* long ranges were never written; the legs tell of their holes */
+	bool sparse;           /* long ranges were never written; the legs tell of their holes */
+	bool far[MIRROR_LEGS]; /* on a machine of its own */
+	uint64_t source_timeout_ns;
+};
+
+/* The machine of a leg. */
+struct mirror_far {
+	uint64_t boots;
+	uint64_t boot_ns; /* it answers from then on */
+	bool down;        /* started anew, and not reached since */
 };
 
 enum mirror_fault {
@@ -47,6 +56,12 @@ enum mirror_fault {
 	MFAULT_FOLLOWER_FULL,
 	MFAULT_AUTHORITATIVE_EIO,
 	MFAULT_AUTHORITATIVE_FSYNC,
+	MFAULT_FOLLOWER_LINK,
+	MFAULT_FOLLOWER_AGENT,
+	MFAULT_FOLLOWER_MACHINE,
+	MFAULT_AUTHORITATIVE_LINK,
+	MFAULT_AUTHORITATIVE_AGENT,
+	MFAULT_AUTHORITATIVE_MACHINE,
 	MFAULT_SLOW,
 	MFAULT_MAP_EIO,
 	MFAULT_PAUSE,
@@ -63,6 +78,8 @@ struct mirror_world {
 	struct mirror_scenario scenario;
 	struct ring_sim *sim;
 	int fds[MIRROR_LEGS], map_fd;
+	struct mirror_far far[MIRROR_LEGS];
+	struct list_node agents; /* mirror_far.c */
 	struct model *model;
 	struct mirror_client clients[MIRROR_CLIENTS_MAX];
 
@@ -71,6 +88,7 @@ struct mirror_world {
 	struct mirror_job *job;
 	bool map_exists, last_life, serving, crashed, power_cut, quiet, ended;
 	bool follower_off;
+	bool leader_cut;      /* its machine was started anew, and what it lost is not made good yet */
 	uint64_t eio_ns;      /* until then a leg failed now and then */
 	uint64_t losses;      /* flushes of the authoritative leg that failed */
 	uint64_t losses_told; /* of these, up to here some client knows */
@@ -81,6 +99,7 @@ struct mirror_world {
 
 	uint64_t same, holes; /* bytes found equal, and those that had to be copied and were holes */
 	uint64_t requests, faults, cutovers, reverts, ready;
+	uint64_t links_lost, restored, refused;
 };
 
 /* mirror_world.c */
@@ -91,6 +110,18 @@ void mirror_world_done(struct mirror_world *world);
 void mirror_world_stop(struct mirror_world *world);
 #define mirror_world_fail(world, ...) (sim_fail(&(world)->story, __VA_ARGS__), mirror_world_stop(world))
 #define mirror_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
+
+/* A leg's disk as a volume, on whatever host. */
+int mirror_world_volume(struct mirror_world *world, struct ring *host, enum mirror_leg_index leg,
+    struct block **ret, struct error *error);
+
+/* mirror_far.c */
+int mirror_far_open(
+    struct mirror_world *world, enum mirror_leg_index leg, struct block **ret, struct error *error);
+void mirror_far_break(struct mirror_world *world, enum mirror_leg_index leg);
+void mirror_far_kill(struct mirror_world *world, enum mirror_leg_index leg, enum ring_sim_kill how);
+/* Lets all agents come to their end. */
+void mirror_far_end(struct mirror_world *world);
 
 /* mirror_clients.c */
 void mirror_clients_init(struct mirror_world *world);

@@ -4,12 +4,12 @@
  * An agent is freed between two events once its server came to an end; until then it holds the lock of a
  * target it writes to.
  */
+#include "far_link.h"
 #include "world.h"
 
 #include "base/bytes.h"
 #include "block/remote.h"
 #include "export/agent_server.h"
-#include "filter/filter.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -29,36 +29,6 @@ bool remote_is_available(void)
 {
 	return true;
 }
-
-/* The client's end: closes the simulated link when the volume is freed. */
-
-struct linked {
-	struct filter filter;
-	struct ring_sim *sim;
-	int fd;
-};
-
-static void linked_submit(struct block *block, struct block_io *io)
-{
-	filter_forward(filter_of(block), io);
-}
-
-static void linked_free(struct block *block)
-{
-	struct linked *linked = container_of(block, struct linked, filter.block);
-
-	filter_done(&linked->filter);
-	ring_sim_link_close(linked->sim, linked->fd);
-	free(linked);
-}
-
-static const struct block_driver linked_driver = {
-    .name = "linked",
-    .submit = linked_submit,
-    .facts = filter_facts,
-    .link_error = filter_link_error,
-    .free = linked_free,
-};
 
 /* The agent */
 
@@ -166,35 +136,6 @@ static int agent_start(struct world *world, bool target, int fd, struct ring *ho
 
 /* Connecting */
 
-static void make_link(struct world *world, struct ring *host, int ret_fds[2])
-{
-	struct rand *rand = ring_sim_rand(world->sim);
-	static const uint32_t capacities[] = {5000, 65536, 1 << 20};
-	const struct ring_sim_link_options options = {
-	    .delay_ns = rand_between(rand, 1000, 2000000),
-	    .jitter_ns = rand_below(rand, 100000),
-	    .bytes_per_second = rand_below(rand, 2) ? 0 : rand_between(rand, 1000000, 1000000000),
-	    /* Much data through little room is many steps that show nothing new. */
-	    .capacity = capacities[rand_between(rand, world->scenario.source_size > 200000, 2)],
-	    .short_ppm = (uint32_t)rand_below(rand, 2) * 200000,
-	};
-
-	ring_sim_link_new(world->sim, world->client, host, &options, ret_fds);
-}
-
-static int wrap(struct world *world, struct block *remote, int fd, struct block **ret)
-{
-	struct linked *linked = calloc(1, sizeof(*linked));
-
-	if (!linked)
-		abort();
-	filter_init(&linked->filter, &linked_driver, remote);
-	linked->sim = world->sim;
-	linked->fd = fd;
-	*ret = &linked->filter.block;
-	return 0;
-}
-
 int remote_connect(struct world *world, bool target, const struct block_open_options *options,
     struct block **ret, struct error *error)
 {
@@ -215,7 +156,8 @@ int remote_connect(struct world *world, bool target, const struct block_open_opt
 		maybe_meet_stranger(world);
 		world->target_connected = true;
 	}
-	make_link(world, host, fds);
+	/* Much data through little room is many steps that show nothing new. */
+	far_link_new(world->sim, world->client, host, world->scenario.source_size > 200000, fds);
 	agent_start(world, target, fds[1], host, error);
 	link_options.link.timeout_ms = TIMEOUT_MS;
 	res = remote_new(&remote, world->client, fds[0], fds[0], target ? "remote:target" : "remote:source",
@@ -224,7 +166,8 @@ int remote_connect(struct world *world, bool target, const struct block_open_opt
 		ring_sim_link_close(world->sim, fds[0]);
 		return res;
 	}
-	return wrap(world, remote, fds[0], ret);
+	*ret = far_link_wrap(world->sim, remote, fds[0]);
+	return 0;
 }
 
 /* Faults and the end */

@@ -125,6 +125,8 @@ static int volume_facts(struct block *block, struct block_facts *ret, struct err
 
 	snprintf(ret->id, sizeof(ret->id), "sim:%s", options->name);
 	snprintf(ret->mark, sizeof(ret->mark), "generation %llu", (unsigned long long)options->generation);
+	if (options->boot)
+		snprintf(ret->boot, sizeof(ret->boot), "boot %llu", (unsigned long long)options->boot);
 	ret->allocated = block->info.size;
 	return 0;
 }

@@ -26,6 +26,7 @@ struct volume_options {
 	uint32_t sector_size, direct_align;
 	bool device, writable, zeroed;
 	uint64_t generation; /* in the change mark */
+	uint64_t boot;       /* of the machine; 0: cannot be known */
 	uint64_t hole_seed;  /* which pages of zeros are told as holes; 0: none */
 	/* Its holes are said to be trusted, but what is not written out yet may be told as a hole, as some file systems did. */
 	bool late_holes;
