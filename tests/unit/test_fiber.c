@@ -4,10 +4,12 @@
 #include "ring/ring_sim.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -183,6 +185,60 @@ static void test_stacks_of_their_own(void **state)
 	}
 }
 
+/* One waits for bytes, another for bytes that never come, and neither for the other. On the kernel's ring, which has descriptors. */
+struct reader {
+	struct ring *ring;
+	int fd, got;
+	uint64_t timeout_ms, took_ns;
+	bool ended;
+};
+
+static void wait_for_bytes(void *data)
+{
+	struct reader *reader = data;
+	uint64_t begun_ns = ring_now_ns(reader->ring);
+
+	reader->got = ring_wait_fd(reader->ring, reader->fd, POLLIN, reader->timeout_ms);
+	reader->took_ns = ring_now_ns(reader->ring) - begun_ns;
+	reader->ended = true;
+}
+
+static void test_waits_for_descriptors(void **state)
+{
+	struct reader readers[3] = {
+	    {.timeout_ms = 60000}, {.timeout_ms = 300}, {.timeout_ms = 100, .fd = -1}};
+	struct fiber *fibers[3];
+	struct ring *ring;
+	struct error error;
+	int pipes[2][2];
+
+	assert_int_equal(ring_new(&ring, 64, &error), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		if (i < 2)
+			assert_int_equal(pipe(pipes[i]), 0);
+		readers[i].ring = ring;
+		readers[i].fd = i < 2 ? pipes[i][0] : -1;
+		assert_int_equal(fiber_start(&fibers[i], ring, wait_for_bytes, &readers[i], &error), 0);
+	}
+	assert_int_equal(ring_run_until(ring, &readers[2].ended), 0);
+	assert_int_equal(readers[2].got, 0);
+	assert_false(readers[0].ended);
+	assert_int_equal(write(pipes[0][1], "x", 1), 1);
+	assert_int_equal(ring_run_until(ring, &readers[0].ended), 0);
+	assert_int_equal(readers[0].got & POLLIN, POLLIN);
+	assert_int_equal(ring_run_until(ring, &readers[1].ended), 0);
+	assert_int_equal(readers[1].got, 0);
+	assert_true(readers[1].took_ns >= 300 * MS && readers[2].took_ns >= 100 * MS);
+	for (unsigned i = 0; i < 3; i++)
+		fiber_free(fibers[i]);
+	/* Outside of any fiber, too; and what is so already needs no wait. */
+	assert_int_equal(ring_wait_fd(ring, pipes[0][0], POLLIN, 60000) & POLLIN, POLLIN);
+	assert_true(ring_wait_fd(ring, 12345, POLLIN, 1000) != 0);
+	for (unsigned i = 0; i < 4; i++)
+		close(pipes[i / 2][i % 2]);
+	ring_free(ring);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -190,6 +246,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_a_condition_that_the_loop_sets, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_a_broken_loop, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_stacks_of_their_own, set_up, tear_down),
+	    cmocka_unit_test(test_waits_for_descriptors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
