@@ -200,13 +200,20 @@ static bool is_whole(double value)
 	return value == (double)(unsigned)value;
 }
 
+static bool are_same(const struct governor_options *a, const struct governor_options *b)
+{
+	return a->max_rate == b->max_rate && a->min_rate == b->min_rate && a->target_ns == b->target_ns &&
+	       a->impact == b->impact;
+}
+
 /* Rates but the least one, and what clients may feel, are the process's. */
 static json_t *throttle(struct mirror_run *run, const json_t *request)
 {
-	struct governor_options limits = run->process->governor;
+	struct governor_options limits = run->process->governor, before;
 	double value, priority = 0;
 
 	limits.min_rate = run->command.job.governor.min_rate;
+	before = limits;
 	if (get_number(request, "rate", 1e15, &value))
 		limits.max_rate = value < 0 ? UINT64_MAX : (uint64_t)value;
 	if (get_number(request, "min_rate", 1e15, &value))
@@ -226,7 +233,9 @@ static json_t *throttle(struct mirror_run *run, const json_t *request)
 		return control_refuse("priority is a whole number from 1 to %u", BUDGET_PRIORITY_MAX);
 	run->process->governor = limits;
 	run->command.job.governor.min_rate = limits.min_rate;
-	mirror_job_govern(run->job, &limits);
+	/* Else another priority would have the governor search anew. */
+	if (!are_same(&limits, &before))
+		mirror_job_govern(run->job, &limits);
 	if (priority > 0)
 		mirror_job_set_priority(run->job, (unsigned)priority);
 	return control_ok();
