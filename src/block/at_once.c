@@ -2,6 +2,8 @@
 /* What hints at a write that would wait: see at_once.h. */
 #include "block/at_once.h"
 
+#include "base/bytes.h"
+
 #include <assert.h>
 
 bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns)
@@ -15,7 +17,7 @@ bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns
 void at_once_did(struct at_once *at_once, uint64_t begin_ns, uint64_t end_ns)
 {
 	if (end_ns - begin_ns > AT_ONCE_SLOW_NS)
-		at_once->from_ns = end_ns + AT_ONCE_REST_NS;
+		at_once->from_ns = end_ns + min_u64((end_ns - begin_ns) * AT_ONCE_REST, AT_ONCE_REST_MAX);
 }
 
 void at_once_long_begin(struct at_once *at_once, uint64_t now_ns)

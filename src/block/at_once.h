@@ -11,8 +11,9 @@
 #include <stdint.h>
 
 #define AT_ONCE_BYTES_MAX (64u << 10)
-#define AT_ONCE_SLOW_NS   UINT64_C(3000000)    /* what takes longer than this has waited */
-#define AT_ONCE_REST_NS   UINT64_C(1000000000) /* so long after such a thing all take the long way */
+#define AT_ONCE_SLOW_NS   UINT64_C(3000000) /* what takes longer than this has waited */
+#define AT_ONCE_REST      20u /* after such a thing all take the long way for so many times as long */
+#define AT_ONCE_REST_MAX  UINT64_C(1000000000) /* ns; at most */
 
 struct at_once {
 	bool wanted;          /* set by the owner */

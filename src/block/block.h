@@ -42,6 +42,9 @@ enum block_flags {
 	 * changed, EXTENT_ZERO did not. -EOPNOTSUPP without info.tells_changes; never a guess.
 	 */
 	BLOCK_CHANGED = 1 << 4,
+	/* WRITE, advice: past the page cache, where that can be: nobody reads it soon */
+	BLOCK_UNCACHED = 1 << 5,
+	BLOCK_APART = 1 << 6, /* WRITE: never within block_submit(), whatever was allowed at open */
 };
 
 #define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */

@@ -103,7 +103,7 @@ static int try_at_once(struct file *file, struct ring_op *op)
 }
 
 /* Returns false when the ring shall carry it out. */
-static bool write_at_once(struct file *file, struct ring_op *op)
+static bool write_at_once(struct file *file, struct ring_op *op, bool apart)
 {
 	struct ring *ring = file->block.ring;
 	uint64_t begin;
@@ -112,7 +112,7 @@ static bool write_at_once(struct file *file, struct ring_op *op)
 	if (!file->at_once.wanted)
 		return false;
 	begin = ring_now_ns(ring);
-	if (op->mode || !at_once_may(&file->at_once, op->length, begin)) {
+	if (op->mode || apart || !at_once_may(&file->at_once, op->length, begin)) {
 		at_once_long_begin(&file->at_once, begin);
 		return false;
 	}
@@ -120,6 +120,13 @@ static bool write_at_once(struct file *file, struct ring_op *op)
 	at_once_did(&file->at_once, begin, ring_now_ns(ring));
 	ring_defer(ring, op, res); /* -EAGAIN tries again, then by the ring */
 	return true;
+}
+
+static bool may_be_direct(const struct file *file, const struct block_io *io)
+{
+	bool uncached = io->op == BLOCK_WRITE && io->flags & BLOCK_UNCACHED;
+
+	return file->options.fd_direct >= 0 && (!file->options.buffered || uncached);
 }
 
 /*
@@ -132,12 +139,12 @@ static void submit_piece(struct file *file, struct block_io *io)
 	uint64_t align = file->options.direct_align;
 	char *buf = (char *)io->buf + done;
 	struct ring_op *op = &io->ring_op;
-	bool direct =
-	    file->options.fd_direct >= 0 && at % align == 0 && left >= align && (uintptr_t)buf % align == 0;
+	bool may = may_be_direct(file, io);
+	bool direct = may && at % align == 0 && left >= align && (uintptr_t)buf % align == 0;
 
 	if (direct)
 		left = align_down(left, align);
-	else if (file->options.fd_direct >= 0 && at % align)
+	else if (may && at % align)
 		left = min_u64(left, align_up(at, align) - at);
 	if (direct && io->op == BLOCK_READ && io->driver_u64[1])
 		direct = false; /* found in the page cache as a whole */
@@ -149,7 +156,7 @@ static void submit_piece(struct file *file, struct block_io *io)
 	op->offset = at;
 	op->buf = buf;
 	op->length = left;
-	if (direct || io->op == BLOCK_READ || !write_at_once(file, op))
+	if (direct || io->op == BLOCK_READ || !write_at_once(file, op, io->flags & BLOCK_APART))
 		ring_submit(file->block.ring, op);
 }
 

@@ -8,6 +8,7 @@ struct file_options {
 	struct block_info info;
 	int fd;                /* buffered */
 	int fd_direct;         /* opened with O_DIRECT, or -1 */
+	bool buffered;         /* fd_direct is for BLOCK_UNCACHED alone */
 	uint32_t direct_align; /* offsets, lengths and memory of direct I/O; power of two */
 	bool cached_reads;     /* reads look into the page cache first (CACHE_AUTO) */
 	bool fresh_reads;      /* reads that cannot be direct drop the page cache's copy first */

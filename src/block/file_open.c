@@ -260,7 +260,8 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	file->fresh_reads = options->cache != CACHE_BUFFERED && !file->cached_reads;
 	if (options->read_ahead && file->cached_reads)
 		read_ahead(file->fd);
-	if (options->cache != CACHE_BUFFERED)
+	file->buffered = options->cache == CACHE_BUFFERED;
+	if (!file->buffered || options->write)
 		file->fd_direct = reopen(file->fd, (options->write ? O_RDWR : O_RDONLY) | O_DIRECT);
 	return 0;
 }

@@ -129,6 +129,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .create_size = run->size,
 	    .force_held = command->allow,
 	    .cache = command->cache,
+	    .write_at_once = run->process->count == 1,
 	    .link = command->options.job.link};
 	int res = block_open(ret, run->process->ring, endpoint, &options, error);
 

@@ -13,7 +13,7 @@
 #define LEADER_NS  30000000000u
 #define STABLE_MAX (16u << 20)
 #define LATENCY_NS 8000000000u
-#define RECENT_NS  266000000u
+#define RECENT_NS  2000000000u
 #define BIT(kind)  (1u << (kind))
 
 /* A write behind the copy's back needs no lock against copies: it leaves its regions dirty. */
@@ -417,6 +417,11 @@ void mirror_latency(struct block *block, struct histogram_figures *ret)
 void mirror_latency_recent(struct block *block, struct histogram_figures *ret)
 {
 	histogram_figures(&mirror_of(block)->recent, ring_now_ns(block->ring), ret);
+}
+
+void mirror_set_slow(struct block *block, uint64_t slow_ns)
+{
+	mirror_of(block)->slow_ns = slow_ns;
 }
 
 uint64_t mirror_pause_ns(struct block *block)

@@ -50,6 +50,7 @@ struct mirror_counts {
 	enum block_op error_op;                   /* the last of them */
 	uint64_t error_offset;
 	int error_res;
+	uint64_t reads_writes, slow; /* requests of clients; those that took too long */
 };
 
 /*
@@ -136,7 +137,9 @@ bool mirror_flushing(const struct block *mirror);
 const struct mirror_counts *mirror_counts(const struct block *mirror);
 /* Reads and writes of the clients, over the last seconds. */
 void mirror_latency(struct block *mirror, struct histogram_figures *ret);
-/* The same over the last quarter of a second: for those who steer by it. */
+/* The same over the last one or two seconds: for those who steer by it. */
 void mirror_latency_recent(struct block *mirror, struct histogram_figures *ret);
+/* From now on those that take longer are counted as slow; 0: none. */
+void mirror_set_slow(struct block *mirror, uint64_t slow_ns);
 /* The longest that a held request took from its coming to its end since the last call; ns. */
 uint64_t mirror_pause_ns(struct block *mirror);

@@ -54,6 +54,8 @@ static void note_time(struct mirror_io *mio)
 	if (mio->parent->op == BLOCK_READ || writes(mio)) {
 		histogram_add(&mirror->latency, now_ns, took_ns);
 		histogram_add(&mirror->recent, now_ns, took_ns);
+		mirror->counts.reads_writes++;
+		mirror->counts.slow += mirror->slow_ns && took_ns > mirror->slow_ns;
 	}
 	if (mio->was_held)
 		mirror->pause_ns = max_u64(mirror->pause_ns, took_ns);
@@ -197,6 +199,9 @@ static void ask_leg(struct mirror_io *mio, unsigned index)
 		leg_io->io.op = BLOCK_ZERO;
 		leg_io->io.flags |= BLOCK_FAST;
 	}
+	/* A follower that hangs holds nobody up. */
+	if (index != mio->mirror->authoritative)
+		leg_io->io.flags |= BLOCK_APART;
 	leg_io->done = leg_ended;
 	mirror_leg_submit(&mio->mirror->legs[index], leg_io);
 }
@@ -277,6 +282,7 @@ static void locked(struct mirror_io *mio)
 
 	mio->claimed = true;
 	mio->claim.done = claim_done;
+	mio->claim.warm = true;
 	res = bitmap_file_claim(mio->mirror->map, &mio->claim, mio->parent->offset, mio->parent->length);
 	if (res < 0)
 		mirror_map_was_lost(mio->mirror);

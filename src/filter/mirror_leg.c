@@ -148,6 +148,10 @@ static void port_submit(struct block *block, struct block_io *io)
 	}
 	port_io->parent = io;
 	port_io->leg_io.io = *io;
+	/* Only a copy writes to the follower now: what is in no page cache need not be written back at a flush. */
+	if (leg == mirror_follower(leg->mirror) && leg->mirror->mode == MIRROR_BACKGROUND)
+		port_io->leg_io.io.flags |= BLOCK_UNCACHED;
+	port_io->leg_io.io.flags |= BLOCK_APART;
 	port_io->leg_io.done = port_done;
 	mirror_leg_submit(leg, &port_io->leg_io);
 }

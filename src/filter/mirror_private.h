@@ -88,7 +88,7 @@ struct mirror {
 
 	struct mirror_counts counts;
 	struct histogram latency, recent;
-	uint64_t pause_ns;
+	uint64_t pause_ns, slow_ns;
 	/* mirror_leader.c */
 	struct list_node parked;
 	uint64_t away_since_ns;

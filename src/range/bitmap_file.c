@@ -53,6 +53,8 @@ int bitmap_file_claim(struct bitmap_file *map, struct bitmap_claim *claim, uint6
 	list_append(&map->uses, &claim->use);
 	if (map->settling)
 		keep(map, claim);
+	if (claim->warm)
+		bitmap_set(&map->warm, claim->first, claim->count);
 	if (map->lost)
 		return map->lost;
 	if (PLANTED(PLANTED_NO_INTENT))
@@ -100,6 +102,20 @@ uint64_t bitmap_file_doubt(struct bitmap_file *map)
 	return map->dirty.count - before;
 }
 
+/* What is warm is passed over once. */
+static void cool_down(struct bitmap_file *map, uint64_t end)
+{
+	uint64_t at = bitmap_next_set(&map->warm, map->window);
+
+	while (at < end) {
+		uint64_t stop = min_u64(bitmap_next_clear(&map->warm, at), end);
+
+		bitmap_clear(&map->clearing, at - map->window, stop - at);
+		bitmap_clear(&map->warm, at, stop - at);
+		at = bitmap_next_set(&map->warm, stop);
+	}
+}
+
 /* The first region at or after `from` that is logged and not dirty; map->regions when there is none. */
 static uint64_t next_settled(const struct bitmap_file *map, uint64_t from)
 {
@@ -136,6 +152,7 @@ bool bitmap_file_settle_begin(struct bitmap_file *map)
 		bitmap_set(clearing, at - map->window, 1);
 		at = next_settled(map, at + 1);
 	}
+	cool_down(map, min_u64(map->cursor, map->regions));
 	list_for_each (node, &map->uses)
 		keep(map, container_of(node, struct bitmap_claim, use));
 	map->settling = clearing->count > 0;
@@ -207,6 +224,7 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map)
 		;
 	bitmap_done(&map->dirty);
 	bitmap_done(&map->logged);
+	bitmap_done(&map->warm);
 	bitmap_done(&map->touched);
 	bitmap_done(&map->run);
 	bitmap_done(&map->clearing);

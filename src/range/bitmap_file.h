@@ -20,10 +20,11 @@ struct bitmap_file;
 
 /*
  * Somebody is about to write to these regions, or to copy them: while he is, they stay logged. Embedded in the requests of the
- * user, who sets `done` and leaves the rest alone.
+ * user, who sets `done` and `warm` and leaves the rest alone.
  */
 struct bitmap_claim {
 	void (*done)(struct bitmap_claim *claim, int res); /* 0, or -errno: the map is lost */
+	bool warm; /* likely to be wanted again: the regions stay logged over the next clearing */
 
 	uint64_t first, count;         /* regions */
 	struct list_node use, waiting; /* bitmap_file's */
@@ -73,9 +74,10 @@ uint64_t bitmap_file_equal(struct bitmap_file *map, uint64_t first, uint64_t cou
 uint64_t bitmap_file_doubt(struct bitmap_file *map);
 
 /*
- * Clears, in two steps, what is logged but not dirty and not claimed: begin() notes what may be cleared, false when there is
- * nothing now; then the user flushes both legs; end() clears what nobody touched meanwhile, if they were flushed, and writes
- * the pages behind the user's back. Large maps take several turns.
+ * Clears, in two steps, what is logged but not dirty, not claimed, and not warm: begin() notes what may be cleared, false when
+ * there is nothing now; then the user flushes both legs; end() clears what nobody touched meanwhile, if they were flushed, and
+ * writes the pages behind the user's back. Large maps take several turns. What was warm is not any more at the next one: a region
+ * that clients write to again and again costs no further record.
  */
 bool bitmap_file_settle_begin(struct bitmap_file *map);
 void bitmap_file_settle_end(struct bitmap_file *map, bool flushed);

@@ -24,6 +24,7 @@ struct bitmap_file {
 
 	/* bits; ring thread only, as all that follows */
 	struct bitmap dirty, logged;
+	struct bitmap warm;    /* claimed as such since the last clearing: not cleared at the next */
 	struct list_node uses; /* claims held */
 	int lost;
 

@@ -34,6 +34,7 @@ struct bitmap_file *bitmap_file_alloc(struct ring *ring, int fd, const struct bi
 	res = map->blocks ? 0 : -ENOMEM;
 	res = res ? res : bitmap_init(&map->dirty, map->regions);
 	res = res ? res : bitmap_init(&map->logged, map->regions);
+	res = res ? res : bitmap_init(&map->warm, map->regions);
 	res = res ? res : bitmap_init(&map->touched, map->pages);
 	res = res ? res : bitmap_init(&map->run, map->pages);
 	res = res ? res : bitmap_init(&map->clearing, min_u64(map->pages, SETTLE_PAGES) * BITMAP_PAGE_BITS);

@@ -100,6 +100,7 @@ static void share_out(struct budget *budget, uint64_t now_ns)
 		uint64_t all = weights + (member->busy ? 0 : member->priority), window = budget->total.window;
 
 		member->limits.hold = budget->total.hold;
+		member->limits.slow_ns = budget->total.slow_ns;
 		/* No limit at all: who has more under way gets more of what the disks give. */
 		if (!total && lowest < highest)
 			window = WINDOW_ALL;
@@ -127,8 +128,12 @@ static void feel(struct budget *budget, struct governor_sample *ret)
 	list_for_each (node, &budget->members) {
 		const struct budget_report *report = &member_of(node)->report;
 
-		if (report->requests > 0 && report->requests >= ret->requests / 100)
-			ret->p99_ns = max_u64(ret->p99_ns, report->p99_ns);
+		if (report->requests == 0 || report->requests < ret->requests / 100)
+			continue;
+		ret->p99_ns = max_u64(ret->p99_ns, report->p99_ns);
+		/* As if all had as many slow ones as those who have the most. */
+		ret->slow = max_u64(ret->slow,
+		    (uint64_t)((double)report->slow * (double)ret->requests / (double)report->requests));
 	}
 }
 
@@ -139,7 +144,8 @@ static void begin_interval(struct budget *budget, uint64_t interval_ns)
 		uint64_t used = (uint64_t)((double)member->report.copied * 1e9 / (double)interval_ns);
 
 		member->used = (member->used + used) / 2;
-		member->report.copied = member->report.requests = member->report.p99_ns = 0;
+		member->report.copied = member->report.p99_ns = 0;
+		member->report.requests = member->report.slow = 0;
 	}
 }
 
@@ -216,6 +222,8 @@ void budget_report(struct budget_member *member, const struct budget_report *rep
 
 	*all = *report;
 	all->copied += before.copied;
+	all->requests += before.requests;
+	all->slow += before.slow;
 	all->p99_ns = max_u64(all->p99_ns, before.p99_ns);
 	member->told_ns = now_ns;
 	look(member->budget, now_ns);

@@ -24,7 +24,8 @@ struct budget_report {
 	bool wanting;      /* there is something to copy */
 	bool limited;      /* and its rate kept it from more */
 	uint64_t requests; /* of its clients */
-	uint64_t p99_ns;   /* of them */
+	uint64_t slow;     /* of them: took longer than the limits' slow_ns */
+	uint64_t p99_ns;   /* of those of the last one or two seconds */
 	uint64_t copied;   /* bytes */
 };
 

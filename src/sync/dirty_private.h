@@ -36,6 +36,8 @@ struct dirty_extents {
 	double tokens;    /* bytes; negative: debt */
 	uint64_t seen_ns; /* up to when tokens were filled */
 	struct ring_op timer;
+	struct ring_op turn_over;
+	uint64_t turn;                 /* bytes given in this turn of the loop */
 	uint64_t copied, same, passed; /* bytes */
 	bool held, comparing;
 	bool limited; /* by the rate, since somebody asked */

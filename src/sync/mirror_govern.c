@@ -6,16 +6,19 @@
 
 #include <errno.h>
 
-#define INTERVAL_NS    200000000u
-#define THROUGH_EXTENT (256u << 10) /* a write to both legs waits for a copy of no more than this, bytes */
+#define INTERVAL_NS 200000000u
+#define BUSY_EXTENT (256u << 10) /* clients wait for no more than this in one piece, bytes */
 
 void mirror_apply_limits(struct mirror_job *job)
 {
 	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
 	uint64_t region_size = bitmap_file_super(job->map)->region_size;
+	/* What lies in the page cache is read at some bytes in a nanosecond, on the thread of the clients. */
+	uint64_t slow_ns = job->limits.slow_ns;
+	uint64_t extent_max = slow_ns ? min_u64(slow_ns, BUSY_EXTENT) : BUSY_EXTENT;
 	const struct dirty_limits limits = {.rate = job->limits.rate,
 	    .window = job->limits.window,
-	    .extent_max = through ? max_u64(THROUGH_EXTENT, region_size) : 0};
+	    .extent_max = through || job->busy ? max_u64(extent_max, region_size) : 0};
 
 	dirty_extents_set_limits(job->extents, &limits);
 	dirty_extents_hold(job->extents, job->paused || job->limits.hold);
@@ -44,21 +47,30 @@ void mirror_look_at_speed(struct mirror_job *job)
 	    .following = mirror_attached(job->mirror) && !job->paused && !cutover_is_end(job->state),
 	    .wanting = is_wanting(job),
 	    .copied = copied > job->governed_copied ? copied - job->governed_copied : 0};
+	const struct mirror_counts *counts = mirror_counts(job->mirror);
 	struct governor_limits limits;
 	struct histogram_figures figures;
+	bool busy;
 
 	if (now_ns < job->govern_after_ns)
 		return;
 	mirror_latency_recent(job->mirror, &figures);
-	report.requests = figures.count;
+	report.requests = counts->reads_writes - job->governed_counts.reads_writes;
+	report.slow = counts->slow - job->governed_counts.slow;
 	report.p99_ns = figures.p99_ns;
 	report.limited =
 	    dirty_extents_limited(job->extents) || (job->verify && live_verify_limited(job->verify));
+	busy = job->busy;
+	if (report.requests > 0)
+		job->busy_ns = now_ns;
+	job->busy = job->busy_ns && now_ns < job->busy_ns + job->options.settle_ns;
 	job->govern_after_ns = now_ns + INTERVAL_NS;
 	job->governed_copied = copied;
+	job->governed_counts = *counts;
 	budget_report(&job->member, &report, now_ns, &limits);
+	mirror_set_slow(job->mirror, limits.slow_ns);
 	if (limits.rate == job->limits.rate && limits.window == job->limits.window &&
-	    limits.hold == job->limits.hold)
+	    limits.hold == job->limits.hold && limits.slow_ns == job->limits.slow_ns && busy == job->busy)
 		return;
 	job->limits = limits;
 	mirror_apply_limits(job);

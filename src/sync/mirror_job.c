@@ -14,6 +14,11 @@
 #include <string.h>
 
 #define TICK_NS        50000000u
+#define SETTLE_NS      2000000000u
+#define SETTLE_BUSY_NS 30000000000u
+#define SETTLE_REST    20u /* that part of the time at most goes into flushes */
+#define KEEP           (4ull << 30)
+#define KEEP_REMOTE    (512ull << 20)
 #define NEARLY_DONE    64u /* a part of the volume */
 #define NEARLY_REGIONS 16u
 
@@ -167,9 +172,33 @@ static void look_at_state(struct mirror_job *job)
 static void settled(void *data, int res)
 {
 	struct mirror_job *job = data;
+	uint64_t now_ns = ring_now_ns(job->ring), took_ns = now_ns - job->settled_ns;
 
 	job->settling = false;
 	bitmap_file_settle_end(job->map, res == 0);
+	/* Where a flush takes long, clients feel it. */
+	job->settle_after_ns = max_u64(job->settle_after_ns, now_ns + took_ns * SETTLE_REST);
+}
+
+/*
+ * While clients are about, a region that is logged already is worth something to them: a write to it costs no record. So they are
+ * cleared only when there are many, which would all be copied again after a crash; but what a follower has not flushed is copied
+ * again whenever it comes back, and with one that comes and goes that would be without end.
+ */
+static bool is_time_to_settle(const struct mirror_job *job, uint64_t now_ns)
+{
+	const struct mirror_job_options *options = &job->options;
+	uint64_t clean = bitmap_file_logged(job->map)->count - bitmap_file_dirty(job->map)->count;
+	uint64_t keep = options->settle_keep, wait_ns = options->settle_ns;
+
+	if (!keep)
+		keep = block_info(job->legs[mirror_job_follower(job)])->remote ? KEEP_REMOTE : KEEP;
+	if (job->busy && mirror_counts(job->mirror)->detached == 0) {
+		if (clean * bitmap_file_super(job->map)->region_size < keep)
+			return false;
+		wait_ns = options->settle_busy_ns;
+	}
+	return now_ns >= job->settled_ns + wait_ns && now_ns >= job->settle_after_ns;
 }
 
 /* Bits are cleared on the disk once both legs were flushed: what the source loses, the target must not keep, and vice versa. */
@@ -177,10 +206,10 @@ static void look_after_map(struct mirror_job *job)
 {
 	uint64_t now_ns = ring_now_ns(job->ring);
 
-	if (job->settling || now_ns < job->settle_after_ns || !mirror_attached(job->mirror) ||
-	    mirror_flushing(job->mirror) || !mirror_leader_here(job->mirror))
+	if (job->settling || !mirror_attached(job->mirror) || mirror_flushing(job->mirror) ||
+	    !mirror_leader_here(job->mirror) || !is_time_to_settle(job, now_ns))
 		return;
-	job->settle_after_ns = now_ns + job->options.settle_ns;
+	job->settled_ns = now_ns;
 	if (!bitmap_file_settle_begin(job->map))
 		return;
 	if (PLANTED(PLANTED_CLEAR_EARLY)) {
@@ -275,7 +304,9 @@ int mirror_job_new(
 	job->ring = ring;
 	job->options = *options;
 	if (!job->options.settle_ns)
-		job->options.settle_ns = 2000000000;
+		job->options.settle_ns = SETTLE_NS;
+	if (!job->options.settle_busy_ns)
+		job->options.settle_busy_ns = SETTLE_BUSY_NS;
 	if (!job->options.retry_ns)
 		job->options.retry_ns = 1000000000;
 	if (!job->options.cutover_window_ns)

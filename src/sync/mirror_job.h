@@ -34,7 +34,10 @@ struct mirror_job_options {
 	uint64_t follower_timeout_ns; /* 0: 10 s */
 	/* How long clients wait for the authoritative leg when its link is lost; 0: 30 s. */
 	uint64_t source_timeout_ns;
-	uint64_t settle_ns;         /* between clearings of the map; 0: 2 s */
+	/* Between clearings of the map: with no clients, and with; 0: 2 s, 30 s. */
+	uint64_t settle_ns, settle_busy_ns;
+	/* Bytes of clean regions that stay logged while clients are about; 0: 4 GiB, 512 MiB if remote. */
+	uint64_t settle_keep;
 	uint64_t retry_ns;          /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
 	uint64_t cutover_window_ns; /* 0: 500 ms */
 	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */

@@ -31,10 +31,13 @@ struct mirror_job {
 	enum mirror_order order;
 	uint64_t order_after_ns; /* a cutover that was deferred */
 	bool wake, stopping, paused, copying, settling;
-	uint64_t copy_after_ns, attach_after_ns, retry_ns, settle_after_ns;
+	uint64_t copy_after_ns, attach_after_ns, retry_ns, settled_ns, settle_after_ns;
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
 	uint64_t govern_after_ns, governed_copied;
+	struct mirror_counts governed_counts;
 	struct governor_limits limits;
+	bool busy; /* clients asked for something lately: */
+	uint64_t busy_ns;
 	bool verified; /* as far as it was asked for */
 	uint64_t differing, verify_after_ns;
 	bool told_lost;

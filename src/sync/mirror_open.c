@@ -96,6 +96,9 @@ static int create_map(struct mirror_job *job, struct error *error)
 		    block_info(job->legs[MIRROR_SOURCE])->name, (unsigned long long)super.size,
 		    block_info(job->legs[MIRROR_TARGET])->name,
 		    (unsigned long long)block_info(job->legs[MIRROR_TARGET])->size);
+	/* There is nothing in it that could be the same. */
+	if (block_info(job->legs[MIRROR_TARGET])->zeroed)
+		job->options.compare = false;
 	fd = options->open_map(options->data, true);
 	if (fd < 0)
 		return error_set(error, fd, "cannot make the map: %s", strerror(-fd));

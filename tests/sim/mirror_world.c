@@ -277,6 +277,8 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .follower_timeout_ns = TIMEOUT_NS,
 	    .source_timeout_ns = scenario->source_timeout_ns,
 	    .settle_ns = 100000000,
+	    .settle_busy_ns = 100000000,
+	    .settle_keep = 1,
 	    .retry_ns = 50000000,
 	    .cutover_window_ns = 200000000,
 	    .late = scenario->late_wait && !world->last_life ? MIRROR_LATE_WAIT : MIRROR_LATE_DEFER,

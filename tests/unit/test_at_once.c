@@ -35,8 +35,11 @@ static void test_after_a_slow_one(void **state)
 	assert_true(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS));
 	at_once_did(&at_once, NOW, NOW + AT_ONCE_SLOW_NS + 1);
 	assert_false(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS + 2));
-	assert_false(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS + AT_ONCE_REST_NS));
-	assert_true(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS + AT_ONCE_REST_NS + 1));
+	assert_false(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS * (AT_ONCE_REST + 1)));
+	assert_true(at_once_may(&at_once, 512, NOW + (AT_ONCE_SLOW_NS + 1) * (AT_ONCE_REST + 1)));
+	at_once_did(&at_once, NOW, NOW + AT_ONCE_REST_MAX);
+	assert_false(at_once_may(&at_once, 512, NOW + 2 * AT_ONCE_REST_MAX - 1));
+	assert_true(at_once_may(&at_once, 512, NOW + 2 * AT_ONCE_REST_MAX));
 }
 
 /* A flush of the file, or a hole that is made, may have its lock for long. */
@@ -68,8 +71,8 @@ static void test_beside_stuck_ones(void **state)
 	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_SLOW_NS + 1));
 	/* The other does, too late. */
 	at_once_long_end(&at_once, now += 40000 * US);
-	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_REST_NS - 1));
-	assert_true(at_once_may(&at_once, 512, now + AT_ONCE_REST_NS));
+	assert_false(at_once_may(&at_once, 512, now + AT_ONCE_REST * 40000 * US - 1));
+	assert_true(at_once_may(&at_once, 512, now + AT_ONCE_REST * 40000 * US));
 }
 
 /* A file system that stays slow is never tried again, as long as somebody writes. */

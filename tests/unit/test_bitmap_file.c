@@ -323,6 +323,36 @@ static void test_group_commit(void **state)
 	world_done();
 }
 
+/* What clients write to again and again stays logged; what they do not goes at the second clearing. */
+static void test_warm_regions_stay(void **state)
+{
+	const struct bitmap *logged;
+	struct user *cold = &world.users[0], *warm = &world.users[1], *again = &world.users[2];
+
+	world_init(1);
+	create(false);
+	logged = bitmap_file_logged(world.map);
+	warm->claim.warm = again->claim.warm = true;
+	for (unsigned i = 0; i < 3; i++) {
+		world.users[i].claim.done = claim_done;
+		bitmap_file_claim(world.map, &world.users[i].claim, i * 10ull * REGION, REGION);
+	}
+	run_until_idle();
+	for (unsigned i = 0; i < 3; i++)
+		bitmap_file_release(world.map, &world.users[i].claim);
+	for (unsigned turn = 0; turn < 3; turn++) {
+		assert_int_equal(bitmap_file_settle_begin(world.map), turn < 2);
+		bitmap_file_settle_end(world.map, true);
+		run_until_idle();
+		assert_int_equal(bitmap_test(logged, cold->claim.first), false);
+		assert_int_equal(bitmap_test(logged, warm->claim.first), turn < 1);
+		assert_true(bitmap_test(logged, again->claim.first));
+		assert_int_equal(bitmap_file_claim(world.map, &again->claim, 20ull * REGION, REGION), 1);
+		bitmap_file_release(world.map, &again->claim);
+	}
+	world_done();
+}
+
 /* H08: what a page holds on the disk does not change while it is being written. */
 static void test_h08_pages_are_copied(void **state)
 {
@@ -494,6 +524,7 @@ int main(void)
 	    cmocka_unit_test(test_errors_are_tried_again),
 	    cmocka_unit_test(test_comes_back_exactly),
 	    cmocka_unit_test(test_group_commit),
+	    cmocka_unit_test(test_warm_regions_stay),
 	    cmocka_unit_test(test_h08_pages_are_copied),
 	    cmocka_unit_test(test_damaged_bytes),
 	    cmocka_unit_test(test_records_of_state),

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -153,6 +154,56 @@ static void test_fresh_reads(void **state)
 		free(buf);
 		free(news);
 	}
+}
+
+static unsigned pages_cached(const char *path, uint64_t length)
+{
+	_cleanup_(cleanup_close) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	unsigned char pages[MIB / 4096];
+	unsigned count = 0;
+	void *map = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0);
+
+	assert_true(map != MAP_FAILED && length <= MIB);
+	assert_int_equal(mincore(map, length, pages), 0);
+	for (uint64_t i = 0; i < length / 4096; i++)
+		count += pages[i] & 1;
+	munmap(map, length);
+	return count;
+}
+
+/* With the page cache in use, what need not be there goes past it, and both kinds of writes see one volume. */
+static void test_uncached_writes(void **state)
+{
+	uint8_t *data = aligned_alloc(4096, MIB), *seen = aligned_alloc(4096, MIB);
+	struct block_io past = {.op = BLOCK_WRITE, .flags = BLOCK_UNCACHED, .length = MIB, .buf = data};
+	struct world world;
+
+	world_init(&world);
+	world.options = (struct block_open_options){
+	    .write = true, .create = true, .create_size = MIB, .cache = CACHE_BUFFERED};
+	world_must_open(&world);
+	memset(data, 1, MIB);
+	assert_int_equal(block_wait(world.block, &past), 0);
+	assert_int_equal(pages_cached(world.path, MIB), 0);
+	assert_int_equal(io(&world, BLOCK_WRITE, 0, MIB, data), 0);
+	assert_int_equal(pages_cached(world.path, MIB), MIB / 4096);
+	/* Over dirty pages; then an odd piece, which cannot go past them. */
+	memset(data, 2, MIB);
+	past.length = MIB / 2;
+	assert_int_equal(block_wait(world.block, &past), 0);
+	assert_int_equal(pages_cached(world.path, MIB / 2), 0);
+	past.offset = MIB / 2 + 100;
+	past.length = 5000;
+	assert_int_equal(block_wait(world.block, &past), 0);
+	assert_int_equal(io(&world, BLOCK_READ, 0, MIB, seen), 0);
+	for (unsigned i = 0; i < MIB; i++) {
+		bool second = i < MIB / 2 || (i >= MIB / 2 + 100 && i < MIB / 2 + 5100);
+
+		assert_int_equal(seen[i], second ? 2 : 1);
+	}
+	world_done(&world);
+	free(data);
+	free(seen);
 }
 
 struct one {
@@ -361,6 +412,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stale_cache_of_device),
 	    cmocka_unit_test(test_fresh_reads),
+	    cmocka_unit_test(test_uncached_writes),
 	    cmocka_unit_test(test_digest_beside_write),
 	    cmocka_unit_test(test_file_opened_for_reading),
 	    cmocka_unit_test(test_failed_open_leaves_no_file),

@@ -4,6 +4,7 @@
 #include "block/memory.h"
 #include "filter/delay.h"
 #include "filter/fault.h"
+#include "filter/filter.h"
 #include "filter/mirror.h"
 #include "ring/ring_sim.h"
 #include "sync/copy.h"
@@ -27,11 +28,12 @@
 struct world {
 	struct ring_sim *sim;
 	struct ring *ring;
-	struct block *delays[2], *faults[2], *memory[2], *mirror;
+	struct block *delays[2], *faults[2], *watches[2], *memory[2], *mirror;
 	struct bitmap_file *map;
 	int map_fd;
 	unsigned detached, dirtied, drained, lost;
 	struct extents *extents;
+	unsigned writes[2], uncached[2], apart[2];
 };
 
 static struct world world;
@@ -64,6 +66,34 @@ static void event(void *data, enum mirror_event what)
 		dirty_extents_abandon(world.extents);
 }
 
+/* Counts what comes to a leg. */
+static void watch_submit(struct block *block, struct block_io *io)
+{
+	unsigned leg = block == world.watches[1];
+
+	world.writes[leg] += io->op == BLOCK_WRITE;
+	world.uncached[leg] += io->op == BLOCK_WRITE && io->flags & BLOCK_UNCACHED;
+	world.apart[leg] += io->op == BLOCK_WRITE && io->flags & BLOCK_APART;
+	filter_forward(filter_of(block), io);
+}
+
+static void watch_free(struct block *block)
+{
+	filter_done(filter_of(block));
+	free(filter_of(block));
+}
+
+static struct block *watch(struct block *below)
+{
+	static const struct block_driver driver = {
+	    .name = "watch", .submit = watch_submit, .facts = filter_facts, .free = watch_free};
+	struct filter *filter = calloc(1, sizeof(*filter));
+
+	assert_non_null(filter);
+	filter_init(filter, &driver, below);
+	return &filter->block;
+}
+
 /* The legs hold random bytes of their own; nothing is called dirty but what is written from now on. */
 static void world_init(uint64_t seed)
 {
@@ -80,7 +110,8 @@ static void world_init(uint64_t seed)
 		assert_int_equal(memory_new(&world.memory[i], world.ring, SIZE, NULL, NULL), 0);
 		rand_bytes(ring_sim_rand(world.sim), buf, SIZE);
 		assert_int_equal(memory_poke(world.memory[i], 0, buf, SIZE), 0);
-		assert_int_equal(fault_new(&world.faults[i], world.memory[i], seed, NULL), 0);
+		world.watches[i] = watch(world.memory[i]);
+		assert_int_equal(fault_new(&world.faults[i], world.watches[i], seed, NULL), 0);
 		assert_int_equal(delay_new(&world.delays[i], world.faults[i], &fast, NULL), 0);
 	}
 	assert_int_equal(bitmap_init(&none, bitmap_super_regions(&super)), 0);
@@ -455,6 +486,10 @@ static void copy_under_writes(enum mirror_mode mode, uint64_t seed)
 	while (bitmap_file_dirty(world.map)->count || dirty_extents_active(world.extents))
 		ring_sim_step(world.sim);
 	assert_true(legs_are_equal());
+	/* What is copied behind clients' backs leaves nothing to be written back, and nobody waits within a submit for the follower. */
+	assert_int_equal(world.uncached[1], mode == MIRROR_BACKGROUND ? world.writes[1] : 0);
+	assert_int_equal(world.apart[1], world.writes[1]);
+	assert_int_equal(world.uncached[0] + world.apart[0], 0);
 	copy_stop(copy);
 	assert_int_equal(ring_run_until(world.ring, &ended), 0);
 	copy_free(copy);

@@ -44,7 +44,7 @@ struct world {
 	struct block *delays[MIRROR_LEGS];
 	uint64_t unflushed[MIRROR_LEGS]; /* bytes */
 	bool flushes_take_long;
-	bool away;
+	bool away, new_target;
 	char warning[600];
 	unsigned warnings;
 	struct mirror_job *job;
@@ -119,6 +119,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	assert_int_equal(memory_poke(named->memory, 0, world.data[leg], world.sizes[leg]), 0);
 	assert_int_equal(delay_new(&world.delays[leg], named->memory, &usual_delay, NULL), 0);
 	filter_init(&named->filter, &driver, world.delays[leg]);
+	named->filter.block.info.zeroed = world.new_target && leg == MIRROR_TARGET && world.opened[leg] == 0;
 	world.opened[leg]++;
 	*ret = &named->filter.block;
 	return 0;
@@ -164,6 +165,8 @@ static void world_init(bool real)
 	world.options = (struct mirror_job_options){.nonce = 1,
 	    .region_size = 4096,
 	    .settle_ns = 20 * MS,
+	    .settle_busy_ns = 20 * MS,
+	    .settle_keep = 1,
 	    .retry_ns = 20 * MS,
 	    .follower_timeout_ns = 500 * MS,
 	    .open_leg = open_leg,
@@ -441,6 +444,52 @@ static void test_little_is_flushed_while_clients_wait(void **state)
 	world_done();
 }
 
+static uint64_t clean_but_logged(void)
+{
+	struct bitmap_file *map = mirror_map(mirror_job_block(world.job));
+
+	return bitmap_file_logged(map)->count - bitmap_file_dirty(map)->count;
+}
+
+/* While clients are about, what is logged stays so, up to a bound; when they are gone, or the target came back, it is cleared. */
+static void test_clean_regions_stay_logged(void **state)
+{
+	const uint64_t regions = SIZE / 4096 + 1;
+
+	for (uint64_t keep = 0; keep <= SIZE / 2; keep += SIZE / 2) {
+		world_init(false);
+		world.options.settle_keep = keep;
+		assert_int_equal(job_open(), 0);
+		world.serving = true;
+		client_begin(&world.clients[0]);
+		run_for(1000 * (uint64_t)MS);
+		assert_in_range(clean_but_logged(), keep ? 1 : regions, keep ? regions - 1 : regions);
+		mirror_detach(mirror_job_block(world.job));
+		run_for(1000 * (uint64_t)MS);
+		assert_in_range(clean_but_logged(), 1, regions - 1);
+		world.serving = false;
+		run_for(200 * MS);
+		assert_int_equal(clean_but_logged(), 0);
+		world_done();
+	}
+}
+
+/* There is nothing in it to be compared with. */
+static void test_a_new_target_is_not_compared(void **state)
+{
+	struct mirror_job_status status;
+
+	world_init(false);
+	world.options.compare = world.new_target = true;
+	memset(world.data, 0, sizeof(world.data));
+	assert_int_equal(job_open(), 0);
+	assert_int_equal(run_for(300 * MS), CUTOVER_READY);
+	mirror_job_status(world.job, &status);
+	assert_int_equal(status.same, 0);
+	assert_int_equal(status.copied, SIZE);
+	world_done();
+}
+
 static void test_a_lost_target_comes_back(void **state)
 {
 	struct mirror_job_status status;
@@ -456,6 +505,7 @@ static void test_a_lost_target_comes_back(void **state)
 	delay_set(
 	    world.delays[MIRROR_TARGET], &(struct delay_options){.min_ns = 700 * MS, .max_ns = 700 * MS});
 	job_close();
+	world.warnings = 0;
 	world.options.resume = true;
 	assert_int_equal(job_open(), 0);
 	serve();
@@ -634,6 +684,8 @@ int main(void)
 	    cmocka_unit_test(test_h09_a_leg_of_another_size),
 	    cmocka_unit_test(test_a_cutover_is_deferred),
 	    cmocka_unit_test(test_little_is_flushed_while_clients_wait),
+	    cmocka_unit_test(test_clean_regions_stay_logged),
+	    cmocka_unit_test(test_a_new_target_is_not_compared),
 	    cmocka_unit_test(test_a_lost_target_comes_back),
 	    cmocka_unit_test(test_h14_a_damaged_map_means_a_comparison),
 	    cmocka_unit_test(test_h06_coming_back_clears_nothing),
