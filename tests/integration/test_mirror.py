@@ -102,7 +102,8 @@ def test_h25_kill_9_at_any_moment_loses_nothing(program, folder, volumes, random
         loops = request.getfixturevalue("loops")
         volumes[1].write_bytes(random.randbytes(SIZE))
         volumes = [loops.attach(volume) for volume in volumes]
-    mirror = Mirror(program, folder, *volumes)
+    # Whoever looks for a free loop device opens others for a moment.
+    mirror = Mirror(program, folder, *volumes, *(["--allow=held"] if kind == "loop-devices" else []))
     client = Client(mirror.uri, SIZE, random)
     try:
         mirror.start()
