@@ -123,7 +123,7 @@ int dm_status(dev_t dev, struct dm_volume *ret, struct error *error)
 
 int dm_message(dev_t dev, const char *message, struct error *error)
 {
-	struct dm_task *task;
+	struct dm_task *task = NULL;
 	int res = run(&task, DM_DEVICE_TARGET_MSG, dev, NULL, message, error);
 
 	if (res == 0)
