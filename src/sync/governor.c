@@ -29,6 +29,7 @@
 #define DRAIN_INTERVALS 2u
 #define HELD_INTERVALS  3u
 #define GROWTH          16u /* that part of the rate in an interval */
+#define GROWTH_FAST     8u  /* where hardly anything is slow */
 
 void governor_init(struct governor *governor, const struct governor_options *options)
 {
@@ -101,12 +102,14 @@ static bool is_more(double number, double usual, double spread)
 	return number > usual && (number - usual) * (number - usual) > spread;
 }
 
-static void grow(struct governor *governor, uint64_t copied)
+static void grow(struct governor *governor, uint64_t copied, bool fast)
 {
+	uint64_t step = governor->rate / (fast ? GROWTH_FAST : GROWTH);
+
 	/* An allowance that is not used says nothing, and does not grow. */
 	if (copied + copied / 4 < governor->rate)
 		return;
-	governor->rate += governor->searching ? governor->rate : max_u64(RATE_STEP, governor->rate / GROWTH);
+	governor->rate += governor->searching ? governor->rate : max_u64(RATE_STEP, step);
 }
 
 static uint64_t floor_of(const struct governor *governor)
@@ -155,7 +158,7 @@ static void judge(struct governor *governor, const struct governor_sample *sampl
 	if ((tally->requests >= REQUESTS_MIN || far) && (far || is_more(tally->slow, may, may)))
 		cut(governor, copied, far);
 	else if (tally->slow <= GROWS_BELOW * may || tally->slow < 0.5)
-		grow(governor, copied);
+		grow(governor, copied, tally->slow <= may / 4);
 }
 
 /* The copy is held. As much is slow as before? Then it was not the copy, which gets back what it had. */
