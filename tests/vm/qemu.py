@@ -26,6 +26,7 @@ KERNEL_COMMAND_LINE = ("console=ttyS0 panic=-1 mitigations=off nokaslr no_timer_
 MACHINE = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc", "-cpu", "max,la57=off"]
 RECONNECT_S = 60
 QMP_S = 120
+LIBC = ctypes.CDLL(None)
 
 
 class Disk(NamedTuple):
@@ -68,7 +69,7 @@ def new_file(path, size):
 
 def die_with_parent():
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 class VolatileServer:

@@ -18,7 +18,7 @@ from servers import free_port
 
 MIB = 1 << 20
 SIZE, SMALL = 256 * MIB + 512 * 77, 40 * MIB + 512 * 77
-PATIENCE_S = 300
+PATIENCE_S = vm.PATIENCE_S
 
 
 def fill(path, random, size):

@@ -18,7 +18,6 @@ import collections
 import contextlib
 import itertools
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -33,7 +32,7 @@ from guest_image import NoGuest
 
 HERE = pathlib.Path(__file__).resolve().parent
 # A guest is emulated and may share the machine: what comes late is no failure, what does not come at all is.
-BOOT_S, PATIENCE_S = 300, 300
+BOOT_S, PATIENCE_S = 600, 600
 ALARMS = re.compile(r"I/O error|blk_update_request|EXT4-fs (error|warning)|JBD2: .*error|XFS .*(error|[Ss]hut|[Cc]orrupt)|Kernel panic|"
                     r"blocked for more than|Call Trace|BUG:|WARNING:")
 
@@ -209,7 +208,7 @@ class Guest:
 
     def _hear(self, connection):
         """A thread of its own: what the agent says goes to whom it is for."""
-        with connection.makefile("rb") as lines:
+        with contextlib.suppress(ConnectionResetError), connection.makefile("rb") as lines:
             for line in lines:
                 try:
                     message = json.loads(line)
@@ -218,8 +217,8 @@ class Guest:
                 if "hello" in message:
                     self.boots.append(message["hello"])
                     self.awake.set()
-                elif message["id"] in self.commands:
-                    self.commands[message["id"]].take(message)
+                elif command := self.commands.get(message["id"]):
+                    command.take(message)
 
     def say(self, **message):
         with contextlib.suppress(BrokenPipeError):  # who waits will notice
@@ -310,12 +309,11 @@ class Guest:
         """The reset button: memory and what was mounted are lost, disks keep all that they were given. Boots anew."""
         self._forget_commands()
         self.begun = time.monotonic()
-        # Else -no-reboot would make this the end.
+        # Else -no-reboot would make this the end; or the BIOS would, which resets once more when it finds that it has run before.
         self.qmp("set-action", reboot="reset")
         self.qmp("system_reset")
-        self.qmp.wait_for("RESET", guest=False)
-        self.qmp("set-action", reboot="shutdown")
         self.wait_until_awake()
+        self.qmp("set-action", reboot="shutdown")
 
     def power_cut(self):
         """The plug, and then a boot: as reset(), and volatile disks lose what was not flushed."""
