@@ -126,7 +126,7 @@ class Move:
 
     def begin(self):
         """The copy is held until the guest works."""
-        self.mirror.start("--max-rate=8M")
+        self.mirror.start("--max-rate=4M")
         self.mirror.program("pause", "m")
         self.device = self.client.attach(self.mirror)
         self.work = self.guest.start(["workload.py", self.device, "/run/work", self.seed])
@@ -139,11 +139,13 @@ class Move:
         self.work.wait_for("tick", self.work.out.count("tick") + ticks, PATIENCE_S)
 
     def kill_and_resume(self):
-        """The guest's requests wait for it meanwhile."""
+        """The guest's requests wait for it meanwhile. Returns the state in which it began again."""
         self.mirror.kill()
         time.sleep(1)
         assert "comparing" not in self.mirror.resume().err
+        state = self.mirror.status()["state"]
         self.go_on()
+        return state
 
     def until_both_hold_the_same(self):
         wait_until(lambda: (now := self.mirror.status())["attached"] and now["revertible"], "that it can revert", PATIENCE_S)
@@ -218,8 +220,7 @@ def test_a_guest_works_on_while_its_disk_is_moved(move, random, client):
     begun = move(client, SIZE)
     mirror = begun.mirror
     begun.go_on()
-    begun.kill_and_resume()
-    assert mirror.status()["state"] == "syncing"
+    assert begun.kill_and_resume() == "syncing"
     mirror.program("throttle", "m", "--max-rate=none")
     mirror.wait_for("ready", timeout_s=PATIENCE_S)
     begun.go_on()
