@@ -123,7 +123,7 @@ const char *devices_path(const struct devices *devices, unsigned volume)
 int devices_stop(struct devices *devices, struct error *error)
 {
 	for (unsigned i = 0; i < devices->count; i++) {
-		int res = devices->open[i] ? device_stop(devices->open[i], false, error) : 0;
+		int res = devices->open[i] ? device_stop(devices->open[i], error) : 0;
 
 		if (res < 0)
 			return res;

@@ -57,7 +57,7 @@ bool mirror_devices_may_stop(struct mirror_process *process)
 	struct error error;
 	char text[sizeof(error.text)];
 
-	if (process->told || mirror_devices_stop(process, &error) == 0)
+	if (mirror_devices_stop(process, &error) == 0 || process->told)
 		return true;
 	snprintf(text, sizeof(text), "%.400s; a second signal leaves it behind, and what goes to it waits",
 	    error.text);

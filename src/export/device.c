@@ -134,13 +134,13 @@ static int claim(void *data, struct error *error)
 	return device->claim_fd < 0 ? device->claim_fd : 0;
 }
 
-int device_stop(struct device *device, bool force, struct error *error)
+int device_stop(struct device *device, struct error *error)
 {
-	int res = force ? 0 : ring_call(device->ring, claim, device, error);
+	int res = ring_call(device->ring, claim, device, error);
 
 	if (res == 0) {
 		device_link_remove(DEVICE_FOLDER, device->name, device->info.node);
-		res = device->ops->stop(device, force, error);
+		res = device->ops->stop(device, false, error);
 	}
 	return res < 0 ? error_prefix(error, "cannot remove the device %s", device->info.path) : 0;
 }

@@ -55,10 +55,9 @@ int device_new(
 const struct device_info *device_info(const struct device *device);
 /*
  * Removes the device; its requests are answered before, and what is in the page cache is written. -EBUSY, with words that name the
- * user, when it is mounted, held or open, and not `force`: then nothing has changed. With `force` its users get errors.
- * Control path: runs the ring.
+ * user, when it is mounted, held or open: then nothing has changed. Control path: runs the ring.
  */
-int device_stop(struct device *device, bool force, struct error *error);
+int device_stop(struct device *device, struct error *error);
 /*
  * After device_stop(); or without it: then the device is left behind for the next process, its requests wait. The ring may have
  * operations of it until ring_free(). No request may be with the block. Takes NULL; returns NULL.

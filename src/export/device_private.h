@@ -23,8 +23,8 @@ struct device_ops {
 	int (*available)(struct error *error);
 	/* Makes it, or takes over what find() has found. Fills info.node. */
 	int (*open)(struct device *device, struct error *error);
-	/* Nobody uses it any more, or shall (`force`). Closes claim_fd on the way, on a thread. */
-	int (*stop)(struct device *device, bool force, struct error *error);
+	/* Nobody uses it any more; `hurry`: or it was never ready, and who looks at it gets errors. Closes claim_fd, on a thread. */
+	int (*stop)(struct device *device, bool hurry, struct error *error);
 	void (*free)(struct device *device);
 };
 

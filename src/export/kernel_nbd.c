@@ -290,7 +290,7 @@ static int disconnect(void *data, struct error *error)
 	               : 0;
 }
 
-static int stop(struct device *device, bool force, struct error *error)
+static int stop(struct device *device, bool hurry, struct error *error)
 {
 	int res;
 

@@ -261,7 +261,7 @@ static int delete_soon(void *data, struct error *error)
 	return command(DELETE_ASYNC, ((struct device *)data)->index, error);
 }
 
-static int stop(struct device *device, bool force, struct error *error)
+static int stop(struct device *device, bool hurry, struct error *error)
 {
 	struct ublk *ublk = device->ublk;
 	int res;
@@ -275,7 +275,7 @@ static int stop(struct device *device, bool force, struct error *error)
 	if (res < 0)
 		return res;
 	ublk_queues_done(ublk);
-	return ring_call(device->ring, force ? delete_soon : delete, device, error);
+	return ring_call(device->ring, hurry ? delete_soon : delete, device, error);
 }
 
 static void free_ublk(struct device *device)
