@@ -80,10 +80,11 @@ static int look_at(struct device *device, struct ublk_control *control, unsigned
 	if (ublk_control_run(control, UBLK_QUESTION(UBLK_CMD_GET_DEV_INFO), id, &info, sizeof(info), 0) < 0 ||
 	    info.ublksrv_flags >> 32 != mark >> 32)
 		return 0;
-	if (info.state != UBLK_S_DEV_DEAD)
+	if (info.state != UBLK_S_DEV_DEAD && info.flags & UBLK_F_USER_RECOVERY)
 		return judge(device, control, &info, error);
-	/* It was never ready: nobody has seen it. */
-	(void)ublk_control_run(control, UBLK_COMMAND(UBLK_CMD_DEL_DEV), id, NULL, 0, 0);
+	/* It was never ready, or ended with its process: of no use to anyone. */
+	if (ublk_control_run(control, UBLK_COMMAND(UBLK_CMD_STOP_DEV), id, NULL, 0, 0) == 0)
+		(void)ublk_control_run(control, UBLK_QUESTION(DELETE_ASYNC), id, NULL, 0, 0);
 	return 0;
 }
 
@@ -229,13 +230,13 @@ static int open_ublk(struct device *device, struct error *error)
 
 /* The end */
 
-static int command(unsigned number, unsigned id, struct error *error)
+static int command(unsigned operation, unsigned id, struct error *error)
 {
 	struct ublk_control control;
 	int res = ublk_control_open(&control);
 
 	if (res == 0) {
-		res = ublk_control_run(&control, UBLK_COMMAND(number), id, NULL, 0, 0);
+		res = ublk_control_run(&control, operation, id, NULL, 0, 0);
 		ublk_control_close(&control);
 	}
 	return res < 0 ? error_set(error, res, "ublk does not end it: %s", strerror(-res)) : 0;
@@ -244,7 +245,7 @@ static int command(unsigned number, unsigned id, struct error *error)
 static int stop_requests(void *data, struct error *error)
 {
 	struct device *device = data;
-	int res = command(UBLK_CMD_STOP_DEV, device->index, error);
+	int res = command(UBLK_COMMAND(UBLK_CMD_STOP_DEV), device->index, error);
 
 	cleanup_close(&device->claim_fd);
 	device->claim_fd = -1;
@@ -253,12 +254,12 @@ static int stop_requests(void *data, struct error *error)
 
 static int delete (void *data, struct error *error)
 {
-	return command(UBLK_CMD_DEL_DEV, ((struct device *)data)->index, error);
+	return command(UBLK_COMMAND(UBLK_CMD_DEL_DEV), ((struct device *)data)->index, error);
 }
 
 static int delete_soon(void *data, struct error *error)
 {
-	return command(DELETE_ASYNC, ((struct device *)data)->index, error);
+	return command(UBLK_QUESTION(DELETE_ASYNC), ((struct device *)data)->index, error);
 }
 
 static int stop(struct device *device, bool hurry, struct error *error)
