@@ -18,6 +18,7 @@
 #define DIGEST_BYTES  16u
 #define DIGEST_LEAF   4096u
 #define DIGEST_FANOUT 16u
+#define DIGEST_NODE   (DIGEST_LEAF * DIGEST_FANOUT)
 #define DIGEST_CHUNK  (1u << 20)
 
 /* DIGEST_LEAF times a power of the fan-out. */

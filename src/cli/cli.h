@@ -69,6 +69,7 @@ struct cli_options {
 	/* digest */
 	const char *output_path, *key_text;
 	bool sha256;
+	bool digest_root; /* digest: one for all of it */
 
 	struct cli_words words;
 	struct error error;

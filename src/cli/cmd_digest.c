@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove digest: digests of a volume, saved for a later sync or printed. */
+#include "block/digest_root.h"
 #include "block/saved_digests.h"
 #include "cli/cli.h"
 #include "cli/report.h"
@@ -18,7 +19,7 @@
 #define TICK_NS    100000000u
 #define GIVE_UP_NS 500000000u
 
-enum option_key { KEY_OUTPUT = 'o', KEY_SHA256 = 600, KEY_KEY };
+enum option_key { KEY_OUTPUT = 'o', KEY_SHA256 = 600, KEY_KEY, KEY_ROOT };
 
 struct digest_run {
 	struct cli_options *options;
@@ -29,6 +30,7 @@ struct digest_run {
 	struct ticker ticker;
 	struct digest_key key;
 	struct saved_digests_writer *writer;
+	struct digest_root root;
 	bool cancelled;
 	uint64_t give_up_ns; /* interrupted while connecting: at this time it ends; else 0 */
 	uint64_t position;
@@ -45,6 +47,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_SHA256:
 		options->sha256 = true;
 		return 0;
+	case KEY_ROOT:
+		options->digest_root = true;
+		return 0;
 	case KEY_KEY:
 		options->key_text = arg;
 		return 0;
@@ -56,6 +61,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_option digest_options[] = {
     {"output", KEY_OUTPUT, "FILE", 0, "save digests of all 4 KiB blocks, for sync --changes=digests", 1},
     {"sha256", KEY_SHA256, NULL, 0, "print the SHA-256 of all of it, as sha256sum does", 1},
+    {"root", KEY_ROOT, NULL, 0, "print one digest of all of it, as a mirror's receipt has it", 1},
     {"key", KEY_KEY, "HEX", 0,
         "print digests under this key (32 hex digits), so that two machines print the same", 1},
     {0},
@@ -132,6 +138,32 @@ static int run_save(struct digest_run *run, struct digest_walk *walk)
 	return res;
 }
 
+static int add_to_root(void *data, uint64_t offset, uint64_t length, const uint8_t *digests)
+{
+	struct digest_run *run = data;
+
+	digest_root_add(&run->root, offset, length, digests);
+	run->position = offset + length;
+	return 0;
+}
+
+static int run_root(struct digest_run *run, struct digest_walk *walk)
+{
+	int res = digest_root_init(&run->root, &run->key, &run->options->error);
+
+	walk->got = add_to_root;
+	walk->granularity = DIGEST_LEAF;
+	if (res == 0)
+		res = digest_walk(walk, &run->options->error);
+	if (res == 0) {
+		report_clear(run->report);
+		print_hex(run->root.sum, DIGEST_BYTES);
+		printf("  %s\n", run->options->source.name);
+	}
+	digest_root_done(&run->root);
+	return res;
+}
+
 static int run_digest(struct digest_run *run)
 {
 	struct digest_walk walk = {.block = run->block,
@@ -151,6 +183,8 @@ static int run_digest(struct digest_run *run)
 		print_hex(run->key.bytes, sizeof(run->key.bytes));
 		putchar('\n');
 	}
+	if (run->options->digest_root)
+		return run_root(run, &walk);
 	return digest_walk(&walk, &run->options->error);
 }
 
@@ -216,6 +250,8 @@ static int set_up(struct digest_run *run)
 
 	if (res == 0 && options->sha256 + !!options->output_path + !!options->key_text > 1)
 		res = error_set(&options->error, -EINVAL, "--output, --sha256 and --key exclude each other");
+	if (res == 0 && options->digest_root && (options->sha256 || options->output_path))
+		res = error_set(&options->error, -EINVAL, "--root excludes --output and --sha256");
 	if (res == 0)
 		res = ring_new(&run->ring, 128, &options->error);
 	if (res == 0)

@@ -2,6 +2,7 @@
 /* The mirror as a whole: legs that come and go, hold and swap, flushes of both. Clients' requests are in mirror_io.c. */
 #include "filter/mirror_private.h"
 
+#include "base/bytes.h"
 #include "base/plant.h"
 
 #include <assert.h>
@@ -304,6 +305,24 @@ struct block *mirror_copy_source(struct block *block)
 struct block *mirror_copy_target(struct block *block)
 {
 	return &mirror_of(block)->ports[1].block;
+}
+
+void mirror_forget_changed(struct block *block, uint64_t offset, uint64_t length)
+{
+	struct mirror *mirror = mirror_of(block);
+	uint64_t region_size = bitmap_file_super(mirror->map)->region_size;
+
+	assert(offset % region_size == 0);
+	mirror->notes_changed = true;
+	bitmap_clear(&mirror->changed, offset / region_size, (length + region_size - 1) / region_size);
+}
+
+uint64_t mirror_changed(const struct block *block)
+{
+	const struct mirror *mirror = mirror_const_of(block);
+	const struct bitmap_super *super = bitmap_file_super(mirror->map);
+
+	return min_u64(mirror->changed.count * super->region_size, super->size);
 }
 
 struct range_locks *mirror_locks(struct block *block)

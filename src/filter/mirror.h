@@ -113,6 +113,13 @@ struct block *mirror_copy_target(struct block *mirror);
  * as not written. In steps of some regions: more may count as written than was.
  */
 bool mirror_leg_written(const struct block *port, uint64_t offset, uint64_t *ret_end);
+/*
+ * Notes from now on which regions are written or zeroed, on either leg, beginning with none of [offset, offset + length), which is whole
+ * regions.
+ */
+void mirror_forget_changed(struct block *mirror, uint64_t offset, uint64_t length);
+/* Bytes of those that were, since they were forgotten. */
+uint64_t mirror_changed(const struct block *mirror);
 struct range_locks *mirror_locks(struct block *mirror);
 struct bitmap_file *mirror_map(struct block *mirror);
 

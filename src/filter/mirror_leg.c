@@ -66,6 +66,14 @@ static void note_written(struct mirror_leg *leg, const struct block_io *io)
 		    &leg->written, first, (io->offset + io->length - 1) / leg->mirror->granule - first + 1);
 }
 
+static void note_changed(struct mirror *mirror, const struct block_io *io)
+{
+	uint64_t region_size = bitmap_file_super(mirror->map)->region_size, first = io->offset / region_size;
+
+	if (mirror->notes_changed && block_op_writes(io->op) && io->length > 0)
+		bitmap_set(&mirror->changed, first, (io->offset + io->length - 1) / region_size - first + 1);
+}
+
 /* Writes that overlap do not meet on a leg, so there is none under way to what this one zeroed. */
 static void note_zeroed(struct mirror_leg *leg, const struct block_io *io)
 {
@@ -108,6 +116,7 @@ void mirror_leg_submit(struct mirror_leg *leg, struct mirror_leg_io *leg_io)
 	leg_io->io.done = leg_done;
 	list_append(&leg->under_way, &leg_io->node);
 	note_written(leg, &leg_io->io);
+	note_changed(leg->mirror, &leg_io->io);
 	leg_io->notes = false;
 	if (leg != mirror_follower(leg->mirror))
 		mirror_note_submit(leg->mirror, leg_io);
@@ -191,7 +200,7 @@ static const struct block_driver port_driver = {
 int mirror_ports_init(struct mirror *mirror)
 {
 	const struct bitmap_super *super = bitmap_file_super(mirror->map);
-	int res = 0;
+	int res = bitmap_init(&mirror->changed, bitmap_super_regions(super));
 
 	list_init(&mirror->spare_ports);
 	mirror->granule = super->region_size;
@@ -245,6 +254,7 @@ void mirror_ports_done(struct mirror *mirror)
 {
 	struct list_node *node;
 
+	bitmap_done(&mirror->changed);
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		assert(list_empty(&mirror->legs[i].under_way));
 		bitmap_done(&mirror->legs[i].written);

@@ -81,7 +81,9 @@ struct mirror {
 	unsigned in_flight; /* clients' requests that were begun and not answered */
 	bool holding;
 	uint64_t stable_bytes;
-	uint64_t granule; /* of legs[].written; bytes */
+	uint64_t granule;      /* of legs[].written; bytes */
+	struct bitmap changed; /* regions */
+	bool notes_changed;
 	struct mirror_flush flush;
 	struct ring_op watch; /* the follower's oldest request */
 	struct ring_op drained;

@@ -3,12 +3,14 @@
 #include "sync/live_verify.h"
 
 #include "base/bytes.h"
+#include "block/digest_root.h"
 #include "sync/dirty_compare.h"
 #include "sync/leg_holes.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SLOTS 8u
 #define RANGE (256u << 10) /* a write waits for the comparison of no more than this, or of a region, bytes */
@@ -41,6 +43,8 @@ struct live_verify {
 	struct live_verify_counts counts;
 	struct ring_op timer;
 	struct leg_holes holes;
+	struct digest_root roots[MIRROR_LEGS]; /* of the authoritative leg, of the follower */
+	enum mirror_leg_index first;           /* which leg is the authoritative one */
 	struct verify_slot slots[SLOTS];
 };
 
@@ -87,10 +91,14 @@ static void compared(struct dirty_compare *compare, bool differs)
 		slot_end(slot);
 		return;
 	}
-	if (compare->failed)
+	if (compare->failed) {
 		verify->counts.unread += slot->lock.length;
-	else
+	} else {
 		verify->counts.verified += slot->lock.length;
+		mirror_forget_changed(verify->mirror, slot->lock.offset, slot->lock.length);
+	}
+	for (unsigned i = 0; i < MIRROR_LEGS && !compare->failed; i++)
+		digest_root_add(&verify->roots[i], slot->lock.offset, slot->lock.length, compare->digests[i]);
 	if (compare->failed || !differs || is_dirty(slot)) {
 		slot_end(slot);
 		return;
@@ -179,6 +187,7 @@ static bool pass_holes(struct live_verify *verify)
 		if (leg_holes_at(holes, verify->cursor, verify->range, &end) != LEG_HOLE_BOTH)
 			return true;
 		verify->counts.holes += end - verify->cursor;
+		mirror_forget_changed(verify->mirror, verify->cursor, end - verify->cursor);
 		verify->cursor = end;
 	}
 	return !leg_holes_asking(holes);
@@ -214,7 +223,10 @@ int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended
 	if (!verify)
 		return error_set(error, -ENOMEM, "cannot begin to verify: out of memory");
 	res = digest_key_random(&verify->key, error);
+	for (unsigned i = 0; i < MIRROR_LEGS && res == 0; i++)
+		res = digest_root_init(&verify->roots[i], &verify->key, error);
 	if (res < 0) {
+		digest_root_done(&verify->roots[0]);
 		free(verify);
 		return res;
 	}
@@ -243,6 +255,8 @@ struct live_verify *live_verify_free(struct live_verify *verify)
 	while (verify->active || verify->timer.active || leg_holes_asking(&verify->holes))
 		if (ring_step(ring) < 0)
 			break;
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		digest_root_done(&verify->roots[i]);
 	free(verify);
 	return NULL;
 }
@@ -253,6 +267,10 @@ void live_verify_start(struct live_verify *verify)
 	verify->cursor = 0;
 	verify->counts = (struct live_verify_counts){0};
 	leg_holes_abandon(&verify->holes);
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		memset(verify->roots[i].sum, 0, DIGEST_BYTES);
+	verify->first = mirror_authoritative(verify->mirror);
+	mirror_forget_changed(verify->mirror, 0, verify->size);
 	step(verify);
 }
 
@@ -295,4 +313,12 @@ bool live_verify_limited(struct live_verify *verify)
 const struct live_verify_counts *live_verify_counts(const struct live_verify *verify)
 {
 	return &verify->counts;
+}
+
+void live_verify_roots(const struct live_verify *verify, struct live_verify_roots *ret)
+{
+	ret->key = verify->key;
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		memcpy(ret->roots[i == 0 ? verify->first : MIRROR_LEGS - 1 - verify->first],
+		    verify->roots[i].sum, DIGEST_BYTES);
 }

@@ -31,4 +31,13 @@ bool live_verify_idle(const struct live_verify *verify);
 void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held);
 /* Whether the rate has kept it from more, since it was asked last. */
 bool live_verify_limited(struct live_verify *verify);
+/*
+ * The digests of both legs (docs/formats/digests.md, "The root") as they were compared in the last pass, each range in its moment;
+ * mirror_changed() has what was written since. Valid once a pass has ended, until the next.
+ */
+struct live_verify_roots {
+	struct digest_key key;
+	uint8_t roots[MIRROR_LEGS][DIGEST_BYTES];
+};
+void live_verify_roots(const struct live_verify *verify, struct live_verify_roots *ret);
 const struct live_verify_counts *live_verify_counts(const struct live_verify *verify);

@@ -79,6 +79,15 @@ struct mirror_job_status {
 	uint64_t read_errors, write_errors; /* of the authoritative leg, told to clients */
 };
 
+/* What the legs held when they were switched last, as the verification before it found them. */
+struct mirror_job_digests {
+	bool known; /* else nothing was verified before the switch, or there was none */
+	struct digest_key key;
+	uint8_t roots[MIRROR_LEGS][DIGEST_BYTES]; /* docs/formats/digests.md, "The root" */
+	/* Bytes of regions that were written between their comparison and the switch. 0: the roots are those at the switch. */
+	uint64_t written_since;
+};
+
 struct mirror_job;
 
 int mirror_job_new(struct mirror_job **ret, struct ring *ring, const struct mirror_job_options *options,
@@ -115,5 +124,6 @@ void mirror_job_govern(struct mirror_job *job, const struct governor_options *op
 /* 1..BUDGET_PRIORITY_MAX */
 void mirror_job_set_priority(struct mirror_job *job, unsigned priority);
 void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret);
+const struct mirror_job_digests *mirror_job_digests(const struct mirror_job *job);
 /* Reads and writes of the clients over the last seconds. */
 void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret);

@@ -38,6 +38,7 @@ struct mirror_job {
 	struct governor_limits limits;
 	bool busy; /* clients asked for something lately: */
 	uint64_t busy_ns;
+	struct mirror_job_digests digests;
 	bool verified; /* as far as it was asked for */
 	uint64_t differing, verify_after_ns;
 	bool told_lost;

@@ -71,10 +71,26 @@ static void was_late(struct mirror_job *job, const struct error *error)
 		job->order_after_ns = ring_now_ns(job->ring) + DEFER_NS;
 }
 
+/* No request is under way: what is known of the legs now is known of the switch. */
+static void note_digests(struct mirror_job *job)
+{
+	struct mirror_job_digests *digests = &job->digests;
+	struct live_verify_roots roots;
+
+	*digests = (struct mirror_job_digests){.known = job->verify && job->verified};
+	if (!digests->known)
+		return;
+	live_verify_roots(job->verify, &roots);
+	digests->key = roots.key;
+	memcpy(digests->roots, roots.roots, sizeof(roots.roots));
+	digests->written_since = mirror_changed(job->mirror);
+}
+
 void mirror_swapped(void *data, enum cutover_state to)
 {
 	struct mirror_job *job = data;
 
+	note_digests(job);
 	mirror_job_set_state(job, to);
 	/* What follows a revert is what follows the begin. */
 	if (to == CUTOVER_REVERTED)
@@ -164,4 +180,9 @@ void mirror_carry_out(struct mirror_job *job)
 	case ORDER_NONE:
 		break;
 	}
+}
+
+const struct mirror_job_digests *mirror_job_digests(const struct mirror_job *job)
+{
+	return &job->digests;
 }

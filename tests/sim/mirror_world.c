@@ -3,6 +3,7 @@
 #include "mirror_world.h"
 
 #include "base/bytes.h"
+#include "block/digest_root.h"
 #include "filter/filter.h"
 #include "volume.h"
 
@@ -177,6 +178,38 @@ static void check_step(struct mirror_world *world)
 		check_equal(world, &status);
 }
 
+static void root_of(
+    struct mirror_world *world, unsigned leg, const struct digest_key *key, uint8_t ret[DIGEST_BYTES])
+{
+	uint8_t leaves[DIGEST_CHUNK / DIGEST_LEAF * DIGEST_BYTES];
+	uint64_t size, length = world->scenario.sectors * MODEL_SECTOR;
+	const uint8_t *data = ring_sim_disk_data(world->sim, world->fds[leg], &size);
+	struct digest_root root;
+
+	if (length > DIGEST_CHUNK || digest_root_init(&root, key, NULL) < 0)
+		abort();
+	digest_leaves(root.digest, data, length, leaves);
+	digest_root_add(&root, 0, length, leaves);
+	memcpy(ret, root.sum, DIGEST_BYTES);
+	digest_root_done(&root);
+}
+
+/* What a receipt says of both legs at a switch, when it says that nothing was written since they were looked at. */
+static void check_digests(struct mirror_world *world)
+{
+	const struct mirror_job_digests *digests = mirror_job_digests(world->job);
+	uint8_t root[DIGEST_BYTES];
+
+	if (!digests->known || digests->written_since)
+		return;
+	world->receipts++;
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		root_of(world, i, &digests->key, root);
+		if (memcmp(root, digests->roots[i], DIGEST_BYTES))
+			mirror_world_fail(world, "the digest of leg %u at the switch is wrong", i);
+	}
+}
+
 static void state_changed(void *data, enum cutover_state state)
 {
 	struct mirror_world *world = data;
@@ -188,6 +221,8 @@ static void state_changed(void *data, enum cutover_state state)
 	world->ready += state == CUTOVER_READY;
 	world->cutovers += state == CUTOVER_SWITCHED;
 	world->reverts += state == CUTOVER_REVERTED;
+	if (state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED)
+		check_digests(world);
 	/* What was planned for the follower is not for the leg that clients now depend on. */
 	if (state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED) {
 		mirror_faults_repair(world);

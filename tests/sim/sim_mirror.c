@@ -38,7 +38,7 @@ static bool take_option(void *data, int option, const char *text)
 }
 
 struct sums {
-	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, same, holes, failed;
+	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, same, holes, receipts, failed;
 	uint64_t links_lost, restored, refused;
 };
 
@@ -72,6 +72,7 @@ static uint64_t run_world(struct mirror_world *world, const struct arguments *ar
 	sums->reverts += world->reverts;
 	sums->same += world->same;
 	sums->holes += world->holes;
+	sums->receipts += world->receipts;
 	sums->links_lost += world->links_lost;
 	sums->restored += world->restored;
 	sums->refused += world->refused;
@@ -161,16 +162,17 @@ int main(int argc, char **argv)
 	}
 #endif
 	run_all(&arguments, &sums);
-	printf(
-	    "%llu runs from seed %llu, %llu steps, %llu requests, %llu faults, %llu times ready, %llu "
-	    "cutovers, "
-	    "%llu reverts, %llu bytes found equal, %llu of holes, %llu links of the authoritative leg lost, "
-	    "%llu times restored, %llu refused, %.1f s: %llu failed\n",
+	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu faults, %llu times ready, %llu "
+	       "cutovers, "
+	       "%llu reverts, %llu bytes found equal, %llu of holes, %llu digests checked, %llu links of the "
+	       "authoritative leg lost, "
+	       "%llu times restored, %llu refused, %.1f s: %llu failed\n",
 	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
 	    (unsigned long long)sums.requests, (unsigned long long)sums.faults,
 	    (unsigned long long)sums.ready, (unsigned long long)sums.cutovers,
 	    (unsigned long long)sums.reverts, (unsigned long long)sums.same, (unsigned long long)sums.holes,
-	    (unsigned long long)sums.links_lost, (unsigned long long)sums.restored,
-	    (unsigned long long)sums.refused, sim_line_seconds(line), (unsigned long long)sums.failed);
+	    (unsigned long long)sums.receipts, (unsigned long long)sums.links_lost,
+	    (unsigned long long)sums.restored, (unsigned long long)sums.refused, sim_line_seconds(line),
+	    (unsigned long long)sums.failed);
 	return sim_line_end(line, sums.failed);
 }

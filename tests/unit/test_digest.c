@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Digests against GnuTLS's own GMAC, and the properties that a sync leans on. */
 #include "base/rand.h"
-#include "block/digest.h"
+#include "block/digest_root.h"
 
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#define NODE   (DIGEST_LEAF * DIGEST_FANOUT)
+#define NODE   DIGEST_NODE
 #define LEAVES (DIGEST_CHUNK / DIGEST_LEAF)
 
 struct fixture {
@@ -231,6 +231,57 @@ static void test_keys_differ(void **state)
 	digest_free(NULL);
 }
 
+static void root_of(const uint8_t *data, size_t length, bool backwards, uint8_t ret[16])
+{
+	const struct digest_key key = {{1, 2, 3}};
+	size_t nodes = digest_count(length, DIGEST_NODE);
+	struct digest_root root;
+	uint8_t leaves[LEAVES * 16];
+
+	assert_int_equal(digest_root_init(&root, &key, NULL), 0);
+	for (size_t i = 0; i < nodes; i++) {
+		size_t at = (backwards ? nodes - 1 - i : i) * DIGEST_NODE;
+		size_t n = length - at < DIGEST_NODE ? length - at : DIGEST_NODE;
+
+		digest_leaves(root.digest, data + at, n, leaves);
+		digest_root_add(&root, at, n, leaves);
+	}
+	memcpy(ret, root.sum, 16);
+	digest_root_done(&root);
+}
+
+static void test_root(void **state)
+{
+	struct fixture *f = *state;
+	static uint8_t changed[DIGEST_CHUNK], none[16];
+	const size_t length = DIGEST_CHUNK - 3 * DIGEST_NODE - 700;
+	uint8_t root[16], other[16];
+
+	memset(f->data + DIGEST_NODE, 0, DIGEST_NODE);
+	root_of(f->data, length, false, root);
+	root_of(f->data, length, true, other);
+	assert_memory_equal(root, other, 16);
+	/* Nodes that change places; the linear digests would add up to the same. */
+	memcpy(changed, f->data, DIGEST_CHUNK);
+	memcpy(changed, f->data + (size_t)2 * DIGEST_NODE, DIGEST_NODE);
+	memcpy(changed + (size_t)2 * DIGEST_NODE, f->data, DIGEST_NODE);
+	root_of(changed, length, false, other);
+	assert_memory_not_equal(root, other, 16);
+	/* Zeros that move make a difference, although they count for nothing. */
+	memcpy(changed, f->data, DIGEST_CHUNK);
+	memmove(changed + DIGEST_NODE, f->data, DIGEST_NODE);
+	memset(changed, 0, DIGEST_NODE);
+	root_of(changed, length, false, other);
+	assert_memory_not_equal(root, other, 16);
+	memcpy(changed, f->data, DIGEST_CHUNK);
+	changed[length - 1] ^= 1;
+	root_of(changed, length, false, other);
+	assert_memory_not_equal(root, other, 16);
+	memset(changed, 0, sizeof(changed));
+	root_of(changed, length, false, other);
+	assert_memory_equal(other, none, 16);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -242,6 +293,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_h03_one_byte_at_every_position, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_shifted_changes_do_not_cancel_out, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_keys_differ, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_root, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
