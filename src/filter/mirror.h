@@ -113,6 +113,8 @@ struct block *mirror_copy_target(struct block *mirror);
  * as not written. In steps of some regions: more may count as written than was.
  */
 bool mirror_leg_written(const struct block *port, uint64_t offset, uint64_t *ret_end);
+/* Another number whenever a port's leg came anew. What it said in an earlier life, it did not say of what it holds now. */
+unsigned mirror_leg_life(const struct block *port);
 /*
  * Notes from now on which regions are written or zeroed, on either leg, beginning with none of [offset, offset + length), which is whole
  * regions.

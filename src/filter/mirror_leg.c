@@ -225,7 +225,13 @@ int mirror_ports_init(struct mirror *mirror)
 void mirror_leg_came(struct mirror_leg *leg, struct block *block)
 {
 	leg->block = block;
+	leg->life++;
 	bitmap_clear(&leg->written, 0, leg->written.bits);
+}
+
+unsigned mirror_leg_life(const struct block *port)
+{
+	return leg_of(port)->life;
 }
 
 bool mirror_leg_written(const struct block *port, uint64_t offset, uint64_t *ret_end)

@@ -23,6 +23,7 @@ struct mirror_leg {
 	struct mirror *mirror;
 	struct block *block; /* NULL: detached */
 	struct list_node under_way;
+	unsigned life; /* grows as it comes */
 	struct bitmap
 	    written; /* granules that were written to since it came, and not zeroed since; or that may be */
 };

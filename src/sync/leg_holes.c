@@ -6,9 +6,21 @@
 
 #include <assert.h>
 
-static struct block *port_of(const struct leg_holes *holes, unsigned side)
+/* What was answered is kept by leg: it outlives a change of their parts. */
+static struct block *port_of(const struct leg_holes *holes, unsigned leg)
 {
-	return side == 0 ? mirror_copy_source(holes->mirror) : mirror_copy_target(holes->mirror);
+	return leg == mirror_authoritative(holes->mirror) ? mirror_copy_source(holes->mirror)
+	                                                  : mirror_copy_target(holes->mirror);
+}
+
+static unsigned source_of(const struct leg_holes *holes)
+{
+	return mirror_authoritative(holes->mirror);
+}
+
+static unsigned target_of(const struct leg_holes *holes)
+{
+	return MIRROR_LEGS - 1 - source_of(holes);
 }
 
 static uint64_t size_of(const struct leg_holes *holes)
@@ -16,25 +28,25 @@ static uint64_t size_of(const struct leg_holes *holes)
 	return bitmap_file_super(mirror_map(holes->mirror))->size;
 }
 
-static bool is_trusted(const struct leg_holes *holes, unsigned side)
+static bool is_trusted(const struct leg_holes *holes, unsigned leg)
 {
-	return block_info(port_of(holes, side))->holes_trusted;
+	return block_info(port_of(holes, leg))->holes_trusted;
 }
 
 bool leg_holes_possible(const struct leg_holes *holes, uint64_t offset, uint64_t *ret_end)
 {
 	*ret_end = size_of(holes);
-	return mirror_attached(holes->mirror) && is_trusted(holes, 0) &&
-	       !mirror_leg_written(port_of(holes, 0), offset, ret_end);
+	return mirror_attached(holes->mirror) && is_trusted(holes, source_of(holes)) &&
+	       !mirror_leg_written(mirror_copy_source(holes->mirror), offset, ret_end);
 }
 
 /* Up to where a leg's answer goes; what makes no sense is no answer. */
-static uint64_t answered_up_to(const struct leg_holes *holes, unsigned side)
+static uint64_t answered_up_to(const struct leg_holes *holes, unsigned leg)
 {
 	uint64_t at = holes->begin;
 
-	for (unsigned i = 0; i < holes->counts[side]; i++) {
-		const struct extent *extent = &holes->extents[side][i];
+	for (unsigned i = 0; i < holes->counts[leg]; i++) {
+		const struct extent *extent = &holes->extents[leg][i];
 
 		if (extent->offset != at || extent->length == 0 || extent->length > holes->asked - at)
 			break;
@@ -55,11 +67,11 @@ static void answered(struct block_io *io, int res)
 		return;
 	}
 	/* What could not be learned is data: it is read, and whoever reads it tells what is wrong. */
-	holes->end = answered_up_to(holes, 0);
-	if (is_trusted(holes, 1))
-		holes->end = min_u64(holes->end, answered_up_to(holes, 1));
+	holes->end = answered_up_to(holes, source_of(holes));
+	if (is_trusted(holes, target_of(holes)))
+		holes->end = min_u64(holes->end, answered_up_to(holes, target_of(holes)));
 	if (holes->end == holes->begin) {
-		holes->counts[0] = 0;
+		holes->counts[0] = holes->counts[1] = 0;
 		holes->end = holes->asked;
 	}
 	holes->done(holes);
@@ -76,6 +88,7 @@ void leg_holes_ask(struct leg_holes *holes, uint64_t offset, uint64_t length)
 		if (!is_trusted(holes, i))
 			continue;
 		holes->pending++;
+		holes->lives[i] = mirror_leg_life(port_of(holes, i));
 		holes->ios[i] = (struct block_io){.op = BLOCK_EXTENTS,
 		    .offset = offset,
 		    .length = length,
@@ -100,22 +113,22 @@ void leg_holes_abandon(struct leg_holes *holes)
 }
 
 /* Whether a leg has a hole at `offset`, and up to where that is so at least. */
-static bool is_hole(const struct leg_holes *holes, unsigned side, uint64_t offset, uint64_t *ret_end)
+static bool is_hole(const struct leg_holes *holes, unsigned leg, uint64_t offset, uint64_t *ret_end)
 {
-	const struct extent *extent = holes->extents[side];
-	const struct extent *past = extent + holes->counts[side];
+	const struct extent *extent = holes->extents[leg];
+	const struct extent *past = extent + holes->counts[leg];
 	uint64_t end;
 	bool written;
 
 	while (extent < past && extent->offset + extent->length <= offset)
 		extent++;
 	*ret_end = holes->end;
-	if (extent == past || !is_trusted(holes, side))
+	if (extent == past || !is_trusted(holes, leg))
 		return false;
 	*ret_end = min_u64(extent->offset + extent->length, holes->end);
-	if (extent->kind != EXTENT_ZERO)
+	if (extent->kind != EXTENT_ZERO || holes->lives[leg] != mirror_leg_life(port_of(holes, leg)))
 		return false;
-	written = mirror_leg_written(port_of(holes, side), offset, &end);
+	written = mirror_leg_written(port_of(holes, leg), offset, &end);
 	*ret_end = min_u64(*ret_end, end);
 	return !written;
 }
@@ -123,7 +136,8 @@ static bool is_hole(const struct leg_holes *holes, unsigned side, uint64_t offse
 enum leg_hole leg_holes_at(const struct leg_holes *holes, uint64_t offset, uint64_t unit, uint64_t *ret_end)
 {
 	uint64_t ends[MIRROR_LEGS], end, size = size_of(holes);
-	bool source = is_hole(holes, 0, offset, &ends[0]), target = is_hole(holes, 1, offset, &ends[1]);
+	bool source = is_hole(holes, source_of(holes), offset, &ends[0]);
+	bool target = is_hole(holes, target_of(holes), offset, &ends[1]);
 
 	assert(offset >= holes->begin && offset < holes->end && offset % unit == 0);
 	/* The follower's answer does not matter where there are data. */

@@ -25,9 +25,9 @@ struct leg_holes {
 	/* leg_holes.c's */
 	uint64_t begin, end; /* bytes: what was answered; begin == end: nothing */
 	uint64_t asked;
-	struct block_io ios[MIRROR_LEGS];
+	struct block_io ios[MIRROR_LEGS]; /* by leg, as the answers */
 	struct extent extents[MIRROR_LEGS][LEG_HOLES_EXTENTS];
-	unsigned counts[MIRROR_LEGS];
+	unsigned counts[MIRROR_LEGS], lives[MIRROR_LEGS];
 	unsigned pending;
 	bool abandoned;
 };
