@@ -299,6 +299,9 @@ static int set_up(struct serve *serve, struct error *error)
 	    .answered = answered};
 	int res = listen_check(&serve->listen, error);
 
+	server.paced = true;
+	for (unsigned i = 0; i < serve->endpoints_count; i++)
+		server.paced &= serve->endpoints[i].kind == ENDPOINT_PATH;
 	if (res == 0)
 		res = check_overlay(serve, error);
 	serve->listen.optional = serve->devices.count > 0;

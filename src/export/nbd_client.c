@@ -9,10 +9,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -83,6 +85,14 @@ static void came_to_an_end(struct nbd_client *client)
 	nbd_client_end(client, &error);
 }
 
+/* Whether this client still has replies that it did not take. Of TCP: that its machine did not. */
+static bool is_behind(const struct nbd_client *client)
+{
+	int unsent = 0;
+
+	return ioctl(client->stream.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0;
+}
+
 static void received(struct nbd_stream *stream, int res)
 {
 	struct nbd_client *client = container_of(stream, struct nbd_client, stream);
@@ -97,6 +107,9 @@ static void received(struct nbd_stream *stream, int res)
 		client->payload_have += res > 0 ? (size_t)res : 0;
 	else
 		client->in_end += res > 0 ? (size_t)res : 0;
+	if (client->phase == NBD_PHASE_REQUESTS && client->server->options.paced &&
+	    nbd_pace_asks(&client->server->pace))
+		ring_linger(client->server->ring, nbd_pace_next(&client->server->pace, is_behind(client)));
 	nbd_client_pump(client);
 }
 

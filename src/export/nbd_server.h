@@ -35,6 +35,8 @@ struct nbd_server_options {
 	struct nbd_tls *tls;   /* borrowed; NULL: no TLS */
 	bool tls_required;     /* refuses everything before TLS */
 	bool named_only;       /* who asks for "" gets nothing, rather than the first export */
+	/* Nothing else is done on the ring, and no block waits for anything but files: the loop may sleep a little (nbd_pace.h). */
+	bool paced;
 
 	/* From the loop; all may be NULL. They may not free the server. */
 	void *data;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "base/page_buffers.h"
+#include "export/nbd_pace.h"
 #include "export/nbd_pipe.h"
 #include "export/nbd_protocol.h"
 #include "export/nbd_server.h"
@@ -41,6 +42,7 @@ struct nbd_server {
 	unsigned clients_count;
 	struct page_buffers buffers;
 	struct nbd_pipes pipes;
+	struct nbd_pace pace;
 	uint64_t inflight_bytes;
 	struct list_node starved; /* clients that wait for bytes */
 	bool stopping, idle;      /* idle: neither clients nor listeners are left */

@@ -115,6 +115,12 @@ int ring_wait_fd(struct ring *ring, int fd, short events, uint64_t timeout_ms)
 	return res < 0 ? res : wait.happened;
 }
 
+void ring_linger(struct ring *ring, uint64_t ns)
+{
+	if (ring->ops->linger)
+		ring->ops->linger(ring, ns);
+}
+
 uint64_t ring_now_ns(struct ring *ring)
 {
 	return ring->ops->now_ns(ring);

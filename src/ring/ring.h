@@ -69,6 +69,7 @@ struct ring_ops {
 	/* Waits for and delivers at least one completion. Returns 0 or -errno; -EDEADLK when nothing is under way. */
 	int (*step)(struct ring *ring);
 	uint64_t (*now_ns)(struct ring *ring);
+	void (*linger)(struct ring *ring, uint64_t ns); /* NULL: it does not */
 	void (*free)(struct ring *ring);
 };
 
@@ -101,5 +102,11 @@ int ring_wait(struct ring *ring, struct ring_op *op);
  * over, or -errno. A negative descriptor only takes the time.
  */
 int ring_wait_fd(struct ring *ring, int fd, short events, uint64_t timeout_ms);
+/*
+ * The next time that the loop has to wait, and nothing is under way but reads from streams, polls and timers, it sleeps for `ns` even
+ * if something comes, so that more comes together: for an owner who expects much and knows that nobody is in a hurry. 0 takes it
+ * back. Nothing happens where that would not save anything.
+ */
+void ring_linger(struct ring *ring, uint64_t ns);
 /* Monotonic nanoseconds; simulated in a simulation. */
 uint64_t ring_now_ns(struct ring *ring);

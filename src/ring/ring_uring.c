@@ -20,7 +20,15 @@ struct ring_uring {
 	struct list_node commands; /* under way in the kernel, which may keep them */
 	unsigned ready_count;
 	unsigned under_way; /* operations whose done() has not run */
+	unsigned busy;      /* those of them that somebody waits for: not is_patient() */
+	bool can_linger;
+	uint64_t linger_ns; /* of the next wait */
 };
+
+/* So many completions end a wait that lingers: more than can come without being waited for. */
+#define LINGER_COUNT 64u
+/* Linux 6.12, IORING_FEAT_MIN_TIMEOUT: from there on what arrives does not wake a sleeper who wants more of it. */
+#define FEATURE_LINGER (1u << 15)
 
 static struct ring_uring *to_uring(struct ring *ring)
 {
@@ -107,11 +115,19 @@ static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 	io_uring_sqe_set_data(sqe, op);
 }
 
+/* Nobody knows whether it will ever end. */
+static bool is_patient(const struct ring_op *op)
+{
+	return op->opcode == RING_POLL || op->opcode == RING_TIMER ||
+	       (op->opcode == RING_READ && op->offset == RING_STREAM);
+}
+
 static void uring_submit(struct ring *base, struct ring_op *op)
 {
 	struct ring_uring *ring = to_uring(base);
 
 	ring->under_way++;
+	ring->busy += !is_patient(op);
 	if (op->opcode == RING_NOP) {
 		list_append(&ring->ready, &op->node);
 		ring->ready_count++;
@@ -139,6 +155,7 @@ static void deliver(struct ring_uring *ring, struct ring_op *op, int res)
 	if (op->opcode == RING_COMMAND)
 		list_remove(&op->node);
 	ring->under_way--;
+	ring->busy -= !is_patient(op);
 	op->active = false;
 	op->done(op, res);
 }
@@ -180,6 +197,24 @@ static bool deliver_ready(struct ring_uring *ring)
 	return any;
 }
 
+static int wait_for_some(struct ring_uring *ring)
+{
+	struct __kernel_timespec most = {.tv_nsec = (int64_t)ring->linger_ns};
+	struct io_uring_cqe *ignored;
+
+	if (ring->linger_ns == 0 || ring->busy > 0)
+		return io_uring_submit_and_wait(&ring->uring, 1);
+	ring->linger_ns = 0;
+	return io_uring_submit_and_wait_timeout(&ring->uring, &ignored, LINGER_COUNT, &most, NULL);
+}
+
+static void uring_linger(struct ring *base, uint64_t ns)
+{
+	struct ring_uring *ring = to_uring(base);
+
+	ring->linger_ns = ring->can_linger && ns < 1000000000 ? ns : 0;
+}
+
 static int uring_step(struct ring *base)
 {
 	struct ring_uring *ring = to_uring(base);
@@ -189,8 +224,7 @@ static int uring_step(struct ring *base)
 	if (ring->under_way == 0)
 		return -EDEADLK;
 	ready = deliver_ready(ring);
-	res =
-	    ready ? io_uring_submit_and_get_events(&ring->uring) : io_uring_submit_and_wait(&ring->uring, 1);
+	res = ready ? io_uring_submit_and_get_events(&ring->uring) : wait_for_some(ring);
 	if (res < 0 && res != -EINTR && res != -EAGAIN && res != -EBUSY && res != -ETIME)
 		return res;
 	reap(ring);
@@ -226,6 +260,7 @@ static const struct ring_ops uring_ops = {
     .cancel = uring_cancel,
     .step = uring_step,
     .now_ns = uring_now_ns,
+    .linger = uring_linger,
     .free = uring_free,
 };
 
@@ -256,6 +291,7 @@ int ring_new(struct ring **ret, unsigned entries, struct error *error)
 	(void)io_uring_register_ring_fd(&ring->uring);
 	list_init(&ring->ready);
 	list_init(&ring->commands);
+	ring->can_linger = ring->uring.features & FEATURE_LINGER;
 	ring->ring.ops = &uring_ops;
 	*ret = &ring->ring;
 	return 0;
