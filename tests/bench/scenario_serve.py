@@ -12,6 +12,7 @@ SIZE, QUICK_SIZE = 1 << 30, 64 << 20
 SECONDS, QUICK_SECONDS = 1.2, 0.3
 RUNS_MAX = 3
 PER_CPU_MIN = 1.5
+BLOCKS = {"4k": 4096, "1M": 1 << 20}
 
 
 class Workload(NamedTuple):
@@ -94,9 +95,7 @@ HEAD = ("workload", "server", "IOPS", "min–max", "MiB/s", "mean µs", "p99 µs
 
 
 def _measure(bench, place, workload, entrant, volume):
-    # Whoever goes past the page cache takes what he writes out of it.
-    live.settle(volume)
-    volumes.warm_cache(volume)
+    live.lay_out(volume, BLOCKS[workload.block])
     seconds = QUICK_SECONDS if bench.quick else SECONDS
     load = live.Load(place.uri, workload.kind, volume.stat().st_size, seconds, workload.block, workload.depth, workload.jobs)
     with live.Service(bench, place, entrant.words(place, volume)) as service:
@@ -149,9 +148,10 @@ def serve(bench):
             wrong += [f"{row.name}, {workload.name}" for row in rows if row.trouble and "blkmove" in row.name]
     volumes.forget(volume)
     note = f"fio's nbd engine over a unix socket, one connection for each of its jobs, {QUICK_SECONDS if bench.quick else SECONDS} s each; a " \
-           f"file of {size >> 20} MiB, all of it allocated and in the page cache. Server and load share {live.PROCESSORS}. CPU seconds are the " \
-           "server's alone, kernel time included, without fio's. Each server is started anew for each run. qemu-nbd: writeback cache and " \
-           "threads, its defaults, then past the page cache; nbdkit: its defaults. With more than one connection the depth is that of each."
+           f"file of {size >> 20} MiB, all of it allocated and in the page cache, written anew before each run in pieces of the load's size. " \
+           f"Server and load share {live.PROCESSORS}. CPU seconds are the server's alone, kernel time included, without fio's. Each server is " \
+           "started anew for each run. qemu-nbd: writeback cache and threads, its defaults, then past the page cache; nbdkit: its defaults. " \
+           "With more than one connection the depth is that of each."
     section = Section("NBD servers", note, None, targets, table(HEAD, cells))
     section.wrong = wrong
     yield section
