@@ -2,8 +2,6 @@
 /* What hints at a write that would wait: see at_once.h. */
 #include "block/at_once.h"
 
-#include "base/bytes.h"
-
 #include <assert.h>
 
 bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns)
@@ -16,8 +14,11 @@ bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns
 
 void at_once_did(struct at_once *at_once, uint64_t begin_ns, uint64_t end_ns)
 {
-	if (end_ns - begin_ns > AT_ONCE_SLOW_NS)
-		at_once->from_ns = end_ns + min_u64((end_ns - begin_ns) * AT_ONCE_REST, AT_ONCE_REST_MAX);
+	uint64_t took = end_ns - begin_ns, rest = took * AT_ONCE_REST;
+
+	/* A processor that was busy elsewhere looks the same: therefore the bound. */
+	if (took > AT_ONCE_SLOW_NS)
+		at_once->from_ns = end_ns + (rest < AT_ONCE_REST_MAX_NS ? rest : AT_ONCE_REST_MAX_NS);
 }
 
 void at_once_long_begin(struct at_once *at_once, uint64_t now_ns)
@@ -30,6 +31,5 @@ void at_once_long_end(struct at_once *at_once, uint64_t now_ns)
 {
 	assert(at_once->long_way > 0);
 	at_once->long_way--;
-	at_once_did(at_once, at_once->progress_ns, now_ns);
 	at_once->progress_ns = now_ns;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether a small write may go into the page cache within the call. File systems whose buffered writes cannot be told not to wait
+ * Whether a write may go into the page cache within the call. File systems whose buffered writes cannot be told not to wait
  * (ext4) make io_uring hand each to a thread, which costs several times what the write costs. The price of writing at once is that the
  * loop waits if the write does, so it is done only while nothing hints at that. Arithmetic on times alone, embedded in its
  * owner, one thread.
@@ -10,10 +10,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AT_ONCE_BYTES_MAX (64u << 10)
+#define AT_ONCE_BYTES_MAX (1u << 20)        /* a fraction of a millisecond */
 #define AT_ONCE_SLOW_NS   UINT64_C(3000000) /* what takes longer than this has waited */
-#define AT_ONCE_REST      20u /* after such a thing all take the long way for so many times as long */
-#define AT_ONCE_REST_MAX  UINT64_C(1000000000) /* ns; at most */
+/* So many times as long, but not longer than that, all take the long way afterwards: what waits costs the loop little of its time. */
+#define AT_ONCE_REST        100u
+#define AT_ONCE_REST_MAX_NS UINT64_C(5000000000)
 
 struct at_once {
 	bool wanted;          /* set by the owner */

@@ -25,18 +25,21 @@
 static void read_more(struct nbd_client *client)
 {
 	struct nbd_slot *slot = client->payload;
-	size_t left = slot ? slot->request.length - client->payload_have : 0;
+	size_t left = slot ? slot->request.length - client->payload_have : 0, most;
 
 	client->payload_direct = left >= DIRECT_MIN && client->in_start == client->in_end;
 	if (client->payload_direct) {
 		nbd_stream_read(&client->stream, (char *)slot->buf + client->payload_have, left);
 		return;
 	}
+	/* After a long payload comes another: its bytes shall not go through here. */
+	most = client->long_payloads ? NBD_INPUT_SHORT : NBD_INPUT_BYTES;
 	memmove(client->in, client->in + client->in_start, client->in_end - client->in_start);
 	client->in_end -= client->in_start;
 	client->in_start = 0;
 	assert(client->in_end < NBD_INPUT_BYTES);
-	nbd_stream_read(&client->stream, client->in + client->in_end, NBD_INPUT_BYTES - client->in_end);
+	most = client->in_end < most ? most : NBD_INPUT_BYTES;
+	nbd_stream_read(&client->stream, client->in + client->in_end, most - client->in_end);
 }
 
 void nbd_client_pump(struct nbd_client *client)

@@ -13,6 +13,7 @@
 #include "export/nbd_stream.h"
 
 #define NBD_INPUT_BYTES   (128u << 10) /* what is read ahead of one client */
+#define NBD_INPUT_SHORT   4096u        /* and of one that sends long payloads */
 #define NBD_ANSWERS_BYTES (64u << 10)  /* of negotiation; a full list fits */
 #define NBD_SLOTS         128u         /* requests of one client */
 #define NBD_BATCH         64u          /* replies in one write */
@@ -94,6 +95,7 @@ struct nbd_client {
 	struct nbd_slot *payload; /* the WRITE whose data come */
 	size_t payload_have;
 	bool payload_direct; /* the read under way goes into it */
+	bool long_payloads;  /* the last request had one */
 	uint64_t discard;    /* bytes of a refused WRITE still to come */
 
 	/* negotiation */

@@ -41,7 +41,7 @@ static void buf_put(struct nbd_server *server, void *buf, size_t size)
 		page_buffers_put(&server->buffers, buf, size);
 }
 
-void nbd_slot_release(struct nbd_slot *slot)
+static void give_memory(struct nbd_slot *slot)
 {
 	struct nbd_client *client = slot->client;
 
@@ -54,6 +54,13 @@ void nbd_slot_release(struct nbd_slot *slot)
 	slot->buf = NULL;
 	slot->pipe = NULL;
 	slot->buf_size = 0;
+}
+
+void nbd_slot_release(struct nbd_slot *slot)
+{
+	struct nbd_client *client = slot->client;
+
+	give_memory(slot);
 	list_remove(&slot->node);
 	/* The last one first: its memory is still in the processor's cache. */
 	list_prepend(&client->free, &slot->node);
@@ -165,6 +172,9 @@ static void io_done(struct block_io *io, int res)
 	if (options->answered)
 		options->answered(options->data, io->op, slot->request.length, res,
 		    ring_now_ns(server->ring) - slot->begun_ns);
+	/* The next request has them while they are still in the processor's cache. */
+	if (io->op == BLOCK_WRITE)
+		give_memory(slot);
 	if (!client->broken) {
 		answer(slot, res);
 		return;
@@ -267,6 +277,7 @@ static enum nbd_step begin(struct nbd_client *client, struct nbd_slot *slot, int
 {
 	bool payload = slot->request.type == NBD_COMMAND_WRITE;
 
+	client->long_payloads = payload && slot->request.length > NBD_INPUT_BYTES;
 	client->in_start += NBD_REQUEST_BYTES;
 	list_remove(&slot->node);
 	if (res == 0 && is_for_pipe(slot))
