@@ -48,7 +48,7 @@ struct block_open_options {
 	/* The kernel may begin to read an image file, while something else is waited for; CACHE_AUTO only. */
 	bool read_ahead;
 	/*
-	 * Small writes into the page cache may happen within block_submit() where that is faster (at_once.h), as long as they are quick. A
+	 * Writes of up to 1 MiB into the page cache may happen within block_submit() where that is faster (at_once.h), as long as they are quick. A
 	 * file system that begins to hang in one of them holds up all of the ring: only for a volume without which there is nothing to do.
 	 */
 	bool write_at_once;

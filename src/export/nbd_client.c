@@ -27,7 +27,8 @@ static void read_more(struct nbd_client *client)
 	struct nbd_slot *slot = client->payload;
 	size_t left = slot ? slot->request.length - client->payload_have : 0, most;
 
-	client->payload_direct = left >= DIRECT_MIN && client->in_start == client->in_end;
+	client->payload_direct =
+	    left >= (client->long_payloads ? 1 : DIRECT_MIN) && client->in_start == client->in_end;
 	if (client->payload_direct) {
 		nbd_stream_read(&client->stream, (char *)slot->buf + client->payload_have, left);
 		return;
@@ -96,6 +97,17 @@ static bool is_behind(const struct nbd_client *client)
 	return ioctl(client->stream.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0;
 }
 
+static void set_pace(struct nbd_client *client)
+{
+	struct nbd_server *server = client->server;
+
+	/* Who sends more than a socket holds waits for us to take it. */
+	if (client->payload || client->long_payloads)
+		ring_linger(server->ring, 0);
+	else if (nbd_pace_asks(&server->pace))
+		ring_linger(server->ring, nbd_pace_next(&server->pace, is_behind(client)));
+}
+
 static void received(struct nbd_stream *stream, int res)
 {
 	struct nbd_client *client = container_of(stream, struct nbd_client, stream);
@@ -110,9 +122,8 @@ static void received(struct nbd_stream *stream, int res)
 		client->payload_have += res > 0 ? (size_t)res : 0;
 	else
 		client->in_end += res > 0 ? (size_t)res : 0;
-	if (client->phase == NBD_PHASE_REQUESTS && client->server->options.paced &&
-	    nbd_pace_asks(&client->server->pace))
-		ring_linger(client->server->ring, nbd_pace_next(&client->server->pace, is_behind(client)));
+	if (client->phase == NBD_PHASE_REQUESTS && client->server->options.paced)
+		set_pace(client);
 	nbd_client_pump(client);
 }
 
