@@ -12,13 +12,20 @@ bool at_once_may(const struct at_once *at_once, uint64_t length, uint64_t now_ns
 	return at_once->long_way == 0 || now_ns - at_once->progress_ns <= AT_ONCE_SLOW_NS;
 }
 
-void at_once_did(struct at_once *at_once, uint64_t begin_ns, uint64_t end_ns)
+bool at_once_watches(const struct at_once *at_once, uint64_t now_ns)
 {
-	uint64_t took = end_ns - begin_ns, rest = took * AT_ONCE_REST;
+	return now_ns < at_once->watch_ns;
+}
 
-	/* A processor that was busy elsewhere looks the same: therefore the bound. */
-	if (took > AT_ONCE_SLOW_NS)
-		at_once->from_ns = end_ns + (rest < AT_ONCE_REST_MAX_NS ? rest : AT_ONCE_REST_MAX_NS);
+void at_once_did(struct at_once *at_once, uint64_t begin_ns, uint64_t end_ns, int waited)
+{
+	uint64_t took = end_ns - begin_ns;
+	uint64_t rest = waited == 0 ? 0 : took * (waited < 0 ? AT_ONCE_REST_UNSURE : AT_ONCE_REST);
+
+	if (took <= AT_ONCE_SLOW_NS)
+		return;
+	at_once->from_ns = end_ns + (rest < AT_ONCE_REST_MAX_NS ? rest : AT_ONCE_REST_MAX_NS);
+	at_once->watch_ns = at_once->from_ns + AT_ONCE_WATCH_NS;
 }
 
 void at_once_long_begin(struct at_once *at_once, uint64_t now_ns)

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -102,11 +103,22 @@ static int try_at_once(struct file *file, struct ring_op *op)
 	return res < 0 ? -errno : (int)res;
 }
 
+/* How often this thread has waited for anything. */
+static long count_waits(void)
+{
+	struct rusage usage = {0};
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return usage.ru_nvcsw;
+}
+
 /* Returns false when the ring shall carry it out. */
 static bool write_at_once(struct file *file, struct ring_op *op, bool apart)
 {
 	struct ring *ring = file->block.ring;
-	uint64_t begin;
+	uint64_t begin, end;
+	long before = 0;
+	bool watched;
 	int res;
 
 	if (!file->at_once.wanted)
@@ -116,8 +128,13 @@ static bool write_at_once(struct file *file, struct ring_op *op, bool apart)
 		at_once_long_begin(&file->at_once, begin);
 		return false;
 	}
+	watched = at_once_watches(&file->at_once, begin);
+	if (watched)
+		before = count_waits();
 	res = try_at_once(file, op);
-	at_once_did(&file->at_once, begin, ring_now_ns(ring));
+	end = ring_now_ns(ring);
+	if (end - begin > AT_ONCE_SLOW_NS)
+		at_once_did(&file->at_once, begin, end, watched ? count_waits() != before : -1);
 	ring_defer(ring, op, res); /* -EAGAIN tries again, then by the ring */
 	return true;
 }

@@ -392,11 +392,14 @@ def slow_file(folder, servers):
             process.kill()
 
 
-def test_slow_writes_hold_up_one_read_at_most(slow_file, serve):
-    """Small writes are done within the loop while they are quick. The first slow one ends that: other connections go on."""
+def test_slow_writes_hold_up_hardly_any_read(slow_file, serve):
+    """
+    Small writes are done within the loop while they are quick. The first slow one ends that, and once more a second later, when it is
+    known that it waits: other connections go on.
+    """
     server = serve(slow_file)
     writer, reader = server.connect(), server.connect()
-    buffer, written, longest, end = nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), [], [], time.monotonic() + 3
+    buffer, written, longest, end = nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), [], [], time.monotonic() + 5
 
     def write(number):
         writer.aio_pwrite(buffer, 4096 * (number % 512), lambda error: written.append(error.value) or 1)
@@ -409,7 +412,7 @@ def test_slow_writes_hold_up_one_read_at_most(slow_file, serve):
         writer.poll(0)
         for number in range(before, len(written)):
             write(number + 16)
-    assert sum(took > 0.1 for took in longest) <= 1, sorted(longest)[-10:]
+    assert sum(took > 0.1 for took in longest) <= 2, sorted(longest)[-10:]
     assert len(longest) > 1000 and len(written) > 10
     wait_until(lambda: writer.poll(0) >= 0 and writer.aio_in_flight() == 0, "the writes")
     assert not any(written) and reader.pread(4096, 4096 * 15) == b"w" * 4096

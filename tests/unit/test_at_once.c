@@ -31,17 +31,38 @@ static void test_after_a_slow_one(void **state)
 {
 	struct at_once at_once = wanted();
 
-	at_once_did(&at_once, NOW, NOW + AT_ONCE_SLOW_NS);
+	at_once_did(&at_once, NOW, NOW + AT_ONCE_SLOW_NS, 1);
 	assert_true(at_once_may(&at_once, 512, NOW + AT_ONCE_SLOW_NS));
-	/* The longer it took, the longer it is not tried again. */
-	for (uint64_t took = AT_ONCE_SLOW_NS + 1; took < 100 * AT_ONCE_SLOW_NS; took *= 3) {
-		uint64_t rest = AT_ONCE_REST * took;
+	assert_false(at_once_watches(&at_once, NOW));
+	/* The longer it took, the longer it is not tried again; less when it is not known that it waited. */
+	for (uint64_t took = AT_ONCE_SLOW_NS + 1; took < 200 * AT_ONCE_SLOW_NS; took *= 3)
+		for (int waited = -1; waited <= 1; waited += 2) {
+			uint64_t rest = took * (waited < 0 ? AT_ONCE_REST_UNSURE : AT_ONCE_REST);
+			uint64_t end = NOW + took;
 
-		rest = rest < AT_ONCE_REST_MAX_NS ? rest : AT_ONCE_REST_MAX_NS;
-		at_once_did(&at_once, NOW, NOW + took);
-		assert_false(at_once_may(&at_once, 512, NOW + took + 1));
-		assert_false(at_once_may(&at_once, 512, NOW + took + rest - 1));
-		assert_true(at_once_may(&at_once, 512, NOW + took + rest));
+			rest = rest < AT_ONCE_REST_MAX_NS ? rest : AT_ONCE_REST_MAX_NS;
+			at_once_did(&at_once, NOW, end, waited);
+			assert_false(at_once_may(&at_once, 512, end + 1));
+			assert_false(at_once_may(&at_once, 512, end + rest - 1));
+			assert_true(at_once_may(&at_once, 512, end + rest));
+			assert_true(at_once_watches(&at_once, end + rest + AT_ONCE_WATCH_NS - 1));
+			assert_false(at_once_watches(&at_once, end + rest + AT_ONCE_WATCH_NS));
+		}
+}
+
+/* Whoever only lacked a processor needs no rest, and stays watched. */
+static void test_after_a_busy_processor(void **state)
+{
+	struct at_once at_once = wanted();
+	uint64_t now = NOW;
+
+	at_once_did(&at_once, now, now + 40000 * US, -1);
+	now += 40000 * US * (1 + AT_ONCE_REST_UNSURE);
+	for (unsigned i = 0; i < 100; i++) {
+		assert_true(at_once_may(&at_once, 512, now));
+		assert_true(at_once_watches(&at_once, now));
+		at_once_did(&at_once, now, now + 40000 * US, 0);
+		now += 40000 * US;
 	}
 }
 
@@ -89,13 +110,13 @@ static void test_slow_for_good(void **state)
 		now += 20000 * US;
 		if (at_once_may(&at_once, 4096, begin)) {
 			lost += now - begin;
-			at_once_did(&at_once, begin, now);
+			at_once_did(&at_once, begin, now, at_once_watches(&at_once, begin) ? 1 : -1);
 		} else {
 			at_once_long_begin(&at_once, begin);
 			at_once_long_end(&at_once, now);
 		}
 	}
-	assert_in_range(lost, 20000 * US, 100000000 * US / 95);
+	assert_in_range(lost, 20000 * US, 100000000 * US / 50);
 }
 
 int main(void)
@@ -103,6 +124,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_small_writes_alone),
 	    cmocka_unit_test(test_after_a_slow_one),
+	    cmocka_unit_test(test_after_a_busy_processor),
 	    cmocka_unit_test(test_beside_a_flush),
 	    cmocka_unit_test(test_beside_stuck_ones),
 	    cmocka_unit_test(test_slow_for_good),
