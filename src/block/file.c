@@ -260,7 +260,7 @@ static bool file_takes_pipe(const struct block *block)
 	const struct file *file = container_of(block, const struct file, block);
 
 	/* Others may write to the volume past its page cache, or want that to be read. */
-	return file->options.fd_direct < 0 && !file->options.fresh_reads && !block->ring->simulated;
+	return file->options.buffered && !block->ring->simulated;
 }
 
 static void flush_done(struct ring_op *op, int res)
