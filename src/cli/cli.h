@@ -41,6 +41,8 @@ int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret,
 /* The index of the first `length` bytes of text in a list that ends with NULL, or -EINVAL with words that name the choices. */
 int cli_choose(
     const char *const *names, const char *option, const char *text, size_t length, struct error *error);
+/* In the order of enum job_changes, and behind "digests" in that of enum track_kind. */
+extern const char *const cli_changes_names[];
 /* In the order of enum cache_mode. */
 extern const char *const cli_cache_names[];
 

@@ -31,15 +31,13 @@ int command_copy(int argc, char **argv)
 
 static error_t parse_sync(int key, char *arg, struct argp_state *state)
 {
-	/* In the order of enum job_changes, and behind "digests" in that of enum track_kind. */
-	static const char *const names[] = {"auto", "hash", "digests", "dm-snapshot", "nbd-bitmap", NULL};
 	struct cli_options *options = state->input;
 	uint64_t size;
 	int choice;
 
 	switch (key) {
 	case KEY_CHANGES:
-		choice = cli_choose(names, "changes", arg, strlen(arg), &options->error);
+		choice = cli_choose(cli_changes_names, "changes", arg, strlen(arg), &options->error);
 		if (choice < 0)
 			argp_failure(state, JOB_TROUBLE, 0, "%s", options->error.text);
 		options->job.changes = (enum job_changes)choice;
@@ -66,10 +64,10 @@ static const struct argp_option sync_options[] = {
     {"changes", KEY_CHANGES, "HOW", 0,
         "where changes are known from: auto, hash (compare both sides), digests (saved by the run before), "
         "or a "
-        "tracker: dm-snapshot, nbd-bitmap",
+        "tracker: dm-snapshot, dm-thin, dm-era, nbd-bitmap",
         1},
     {"base", KEY_BASE, "NAME", 0,
-        "DST holds this: a snapshot of SRC, or the beginning of a bitmap (default: what an earlier run "
+        "DST holds this: a snapshot of SRC, a thin volume, an era, or the beginning of a bitmap (default: as "
         "noted)",
         1},
     {"digests", KEY_DIGESTS, "FILE", 0, "saved digests: used if they fit, and saved anew at the end", 1},

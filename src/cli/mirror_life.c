@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One mirror of a process, from its first leg to its end: see mirror_run.h. */
 #include "cli/mirror_run.h"
+#include "sync/base_record.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -130,6 +131,9 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 	uint64_t end;
 	int res = block_facts(target, &facts, error);
 
+	if (res == 0 && !run->opened_target && !command->job.resume)
+		run->points = base_record_load(
+		    run->process->shared->options.state_dir, &facts, run->size, &run->points_doubt);
 	if (res == 0)
 		job_journal_forget(run->process->shared->options.state_dir, facts.id);
 	/* A leg that comes back carries what the mirror wrote to it. */
@@ -159,6 +163,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .force_held = command->allow,
 	    .cache = command->cache,
 	    .write_at_once = run->process->count == 1,
+	    .changes_since = target ? NULL : command->base,
 	    .link = command->options.job.link};
 	int res = block_open(ret, run->process->ring, endpoint, &options, error);
 
@@ -176,6 +181,34 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	if (!target)
 		run->size = block_info(*ret)->size;
 	return 0;
+}
+
+static int changes(
+    void *data, struct block *source, struct block *target, struct range_set *ret, struct error *error)
+{
+	struct mirror_run *run = data;
+	const struct known_changes_request request = {.source = source,
+	    .endpoint = &run->command.legs[MIRROR_SOURCE],
+	    .how = run->command.changes,
+	    .base = run->command.base,
+	    .points = run->points,
+	    .doubt = &run->points_doubt,
+	    .size = block_info(source)->size,
+	    .target_size = block_info(target)->size,
+	    .data = run,
+	    .say = mirror_warn};
+	struct track_changes known;
+	int res;
+
+	if (run->command.full || run->command.changes == CHANGES_HASH || block_info(target)->created)
+		return 0;
+	res = known_changes_find(&request, &known, error);
+	if (res != 1)
+		return res;
+	*ret = known.ranges;
+	range_set_init(&known.ranges);
+	track_changes_done(&known);
+	return 1;
 }
 
 static int open_map(void *data, bool create)
@@ -196,6 +229,8 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->data = run;
 	options->open_leg = open_leg;
 	options->open_map = open_map;
+	/* What an earlier process of this mirror wrote to the target, no tracker knows. */
+	options->changes = run->opened_target ? NULL : changes;
 	options->state_changed = state_changed;
 	options->warning = mirror_warn;
 	options->map_lost = map_lost;

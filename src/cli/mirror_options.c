@@ -33,6 +33,8 @@ enum option_key {
 	KEY_OVERWRITE,
 	KEY_ALLOW,
 	KEY_CACHE,
+	KEY_CHANGES,
+	KEY_BASE,
 	KEY_STATE_DIR,
 	KEY_JSON,
 	KEY_PRIORITY,
@@ -220,6 +222,14 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 	case KEY_CACHE:
 		command->cache = (enum cache_mode)choose(state, cli_cache_names, "cache", arg);
 		break;
+	case KEY_CHANGES:
+		command->changes = (enum job_changes)choose(state, cli_changes_names, "changes", arg);
+		if (command->changes == CHANGES_DIGESTS)
+			argp_failure(state, JOB_TROUBLE, 0, "--changes=digests is for `blkmove sync`");
+		break;
+	case KEY_BASE:
+		command->base = arg;
+		break;
 	case KEY_ALLOW:
 		command->allow |= choose(state, allows, "allow", arg) ? ALLOW_HELD : ALLOW_MOUNTED;
 		break;
@@ -270,6 +280,13 @@ static const struct argp_option options[] = {
         0},
     {"forget", KEY_FORGET, "NAME", 0, "give up one that was stopped or killed, and its map", 0},
     {"full", KEY_FULL, NULL, 0, "copy everything, without comparing what the target holds already", 0},
+    {"changes", KEY_CHANGES, "HOW", 0,
+        "where it is known from what differs at first: auto (default), hash (compare), or a tracker: "
+        "dm-snapshot, "
+        "dm-thin, dm-era, nbd-bitmap",
+        0},
+    {"base", KEY_BASE, "NAME", 0,
+        "the tracker's base, which DST holds (default: what an earlier copy or sync noted)", 0},
     {"verify", KEY_VERIFY, NULL, 0, "not ready before all was read from both and found equal", 0},
     {"copy-mode", KEY_COPY_MODE, "HOW", 0,
         "what writes of clients do while the copy runs: auto (default: background until nearly done, then "

@@ -24,6 +24,8 @@ struct mirror_command {
 	bool foreground, full, json, quiet;
 	unsigned allow; /* set of preflight_allow */
 	enum cache_mode cache;
+	enum job_changes changes;
+	const char *base;
 
 	struct mirror_job_options job;
 	int64_t cutover_at; /* CLOCK_REALTIME seconds; 0: not by the clock */

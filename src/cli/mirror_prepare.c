@@ -319,6 +319,7 @@ void mirror_process_done(struct mirror_process *process)
 		mirror_files_close(&process->mirrors[i].files);
 		mirror_command_done(&process->mirrors[i].command);
 		json_decref(process->mirrors[i].uris);
+		json_decref(process->mirrors[i].points);
 	}
 	if (process->shared_own)
 		mirror_command_done(process->shared_own);

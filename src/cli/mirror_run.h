@@ -31,6 +31,8 @@ struct mirror_run {
 	uint64_t size;                 /* of the source, bytes; 0: not opened yet */
 	struct block_info source_info; /* as it was then */
 	struct block_facts source_facts;
+	json_t *points; /* what earlier runs noted of the target, and if nothing, why */
+	struct error points_doubt;
 	struct mirror_files files;
 	json_t *uris; /* where clients reach it */
 	struct control *control;

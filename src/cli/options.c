@@ -45,6 +45,8 @@ enum option_key {
 
 static const char *const compress_names[] = {"auto", "none", "zstd", NULL};
 const char *const cli_cache_names[] = {"auto", "direct", "buffered", NULL};
+const char *const cli_changes_names[] = {
+    "auto", "hash", "digests", "dm-snapshot", "dm-thin", "dm-era", "nbd-bitmap", NULL};
 static const char *const size_names[] = {"refuse", "zero-tail", "truncate", NULL};
 static const char *const read_error_names[] = {"stop", "list", NULL};
 static const char *const progress_names[] = {"auto", "bar", "lines", "none", NULL};

@@ -10,6 +10,7 @@
 #include "block/open.h"
 #include "range/range_set.h"
 #include "sync/job_state.h"
+#include "sync/known_changes.h"
 #include "sync/preflight.h"
 
 enum job_kind { JOB_COPY, JOB_SYNC, JOB_VERIFY };
@@ -24,13 +25,6 @@ enum job_result {
 	JOB_BAD_RANGES = 5,  /* all done but for unreadable ranges, which are listed and zero on the target */
 	JOB_LINK_LOST = 6,   /* the link stayed away; --resume goes on */
 	JOB_LOCKED = 7,      /* another blkmove writes to this target */
-};
-
-enum job_changes {
-	CHANGES_AUTO,    /* what digests_path has where it fits, or else a tracker, else a comparison */
-	CHANGES_HASH,    /* compare both volumes */
-	CHANGES_DIGESTS, /* saved digests, or refuse */
-	CHANGES_TRACKER, /* this and an enum track_kind (track/track.h): that one, else a comparison */
 };
 
 /* Where things stand. Byte counts; `position` never goes backwards. */

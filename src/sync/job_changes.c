@@ -6,32 +6,9 @@
  */
 #include "sync/job_private.h"
 
-#include "base/parse_size.h"
 #include "sync/base_record.h"
-#include "track/track.h"
 
 #include <errno.h>
-#include <string.h>
-
-/* Where the source is on this machine; NULL elsewhere. */
-static const char *source_path(const struct job *job)
-{
-	const struct endpoint *source = job->options.source;
-
-	return source && source->kind == ENDPOINT_PATH ? source->path : NULL;
-}
-
-static bool is_nbd(const struct job *job)
-{
-	const struct endpoint *source = job->options.source;
-
-	return source && (source->kind == ENDPOINT_NBD || source->kind == ENDPOINT_CAPTIVE);
-}
-
-static bool is_asked_for(const struct job *job)
-{
-	return job->options.changes >= CHANGES_TRACKER || job->options.base;
-}
 
 static bool wants_tracker(const struct job *job)
 {
@@ -40,102 +17,66 @@ static bool wants_tracker(const struct job *job)
 	return job->options.changes == CHANGES_AUTO || job->options.changes >= CHANGES_TRACKER;
 }
 
-/* Words of a doubt; "" where there is nothing to say. */
-static void compare_instead(struct job *job, const char *tracker, const struct error *why)
+static void say(void *data, const char *text)
 {
-	job_warn(job, "both volumes are compared; changes cannot be had%s%s: %s", tracker ? " from " : "",
-	    tracker ? tracker : "", why->text);
+	job_warn(data, "%s", text);
 }
 
-static void adopt(struct job *job, enum track_kind kind, struct track_changes *changes)
+static void adopt(struct job *job, struct track_changes *changes)
 {
-	char changed[16], size[16];
-
 	job->tracked = true;
 	job->compare = false;
 	job->changed = changes->ranges;
 	range_set_init(&changes->ranges);
-	if (changes->points)
-		json_array_extend(job->points, changes->points);
-	job_warn(job, "%s of %s may have changed since %s (%s): nothing else is read",
-	    format_size(job->changed.bytes, changed, sizeof(changed)),
-	    format_size(job->end, size, sizeof(size)), changes->base, track_name(kind));
-}
-
-/* Asks one tracker after the other: one at most has to do with a source. */
-static int ask(struct job *job, const struct track_request *request)
-{
-	bool one = job->options.changes >= CHANGES_TRACKER;
-	struct error why = {0};
-	int res = -ENODEV;
-
-	for (int kind = 0; kind < TRACK_KINDS && res == -ENODEV; kind++) {
-		struct track_changes changes;
-
-		if (one && (enum job_changes)(CHANGES_TRACKER + kind) != job->options.changes)
-			continue;
-		res = track_changes((enum track_kind)kind, request, &changes, &why);
-		if (res == 0)
-			adopt(job, (enum track_kind)kind, &changes);
-		else if (res != -ENODEV || one)
-			compare_instead(job, track_name((enum track_kind)kind), &why);
-		track_changes_done(&changes);
+	/* In front: the later ones. */
+	if (changes->points && json_array_extend(changes->points, job->points) == 0) {
+		json_decref(job->points);
+		job->points = json_incref(changes->points);
 	}
-	if (res == -ENOTCONN)
-		job->error = why;
-	if (res == -ENODEV && !one)
-		compare_instead(job, NULL,
-		    &(struct error){.text = "no tracker knows such a source; see blkmove-sync(1)"});
-	return res == -ENOTCONN ? res : 0;
-}
-
-/* Why the user's word for the base is not enough, or NULL. */
-static const char *base_doubt(const struct job *job, const json_t *record)
-{
-	if (record || !job->options.base || job->target_size == job->end)
-		return NULL;
-	return "the target has another size than the source, and it cannot be seen which of them was resized";
 }
 
 static int find_changes(struct job *job)
 {
-	struct track_request request = {
-	    .source = job->source, .path = source_path(job), .nbd = is_nbd(job), .base = job->options.base};
-	bool say = is_asked_for(job) || json_array_size(job->points) > 0;
-	struct error why = {0};
-	json_t *record = NULL;
-	int res = 0;
+	struct error doubt = {.code = -ENOENT, .text = "there is no folder for notes"};
+	struct known_changes_request request = {.source = job->source,
+	    .endpoint = job->options.source,
+	    .how = job->options.changes,
+	    .base = job->options.base,
+	    .doubt = &doubt,
+	    .size = job->end,
+	    .target_size = job->target_size,
+	    .has_tracker = json_array_size(job->points) > 0,
+	    .data = job,
+	    .say = say};
+	struct track_changes changes = {0};
+	json_t *points = NULL;
+	int res;
 
-	if (job->update && is_asked_for(job))
-		job_warn(job, "a resumed run compares what is not done yet");
-	if (job->update)
+	if (job->update) {
+		if (request.base || request.how >= CHANGES_TRACKER)
+			job_warn(job, "a resumed run compares what is not done yet");
 		return 0;
+	}
 	if (job->options.state_dir)
-		record = base_record_load(job->options.state_dir, &job->target_facts, job->end, &why);
-	if (why.code != -ESTALE && base_doubt(job, record))
-		error_set(&why, -ESTALE, "%s", base_doubt(job, record));
-	request.points = record;
-	if (why.code == -ESTALE || (!record && !job->options.base && say))
-		compare_instead(job, NULL, &why);
-	else if (record || job->options.base)
-		res = ask(job, &request);
-	json_decref(record);
-	return res;
+		points = base_record_load(job->options.state_dir, &job->target_facts, job->end, &doubt);
+	request.points = points;
+	res = known_changes_find(&request, &changes, &job->error);
+	if (res == 1)
+		adopt(job, &changes);
+	track_changes_done(&changes);
+	json_decref(points);
+	return res < 0 ? res : 0;
 }
 
 int job_changes_begin(struct job *job)
 {
-	int res = 0;
-
 	if (job->opened_before || job->options.kind == JOB_VERIFY || block_info(job->source)->stream)
 		return 0;
 	/* Before the first look at what changed, so that nothing falls between. */
-	job->points = track_points(job->source, source_path(job));
+	job->points = track_points(job->source, known_changes_path(job->options.source));
 	if (!job->points)
 		return error_set(&job->error, -ENOMEM, "out of memory");
-	if (wants_tracker(job))
-		res = find_changes(job);
-	return res;
+	return wants_tracker(job) ? find_changes(job) : 0;
 }
 
 void job_changes_forget(struct job *job)

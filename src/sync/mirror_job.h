@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "range/range_set.h"
 #include "sync/budget.h"
 #include "sync/cutover.h"
 
@@ -46,6 +47,12 @@ struct mirror_job_options {
 	void *data;
 	/* Opens a leg for writing. The job owns what it gets. */
 	int (*open_leg)(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error);
+	/*
+	 * For a new map, with both legs open and not yet used: 1 and what may differ, 0 when all may, or -errno with words. May be
+	 * NULL: all.
+	 */
+	int (*changes)(void *data, struct block *source, struct block *target, struct range_set *ret,
+	    struct error *error);
 	/* A descriptor of the map, empty for a new one; it stays the caller's. Or -errno. */
 	int (*open_map)(void *data, bool create);
 	/* May be NULL. */

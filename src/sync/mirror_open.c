@@ -71,6 +71,30 @@ static uint32_t region_size_for(uint64_t size)
 	return region_size;
 }
 
+/* The regions of what may differ. Returns 1 with *ret made, 0: all may, or -errno. */
+static int find_dirty(
+    struct mirror_job *job, const struct bitmap_super *super, struct bitmap *ret, struct error *error)
+{
+	struct range_set changes;
+	int res;
+
+	range_set_init(&changes);
+	res = job->options.changes ? job->options.changes(job->options.data, job->legs[MIRROR_SOURCE],
+	                                 job->legs[MIRROR_TARGET], &changes, error)
+	                           : 0;
+	if (res == 1 && bitmap_init(ret, (super->size + super->region_size - 1) / super->region_size) < 0)
+		res = error_set(error, -ENOMEM, "out of memory");
+	for (size_t i = 0; res == 1 && i < changes.count; i++) {
+		uint64_t first = changes.ranges[i].offset / super->region_size;
+		uint64_t last =
+		    (changes.ranges[i].offset + changes.ranges[i].length - 1) / super->region_size;
+
+		bitmap_set(ret, first, last - first + 1);
+	}
+	range_set_done(&changes);
+	return res;
+}
+
 static int create_map(struct mirror_job *job, struct error *error)
 {
 	const struct mirror_job_options *options = &job->options;
@@ -78,7 +102,8 @@ static int create_map(struct mirror_job *job, struct error *error)
 	    .records = options->records ? options->records : RECORDS,
 	    .state = CUTOVER_SYNCING,
 	    .authoritative = MIRROR_SOURCE};
-	int res = 0, fd;
+	struct bitmap dirty = {0};
+	int res = 0, fd, known;
 
 	for (unsigned i = 0; res == 0 && i < MIRROR_LEGS; i++) {
 		res = mirror_open_leg(job, i, &job->legs[i], error);
@@ -99,10 +124,14 @@ static int create_map(struct mirror_job *job, struct error *error)
 	/* There is nothing in it that could be the same. */
 	if (block_info(job->legs[MIRROR_TARGET])->zeroed)
 		job->options.compare = false;
+	known = find_dirty(job, &super, &dirty, error);
+	if (known < 0)
+		return known;
 	fd = options->open_map(options->data, true);
-	if (fd < 0)
-		return error_set(error, fd, "cannot make the map: %s", strerror(-fd));
-	return bitmap_file_create(&job->map, job->ring, fd, &super, NULL, error);
+	res = fd < 0 ? error_set(error, fd, "cannot make the map: %s", strerror(-fd))
+	             : bitmap_file_create(&job->map, job->ring, fd, &super, known ? &dirty : NULL, error);
+	bitmap_done(&dirty);
+	return res;
 }
 
 static int load_map(struct mirror_job *job, struct error *error)

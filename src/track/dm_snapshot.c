@@ -8,7 +8,6 @@
  * so the lists of both are taken, and nothing depends on which of the two is older. That of a younger source is part of the base's.
  */
 #include "base/bytes.h"
-#include "block/dm.h"
 #include "block/open.h"
 #include "track/dm_snapshot_store.h"
 #include "track/track_private.h"
@@ -79,20 +78,13 @@ static int look(dev_t dev, struct snapshot *ret, struct error *error)
 	return res;
 }
 
-static const char *text_of(const json_t *point, const char *key)
-{
-	const char *text = json_string_value(json_object_get(point, key));
-
-	return text ? text : "";
-}
-
 /* Whether the device of that name is still the snapshot that the point means, with all that it had. */
 static int check_point(const json_t *point, const struct snapshot *base, struct error *error)
 {
 	char identity[320];
 
 	if (!dm_identity(&base->volume, identity, sizeof(identity)) ||
-	    strcmp(text_of(point, "identity"), identity) != 0)
+	    strcmp(track_point_text(point, "identity"), identity) != 0)
 		return error_set(error, -ESTALE,
 		    "%s is another snapshot now than the one that the target holds", base->volume.name);
 	if ((uint64_t)json_integer_value(json_object_get(point, "size")) != base->volume.size)
@@ -100,11 +92,6 @@ static int check_point(const json_t *point, const struct snapshot *base, struct 
 	if ((uint64_t)json_integer_value(json_object_get(point, "used")) > base->used)
 		return error_set(error, -ESTALE, "the store of %s was begun anew", base->volume.name);
 	return 0;
-}
-
-static bool is_ours(const json_t *point)
-{
-	return !strcmp(text_of(point, "tracker"), track_dm_snapshot.name);
 }
 
 /* The first point whose snapshot is still there, and the words of the last one that is not. */
@@ -117,9 +104,9 @@ static int find_point(const struct track_request *request, struct snapshot *ret,
 		const json_t *point = json_array_get(request->points, i);
 		dev_t dev;
 
-		if (!is_ours(point))
+		if (strcmp(track_point_text(point, "tracker"), track_dm_snapshot.name) != 0)
 			continue;
-		res = dm_find(text_of(point, "base"), &dev, error);
+		res = dm_find(track_point_text(point, "base"), &dev, error);
 		if (res == 0)
 			res = look(dev, ret, error);
 		if (res == 0)
@@ -129,7 +116,7 @@ static int find_point(const struct track_request *request, struct snapshot *ret,
 		/* There was one, and it is gone: that is a doubt. */
 		if (res == -ENOENT || res == -ENODEV)
 			res = error_set(error, -ESTALE, "the target holds %.100s, and that snapshot is gone",
-			    text_of(point, "base"));
+			    track_point_text(point, "base"));
 	}
 	return res;
 }
@@ -142,6 +129,9 @@ static int find_base(const struct track_request *request, struct snapshot *ret, 
 	if (!request->base)
 		return find_point(request, ret, error);
 	res = dm_find(request->base, &dev, error);
+	/* It may be another tracker's. */
+	if (res == -ENOENT)
+		return -ENODEV;
 	return res < 0 ? res : look(dev, ret, error);
 }
 

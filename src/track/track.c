@@ -3,9 +3,13 @@
 #include "track/track_private.h"
 
 #include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
 
 static const struct tracker *const trackers[TRACK_KINDS] = {
     [TRACK_DM_SNAPSHOT] = &track_dm_snapshot,
+    [TRACK_DM_THIN] = &track_dm_thin,
+    [TRACK_DM_ERA] = &track_dm_era,
     [TRACK_NBD_BITMAP] = &track_nbd_bitmap,
 };
 
@@ -37,4 +41,28 @@ json_t *track_points(struct block *source, const char *path)
 			/* NULL is passed over: then there is merely no point. */
 			json_array_append_new(points, trackers[kind]->point(source, path));
 	return points;
+}
+
+int track_dm_source(const char *path, struct dm_volume *ret, struct error *error)
+{
+	struct stat stat_buf;
+
+	if (!path || stat(path, &stat_buf) < 0 || !S_ISBLK(stat_buf.st_mode) || !dm_is(stat_buf.st_rdev))
+		return error_set(error, -ENODEV, "the source is no device-mapper device of this machine");
+	return dm_table(stat_buf.st_rdev, ret, error);
+}
+
+const char *track_point_text(const json_t *point, const char *key)
+{
+	const char *text = json_string_value(json_object_get(point, key));
+
+	return text ? text : "";
+}
+
+const json_t *track_find_point(const json_t *points, const char *tracker)
+{
+	for (size_t i = 0; i < json_array_size(points); i++)
+		if (!strcmp(track_point_text(json_array_get(points, i), "tracker"), tracker))
+			return json_array_get(points, i);
+	return NULL;
 }

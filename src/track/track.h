@@ -14,7 +14,8 @@
 
 #include <jansson.h>
 
-enum track_kind { TRACK_DM_SNAPSHOT, TRACK_NBD_BITMAP, TRACK_KINDS };
+/* In the order of --changes=. */
+enum track_kind { TRACK_DM_SNAPSHOT, TRACK_DM_THIN, TRACK_DM_ERA, TRACK_NBD_BITMAP, TRACK_KINDS };
 
 struct track_request {
 	struct block *source; /* what will be read */

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from live_mirror import Mirror
 from program import OK, wait_until
 
 SECTOR = 512
@@ -44,11 +45,14 @@ class Image:
     def begin_bitmap(self, name, granularity=65536):
         quiet("qemu-img", "bitmap", "--add", "-g", granularity, self.path, name)
 
-    def dirty_bytes(self, bitmap):
+    def map(self, bitmap):
         """By another client than ours."""
         with open(self.path.with_suffix(".map"), "w") as out:
             subprocess.run(["nbdinfo", "--json", f"--map=qemu:dirty-bitmap:{bitmap}", "--", "[", *self.server(bitmap), "]"], check=True, stdout=out)
-        return sum(part["length"] for part in json.loads(self.path.with_suffix(".map").read_text()) if part["type"])
+        return json.loads(self.path.with_suffix(".map").read_text())
+
+    def dirty_bytes(self, bitmap):
+        return sum(part["length"] for part in self.map(bitmap) if part["type"])
 
     def server(self, *bitmaps):
         return ["qemu-nbd", "-r", "-f", "qcow2", *(word for name in bitmaps for word in ("-B", name)), str(self.path)]
@@ -172,6 +176,37 @@ def test_a_live_server(image, program, folder):
     finally:
         daemon.terminate()
         daemon.wait()
+    assert image.is_held_by(target)
+
+
+def test_the_starting_map_of_a_mirror(image, program, folder):
+    """Only what the bitmap says is looked at before it is ready: a difference that is planted elsewhere stays."""
+    path, target = folder / "source.sock", folder / "target"
+    program("copy", *image.captive(), target)
+    image.begin_bitmap("b0")
+    image.change()
+    clean = next(part["offset"] for part in image.map("b0") if not part["type"])
+    with open(target, "r+b") as file:
+        file.seek(clean)
+        before = file.read(1)
+        file.seek(clean)
+        file.write(bytes([before[0] ^ 1]))
+    server = subprocess.Popen(["qemu-nbd", "-t", "-e", "4", "-f", "qcow2", "-B", "b0", "-k", path, image.path])
+    mirror = Mirror(program, folder, f"nbd+unix:///?socket={path}", target, "--base=b0")
+    try:
+        wait_until(path.exists, "the server's socket")
+        assert "nothing else is read" in mirror.start().err
+        mirror.wait_for("ready")
+        mirror.program("abort", "m")
+    finally:
+        mirror.end()
+        server.terminate()
+        server.wait()
+    with open(target, "r+b") as file:
+        file.seek(clean)
+        assert file.read(1) == bytes([before[0] ^ 1])
+        file.seek(clean)
+        file.write(before)
     assert image.is_held_by(target)
 
 

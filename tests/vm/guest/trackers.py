@@ -8,13 +8,14 @@ import json
 import os
 import pathlib
 import random
-import re
+import signal
 import subprocess
 import sys
+import time
 
 SEED, TESTS = int(sys.argv[1]), sys.argv[2:]
 MIB = 1 << 20
-SIZE = 49 * MIB
+SIZE = 17 * MIB
 SECTOR = 512
 rng = random.Random(SEED)
 
@@ -46,7 +47,7 @@ def fill(path):
         os.fsync(file.fileno())
 
 
-def write_some(path, count=40, longest=200):
+def write_some(path, count=20, longest=100):
     """Random sectors, the last one always among them. Returns the (offset, length) of what was written."""
     sectors = size_of(path) // SECTOR
     wrote = []
@@ -72,9 +73,10 @@ def check(fact, *words):
         raise SystemExit(1)
 
 
-def blkmove(command, *words, fails=False):
+def blkmove(command, *words, fails=False, env=None):
     """Returns (its last event, what it warned of)."""
-    done = subprocess.run(["blkmove", command, "--json", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(["blkmove", command, "--json", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, **(env or {})})
     events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     warnings = " ".join(event["text"] for event in events if event["event"] == "warning")
     print("blkmove", command, *words, "->", done.returncode, warnings, done.stderr, flush=True)
@@ -82,12 +84,12 @@ def blkmove(command, *words, fails=False):
     return events[-1], warnings
 
 
-def sync(source, target, *options, tracked, holds=None):
-    """Brings the target to the source; what it holds after it is compared with the source, or with `holds`."""
-    end, said = blkmove("sync", *options, source, target)
+def sync(source, target, *options, tracked, env=None):
+    """Brings the target to the source, and compares both."""
+    end, said = blkmove("sync", *options, source, target, env=env)
     check(("nothing else is read" in said) == bool(tracked), f"tracked: {tracked}, and it said: {said}")
     check(("both volumes are compared" in said) == (not tracked), said)
-    check(content(target) == (content(source) if holds is None else holds), "the target is not what it should be")
+    check(content(target) == content(source), "the target is not what it should be")
     return end, said
 
 
@@ -106,13 +108,13 @@ def make_groups():
     for disk, group in ("/dev/vda", "vg"), ("/dev/vdb", "away"):
         run("pvcreate", "-q", disk)
         run("vgcreate", "-q", "-s", "1M", group, disk)
-    run("lvcreate", "-qy", "-Wn", "-L", "49M", "-n", "data", "vg")
-    run("lvcreate", "-qy", "-Wn", "-L", "49M", "-n", "target", "away")
+    run("lvcreate", "-qy", "-Wn", "-L", "17M", "-n", "data", "vg")
+    run("lvcreate", "-qy", "-Wn", "-L", "17M", "-n", "target", "away")
     fill("/dev/vg/data")
     fill("/dev/away/target")
 
 
-def snapshot(name, of="data", size="60M", chunk="4k"):
+def snapshot(name, of="data", size="30M", chunk="4k"):
     run("lvcreate", "-qy", "-s", "-L", size, "-c", chunk, "-n", name, f"vg/{of}")
     return f"/dev/vg/{name}"
 
@@ -175,7 +177,7 @@ def test_h14_lvm_doubts():
     _, said = sync(source, target, tracked=False)
     check("the target was written" in said, said)
     # Another volume's snapshot, by the user's word.
-    run("lvcreate", "-qy", "-Wn", "-L", "49M", "-n", "other", "vg")
+    run("lvcreate", "-qy", "-Wn", "-L", "17M", "-n", "other", "vg")
     snapshot("wrong", of="other", size="4M")
     _, said = sync(source, target, "--base=vg-wrong", tracked=False)
     check("is no snapshot of what" in said, said)
@@ -198,7 +200,7 @@ def test_h27_lvm_full_snapshot():
     """A snapshot that overflowed lost what came after: it is not used."""
     source, target = "/dev/vg/data", "/dev/away/target"
     copy(snapshot("s0", size="2M"), target)
-    write_some(source, count=100)
+    write_some(source, count=100, longest=200)
     check("Invalid" in run("dmsetup", "status", "vg-s0"), "it is not full")
     for options in [], ["--base=/dev/vg/s0"], ["--changes=dm-snapshot", "--base=vg-s0"]:
         write_some(source, count=3)
@@ -231,7 +233,7 @@ class Raw:
         run("dmsetup", "remove", name)
         self.names.remove(name)
 
-    def snapshot(self, name, chunk, store=40 * MIB // SECTOR, kind="P"):
+    def snapshot(self, name, chunk, store=24 * MIB // SECTOR, kind="P"):
         """`chunk` in sectors. Its store is cleared first, as the kernel wants it."""
         cow = self.make(f"{name}.cow", f"0 {store} linear /dev/vdb {self.place}")
         self.place += store
@@ -258,7 +260,7 @@ def image(name, size):
 
 
 def test_h12_raw_odd_sizes():
-    for sectors, chunk, kind in (65537, 8, "P"), (30001, 1024, "PO"), (70007, 64, "P"):
+    for sectors, chunk, kind in (30001, 8, "P"), (20001, 1024, "PO"), (40007, 64, "P"):
         raw = Raw(sectors)
         target = image("target", sectors * SECTOR)
         copy(raw.snapshot("one", chunk, kind=kind), target)
@@ -282,12 +284,12 @@ def test_h12_raw_odd_sizes():
 
 
 def test_h09_raw_resized():
-    raw = Raw(40001)
-    target = image("target", 40001 * SECTOR)
+    raw = Raw(20001)
+    target = image("target", 20001 * SECTOR)
     copy(raw.snapshot("one", 8), target)
     write_some("/dev/mapper/data")
-    raw.reload("base", "0 40961 linear /dev/vda 2048")
-    raw.reload("data", "0 40961 snapshot-origin /dev/mapper/base")
+    raw.reload("base", "0 20961 linear /dev/vda 2048")
+    raw.reload("data", "0 20961 snapshot-origin /dev/mapper/base")
     _, said = sync("/dev/mapper/data", target, "--size-mismatch=truncate", tracked=False)
     check("was resized" in said, said)
     write_some("/dev/mapper/data")
@@ -299,8 +301,8 @@ def test_h09_raw_resized():
 
 def test_h11_raw_gap():
     """Taken away and made again, with writes between: the store is the same, and lacks them."""
-    raw = Raw(40001)
-    target = image("target", 40001 * SECTOR)
+    raw = Raw(20001)
+    target = image("target", 20001 * SECTOR)
     copy(raw.snapshot("one", 8), target)
     table = run("dmsetup", "table", "one")
     write_some("/dev/mapper/data")
@@ -314,21 +316,211 @@ def test_h11_raw_gap():
 
 
 def test_raw_kinds_that_do_not_serve():
-    raw = Raw(40001)
-    target = image("target", 40001 * SECTOR)
+    raw = Raw(20001)
+    target = image("target", 20001 * SECTOR)
     for table, reason in (("snapshot /dev/mapper/base {} N 8", "is not persistent"), ("snapshot-merge /dev/mapper/base {} P 8", "is being merged"),
-                          ("linear {} 0", "no tracker knows")):
+                          ("linear {} 0", "is no snapshot")):
         raw.make("x.cow", "0 40960 linear /dev/vdb 0")
         run("dd", "if=/dev/zero", "of=/dev/mapper/x.cow", "bs=4k", "count=1", "oflag=direct", "status=none")
-        raw.make("x", f"0 {20480 if 'linear' in table else 40001} {table.format('/dev/mapper/x.cow')}")
+        raw.make("x", f"0 {20480 if 'linear' in table else 20001} {table.format('/dev/mapper/x.cow')}")
         write_some("/dev/mapper/data", count=3)
         target.unlink()
-        target.write_bytes(rng.randbytes(40001 * SECTOR))
+        target.write_bytes(rng.randbytes(20001 * SECTOR))
         _, said = sync("/dev/mapper/data", target, "--base=x", tracked=False)
         check(reason in said, said)
         raw.remove("x")
         raw.remove("x.cow")
     raw.close()
+
+
+# Thin volumes
+
+def make_pool(block="64k"):
+    run("lvcreate", "-qy", "--type", "thin-pool", "-L", "80M", "--poolmetadatasize", "4M", "-c", block, "-Zn", "-n", "pool", "vg")
+    run("lvcreate", "-qy", "-Wn", "-V", "17M", "-T", "vg/pool", "-n", "thin")
+    with open("/dev/vg/thin", "r+b", buffering=0) as file:
+        for at in range(0, SIZE, 5 * MIB):
+            os.pwrite(file.fileno(), rng.randbytes(2 * MIB), at)
+        os.fsync(file.fileno())
+
+
+def thin_snapshot(name, of="thin"):
+    run("lvcreate", "-qy", "-kn", "-s", "-n", name, f"vg/{of}")
+    return f"/dev/vg/{name}"
+
+
+def check_nothing_is_held():
+    status = run("dmsetup", "status", "vg-pool-tpool").split()
+    check(status[6] == "-", "a metadata snapshot was left", status)
+
+
+def discard(path, count=6):
+    for _ in range(count):
+        run("blkdiscard", "-o", rng.randrange(16) * MIB, "-l", MIB, path)
+
+
+def test_h12_lvm_thin():
+    """Written and discarded between snapshots; the base need not be active."""
+    source, target = "/dev/vg/thin", "/dev/away/target"
+    make_pool()
+    copy(thin_snapshot("s0"), target)
+    check_nothing_is_held()
+    late = []
+    for number in range(1, 4):
+        wrote = late + write_some(source)
+        discard(source, 2)
+        now = thin_snapshot(f"s{number}")
+        late = write_some(source)
+        run("lvchange", "-an", f"vg/s{number - 1}")
+        end, said = sync(now, target, tracked=True)
+        check("dm-thin" in said, said)
+        most = 65536 * len(chunks(wrote, 65536)) + 2 * MIB + 65536 * 2
+        check(moved(end) <= most, f"at most {most} bytes changed, and it moved", end)
+        check_nothing_is_held()
+        remove(f"s{number - 1}")
+    # By the user's word, to another target, which is of the base.
+    base, other = thin_snapshot("t0"), image("other", SIZE)
+    other.write_bytes(content(base))
+    write_some(source)
+    sync(thin_snapshot("t1"), other, "--base=vg-t0", "--changes=dm-thin", tracked=True)
+    other.unlink()
+
+
+def test_h14_lvm_thin_doubts():
+    source, target = "/dev/vg/thin", "/dev/away/target"
+    make_pool()
+    base = thin_snapshot("s0")
+    copy(base, target)
+    write_some(source)
+    write_some(target, count=2)
+    _, said = sync(source, target, tracked=False)
+    check("the target was written" in said, said)
+    # The base itself, and one of which a snapshot was taken and which was written since.
+    copy(base, target)
+    write_some(base)
+    _, said = sync(base, target, tracked=False)
+    check("is the base itself" in said, said)
+    copy(base, target)
+    write_some(base)
+    _, said = sync(thin_snapshot("child", of="s0"), target, tracked=False)
+    check("a snapshot was taken of" in said, said)
+    # Gone, made anew, of another pool's, and no thin volume at all.
+    copy(base, target)
+    remove("child")
+    remove("s0")
+    write_some(source)
+    _, said = sync(source, target, tracked=False)
+    check("is gone" in said, said)
+    _, said = sync(source, target, "--base=away-target", "--changes=dm-thin", tracked=False)
+    check("is no thin volume" in said, said)
+    # Somebody else has the metadata snapshot: it is left to him.
+    copy(thin_snapshot("s2"), target)
+    write_some(source)
+    run("dmsetup", "message", "vg-pool-tpool", "0", "reserve_metadata_snap")
+    _, said = sync(thin_snapshot("s3"), target, tracked=False)
+    check("gives no metadata snapshot" in said, said)
+    run("dmsetup", "message", "vg-pool-tpool", "0", "release_metadata_snap")
+
+
+def test_lvm_thin_release():
+    """Interrupted, or without its tool: the metadata snapshot is given back."""
+    source, target = "/dev/vg/thin", "/dev/away/target"
+    make_pool()
+    copy(thin_snapshot("s0"), target)
+    write_some(source)
+    tools = pathlib.Path("/tmp/tools")
+    tools.mkdir()
+    for number, (name, text) in enumerate((("thin_delta", "exit 1"), ("thin_delta", "echo '<superblock'"), ("thin_ls", "kill -9 $$"))):
+        now = thin_snapshot(f"now{number}")
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+        _, said = sync(now, target, tracked=False, env={"PATH": f"/tmp/tools:{os.environ['PATH']}"})
+        check(name in said or "no earlier run" in said, said)
+        check_nothing_is_held()
+    for name in "thin_delta", "thin_ls":
+        (tools / name).unlink(missing_ok=True)
+    # Signals while the tool works.
+    copy(thin_snapshot("s1"), target)
+    write_some(source)
+    later = thin_snapshot("s2")
+    (tools / "thin_delta").write_text("#!/bin/sh\ntouch /tmp/at-work\nsleep 8\nexit 1\n")
+    (tools / "thin_delta").chmod(0o755)
+    working = subprocess.Popen(["blkmove", "sync", later, target], env=dict(os.environ, PATH=f"/tmp/tools:{os.environ['PATH']}"))
+    while not os.path.exists("/tmp/at-work"):
+        time.sleep(0.1)
+    for _ in range(3):
+        working.send_signal(signal.SIGINT)
+        working.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    check(working.wait() == 4, "it was not interrupted", working.returncode)
+    check_nothing_is_held()
+    (tools / "thin_delta").unlink()
+
+
+# dm-era
+
+def make_era(sectors, block):
+    run("modprobe", "dm-era")
+    run("dd", "if=/dev/zero", "of=/dev/vdb", "bs=4k", "count=1", "oflag=direct", "status=none")
+    run("dmsetup", "create", "era", "--table", f"0 {sectors} era /dev/vdb /dev/vda {block}")
+    fill("/dev/mapper/era")
+    return "/dev/mapper/era"
+
+
+def check_era_is_free():
+    check(run("dmsetup", "status", "era").split()[-1] == "-", "a metadata snapshot was left")
+
+
+def test_h12_era():
+    for sectors, block in (30001, 8), (20011, 128), (40001, 1024):
+        source = make_era(sectors, block)
+        target = image("target", sectors * SECTOR)
+        copy(source, target)
+        # The first round has what the copy was of: the era in which it began.
+        write_some(source)
+        sync(source, target, tracked=True)
+        for _ in range(3):
+            wrote = write_some(source)
+            end, said = sync(source, target, tracked=True)
+            unit = block * SECTOR
+            expected = sum(min(unit, sectors * SECTOR - c * unit) for c in chunks(wrote, unit))
+            check("dm-era" in said and moved(end) == expected, f"{expected} bytes changed, and it moved", end)
+            check_era_is_free()
+        end, _ = sync(source, target, tracked=True)
+        check(moved(end) == 0, "nothing changed, and it moved", end)
+        target.unlink()
+        run("dmsetup", "remove", "era")
+
+
+def test_h14_era_doubts():
+    source = make_era(20001, 64)
+    target = image("target", 20001 * SECTOR)
+    copy(source, target)
+    write_some(source)
+    with open(target, "r+b") as file:
+        file.write(b"somebody else")
+    _, said = sync(source, target, tracked=False)
+    check("the target was written" in said, said)
+    for base, reason in ("999", "is none of"), ("0", "is none of"), ("x", "is no era"), ("-1", "is no era"):
+        write_some(source)
+        _, said = sync(source, target, f"--base={base}", "--changes=dm-era", tracked=False)
+        check(reason in said, said)
+    # Made anew: nobody tracked between.
+    table = run("dmsetup", "table", "era")
+    run("dmsetup", "remove", "era")
+    write_some("/dev/vda", count=5)
+    run("dmsetup", "create", "era", "--table", table)
+    _, said = sync(source, target, tracked=False)
+    check("is another device now" in said, said)
+    run("dmsetup", "message", "era", "0", "take_metadata_snap")
+    write_some(source)
+    _, said = sync(source, target, tracked=False)
+    check("has a metadata snapshot already" in said, said)
+    run("dmsetup", "message", "era", "0", "drop_metadata_snap")
+    write_some(source)
+    sync(source, target, "--base=1", tracked=True)
+    target.unlink()
+    run("dmsetup", "remove", "era")
 
 
 def clear():
@@ -341,7 +533,8 @@ def clear():
 
 
 def main():
-    run("modprobe", "dm-snapshot")
+    for module in "dm-snapshot", "dm-thin-pool":
+        run("modprobe", module)
     for test in TESTS:
         print("===", test, flush=True)
         lvm = "lvm" in test
