@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""--device on real kernels: ublk on 6.12, the kernel's NBD client on 6.1. A file system on it sees no error, whatever becomes of the process."""
+"""--device on real kernels: ublk on 6.12, the kernel's NBD client on 6.1. Who uses it sees no error, whatever becomes of the process."""
 import json
 import signal
 import time
@@ -230,8 +230,8 @@ def test_queues_and_what_was_flushed_outlives_the_power(boot, kernel):
     served = Served(guest, disk)
     queues = guest.run("ls -d /sys/block/$(basename $(readlink /dev/blkmove/d))/mq/* | wc -l").out
     assert int(queues) == (2 if has_ublk(kernel) else 1)
-    guest.run(["fio", "--name=v", f"--filename={DEVICE}", "--rw=randwrite", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=64", "--numjobs=2",
-               "--size=8M", "--offset_increment=8M", "--verify=crc32c", "--verify_fatal=1", "--end_fsync=1"])
+    guest.run(["fio", "--name=v", f"--filename={DEVICE}", "--rw=randwrite", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=64",
+               "--numjobs=2", "--size=8M", "--offset_increment=8M", "--verify=crc32c", "--verify_fatal=1", "--end_fsync=1"])
     before = guest.run(f"dd if={DEVICE} bs=1M count=16 status=none | md5sum").out
     # Acknowledged, and not flushed: it may be lost, what was flushed may not.
     guest.run(f"dd if=/dev/urandom of={DEVICE} bs=1M seek=20 count=4 oflag=direct conv=notrunc status=none")
