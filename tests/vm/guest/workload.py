@@ -113,7 +113,8 @@ def work(files, rng):
             print(f"round {rounds}: {action.__name__} of {file.path.name} took {took:.1f} s", flush=True)
         if rounds % 50 == 0:
             # A piece of what is free. All of it would leave the copy nothing to do.
-            run("fstrim", "--offset", str(rng.randrange(64) * TRIM), "--length", str(TRIM), str(MOUNT))
+            size = os.statvfs(MOUNT).f_blocks * os.statvfs(MOUNT).f_frsize
+            run("fstrim", "--offset", str(rng.randrange(max(size // TRIM, 1)) * TRIM), "--length", str(TRIM), str(MOUNT))
         if rounds % 5 == 0:
             print(f"tick {rounds}", flush=True)
     return rounds

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Device-mapper by libdevmapper: see dm.h. */
+#include "attach/dm.h"
+
+#include <errno.h>
+#include <libdevmapper.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+
+/* A device of our own is nobody's disk: no links to it by what is found on it. */
+#define UDEV_FLAGS \
+	(DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG | DM_UDEV_DISABLE_DISK_RULES_FLAG | \
+	    DM_UDEV_DISABLE_OTHER_RULES_FLAG)
+
+static _Thread_local char said[256];
+
+__attribute__((format(printf, 5, 6))) static void keep_message(
+    int level, const char *file, int line, int errno_or_class, const char *format, ...)
+{
+	va_list args;
+
+	if (level > 3) /* _LOG_ERR */
+		return;
+	va_start(args, format);
+	vsnprintf(said, sizeof(said), format, args);
+	va_end(args);
+}
+
+void dm_quiet(void)
+{
+	dm_log_with_errno_init(keep_message);
+	said[0] = '\0';
+}
+
+static void end_task(struct dm_task **task)
+{
+	if (*task)
+		dm_task_destroy(*task);
+}
+
+#define _cleanup_task_ __attribute__((cleanup(end_task)))
+
+static struct dm_task *new_task(int type, const char *name)
+{
+	struct dm_task *task;
+
+	dm_quiet();
+	task = dm_task_create(type);
+	if (!task || (name && !dm_task_set_name(task, name)))
+		end_task(&task), task = NULL;
+	return task;
+}
+
+/* Runs it; with a cookie where udev must come to know of it. */
+static int run(struct dm_task *task, bool notifies, uint16_t udev_flags, const char *doing, const char *name,
+    struct error *error)
+{
+	uint32_t cookie = 0;
+	bool done = false;
+	int code = 0;
+
+	if (task && (!notifies || dm_task_set_cookie(task, &cookie, udev_flags))) {
+		done = dm_task_run(task);
+		code = dm_task_get_errno(task);
+		if (notifies)
+			dm_udev_wait(cookie);
+	}
+	if (done)
+		return 0;
+	if (!task)
+		code = ENOMEM;
+	return error_set(error, code ? -code : -EIO, "cannot %s the device %s: %s%s%s%s", doing, name,
+	    strerror(code ? code : EIO), said[0] ? " (" : "", said, said[0] ? ")" : "");
+}
+
+int dm_check(struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_VERSION, NULL);
+
+	if (task && dm_task_run(task))
+		return 0;
+	return error_set(error, -ENXIO,
+	    "this kernel has no device-mapper, or it is not allowed (%s); run `modprobe dm_mod`, as root",
+	    said);
+}
+
+static int fill_facts(struct dm_task *task, struct dm_facts *ret)
+{
+	struct dm_info info;
+
+	if (!dm_task_get_info(task, &info) || !info.exists)
+		return -ENXIO;
+	*ret = (struct dm_facts){.device = makedev(info.major, info.minor),
+	    .suspended = info.suspended,
+	    .read_only = info.read_only,
+	    .live_table = info.live_table,
+	    .inactive_table = info.inactive_table,
+	    .open_count = info.open_count};
+	snprintf(ret->name, sizeof(ret->name), "%s", dm_task_get_name(task));
+	snprintf(ret->uuid, sizeof(ret->uuid), "%s", dm_task_get_uuid(task) ? dm_task_get_uuid(task) : "");
+	return 0;
+}
+
+int dm_look(const char *name, struct dm_facts *ret, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_INFO, name);
+	int res = run(task, false, 0, "look at", name, error);
+
+	if (res == 0 && fill_facts(task, ret) < 0)
+		return error_set(error, -ENXIO, "there is no device %s", name);
+	return res;
+}
+
+int dm_look_path(const char *path, struct dm_facts *ret, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = NULL;
+	struct stat facts;
+	int res;
+
+	if (stat(path, &facts) < 0)
+		return error_set(error, -errno, "cannot look at %s: %s", path, strerror(errno));
+	if (!S_ISBLK(facts.st_mode) || !dm_is_dm_major(major(facts.st_rdev)))
+		return error_set(error, -ENOTBLK, "%s is no device of device-mapper's", path);
+	task = new_task(DM_DEVICE_INFO, NULL);
+	if (task && (!dm_task_set_major(task, (int)major(facts.st_rdev)) ||
+	                !dm_task_set_minor(task, (int)minor(facts.st_rdev))))
+		return error_set(error, -ENOMEM, "cannot look at %s: out of memory", path);
+	res = run(task, false, 0, "look at", path, error);
+	if (res == 0 && fill_facts(task, ret) < 0)
+		return error_set(error, -ENXIO, "%s is there no more", path);
+	return res;
+}
+
+static int get_targets(int type, const char *name, bool secrets, struct dm_table *ret, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(type, name);
+	char *target_type, *params;
+	uint64_t start, length;
+	void *next = NULL;
+	int res;
+
+	*ret = (struct dm_table){0};
+	if (task && secrets)
+		dm_task_secure_data(task);
+	/* The size of the devices below does not matter: nothing is to be waited for. */
+	if (task && type == DM_DEVICE_STATUS)
+		dm_task_no_flush(task);
+	res = run(task, false, 0, "read the table of", name, error);
+	if (res < 0)
+		return res;
+	do {
+		next = dm_get_next_target(task, next, &start, &length, &target_type, &params);
+		if (target_type && dm_table_add(ret, start, length, target_type, params ? params : "") < 0) {
+			dm_table_wipe(ret);
+			return error_set(error, -ENOMEM, "cannot read the table of %s: out of memory", name);
+		}
+	} while (next);
+	return 0;
+}
+
+int dm_get_table(const char *name, bool secrets, struct dm_table *ret, struct error *error)
+{
+	return get_targets(DM_DEVICE_TABLE, name, secrets, ret, error);
+}
+
+int dm_get_status(const char *name, struct dm_table *ret, struct error *error)
+{
+	return get_targets(DM_DEVICE_STATUS, name, false, ret, error);
+}
+
+void dm_table_wipe(struct dm_table *table)
+{
+	for (size_t i = 0; i < table->count; i++)
+		explicit_bzero(table->targets[i].params, strlen(table->targets[i].params));
+	dm_table_done(table);
+}
+
+static bool add_targets(struct dm_task *task, const struct dm_table *table)
+{
+	for (size_t i = 0; i < table->count; i++) {
+		const struct dm_target *target = &table->targets[i];
+
+		if (!dm_task_add_target(task, target->start, target->length, target->type, target->params))
+			return false;
+	}
+	return true;
+}
+
+int dm_create(const char *name, const char *uuid, const struct dm_table *table, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_CREATE, name);
+
+	if (task && (!dm_task_set_uuid(task, uuid) || !add_targets(task, table)))
+		return error_set(error, -ENOMEM, "cannot make the device %s: %s", name, said);
+	return run(task, true, UDEV_FLAGS, "make", name, error);
+}
+
+int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_RELOAD, name);
+
+	if (task && !add_targets(task, table))
+		return error_set(error, -ENOMEM, "cannot load a table for %s: %s", name, said);
+	if (task && secrets)
+		dm_task_secure_data(task);
+	return run(task, false, 0, "load a table for", name, error);
+}
+
+int dm_clear(const char *name, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_CLEAR, name);
+
+	return run(task, false, 0, "drop the waiting table of", name, error);
+}
+
+int dm_suspend(const char *name, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_SUSPEND, name);
+
+	if (task)
+		dm_task_skip_lockfs(task);
+	return run(task, false, 0, "suspend", name, error);
+}
+
+int dm_resume(const char *name, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_RESUME, name);
+
+	return run(task, true, 0, "resume", name, error);
+}
+
+int dm_remove(const char *name, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = NULL;
+	struct dm_facts facts;
+	int res = dm_look(name, &facts, error);
+
+	if (res == -ENXIO)
+		return 0;
+	task = new_task(DM_DEVICE_REMOVE, name);
+	/* udev may have opened it for a moment. */
+	if (task)
+		dm_task_retry_remove(task);
+	return res < 0 ? res : run(task, true, UDEV_FLAGS, "remove", name, error);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int dm_swap(const char *name, bool secrets, const struct dm_table *table,
+    int (*look)(void *data, struct error *error), void *data, uint64_t *ret_pause_ns, struct error *error)
+{
+	uint64_t begin_ns;
+	struct error why;
+	int res = dm_load(name, secrets, table, error);
+
+	if (res < 0)
+		return res;
+	begin_ns = now_ns();
+	res = dm_suspend(name, error);
+	if (res == 0 && look)
+		res = look(data, error);
+	if (res == 0)
+		res = dm_resume(name, error);
+	if (ret_pause_ns)
+		*ret_pause_ns = now_ns() - begin_ns;
+	if (res == 0)
+		return 0;
+	/* The old table is still there, if the new one goes. */
+	if (dm_clear(name, &why) == 0 && dm_resume(name, &why) == 0)
+		return res;
+	return error_prefix(error, "%s may be suspended, run `dmsetup resume %s`", name, name);
+}

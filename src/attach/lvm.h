@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What LVM must know when a volume's device has come to lie elsewhere: its metadata say where a volume lies, and the next start of the
+ * machine goes by them. Two volumes of one group exchange their segments; names, ids and all else stay. LVM's text
+ * format is read and written by libdevmapper's parser; vgcfgbackup(8) and vgcfgrestore(8) carry it.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <stdbool.h>
+
+#define LVM_NAME_MAX 128u
+
+struct lvm_pair {
+	char group[LVM_NAME_MAX];
+	char moved[LVM_NAME_MAX];
+	char target[LVM_NAME_MAX];
+};
+
+/* Group and volume of a device with this name and uuid; false when it is none of LVM's, or a part of one. */
+bool lvm_name(const char *dm_name, const char *dm_uuid, char *ret_group, char *ret_volume);
+
+/*
+ * Metadata in which the two have exchanged their segments; the caller frees *ret. -EOPNOTSUPP with words if one of them is more than
+ * a row of pieces of physical volumes, or they differ in size.
+ */
+int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
+/* The group's metadata as they are; the caller frees *ret. */
+int lvm_read(const char *group, char **ret, struct error *error);
+/* Exchanges them on the disks, durably. Run again it exchanges them back: lvm_first() tells which of both it is. */
+int lvm_exchange(const struct lvm_pair *pair, struct error *error);
+/* Where a volume of `text` begins: "PV:EXTENT". */
+int lvm_first(
+    const char *text, const char *group, const char *volume, char *ret, unsigned length, struct error *error);

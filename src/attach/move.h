@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Moves a device-mapper device, while it is open, to another device. Its table is swapped twice: to a *medium* that keeps both legs equal, and
+ * in the end to the new leg; whoever has it open never sees more than a longer request. Each step can be done again: after a
+ * kill the move goes on, or back, from what the record and the kernel say. What keeps the legs equal is the engine's.
+ *
+ * Devices of a move of NAME: NAME-blkmove-old, NAME-blkmove-new (the legs), and the engine's. Control path; prints nothing.
+ */
+#pragma once
+
+#include "attach/move_record.h"
+
+#define MOVE_DEVICE_SUFFIX "-blkmove-"
+
+struct move;
+
+struct move_progress {
+	uint64_t total, done;    /* bytes */
+	bool synced;             /* both legs have everything, and get everything */
+	char trouble[256];       /* "": none; the copy cannot go on by itself */
+	uint64_t clients_p99_ns; /* 0: not known */
+};
+
+struct move_engine {
+	const char *name;
+	/* Each is given `data`, may be called again after it succeeded, and returns 0 or -errno with words. */
+
+	/* A device that is the old leg, in move_medium(); nothing is copied, nothing else needs it yet. */
+	int (*make)(void *data, struct move *move, struct error *error);
+	/* The consumer's device leads to the medium: begins, or goes on with, the copy. */
+	int (*sync)(void *data, struct move *move, struct error *error);
+	int (*look)(void *data, struct move *move, struct move_progress *ret, struct error *error);
+	/* The new leg counts from now on, and the old one follows, if the engine can do that; synced before. */
+	int (*cut)(void *data, struct move *move, struct error *error);
+	/* The old leg counts again, and has everything. */
+	int (*uncut)(void *data, struct move *move, struct error *error);
+	/* Nothing is under way: does the new leg have everything, durably as far as it was flushed? */
+	int (*leave)(void *data, struct move *move, struct error *error);
+	/* Nobody uses the medium any more: removes it, and all that the engine knew. */
+	int (*remove)(void *data, struct move *move, struct error *error);
+	/* The machine was started anew: whatever the engine kept of this move is worth nothing. */
+	int (*forget)(void *data, struct move *move, struct error *error);
+};
+
+struct move_options {
+	const char *state_dir;
+	const struct move_engine *engine;
+	void *engine_data;
+	/* What happens, for the user; every so often while it syncs. `progress` returns false to stop waiting. May be NULL. */
+	void (*step)(void *data, const char *text);
+	bool (*progress)(void *data, const struct move_progress *progress);
+	void *data;
+};
+
+enum move_until { MOVE_UNTIL_SYNCED, MOVE_UNTIL_SWITCHED, MOVE_UNTIL_MOVED };
+
+/*
+ * Begins one: looks at the device and notes the plan; nothing is changed yet. `target` is a path, or a remote endpoint that only the engine
+ * understands (`remote`). -EOPNOTSUPP, -EINVAL, -EBUSY, -EEXIST with words.
+ */
+int move_begin(struct move **ret, const char *device, const char *target, bool remote, bool forget_at_boot,
+    const struct move_options *options, struct error *error);
+/* One that was begun before, by the device's path or name. */
+int move_continue(
+    struct move **ret, const char *device, const struct move_options *options, struct error *error);
+/* The name of the engine that the move was begun with. Of a record alone: no device need be there. */
+int move_engine_of(const char *device, const char *state_dir, char ret[16], struct error *error);
+
+/* -ECANCELED: `progress` said so; all is left as it is. */
+int move_forward(struct move *move, enum move_until until, struct error *error);
+/* `keep_old`: also where the old leg may lack what was written since the switch. */
+int move_undo(struct move *move, bool keep_old, struct error *error);
+struct move *move_free(struct move *move);
+
+const struct move_record *move_get_record(const struct move *move);
+/* Which leg has everything. */
+bool move_new_counts(const struct move *move);
+/* The longest that the device was suspended, ns. */
+uint64_t move_pause_ns(const struct move *move);
+
+/* For engines: */
+const char *move_leg_name(const struct move *move, bool new_leg);
+dev_t move_leg_device(const struct move *move, bool new_leg);
+void move_set_medium(struct move *move, dev_t medium);

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The tables of a move: see move_plan.h. */
+#include "attach/move_plan.h"
+
+#include "attach/dm.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Two devices with such a table are the same sectors: it keeps nothing of its own. */
+static bool is_plain(const struct dm_table *table)
+{
+	for (size_t i = 0; i < table->count; i++)
+		if (strcmp(table->targets[i].type, "linear") && strcmp(table->targets[i].type, "striped"))
+			return false;
+	return table->count > 0;
+}
+
+static bool is_crypt(const struct dm_table *table)
+{
+	return table->count == 1 && !strcmp(table->targets[0].type, "crypt");
+}
+
+static int plan_backing(struct move_plan *plan, const struct dm_table *table,
+    int (*backing_sectors)(void *data, dev_t device, uint64_t *ret), void *data, struct error *error)
+{
+	size_t at, length;
+	dev_t device;
+	int res = dm_params_device(table->targets[0].params, &at, &length, &device);
+
+	if (res < 0)
+		return error_set(error, -EOPNOTSUPP, "its table does not lie on one device alone");
+	plan->kind = MOVE_BACKING;
+	res = backing_sectors(data, device, &plan->sectors);
+	if (res == 0)
+		res = dm_table_add_linear(&plan->leg, plan->sectors, device, 0);
+	return res < 0
+	           ? error_set(error, res, "cannot learn the size of the device below: %s", strerror(-res))
+	           : 0;
+}
+
+int move_plan_make(struct move_plan *ret, const struct dm_table *table,
+    int (*backing_sectors)(void *data, dev_t device, uint64_t *ret), void *data, struct error *error)
+{
+	struct move_plan plan = {.kind = MOVE_CONTENT, .sectors = dm_table_length(table)};
+	int res;
+
+	if (is_plain(table))
+		res = dm_table_copy(&plan.leg, table);
+	else if (is_crypt(table))
+		res = plan_backing(&plan, table, backing_sectors, data, error);
+	else
+		return error_set(error, -EOPNOTSUPP,
+		    "its table has a target %s, and only linear, striped and crypt can be moved; move the "
+		    "device "
+		    "below it, or stop its user and `blkmove sync` it",
+		    table->count ? table->targets[0].type : "no table");
+	if (res == 0)
+		res = dm_table_copy(&plan.before, table);
+	if (res < 0) {
+		move_plan_done(&plan);
+		return res == -ENOMEM ? error_set(error, res, "cannot plan the move: out of memory") : res;
+	}
+	*ret = plan;
+	return 0;
+}
+
+int move_plan_lead(const struct move_plan *plan, dev_t device, struct dm_table *ret, struct error *error)
+{
+	if (plan->kind == MOVE_BACKING)
+		return dm_table_with_device(ret, &plan->before, device, error);
+	*ret = (struct dm_table){0};
+	if (dm_table_add_linear(ret, plan->sectors, device, 0) < 0)
+		return error_set(error, -ENOMEM, "cannot plan the move: out of memory");
+	return 0;
+}
+
+void move_plan_done(struct move_plan *plan)
+{
+	dm_table_wipe(&plan->before);
+	dm_table_wipe(&plan->leg);
+}

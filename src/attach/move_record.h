@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a move must know after a kill or a restart of the machine: FOLDER/record.json, replaced as a whole and synced. No keys are in it. An
+ * open folder is locked: one process drives a move.
+ */
+#pragma once
+
+#include "attach/lvm.h"
+#include "attach/move_plan.h"
+
+/* Which leg counts, recorded before it takes effect. Which table the device has is the kernel's to say. */
+enum move_phase {
+	MOVE_SYNCING,   /* the old leg has everything */
+	MOVE_SWITCHED,  /* the new leg has everything, the old one follows it */
+	MOVE_FINISHING, /* the new leg has everything; the device is being led to it for good */
+	MOVE_UNDOING,   /* the old leg has everything; the device is being led back to it */
+	MOVE_PHASES,
+};
+
+const char *move_phase_name(enum move_phase phase);
+
+struct move_record {
+	enum move_phase phase;
+	char engine[16];
+	char device[DM_NAME_MAX], uuid[DM_NAME_MAX]; /* the consumer's; uuid "" for none */
+	char target[512];                            /* as it was named, absolute */
+	char boot[40];                               /* the machine's boot id at the last record */
+	enum move_kind kind;
+	uint64_t sectors;    /* of a leg */
+	dev_t old_device;    /* kind backing: the old leg, as long as the machine runs */
+	struct dm_table old; /* kind content: the old leg */
+	struct lvm_pair lvm; /* group "": the volumes are not LVM's, or not of one group */
+	char lvm_first[128]; /* where LVM's volume `moved` began before the move */
+	struct dm_table
+	    last; /* the new leg, where it has a table of its own to which the device is led; else empty */
+};
+
+struct move_folder {
+	int fd; /* locked; -1: none */
+	char path[512];
+};
+
+/*
+ * Opens FOLDER/moves/NAME and locks it; makes it with `create`. -EALREADY: another process drives this move; -EEXIST: `create`, and there is
+ * a move that has not ended; -ENOENT: not `create`, and there is none.
+ */
+int move_folder_open(
+    struct move_folder *ret, const char *state_dir, const char *name, bool create, struct error *error);
+void move_folder_close(struct move_folder *folder);
+
+/* Notes the boot id, too. Durable when it returns 0. */
+int move_record_save(struct move_record *record, const struct move_folder *folder, struct error *error);
+int move_record_load(struct move_record *ret, const struct move_folder *folder, struct error *error);
+/* The move has ended. */
+void move_record_forget(const struct move_folder *folder);
+/* The machine was started anew since the last record. */
+bool move_record_is_of_another_boot(const struct move_record *record);
+void move_record_done(struct move_record *record);

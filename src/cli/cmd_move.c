@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* blkmove move: moves a device-mapper device to another device while it is in use. */
+#include "attach/move_dm_mirror.h"
+#include "cli/cli.h"
+#include "sync/preflight.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define RING_ENTRIES 64u
+
+enum option_key {
+	KEY_QUIET = 'q',
+	KEY_ENGINE = 1024,
+	KEY_RESUME,
+	KEY_UNDO,
+	KEY_UNTIL,
+	KEY_THROTTLE,
+	KEY_UNTIL_RESTART,
+	KEY_KEEP_OLD,
+	KEY_OVERWRITE,
+	KEY_STATE_DIR,
+	KEY_JSON,
+};
+
+struct move_command {
+	char *words[2]; /* the device, the target */
+	unsigned words_count;
+	bool resume, undo, until_restart, keep_old, json, quiet;
+	enum move_until until;
+	const char *overwrite;
+	char state_dir[4096];
+	struct move_dm_mirror_options dm;
+	struct error error;
+	unsigned shown; /* tenths of a percent, in the bar */
+	bool bar;
+};
+
+static const char *const engines[] = {"dm", NULL};
+static const char *const untils[] = {"synced", "switched", "moved", NULL};
+static volatile sig_atomic_t stopping;
+
+static void stop(int number)
+{
+	stopping = 1;
+}
+
+static int set_throttle(struct move_command *command, const char *text)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (end == text || (*end && strcmp(end, "%")) || value < 1 || value > 100)
+		return error_set(
+		    &command->error, -EINVAL, "--throttle=%s: write a percentage such as 20%%", text);
+	command->dm.throttle = (unsigned)value;
+	return 0;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct move_command *command = state->input;
+	int res = 0;
+
+	switch (key) {
+	case KEY_ENGINE:
+		res = cli_choose(engines, "engine", arg, strlen(arg), &command->error);
+		break;
+	case KEY_RESUME:
+		command->resume = true;
+		break;
+	case KEY_UNDO:
+		command->undo = true;
+		break;
+	case KEY_UNTIL:
+		res = cli_choose(untils, "until", arg, strlen(arg), &command->error);
+		command->until = (enum move_until)res;
+		break;
+	case KEY_THROTTLE:
+		res = set_throttle(command, arg);
+		break;
+	case KEY_UNTIL_RESTART:
+		command->until_restart = true;
+		break;
+	case KEY_KEEP_OLD:
+		command->keep_old = true;
+		break;
+	case KEY_OVERWRITE:
+		command->overwrite = arg;
+		break;
+	case KEY_STATE_DIR:
+		snprintf(command->state_dir, sizeof(command->state_dir), "%s", arg);
+		break;
+	case KEY_JSON:
+		command->json = true;
+		break;
+	case KEY_QUIET:
+		command->quiet = true;
+		break;
+	case ARGP_KEY_ARG:
+		if (command->words_count == 2)
+			return ARGP_ERR_UNKNOWN;
+		command->words[command->words_count++] = arg;
+		break;
+	case ARGP_KEY_END:
+		if (command->resume && command->undo)
+			argp_failure(state, JOB_TROUBLE, 0, "--resume and --undo are two ways; choose one");
+		if (command->words_count != (command->resume || command->undo ? 1 : 2))
+			argp_usage(state);
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	if (res < 0)
+		argp_failure(state, JOB_TROUBLE, 0, "%s", command->error.text);
+	return 0;
+}
+
+static const struct argp_option argp_options[] = {
+    {"resume", KEY_RESUME, NULL, 0, "go on with a move that was interrupted", 1},
+    {"undo", KEY_UNDO, NULL, 0, "lead the device back to where it was", 1},
+    {"until", KEY_UNTIL, "STEP", 0, "stop at: synced, switched, moved (default); --resume goes on", 1},
+    {"engine", KEY_ENGINE, "ENGINE", 0, "dm: the kernel's mirror, between two local devices", 1},
+    {"throttle", KEY_THROTTLE, "PERCENT", 0, "the part of the time that the copy may take", 1},
+    {"overwrite", KEY_OVERWRITE, "NAME", 0, "the new device's name once more: what it carries may be lost",
+        2},
+    {"until-restart", KEY_UNTIL_RESTART, NULL, 0,
+        "move an LVM volume to what is no volume of its group: LVM finds the old data at its next start", 2},
+    {"keep-old", KEY_KEEP_OLD, NULL, 0, "with --undo, after a restart: forget what only the new device has",
+        2},
+    {"state-dir", KEY_STATE_DIR, "DIR", 0,
+        "where moves are recorded (default: /var/lib/blkmove, or below ~/.local/state)", 3},
+    {"json", KEY_JSON, NULL, 0, "events on standard output, one JSON object a line", 3},
+    {"quiet", KEY_QUIET, NULL, 0, "say nothing but errors", 3}, {0}};
+
+static const struct argp argp = {.options = argp_options,
+    .parser = parse,
+    .args_doc = "DEV NEWDEV\n--resume DEV\n--undo DEV",
+    .doc = "Moves DEV, a device-mapper device that may be in use, to NEWDEV."};
+
+static void say_json(json_t *take_json)
+{
+	json_dumpf(take_json, stdout, JSON_COMPACT);
+	putchar('\n');
+	fflush(stdout);
+	json_decref(take_json);
+}
+
+static void step(void *data, const char *text)
+{
+	struct move_command *command = data;
+
+	if (command->json)
+		say_json(json_pack("{s:s, s:s}", "event", "step", "text", text));
+	else if (!command->quiet)
+		fprintf(stderr, "%s%s\n", command->bar ? "\r\033[K" : "", text);
+}
+
+static bool progress(void *data, const struct move_progress *now)
+{
+	struct move_command *command = data;
+	unsigned part = now->total ? (unsigned)((double)now->done * 1000 / (double)now->total) : 0;
+
+	if (command->json && part != command->shown)
+		say_json(json_pack("{s:s, s:I, s:I}", "event", "progress", "total", (json_int_t)now->total,
+		    "done", (json_int_t)now->done));
+	else if (command->bar && part != command->shown)
+		fprintf(stderr, "\r\033[K%u.%u %% of %.1f MiB", part / 10, part % 10,
+		    (double)now->total / (1 << 20));
+	command->shown = part;
+	return !stopping;
+}
+
+/* What the target carries, and who uses it: as for any other job that writes to it. */
+static int judge(struct move_command *command, struct error *error)
+{
+	struct block_open_options source_options = {.cache = CACHE_DIRECT};
+	struct block_open_options target_options = {.write = true, .target = true};
+	struct endpoint endpoints[2] = {{0}, {0}};
+	struct block *source = NULL, *target = NULL;
+	struct block_facts facts[2];
+	struct ring *ring = NULL;
+	uint64_t end;
+	int used, res = ring_new(&ring, RING_ENTRIES, error);
+
+	for (unsigned i = 0; i < 2 && res == 0; i++)
+		res = endpoint_parse(&endpoints[i], &command->words[i], 1, &used, error);
+	if (res == 0)
+		res = block_open(&source, ring, &endpoints[0], &source_options, error);
+	if (res == 0)
+		res = block_open(&target, ring, &endpoints[1], &target_options, error);
+	if (res == 0)
+		res = block_facts(source, &facts[0], error);
+	if (res == 0)
+		res = block_facts(target, &facts[1], error);
+	if (res == 0) {
+		struct preflight preflight = {.source = block_info(source),
+		    .target = block_info(target),
+		    .source_facts = &facts[0],
+		    .target_facts = &facts[1],
+		    .allow = ALLOW_LIVE_SOURCE,
+		    .overwrite = command->overwrite,
+		    .size_mismatch = SIZE_ZERO_TAIL};
+
+		res = preflight_check(&preflight, &end, error);
+	}
+	block_free(target);
+	block_free(source);
+	for (unsigned i = 0; i < 2; i++)
+		endpoint_done(&endpoints[i]);
+	ring_free(ring);
+	return res;
+}
+
+static void say_end(struct move_command *command, const struct move *move, const char *result)
+{
+	const struct move_record *record = move_get_record(move);
+	const char *counts = move_new_counts(move) ? "new" : "old";
+
+	if (command->json)
+		say_json(json_pack("{s:s, s:s, s:s, s:s, s:s, s:f}", "event", "end", "result", result,
+		    "device", record->device, "target", record->target, "leg", counts, "pause_ms",
+		    (double)move_pause_ns(move) / 1e6));
+	else if (!command->quiet)
+		fprintf(stderr, "%s%s: %s; the %s leg has everything; longest pause %.1f ms\n",
+		    command->bar ? "\r\033[K" : "", record->device, result, counts,
+		    (double)move_pause_ns(move) / 1e6);
+	if (!command->json && !command->quiet && !strcmp(result, "moved") && !record->lvm.group[0])
+		fprintf(stderr,
+		    "Until the machine is started anew. Whatever sets %s up must name %s from now on.\n",
+		    record->device, record->target);
+}
+
+static int run(struct move_command *command, struct error *error)
+{
+	const struct move_options options = {.state_dir = command->state_dir,
+	    .engine = &move_dm_mirror,
+	    .engine_data = &command->dm,
+	    .step = step,
+	    .progress = progress,
+	    .data = command};
+	static const char *const results[] = {"synced", "switched", "moved"};
+	struct move *move = NULL;
+	int res = 0;
+
+	if (command->resume || command->undo) {
+		res = move_continue(&move, command->words[0], &options, error);
+	} else {
+		res = judge(command, error);
+		if (res == 0)
+			res = move_begin(&move, command->words[0], command->words[1], false,
+			    command->until_restart, &options, error);
+	}
+	if (res == 0)
+		res = command->undo ? move_undo(move, command->keep_old, error)
+		                    : move_forward(move, command->until, error);
+	if (res == 0)
+		say_end(command, move, command->undo ? "undone" : results[command->until]);
+	move_free(move);
+	return res;
+}
+
+static int exit_code(int res)
+{
+	switch (res) {
+	case -EPERM:
+	case -EBUSY:
+	case -EEXIST:
+	case -EOPNOTSUPP:
+		return JOB_REFUSED;
+	case -EALREADY:
+		return JOB_LOCKED;
+	case -ECANCELED:
+		return JOB_INTERRUPTED;
+	default:
+		return JOB_TROUBLE;
+	}
+}
+
+int command_move(int argc, char **argv)
+{
+	struct move_command command = {.until = MOVE_UNTIL_MOVED, .bar = isatty(STDERR_FILENO)};
+	const struct sigaction action = {.sa_handler = stop};
+	struct error error = {0};
+	int res;
+
+	cli_state_dir(command.state_dir, sizeof(command.state_dir));
+	res = argp_parse(&argp, argc, argv, 0, NULL, &command);
+	if (res)
+		return JOB_TROUBLE;
+	command.bar &= !command.json && !command.quiet;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	res = run(&command, &error);
+	return res < 0 ? cli_fail((enum job_result)exit_code(res), &error) : JOB_OK;
+}

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A live mirror as a move's engine: see move_mirror.h. Begun, asked and ordered as an operator would, by the program's own commands. */
+#include "cli/move_mirror.h"
+
+#include "base/cleanup.h"
+#include "cli/control_client.h"
+#include "export/device.h"
+#include "ring/ring.h"
+#include "wire/child.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define RING_ENTRIES 8u
+#define ORDER_MS     600000u /* a revert first waits until both legs are the same */
+#define END_MS       60000u
+#define POLL_NS      50000000L
+
+static void name_mirror(struct move_mirror *engine, const struct move *move)
+{
+	snprintf(engine->name, sizeof(engine->name), "move-%.58s", move_get_record(move)->device);
+	for (char *at = engine->name; *at; at++)
+		if (!isalnum((unsigned char)*at) && !strchr("._-", *at))
+			*at = '_';
+}
+
+/* Runs this program. What it says is the error's words. */
+static int run_self(const char *const *words, unsigned count, struct error *error)
+{
+	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	_cleanup_(cleanup_close) int said = memfd_create("said", MFD_CLOEXEC);
+	const int fds[3] = {null, null, said};
+	char *argv[MOVE_MIRROR_WORDS_MAX + 16] = {"/proc/self/exe"};
+	struct child child = {0};
+	struct ring *ring = NULL;
+	char text[400];
+	ssize_t length;
+	int res;
+
+	if (null < 0 || said < 0)
+		return error_set(error, -errno, "cannot run blkmove %s: %s", words[0], strerror(errno));
+	for (unsigned i = 0; i < count; i++)
+		argv[i + 1] = (char *)words[i];
+	res = ring_new(&ring, RING_ENTRIES, error);
+	if (res == 0)
+		res = child_start(&child, argv, fds, error);
+	if (res == 0 && !child_wait(&child, ring, ORDER_MS)) {
+		child_end(&child, ring);
+		res = error_set(error, -ETIMEDOUT, "`blkmove %s` did not come to an end", words[0]);
+	}
+	ring_free(ring);
+	if (res < 0)
+		return res;
+	if (WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0)
+		return 0;
+	length = pread(said, text, sizeof(text) - 1, 0);
+	text[length > 0 ? length : 0] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return error_set(error, -EIO, "`blkmove %s` failed: %s", words[0], *text ? text : "it said nothing");
+}
+
+static json_t *ask_status(const struct move_mirror *engine, struct error *error)
+{
+	return control_ask(engine->name, json_pack("{s:s}", "command", "status"), error);
+}
+
+static bool runs(const struct move_mirror *engine)
+{
+	struct error ignored;
+	json_t *status = ask_status(engine, &ignored);
+
+	json_decref(status);
+	return status != NULL;
+}
+
+/* A mirror of this name was begun, and has not ended. */
+static bool is_known(const struct move_mirror *engine)
+{
+	char path[4200];
+
+	snprintf(path, sizeof(path), "%s/mirrors/%s/command", engine->state_dir, engine->name);
+	return access(path, F_OK) == 0;
+}
+
+static int begin(struct move_mirror *engine, struct move *move, struct error *error)
+{
+	const struct move_record *record = move_get_record(move);
+	char old[200], new[600], device[120], name[100], state_dir[4200], overwrite[620];
+	const char *words[MOVE_MIRROR_WORDS_MAX + 12];
+	unsigned count = 0;
+
+	snprintf(old, sizeof(old), "/dev/mapper/%s", move_leg_name(move, false));
+	if (record->target[0] == '/')
+		snprintf(new, sizeof(new), "/dev/mapper/%s", move_leg_name(move, true));
+	else
+		snprintf(new, sizeof(new), "%s", record->target);
+	snprintf(device, sizeof(device), "--device=%s", engine->name);
+	snprintf(name, sizeof(name), "--name=%s", engine->name);
+	snprintf(state_dir, sizeof(state_dir), "--state-dir=%s", engine->state_dir);
+	/* Judged before the move began. */
+	snprintf(overwrite, sizeof(overwrite), "--overwrite=%s", new);
+	words[count++] = "mirror";
+	words[count++] = device;
+	words[count++] = name;
+	words[count++] = state_dir;
+	words[count++] = "--cache=direct";
+	words[count++] = "--paused";
+	if (record->target[0] == '/')
+		words[count++] = overwrite;
+	for (unsigned i = 0; i < engine->words_count; i++)
+		words[count++] = engine->words[i];
+	words[count++] = old;
+	words[count++] = new;
+	return run_self(words, count, error);
+}
+
+static int resume(struct move_mirror *engine, struct error *error)
+{
+	char name[100], state_dir[4200];
+	const char *words[] = {"mirror", name, state_dir, "--paused"};
+
+	snprintf(name, sizeof(name), "--resume=%s", engine->name);
+	snprintf(state_dir, sizeof(state_dir), "--state-dir=%s", engine->state_dir);
+	return run_self(words, 4, error);
+}
+
+static int mirror_make(void *data, struct move *move, struct error *error)
+{
+	struct move_mirror *engine = data;
+	char path[128];
+	struct stat facts;
+	int res = 0;
+
+	name_mirror(engine, move);
+	if (!runs(engine))
+		res = is_known(engine) ? resume(engine, error) : begin(engine, move, error);
+	if (res < 0)
+		return res;
+	snprintf(path, sizeof(path), DEVICE_FOLDER "/%s", engine->name);
+	if (stat(path, &facts) < 0 || !S_ISBLK(facts.st_mode))
+		return error_set(error, -ENODEV, "the mirror's device %s is not there", path);
+	move_set_medium(move, facts.st_rdev);
+	return 0;
+}
+
+static int mirror_sync(void *data, struct move *move, struct error *error)
+{
+	struct move_mirror *engine = data;
+	json_t *reply = control_ask(engine->name, json_pack("{s:s}", "command", "resume"), error);
+
+	json_decref(reply);
+	return reply ? 0 : error->code;
+}
+
+static int mirror_look(void *data, struct move *move, struct move_progress *ret, struct error *error)
+{
+	struct move_mirror *engine = data;
+	json_t *status = ask_status(engine, error);
+	const char *state = control_string(status, "state"), *trouble;
+
+	if (!status)
+		return error_prefix(error, "the mirror's process has ended");
+	ret->total = control_number(status, "total");
+	ret->done = ret->total - control_number(status, "dirty");
+	ret->synced = !strcmp(state, "ready") ||
+	              (!strcmp(state, "switched") && json_is_true(json_object_get(status, "revertible")));
+	trouble = json_string_value(json_object_get(status, "trouble"));
+	/* A lost target is tried again for as long as it takes. */
+	if (!strcmp(state, "failed") || !strcmp(state, "cancelled"))
+		snprintf(ret->trouble, sizeof(ret->trouble), "the mirror is %s%s%.200s", state,
+		    trouble ? ": " : "", trouble ? trouble : "");
+	ret->clients_p99_ns = control_number(status, "p99_us") * 1000;
+	json_decref(status);
+	return 0;
+}
+
+static int target_counts(struct move_mirror *engine, bool *ret, struct error *error)
+{
+	json_t *status = ask_status(engine, error);
+
+	if (!status)
+		return error_prefix(error, "the mirror's process has ended");
+	*ret = !strcmp(control_string(status, "authoritative"), "target");
+	json_decref(status);
+	return 0;
+}
+
+/* The order, unless it was carried out already. */
+static int order(struct move_mirror *engine, const char *name, bool target_is_to_count, struct error *error)
+{
+	const char *words[] = {name, engine->name};
+	bool counts = false;
+	int res = target_counts(engine, &counts, error);
+
+	if (res < 0 || counts == target_is_to_count)
+		return res;
+	return run_self(words, 2, error);
+}
+
+static int mirror_cut(void *data, struct move *move, struct error *error)
+{
+	return order(data, "cutover", true, error);
+}
+
+static int mirror_uncut(void *data, struct move *move, struct error *error)
+{
+	return order(data, "revert", false, error);
+}
+
+static int mirror_leave(void *data, struct move *move, struct error *error)
+{
+	bool counts = false;
+	int res = target_counts(data, &counts, error);
+
+	if (res == 0 && !counts)
+		res = error_set(error, -EIO, "the mirror has not been switched");
+	return res;
+}
+
+static int end_process(struct move_mirror *engine, struct error *error)
+{
+	const struct timespec pause = {.tv_nsec = POLL_NS};
+	json_t *status = ask_status(engine, error);
+	pid_t pid = (pid_t)control_number(status, "pid");
+	char path[128];
+
+	json_decref(status);
+	if (!status)
+		return 0;
+	kill(pid, SIGTERM);
+	snprintf(path, sizeof(path), DEVICE_FOLDER "/%s", engine->name);
+	for (unsigned waited_ms = 0; waited_ms < END_MS; waited_ms += 50) {
+		if (kill(pid, 0) < 0 && access(path, F_OK) < 0)
+			return 0;
+		nanosleep(&pause, NULL);
+	}
+	return error_set(
+	    error, -EBUSY, "the mirror's process %d does not end; is %s still in use?", (int)pid, path);
+}
+
+static int mirror_remove(void *data, struct move *move, struct error *error)
+{
+	struct move_mirror *engine = data;
+	const char *words[2] = {NULL, engine->name};
+	bool counts = false;
+	int res = 0;
+
+	name_mirror(engine, move);
+	if (!runs(engine) && !is_known(engine))
+		return 0;
+	/* Killed: only a running one can take its device away. */
+	if (!runs(engine))
+		res = resume(engine, error);
+	if (res == 0 && is_known(engine)) {
+		res = target_counts(engine, &counts, error);
+		words[0] = counts ? "finish" : "abort";
+		if (res == 0)
+			res = run_self(words, 2, error);
+	}
+	return res == 0 ? end_process(engine, error) : res;
+}
+
+static int mirror_forget(void *data, struct move *move, struct error *error)
+{
+	struct move_mirror *engine = data;
+	char name[100], state_dir[4200];
+	const char *words[] = {"mirror", name, state_dir};
+
+	name_mirror(engine, move);
+	if (!is_known(engine))
+		return 0;
+	snprintf(name, sizeof(name), "--forget=%s", engine->name);
+	snprintf(state_dir, sizeof(state_dir), "--state-dir=%s", engine->state_dir);
+	return run_self(words, 3, error);
+}
+
+const struct move_engine move_mirror_engine = {
+    .name = "blkmove",
+    .make = mirror_make,
+    .sync = mirror_sync,
+    .look = mirror_look,
+    .cut = mirror_cut,
+    .uncut = mirror_uncut,
+    .leave = mirror_leave,
+    .remove = mirror_remove,
+    .forget = mirror_forget,
+};

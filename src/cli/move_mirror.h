@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The engine of a move that is blkmove's own: a live mirror in a process of its own, with a block device as its export. It takes remote targets
+ * and latency targets, and after the switch the old leg follows, so that a move can be undone without losing a write.
+ */
+#pragma once
+
+#include "attach/move.h"
+
+#define MOVE_MIRROR_WORDS_MAX 32
+
+struct move_mirror {
+	const char *state_dir;
+	const char *words[MOVE_MIRROR_WORDS_MAX]; /* further options of blkmove mirror, borrowed */
+	unsigned words_count;
+
+	char name[80]; /* of the mirror; the engine's */
+};
+
+extern const struct move_engine move_mirror_engine;
