@@ -2,6 +2,7 @@
 /* blkmove move: moves a device-mapper device to another device while it is in use. */
 #include "attach/move_dm_mirror.h"
 #include "cli/cli.h"
+#include "cli/move_mirror.h"
 #include "sync/preflight.h"
 
 #include <errno.h>
@@ -26,6 +27,11 @@ enum option_key {
 	KEY_OVERWRITE,
 	KEY_STATE_DIR,
 	KEY_JSON,
+	KEY_LATENCY_TARGET,
+	KEY_IMPACT,
+	KEY_MIN_RATE,
+	KEY_MAX_RATE,
+	KEY_WINDOW,
 };
 
 struct move_command {
@@ -36,13 +42,19 @@ struct move_command {
 	const char *overwrite;
 	char state_dir[4096];
 	struct move_dm_mirror_options dm;
+	struct move_mirror mirror;
+	enum { ENGINE_AUTO, ENGINE_DM, ENGINE_BLKMOVE } engine;
+	struct endpoint endpoints[2];
+	bool remote;
 	struct error error;
 	unsigned shown; /* tenths of a percent, in the bar */
 	bool bar;
 };
 
-static const char *const engines[] = {"dm", NULL};
+static const char *const engines[] = {"auto", "dm", "blkmove", NULL};
 static const char *const untils[] = {"synced", "switched", "moved", NULL};
+/* In the order of their keys. */
+static const char *const passed_on[] = {"latency-target", "impact", "min-rate", "max-rate", "cutover-window"};
 static volatile sig_atomic_t stopping;
 
 static void stop(int number)
@@ -62,6 +74,26 @@ static int set_throttle(struct move_command *command, const char *text)
 	return 0;
 }
 
+/* What only the mirror knows of: it says so itself when it is wrong. */
+static int pass_on(struct move_command *command, const char *option, const char *text)
+{
+	struct move_mirror *mirror = &command->mirror;
+	char *word;
+
+	if (mirror->words_count == MOVE_MIRROR_WORDS_MAX || asprintf(&word, "--%s=%s", option, text) < 0)
+		return error_set(&command->error, -ENOMEM, "too many options");
+	mirror->words[mirror->words_count++] = word;
+	return 0;
+}
+
+static void check_words(const struct move_command *command, const struct argp_state *state)
+{
+	if (command->resume && command->undo)
+		argp_failure(state, JOB_TROUBLE, 0, "--resume and --undo are two ways; choose one");
+	if (command->words_count != (command->resume || command->undo ? 1 : 2))
+		argp_usage(state);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct move_command *command = state->input;
@@ -70,6 +102,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case KEY_ENGINE:
 		res = cli_choose(engines, "engine", arg, strlen(arg), &command->error);
+		command->engine = (unsigned)res;
 		break;
 	case KEY_RESUME:
 		command->resume = true;
@@ -108,13 +141,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		command->words[command->words_count++] = arg;
 		break;
 	case ARGP_KEY_END:
-		if (command->resume && command->undo)
-			argp_failure(state, JOB_TROUBLE, 0, "--resume and --undo are two ways; choose one");
-		if (command->words_count != (command->resume || command->undo ? 1 : 2))
-			argp_usage(state);
+		check_words(command, state);
 		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		if (key < KEY_LATENCY_TARGET || key > KEY_WINDOW)
+			return ARGP_ERR_UNKNOWN;
+		res = pass_on(command, passed_on[key - KEY_LATENCY_TARGET], arg);
+		break;
 	}
 	if (res < 0)
 		argp_failure(state, JOB_TROUBLE, 0, "%s", command->error.text);
@@ -125,8 +158,15 @@ static const struct argp_option argp_options[] = {
     {"resume", KEY_RESUME, NULL, 0, "go on with a move that was interrupted", 1},
     {"undo", KEY_UNDO, NULL, 0, "lead the device back to where it was", 1},
     {"until", KEY_UNTIL, "STEP", 0, "stop at: synced, switched, moved (default); --resume goes on", 1},
-    {"engine", KEY_ENGINE, "ENGINE", 0, "dm: the kernel's mirror, between two local devices", 1},
-    {"throttle", KEY_THROTTLE, "PERCENT", 0, "the part of the time that the copy may take", 1},
+    {"engine", KEY_ENGINE, "ENGINE", 0,
+        "dm: the kernel's mirror, two local devices; blkmove: a live mirror, also to other machines; auto "
+        "(default)",
+        1},
+    {"throttle", KEY_THROTTLE, "PERCENT", 0, "dm: the part of the time that the copy may take", 1},
+    {"latency-target", KEY_LATENCY_TARGET, "TIME", 0,
+        "blkmove: as for `blkmove mirror`, like those that follow", 1},
+    {"impact", KEY_IMPACT, "PERCENT", 0, "", 1}, {"min-rate", KEY_MIN_RATE, "RATE", 0, "", 1},
+    {"max-rate", KEY_MAX_RATE, "RATE", 0, "", 1}, {"cutover-window", KEY_WINDOW, "TIME", 0, "", 1},
     {"overwrite", KEY_OVERWRITE, "NAME", 0, "the new device's name once more: what it carries may be lost",
         2},
     {"until-restart", KEY_UNTIL_RESTART, NULL, 0,
@@ -176,24 +216,21 @@ static bool progress(void *data, const struct move_progress *now)
 	return !stopping;
 }
 
-/* What the target carries, and who uses it: as for any other job that writes to it. */
+/* What the target carries, and who uses it: as for any other job that writes to it. The mirror judges those of other machines itself. */
 static int judge(struct move_command *command, struct error *error)
 {
 	struct block_open_options source_options = {.cache = CACHE_DIRECT};
 	struct block_open_options target_options = {.write = true, .target = true};
-	struct endpoint endpoints[2] = {{0}, {0}};
 	struct block *source = NULL, *target = NULL;
 	struct block_facts facts[2];
 	struct ring *ring = NULL;
 	uint64_t end;
-	int used, res = ring_new(&ring, RING_ENTRIES, error);
+	int res = ring_new(&ring, RING_ENTRIES, error);
 
-	for (unsigned i = 0; i < 2 && res == 0; i++)
-		res = endpoint_parse(&endpoints[i], &command->words[i], 1, &used, error);
 	if (res == 0)
-		res = block_open(&source, ring, &endpoints[0], &source_options, error);
+		res = block_open(&source, ring, &command->endpoints[0], &source_options, error);
 	if (res == 0)
-		res = block_open(&target, ring, &endpoints[1], &target_options, error);
+		res = block_open(&target, ring, &command->endpoints[1], &target_options, error);
 	if (res == 0)
 		res = block_facts(source, &facts[0], error);
 	if (res == 0)
@@ -211,9 +248,40 @@ static int judge(struct move_command *command, struct error *error)
 	}
 	block_free(target);
 	block_free(source);
-	for (unsigned i = 0; i < 2; i++)
-		endpoint_done(&endpoints[i]);
 	ring_free(ring);
+	return res;
+}
+
+/* Where both lie, and so which engine it is. */
+static int look_at_endpoints(struct move_command *command, struct error *error)
+{
+	for (unsigned i = 0; i < command->words_count; i++) {
+		int used, res = endpoint_parse(&command->endpoints[i], &command->words[i], 1, &used, error);
+
+		if (res < 0)
+			return res;
+	}
+	command->remote = command->endpoints[1].kind != ENDPOINT_PATH;
+	if (command->endpoints[0].kind != ENDPOINT_PATH)
+		return error_set(error, -EINVAL, "%s is no device of this machine", command->words[0]);
+	if (command->engine == ENGINE_DM && (command->remote || command->mirror.words_count))
+		return error_set(error, -EINVAL,
+		    "--engine=dm moves between two devices of this machine, and knows of no latency; leave "
+		    "--engine out");
+	if (command->engine == ENGINE_AUTO)
+		command->engine = command->remote || command->mirror.words_count ? ENGINE_BLKMOVE : ENGINE_DM;
+	return 0;
+}
+
+static int choose_engine(struct move_command *command, struct error *error)
+{
+	char name[16];
+	int res;
+
+	if (!command->resume && !command->undo)
+		return look_at_endpoints(command, error);
+	res = move_engine_of(command->words[0], command->state_dir, name, error);
+	command->engine = !strcmp(name, "blkmove") ? ENGINE_BLKMOVE : ENGINE_DM;
 	return res;
 }
 
@@ -238,22 +306,22 @@ static void say_end(struct move_command *command, const struct move *move, const
 
 static int run(struct move_command *command, struct error *error)
 {
-	const struct move_options options = {.state_dir = command->state_dir,
-	    .engine = &move_dm_mirror,
-	    .engine_data = &command->dm,
-	    .step = step,
-	    .progress = progress,
-	    .data = command};
+	struct move_options options = {
+	    .state_dir = command->state_dir, .step = step, .progress = progress, .data = command};
 	static const char *const results[] = {"synced", "switched", "moved"};
 	struct move *move = NULL;
-	int res = 0;
+	int res = choose_engine(command, error);
 
+	options.engine = command->engine == ENGINE_DM ? &move_dm_mirror : &move_mirror_engine;
+	options.engine_data = command->engine == ENGINE_DM ? (void *)&command->dm : &command->mirror;
+	if (res < 0)
+		return res;
 	if (command->resume || command->undo) {
 		res = move_continue(&move, command->words[0], &options, error);
 	} else {
-		res = judge(command, error);
+		res = command->remote ? 0 : judge(command, error);
 		if (res == 0)
-			res = move_begin(&move, command->words[0], command->words[1], false,
+			res = move_begin(&move, command->words[0], command->words[1], command->remote,
 			    command->until_restart, &options, error);
 	}
 	if (res == 0)
@@ -296,6 +364,11 @@ int command_move(int argc, char **argv)
 	command.bar &= !command.json && !command.quiet;
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
+	command.mirror.state_dir = command.state_dir;
 	res = run(&command, &error);
+	for (unsigned i = 0; i < 2; i++)
+		endpoint_done(&command.endpoints[i]);
+	for (unsigned i = 0; i < command.mirror.words_count; i++)
+		free((char *)command.mirror.words[i]);
 	return res < 0 ? cli_fail((enum job_result)exit_code(res), &error) : JOB_OK;
 }

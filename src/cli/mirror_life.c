@@ -240,6 +240,8 @@ static int new_job(struct mirror_run *run, struct error *error)
 	res = mirror_job_new(&run->job, run->process->ring, options, error);
 	if (res == 0)
 		res = mirror_job_open(run->job, error);
+	if (res == 0 && run->command.paused)
+		mirror_job_pause(run->job, true);
 	if (res == -ENOSPC) {
 		struct error why = *error;
 

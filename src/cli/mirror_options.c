@@ -20,6 +20,7 @@ enum option_key {
 	KEY_FORGET,
 	KEY_COPY_MODE,
 	KEY_FULL,
+	KEY_PAUSED,
 	KEY_VERIFY,
 	KEY_CUTOVER,
 	KEY_CUTOVER_WINDOW,
@@ -207,6 +208,9 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 	case KEY_FULL:
 		command->full = true;
 		break;
+	case KEY_PAUSED:
+		command->paused = true;
+		break;
 	case KEY_JSON:
 		command->json = true;
 		break;
@@ -287,6 +291,7 @@ static const struct argp_option options[] = {
         0},
     {"base", KEY_BASE, "NAME", 0,
         "the tracker's base, which DST holds (default: what an earlier copy or sync noted)", 0},
+    {"paused", KEY_PAUSED, NULL, 0, "copy nothing before `blkmove resume NAME`", 0},
     {"verify", KEY_VERIFY, NULL, 0, "not ready before all was read from both and found equal", 0},
     {"copy-mode", KEY_COPY_MODE, "HOW", 0,
         "what writes of clients do while the copy runs: auto (default: background until nearly done, then "

@@ -21,7 +21,7 @@ struct mirror_command {
 	unsigned resumes_count;
 	const char *forget; /* the mirror to forget */
 	const char *overwrite;
-	bool foreground, full, json, quiet;
+	bool foreground, full, paused, json, quiet;
 	unsigned allow; /* set of preflight_allow */
 	enum cache_mode cache;
 	enum job_changes changes;
