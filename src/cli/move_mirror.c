@@ -22,6 +22,7 @@
 #define ORDER_MS     600000u /* a revert first waits until both legs are the same */
 #define END_MS       60000u
 #define POLL_NS      50000000L
+#define ATTEMPTS     12u /* of 5 s */
 
 static void name_mirror(struct move_mirror *engine, const struct move *move)
 {
@@ -66,9 +67,22 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 	return error_set(error, -EIO, "`blkmove %s` failed: %s", words[0], *text ? text : "it said nothing");
 }
 
+/* One that gives no answer may be busy. One that has ended does not take the question. */
+static json_t *ask(const struct move_mirror *engine, const char *command, struct error *error)
+{
+	json_t *reply = NULL;
+
+	for (unsigned i = 0; i < ATTEMPTS && !reply; i++) {
+		reply = control_ask(engine->name, json_pack("{s:s}", "command", command), error);
+		if (!reply && error->code != -EPROTO)
+			break;
+	}
+	return reply;
+}
+
 static json_t *ask_status(const struct move_mirror *engine, struct error *error)
 {
-	return control_ask(engine->name, json_pack("{s:s}", "command", "status"), error);
+	return ask(engine, "status", error);
 }
 
 static bool runs(const struct move_mirror *engine)
@@ -153,7 +167,7 @@ static int mirror_make(void *data, struct move *move, struct error *error)
 static int mirror_sync(void *data, struct move *move, struct error *error)
 {
 	struct move_mirror *engine = data;
-	json_t *reply = control_ask(engine->name, json_pack("{s:s}", "command", "resume"), error);
+	json_t *reply = ask(engine, "resume", error);
 
 	json_decref(reply);
 	return reply ? 0 : error->code;
@@ -166,7 +180,7 @@ static int mirror_look(void *data, struct move *move, struct move_progress *ret,
 	const char *state = control_string(status, "state"), *trouble;
 
 	if (!status)
-		return error_prefix(error, "the mirror's process has ended");
+		return error_prefix(error, "the mirror cannot be asked");
 	ret->total = control_number(status, "total");
 	ret->done = ret->total - control_number(status, "dirty");
 	ret->synced = !strcmp(state, "ready") ||
@@ -186,7 +200,7 @@ static int target_counts(struct move_mirror *engine, bool *ret, struct error *er
 	json_t *status = ask_status(engine, error);
 
 	if (!status)
-		return error_prefix(error, "the mirror's process has ended");
+		return error_prefix(error, "the mirror cannot be asked");
 	*ret = !strcmp(control_string(status, "authoritative"), "target");
 	json_decref(status);
 	return 0;

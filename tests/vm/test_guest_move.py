@@ -126,6 +126,16 @@ class Moved:
         self.work.wait(timeout_s=PATIENCE_S)
         self.volume.take_down()
 
+    def end_with(self, *words):
+        """A move, and all that must be so afterwards."""
+        end = self.begin(*words)[-1]
+        assert end["result"] == "moved" and end["leg"] == "new" and end["pause_ms"] < 5000
+        assert self.volume.leads() == "new"
+        self.nothing_is_left()
+        self.volume.spoil_old()
+        self.go_on()
+        self.end()
+
     def nothing_is_left(self):
         assert not self.guest.run("dmsetup ls | grep blkmove || true").out
         assert not self.guest.run("ls /var/lib/blkmove/moves/*").out.strip().replace(":", "").endswith("json")
@@ -151,15 +161,23 @@ def test_move_of_what_lies_elsewhere(moved):
     move_it(moved)
 
 
+@kinds("linear", "lvm")
+def test_move_with_a_live_mirror(moved):
+    """By the engine of blkmove's own; first undone after the switch, then moved."""
+    moved.guest.run("modprobe ublk_drv || modprobe nbd")
+    moved.begin_work()
+    assert moved.begin("--engine=blkmove", "--until=switched")[-1]["leg"] == "new"
+    moved.go_on()
+    assert moved.move("--undo", moved.volume.device)[-1]["leg"] == "old"
+    assert moved.volume.leads() == "old"
+    moved.nothing_is_left()
+    moved.go_on()
+    moved.end_with("--engine=blkmove")
+
+
 def move_it(moved):
     moved.begin_work()
-    end = moved.begin()[-1]
-    assert end["result"] == "moved" and end["leg"] == "new" and end["pause_ms"] < 5000
-    assert moved.volume.leads() == "new"
-    moved.nothing_is_left()
-    moved.volume.spoil_old()
-    moved.go_on()
-    moved.end()
+    moved.end_with()
 
 
 @kinds("linear", "lvm")
