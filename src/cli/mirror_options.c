@@ -182,23 +182,9 @@ static void take_leg(struct mirror_command *command, char *arg, struct argp_stat
 	command->legs_count++;
 }
 
-static error_t parse_words(struct mirror_command *command, int key, char *arg, struct argp_state *state)
+static error_t parse_flags(struct mirror_command *command, int key)
 {
 	switch (key) {
-	case KEY_NAME:
-		command->name = arg;
-		break;
-	case KEY_RESUME:
-		if (command->resumes_count == MIRRORS_MAX)
-			argp_failure(state, JOB_TROUBLE, 0, "--resume may be given %u times", MIRRORS_MAX);
-		command->resumes[command->resumes_count++] = arg;
-		break;
-	case KEY_FORGET:
-		command->forget = arg;
-		break;
-	case KEY_OVERWRITE:
-		command->overwrite = arg;
-		break;
 	case KEY_FOREGROUND:
 		command->foreground = true;
 		break;
@@ -216,6 +202,29 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		break;
 	case KEY_QUIET:
 		command->quiet = true;
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static error_t parse_words(struct mirror_command *command, int key, char *arg, struct argp_state *state)
+{
+	switch (key) {
+	case KEY_NAME:
+		command->name = arg;
+		break;
+	case KEY_RESUME:
+		if (command->resumes_count == MIRRORS_MAX)
+			argp_failure(state, JOB_TROUBLE, 0, "--resume may be given %u times", MIRRORS_MAX);
+		command->resumes[command->resumes_count++] = arg;
+		break;
+	case KEY_FORGET:
+		command->forget = arg;
+		break;
+	case KEY_OVERWRITE:
+		command->overwrite = arg;
 		break;
 	case KEY_COPY_MODE:
 		command->job.copy_mode = (enum mirror_copy_mode)choose(state, copy_modes, "copy-mode", arg);
@@ -241,7 +250,7 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		snprintf(command->options.state_dir, sizeof(command->options.state_dir), "%s", arg);
 		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_flags(command, key);
 	}
 	return 0;
 }
