@@ -147,6 +147,16 @@ static int forward_switch(struct move *move, struct error *error)
 	return res;
 }
 
+/* The last step did not succeed. Where the old leg has everything still, a restart must find that one. */
+static int stay(struct move *move, struct error *error)
+{
+	struct error ignored;
+
+	if (!move->options.engine->switches && exchange(move, false, &ignored) == 0)
+		enter_phase(move, MOVE_SYNCING, &ignored);
+	return error_prefix(error, "the last step did not succeed, the mirror goes on");
+}
+
 static int find_medium(struct move *move, enum move_place *ret, struct error *error)
 {
 	int res = move_make_legs(move, error);
@@ -194,7 +204,7 @@ static int forward_finish(struct move *move, struct error *error)
 	if (place == AT_MEDIUM) {
 		res = move_lead(move, AT_NEW, error);
 		if (res < 0)
-			return error_prefix(error, "the last step did not succeed, the mirror goes on");
+			return stay(move, error);
 	} else if (place != AT_NEW) {
 		return error_set(error, -EBUSY,
 		    "somebody else changed the table of %s since; see `dmsetup table %s`",

@@ -23,6 +23,8 @@ struct move_progress {
 
 struct move_engine {
 	const char *name;
+	bool
+	    switches; /* cut() makes the new leg the one that counts, and uncut() the old one; else they only look */
 	/* Each is given `data`, may be called again after it succeeded, and returns 0 or -errno with words. */
 
 	/* A device that is the old leg, in move_medium(); nothing is copied, nothing else needs it yet. */
@@ -32,7 +34,7 @@ struct move_engine {
 	int (*look)(void *data, struct move *move, struct move_progress *ret, struct error *error);
 	/* The new leg counts from now on, and the old one follows, if the engine can do that; synced before. */
 	int (*cut)(void *data, struct move *move, struct error *error);
-	/* The old leg counts again, and has everything. */
+	/* The old leg counts again, and has everything; the new one still gets everything, if it can. */
 	int (*uncut)(void *data, struct move *move, struct error *error);
 	/* Nothing is under way: does the new leg have everything, durably as far as it was flushed? */
 	int (*leave)(void *data, struct move *move, struct error *error);

@@ -154,20 +154,18 @@ static int dm_mirror_leave(void *data, struct move *move, struct error *error)
 	return res;
 }
 
-/* The old leg alone takes what comes, and the copy ends. */
+/* It is the first one of the kernel's mirror, which is read, and whose errors are the clients': it has everything while it lives. */
 static int dm_mirror_uncut(void *data, struct move *move, struct error *error)
 {
-	char name[DM_NAME_MAX];
-	struct dm_table table;
-	int res;
+	char name[DM_NAME_MAX], health[4] = "A";
+	uint64_t done, total;
+	int res = 0;
 
 	medium_name(move, name);
-	if (!is_mirror(name))
-		return 0;
-	res = alone(move, &table, error);
-	if (res == 0)
-		res = dm_swap(name, false, &table, NULL, NULL, NULL, error);
-	dm_table_done(&table);
+	if (is_mirror(name))
+		res = mirror_state(name, &done, &total, health, error);
+	if (res == 0 && health[0] != 'A')
+		res = error_set(error, -EIO, "the old leg failed; only the new one may have everything");
 	return res;
 }
 
@@ -187,6 +185,7 @@ static int dm_mirror_forget(void *data, struct move *move, struct error *error)
 
 const struct move_engine move_dm_mirror = {
     .name = "dm",
+    .switches = false,
     .make = dm_mirror_make,
     .sync = dm_mirror_sync,
     .look = dm_mirror_look,

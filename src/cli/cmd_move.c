@@ -268,8 +268,13 @@ static int look_at_endpoints(struct move_command *command, struct error *error)
 		return error_set(error, -EINVAL,
 		    "--engine=dm moves between two devices of this machine, and knows of no latency; leave "
 		    "--engine out");
+	if (command->engine == ENGINE_DM && command->until == MOVE_UNTIL_SWITCHED)
+		return error_set(error, -EINVAL, "--engine=dm has no step 'switched'; leave --engine out");
 	if (command->engine == ENGINE_AUTO)
-		command->engine = command->remote || command->mirror.words_count ? ENGINE_BLKMOVE : ENGINE_DM;
+		command->engine =
+		    command->remote || command->mirror.words_count || command->until == MOVE_UNTIL_SWITCHED
+		        ? ENGINE_BLKMOVE
+		        : ENGINE_DM;
 	return 0;
 }
 

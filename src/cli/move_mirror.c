@@ -297,6 +297,7 @@ static int mirror_forget(void *data, struct move *move, struct error *error)
 
 const struct move_engine move_mirror_engine = {
     .name = "blkmove",
+    .switches = true,
     .make = mirror_make,
     .sync = mirror_sync,
     .look = mirror_look,

@@ -219,7 +219,7 @@ def test_h27_restart_of_the_machine(moved):
         moved.begin(f"--until={step}")
         guest.run("cp -r /usr/bin/b* /data; sync; md5sum /data/b* >/var/lib/blkmove/sums; sync")
         guest.reset()
-        guest.run(f"mkdir -p /var/lib/blkmove /data; mount {state} /var/lib/blkmove; modprobe dm_mod; modprobe dm_mirror")
+        guest.run(f"mkdir -p /var/lib/blkmove /data; mount {state} /var/lib/blkmove; modprobe dm_mod; modprobe dm_mirror; modprobe dm_crypt")
         volume.set_up_after_restart(moved=False)
         # A volume of LVM's leads to the new leg from the switch on.
         switched = step == "switched" and volume.name == "vg-lv"
