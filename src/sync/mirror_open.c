@@ -134,6 +134,20 @@ static int create_map(struct mirror_job *job, struct error *error)
 	return res;
 }
 
+/*
+ * What an earlier run wrote to another machine, and did not flush, nobody has noted any more: should that machine be started anew
+ * later, this run could not know that it is missing.
+ */
+static int flush_earlier(struct mirror_job *job, enum mirror_leg_index leg, struct error *error)
+{
+	struct block_io flush = {.op = BLOCK_FLUSH};
+	int res = block_info(job->legs[leg])->linked ? block_wait(job->legs[leg], &flush) : 0;
+
+	return res < 0 ? error_set(error, res, "cannot flush the %s: %s; look after it, then resume",
+	                     leg_names[leg], strerror(-res))
+	               : 0;
+}
+
 static int load_map(struct mirror_job *job, struct error *error)
 {
 	int fd = job->options.open_map(job->options.data, false);
@@ -166,7 +180,8 @@ static int load_map(struct mirror_job *job, struct error *error)
 	/* What happened after the revert is what happens after the begin. */
 	if (job->state == CUTOVER_REVERTED)
 		job->state = CUTOVER_SYNCING;
-	return mirror_open_leg(job, super->authoritative, &job->legs[super->authoritative], error);
+	res = mirror_open_leg(job, super->authoritative, &job->legs[super->authoritative], error);
+	return res == 0 ? flush_earlier(job, super->authoritative, error) : res;
 }
 
 static bool is_quiet(void *data)
