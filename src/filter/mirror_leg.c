@@ -85,6 +85,17 @@ static void note_zeroed(struct mirror_leg *leg, const struct block_io *io)
 		bitmap_clear(&leg->written, first, last - first);
 }
 
+/*
+ * Such a failure is told once, by whichever request flushed. A request that was refused as it stands flushed nothing; of other errors
+ * nobody can say which part they are of.
+ */
+static bool failed_to_flush(const struct block_io *io, int res)
+{
+	if (io->op == BLOCK_FLUSH)
+		return res < 0;
+	return io->flags & BLOCK_FUA && res < 0 && res != -EOPNOTSUPP && res != -EINVAL;
+}
+
 static void leg_done(struct block_io *io, int res)
 {
 	struct mirror_leg_io *leg_io = container_of(io, struct mirror_leg_io, io);
@@ -100,7 +111,7 @@ static void leg_done(struct block_io *io, int res)
 		mirror_note_end(mirror, leg_io, res);
 	if (leads && res == -ENOTCONN)
 		mirror_leader_gone(mirror);
-	else if (leads && res < 0 && (io->op == BLOCK_FLUSH || io->flags & BLOCK_FUA))
+	else if (leads && failed_to_flush(io, res))
 		mirror_flush_failed(mirror);
 	else if (res < 0 && res != -EOPNOTSUPP && !leads && leg->block)
 		mirror_let_go(mirror, res);

@@ -361,6 +361,28 @@ static void test_a_failed_flush_is_not_swallowed(void **state)
 	world_done();
 }
 
+/* Clients ask for what a leg may not be able to do, and then in another way: that costs no copy of all that was written. */
+static void test_a_refusal_is_no_failed_flush(void **state)
+{
+	struct fault_rule rule = {.kind = FAULT_ERROR, .ops = 1u << BLOCK_ZERO, .times = 1};
+	static const int refusals[] = {-EOPNOTSUPP, -EINVAL, -EIO};
+
+	world_init(1);
+	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
+	assert_int_equal(write_at(7 * REGION, 4096), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		struct block_io zero = {.op = BLOCK_ZERO, .flags = BLOCK_FUA | BLOCK_NO_HOLE, .length = 4096};
+
+		rule.result = refusals[i];
+		fault_add(world.faults[0], &rule);
+		assert_int_equal(block_wait(world.mirror, &zero), refusals[i]);
+		assert_true(dirty(0));
+		/* Only an error that may be a flush's says something of other writes. */
+		assert_int_equal(dirty(7), refusals[i] == -EIO);
+	}
+	world_done();
+}
+
 static void test_hold_and_swap(void **state)
 {
 	struct bitmap_super super;
@@ -551,6 +573,7 @@ int main(void)
 	    cmocka_unit_test(test_unflushed_is_dirty_after_a_loss),
 	    cmocka_unit_test(test_authoritative_errors_are_the_clients),
 	    cmocka_unit_test(test_a_failed_flush_is_not_swallowed),
+	    cmocka_unit_test(test_a_refusal_is_no_failed_flush),
 	    cmocka_unit_test(test_hold_and_swap),
 	    cmocka_unit_test(test_a_lost_map),
 	    cmocka_unit_test(test_the_end),
