@@ -95,7 +95,7 @@ static void write_receipt(struct mirror_run *run, const char *state)
 	    when, "state", state, "source", legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name,
 	    "authoritative", status.authoritative == MIRROR_SOURCE ? "source" : "target", "size",
 	    (json_int_t)status.size, "pause_ms", (double)status.pause_ns / 1e6, "cutovers_deferred",
-	    (json_int_t)status.cutovers_deferred, "verified", run->command.job.verify);
+	    (json_int_t)status.cutovers_deferred, "verified", mirror_job_digests(run->job)->known);
 	if (receipt)
 		add_digests(receipt, run);
 	if (mirror_files_write(&run->files, "receipt.json", receipt, &error) < 0)

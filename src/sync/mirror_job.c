@@ -52,14 +52,21 @@ void mirror_job_set_state(struct mirror_job *job, enum cutover_state state)
 		job->options.state_changed(job->options.data, state);
 }
 
+void mirror_job_doubt(struct mirror_job *job)
+{
+	if (!job->verify)
+		return;
+	live_verify_stop(job->verify);
+	job->verified = false;
+}
+
 static void follower_lost(struct mirror_job *job)
 {
 	struct error error;
 	int reason = mirror_detach_reason(job->mirror);
 
 	dirty_extents_abandon(job->extents);
-	if (job->verify)
-		live_verify_stop(job->verify);
+	mirror_job_doubt(job);
 	/* When it comes back there may be much to copy, again without holding anybody up. */
 	mirror_set_mode(job->mirror, MIRROR_BACKGROUND);
 	job->retry_ns = job->options.retry_ns;

@@ -82,6 +82,8 @@ void mirror_verify_ended(void *data);
 void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
 void mirror_job_event(void *data, enum mirror_event event);
 void mirror_job_warn(struct mirror_job *job, const struct error *error);
+/* A leg went: what comes back may not be what was verified. */
+void mirror_job_doubt(struct mirror_job *job);
 uint64_t mirror_job_dirty(const struct mirror_job *job);
 /* Nothing differs, as far as the copy is concerned. */
 bool mirror_job_is_equal(const struct mirror_job *job);

@@ -37,8 +37,7 @@ void mirror_leader_event(struct mirror_job *job, enum mirror_event event)
 		job->leader_after_ns = ring_now_ns(job->ring);
 		job->leader_retry_ns = job->options.retry_ns;
 		job->told_away = false;
-		if (job->verify)
-			live_verify_stop(job->verify);
+		mirror_job_doubt(job);
 	}
 	/* Words take a while to find: run() looks for them. */
 	job->tell_overdue |= event == MIRROR_LEADER_OVERDUE;

@@ -92,7 +92,23 @@ def test_without_a_verification_there_are_no_digests(program, folder, volumes):
         receipt = switched(mirror)
     finally:
         mirror.end()
-    assert receipt["digests"] is None and "--verify" in receipt["digests_missing"]
+    assert receipt["digests"] is None and "--verify" in receipt["digests_missing"] and not receipt["verified"]
+
+
+def test_what_another_run_verified_is_not_said_of_this_one(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes, "--verify")
+    mirror.start()
+    try:
+        assert switched(mirror)["verified"]
+        mirror.kill()
+        mirror.resume()
+        wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+        program("revert", "m")
+        path = program.state / "mirrors/m/receipt.json"
+        receipt = wait_until(lambda: (now := json.loads(path.read_text()))["authoritative"] == "source" and now, "a receipt")
+    finally:
+        mirror.end()
+    assert receipt["digests"] is None and not receipt["verified"]
 
 
 def test_a_root_alone_says_its_key(program, volumes):

@@ -606,6 +606,27 @@ static void test_h30_errors_are_told_and_counted(void **state)
 	world_done(MIRROR_SOURCE);
 }
 
+/* What comes back after a loss of power may lack also what its disk had called stable. */
+static void test_what_comes_back_is_verified_anew(void **state)
+{
+	struct mirror_job_status status;
+
+	world_init();
+	world.options.verify = true;
+	world.options.settle_keep = 1;
+	world.options.settle_busy_ns = 20 * MS;
+	serve();
+	assert_int_equal(run_for(2000 * MS), CUTOVER_READY);
+	world.far[MIRROR_TARGET].stable[SIZE - 1] ^= 4;
+	after(0, target_loses_power);
+	after(100 * MS, all_are_back);
+	assert_int_equal(run_for(3000 * MS), CUTOVER_READY);
+	mirror_job_status(world.job, &status);
+	assert_in_range(status.differing, 1, SIZE);
+	world_done(MIRROR_SOURCE);
+	assert_memory_equal(world.far[0].data, world.far[1].data, SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -619,6 +640,7 @@ int main(void)
 	    cmocka_unit_test(test_h16_no_revert_to_a_source_that_lacks_something),
 	    cmocka_unit_test(test_the_last_leg_comes_back_too),
 	    cmocka_unit_test(test_h30_errors_are_told_and_counted),
+	    cmocka_unit_test(test_what_comes_back_is_verified_anew),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
