@@ -86,6 +86,14 @@ static void stop(struct mirror_process *process)
 		mirror_job_stop(process->mirrors[i].job);
 }
 
+/* What never began cannot be gone on with. */
+static void forget_begun(struct mirror_process *process)
+{
+	for (unsigned i = 0; i < process->count; i++)
+		if (process->mirrors[i].created)
+			mirror_trust_forget(&process->mirrors[i].files);
+}
+
 static void got_signal(void *data, int number)
 {
 	struct mirror_process *process = data;
@@ -99,7 +107,14 @@ static void got_signal(void *data, int number)
 		}
 		return;
 	}
-	if (process->stopping || !process->server)
+	if (!process->server) {
+		struct error error;
+
+		forget_begun(process);
+		error_set(&error, -ECANCELED, "interrupted before it began");
+		_exit(cli_fail(JOB_INTERRUPTED, &error));
+	}
+	if (process->stopping)
 		_exit(JOB_INTERRUPTED);
 	if (mirror_devices_may_stop(process))
 		stop(process);
@@ -196,14 +211,6 @@ static void say_ready(const struct mirror_process *process)
 		putchar('\n');
 	}
 	fflush(stdout);
-}
-
-/* What never began cannot be gone on with. */
-static void forget_begun(struct mirror_process *process)
-{
-	for (unsigned i = 0; i < process->count; i++)
-		if (process->mirrors[i].created)
-			mirror_trust_forget(&process->mirrors[i].files);
 }
 
 /* Clients can connect: from now on nobody need look. `take_fd` is who waits for that. */

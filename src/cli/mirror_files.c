@@ -159,6 +159,28 @@ json_t *mirror_files_load_command(struct mirror_files *files, struct error *erro
 	return NULL;
 }
 
+/* Of a file with a name that is not UTF-8 nothing is known. */
+static json_t *id_json(const char *id)
+{
+	json_t *json = json_string(id);
+
+	return json ? json : json_string("");
+}
+
+int mirror_files_save_judged(
+    struct mirror_files *files, const char *source_id, const char *target_id, struct error *error)
+{
+	return mirror_files_write(files, "judged",
+	    json_pack("{s:o, s:o}", "source", id_json(source_id), "target", id_json(target_id)), error);
+}
+
+json_t *mirror_files_load_judged(struct mirror_files *files)
+{
+	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "judged", O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+}
+
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -175,6 +197,7 @@ int mirror_files_log(struct mirror_files *files, bool detach, struct error *erro
 
 void mirror_files_forget(struct mirror_files *files)
 {
+	unlinkat(files->dir_fd, "judged", 0);
 	unlinkat(files->dir_fd, "command", 0);
 	unlinkat(files->dir_fd, "map", 0);
 	unlinkat(files->dir_fd, "switched", 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a mirror keeps under the state folder, mirrors/NAME/: `map`, `command` (its command line, for --resume), `log`, and
- * `receipt.json` after a cutover. The folder is locked while the mirror runs.
+ * What a mirror keeps under the state folder, mirrors/NAME/: `map`, `command` (its command line, for --resume), `judged` (which
+ * volumes its legs are), `log`, and `receipt.json` after a cutover. The folder is locked while the mirror runs.
  */
 #pragma once
 
@@ -40,6 +40,11 @@ int mirror_files_save_command(
 json_t *mirror_files_load_command(struct mirror_files *files, struct error *error);
 /* Appends nothing: the file is this JSON, on stable storage. Takes `json`. */
 int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error);
+/* The legs' identities, on stable storage, before the first write to the target: without a map the mirror is known by them. */
+int mirror_files_save_judged(
+    struct mirror_files *files, const char *source_id, const char *target_id, struct error *error);
+/* {"source", "target"}, which the caller frees, or NULL: no start has come so far. */
+json_t *mirror_files_load_judged(struct mirror_files *files);
 /* Opens the log; with `detach` standard output and error go there from now on. */
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error);
 /* The mirror has ended: nothing is left to resume. Receipt and log stay. */

@@ -117,6 +117,22 @@ static void state_changed(void *data, enum cutover_state state)
 
 /* Legs and map */
 
+/* 1: it is the volume that this mirror had, 0: that cannot be known, -EXDEV with words: it is another. */
+static int compare_leg(const struct mirror_run *run, enum mirror_leg_index leg, const struct block *block,
+    const struct block_facts *facts, struct error *error)
+{
+	const char *const names[MIRROR_LEGS] = {"source", "target"};
+	const char *id = json_string_value(json_object_get(run->judged, names[leg]));
+
+	if (!id || !id[0] || !facts->id[0])
+		return 0;
+	if (!strcmp(id, facts->id))
+		return 1;
+	return error_set(error, -EXDEV,
+	    "%s is another volume (%s) than the mirror's %s (%s); put the right one there",
+	    block_info(block)->name, facts->id, names[leg], id);
+}
+
 static int judge_target(struct mirror_run *run, struct block *target, struct error *error)
 {
 	const struct mirror_command *command = &run->command;
@@ -127,7 +143,7 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 	    .target_facts = &facts,
 	    .allow = command->allow | ALLOW_LIVE_SOURCE,
 	    .overwrite = command->overwrite,
-	    .update = !command->full};
+	    .update = !command->full || run->without_map};
 	uint64_t end;
 	int res = block_facts(target, &facts, error);
 
@@ -137,18 +153,25 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 	if (res == 0)
 		job_journal_forget(run->process->shared->options.state_dir, facts.id);
 	/* A leg that comes back carries what the mirror wrote to it. */
-	if (res < 0 || run->opened_target || command->job.resume || block_info(target)->created)
+	if (res < 0 || run->opened_target || command->job.resume)
 		return res;
-	return preflight_check(&preflight, &end, error);
+	res = compare_leg(run, MIRROR_TARGET, target, &facts, error);
+	if (res == 0 && !block_info(target)->created)
+		res = preflight_check(&preflight, &end, error);
+	return res < 0 ? res : mirror_files_save_judged(&run->files, run->source_facts.id, facts.id, error);
 }
 
 static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
 {
 	const struct mirror_command *command = &run->command;
+	int res;
 
 	run->source_info = *block_info(source);
-	return listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
+	res = listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
 	    command->allow & ALLOW_HELD, run->process->shared->options.state_dir, &run->source_facts, error);
+	if (res == 0)
+		res = compare_leg(run, MIRROR_SOURCE, source, &run->source_facts, error);
+	return res < 0 ? res : 0;
 }
 
 static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
@@ -158,7 +181,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	const struct endpoint *endpoint = &command->legs[leg];
 	bool target = leg == MIRROR_TARGET;
 	struct block_open_options options = {.write = true,
-	    .create = target && !run->opened_target && !command->job.resume,
+	    .create = target && !run->opened_target && !command->job.resume && !run->judged,
 	    .create_size = run->size,
 	    .force_held = command->allow,
 	    .cache = command->cache,
@@ -230,7 +253,7 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->open_leg = open_leg;
 	options->open_map = open_map;
 	/* What an earlier process of this mirror wrote to the target, no tracker knows. */
-	options->changes = run->opened_target ? NULL : changes;
+	options->changes = run->opened_target || run->without_map ? NULL : changes;
 	options->state_changed = state_changed;
 	options->warning = mirror_warn;
 	options->map_lost = map_lost;
@@ -268,8 +291,9 @@ static int open_without_map(struct mirror_run *run, struct error *error)
 	run->job = mirror_job_free(run->job);
 	run->command.job.resume = false;
 	run->command.job.compare = true;
-	/* The target is ours from before: it is not judged again. */
-	run->opened_target = true;
+	/* The target is ours from before only if a start came so far, and if this is still the same one. */
+	run->without_map = true;
+	run->judged = mirror_files_load_judged(&run->files);
 	return new_job(run, error);
 }
 

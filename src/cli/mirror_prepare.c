@@ -172,6 +172,9 @@ static int begin(struct mirror_process *process, int argc, char **argv, struct e
 
 		res = mirror_files_open(&run->files, state_dir, run->name, true, error);
 		run->created = res == 0;
+		/* What one that did not end in order left behind is not this one's. */
+		if (res == 0)
+			mirror_trust_forget(&run->files);
 		if (res == 0)
 			res = mirror_files_save_command(&run->files, argc, argv, i, error);
 	}
@@ -223,6 +226,8 @@ static int parse_again(struct mirror_process *process, struct mirror_command *co
 	*command = (struct mirror_command){.cache = CACHE_BUFFERED, .follows = part > 0};
 	res = parse_part(process, command, first->argc, first->argv, part, error);
 	command->follows = false;
+	/* It was said once, of what had this name then. */
+	command->overwrite = NULL;
 	if (res == 0)
 		res = parse_part(process, command, now->argc, now->argv, 0, error);
 	if (res == 0 && command->legs_count < MIRROR_LEGS)
@@ -320,6 +325,7 @@ void mirror_process_done(struct mirror_process *process)
 		mirror_command_done(&process->mirrors[i].command);
 		json_decref(process->mirrors[i].uris);
 		json_decref(process->mirrors[i].points);
+		json_decref(process->mirrors[i].judged);
 	}
 	if (process->shared_own)
 		mirror_command_done(process->shared_own);

@@ -42,6 +42,8 @@ struct mirror_run {
 	bool ended;         /* it has come to its end, and not only been stopped */
 	bool marked;        /* the files say that a cutover was ordered */
 	bool opened_target; /* once, and judged */
+	bool without_map;   /* resumed, and there is none */
+	json_t *judged;     /* the legs that an earlier start judged; NULL: it came to none */
 	char warning[512];  /* the last one */
 	bool have_pause;    /* a switch has happened */
 	int res;            /* of its life: 0 or -errno, with words in error */

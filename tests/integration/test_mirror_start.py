@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a mirror begins and is gone on with: whose target it is, and what of the first words is still to be done."""
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+from live_mirror import Mirror
+from program import INTERRUPTED, REFUSED, TROUBLE, wait_until
+
+MIB = 1 << 20
+SIZE = 16 * MIB
+
+
+@pytest.fixture
+def volumes(folder, random):
+    source, target = folder / "source", folder / "target"
+    source.write_bytes(random.randbytes(SIZE))
+    return source, target
+
+
+@pytest.fixture
+def mirror(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes)
+    yield mirror
+    mirror.end()
+
+
+def put_ext4(path):
+    path.unlink(missing_ok=True)
+    with open(path, "wb") as file:
+        file.truncate(SIZE)
+    subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True, stdout=subprocess.DEVNULL)
+    return path.read_bytes()
+
+
+def files(mirror):
+    return pathlib.Path(mirror.program.state / "mirrors/m")
+
+
+@pytest.fixture
+def slow(program, folder, volumes):
+    """A mirror of a source that does not answer before its server gets SIGCONT, onto another's file system."""
+    socket = folder / "slow"
+    server = program.start("serve", "--listen", f"nbd+unix:///?socket={socket}", volumes[0])
+    wait_until(socket.exists, "the server")
+    server.kill(signal.SIGSTOP)
+    mirror = Mirror(program, folder, f"nbd+unix:///?socket={socket}", volumes[1])
+    mirror.server, mirror.carried = server, put_ext4(volumes[1])
+    yield mirror
+    server.kill(signal.SIGCONT)
+    mirror.end()
+    server.kill(signal.SIGTERM)
+
+
+def interrupt(mirror, number, code):
+    running = mirror.program.start("mirror", "--foreground", *mirror.words)
+    wait_until((files(mirror) / "command").exists, "the begin")
+    time.sleep(0.5)
+    running.kill(number)
+    running.end(code)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_h21_a_start_that_was_interrupted_leaves_nothing_to_go_on_with(slow, number):
+    interrupt(slow, number, INTERRUPTED)
+    assert "there is nothing to resume" in slow.resume(code=TROUBLE).err
+    slow.server.kill(signal.SIGCONT)
+    assert "ext4" in slow.start(code=REFUSED).err
+    assert slow.target.read_bytes() == slow.carried
+
+
+def test_h21_a_start_that_was_killed_overwrites_nothing_that_was_not_judged(slow, volumes):
+    interrupt(slow, signal.SIGKILL, -signal.SIGKILL)
+    slow.server.kill(signal.SIGCONT)
+    assert "--resume m" in slow.start(code=REFUSED).err
+    for _ in range(2):
+        done = slow.resume(code=REFUSED)
+        assert "ext4" in done.err and "--overwrite" in done.err, str(done)
+        assert slow.target.read_bytes() == slow.carried
+    running = slow.program.start("mirror", "--resume", "m", "--overwrite", slow.target)
+    slow.wait_for("ready")
+    running.kill(signal.SIGTERM)
+    running.end(INTERRUPTED)
+    assert slow.target.read_bytes() == volumes[0].read_bytes()
+
+
+@pytest.mark.parametrize("leg", ["source", "target"])
+def test_h22_without_its_map_a_mirror_takes_no_other_volume_of_the_same_name(mirror, random, leg):
+    """Names of devices move; what was confirmed was said of another volume."""
+    put_ext4(mirror.target)
+    mirror.start("--overwrite", mirror.target)
+    mirror.wait_for("ready")
+    mirror.kill()
+    (files(mirror) / "map").unlink()
+    moved = mirror.leg(leg)
+    moved.rename(moved.with_name("moved"))
+    put_ext4(moved)
+    before = mirror.source.read_bytes(), mirror.target.read_bytes()
+    for _ in range(2):
+        done = mirror.resume(code=TROUBLE)
+        assert "is another volume" in done.err, str(done)
+        assert before == (mirror.source.read_bytes(), mirror.target.read_bytes())
+    moved.unlink()
+    moved.with_name("moved").rename(moved)
+    assert "comparing all" in mirror.resume().err
+    mirror.wait_for("ready")
+
+
+def test_h22_what_an_earlier_mirror_of_the_name_judged_counts_no_more(slow, folder, volumes):
+    """It died while it forgot."""
+    volume = folder / "other"
+    volume.write_bytes(bytes(SIZE))
+    first = Mirror(slow.program, folder, volume, volumes[1])
+    first.start("--overwrite", first.target)
+    first.wait_for("ready")
+    judged = (files(first) / "judged").read_bytes()
+    first.program("abort", "m")
+    first.end()
+    assert not (files(first) / "judged").exists()
+    (files(first) / "judged").write_bytes(judged)
+    target = open(first.target, "r+b")
+    target.write(slow.carried)
+    target.close()
+    interrupt(slow, signal.SIGKILL, -signal.SIGKILL)
+    slow.server.kill(signal.SIGCONT)
+    assert "ext4" in slow.resume(code=REFUSED).err
+    assert slow.target.read_bytes() == slow.carried
