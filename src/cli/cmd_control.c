@@ -22,6 +22,7 @@ enum option_key {
 	KEY_PRIORITY,
 	KEY_WINDOW,
 	KEY_ACTION,
+	KEY_TARGET,
 	KEY_NO_WAIT,
 	KEY_WATCH,
 };
@@ -107,6 +108,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		break;
 	case KEY_ACTION:
 		set(state, words, "action", json_string(arg));
+		break;
+	case KEY_TARGET:
+		set(state, words, "target", json_true());
 		break;
 	case ARGP_KEY_ARG:
 		if (!words->name)
@@ -226,6 +230,28 @@ static int wait_for(struct words *words, json_int_t number)
 	}
 }
 
+/* It may be opened by others then. */
+static int wait_until_let_go(struct words *words)
+{
+	const struct timespec pause = {.tv_nsec = POLL_NS};
+	bool over = false;
+
+	while (!over) {
+		json_t *status =
+		    control_ask(words->name, json_pack("{s:s}", "command", "status"), &words->error);
+
+		if (!status)
+			return words->error.code;
+		/* Another may let it come back meanwhile. */
+		over = json_is_true(json_object_get(status, "let_go")) ||
+		       !json_is_true(json_object_get(status, "paused"));
+		json_decref(status);
+		if (!over)
+			nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 static int order(struct words *words)
 {
 	json_t *reply, *number;
@@ -242,6 +268,8 @@ static int order(struct words *words)
 	number = json_object_get(reply, "number");
 	if (json_is_integer(number) && !words->no_wait)
 		res = wait_for(words, json_integer_value(number));
+	else if (json_object_get(words->request, "target"))
+		res = wait_until_let_go(words);
 	json_decref(reply);
 	return res;
 }
@@ -260,6 +288,11 @@ static const struct argp_option throttle_options[] = {
         0},
     {"impact", KEY_IMPACT, "PERCENT", 0, "or this much above what it is with the sync paused", 0},
     {"priority", KEY_PRIORITY, "N", 0, "a mirror's part of what all mirrors of its process may take", 0},
+    {0},
+};
+static const struct argp_option pause_options[] = {
+    {"target", KEY_TARGET, NULL, 0, "let the target of a ready mirror go until it is resumed, to look at it",
+        0},
     {0},
 };
 static const struct argp_option cutover_options[] = {
@@ -282,7 +315,7 @@ static const struct {
 } commands[] = {
     {"status", "[NAME]", "What runs on this machine: jobs by their pid, mirrors by their name.",
         status_options},
-    {"pause", "NAME", "Holds a job, or a mirror's sync; clients of a mirror go on.", no_options},
+    {"pause", "NAME", "Holds a job, or a mirror's sync; clients of a mirror go on.", pause_options},
     {"resume", "NAME", "Lets it go on.", no_options},
     {"throttle", "NAME [RATE]", "Changes limits while it runs. RATE is bytes a second, such as 50M, or none.",
         throttle_options},

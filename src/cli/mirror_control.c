@@ -70,7 +70,7 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 static bool has_trouble(const struct mirror_job_status *status)
 {
 	return status->away_ns || status->read_errors || status->write_errors ||
-	       (!status->attached && !cutover_is_end(status->state));
+	       (!status->attached && !status->let_go && !cutover_is_end(status->state));
 }
 
 json_t *mirror_status_json(struct mirror_run *run)
@@ -95,6 +95,7 @@ json_t *mirror_status_json(struct mirror_run *run)
 		return NULL;
 	json_object_set_new(
 	    json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
+	json_object_set_new(json, "let_go", json_boolean(status.let_go));
 	json_object_set_new(json, "device", device ? json_string(device) : json_null());
 	json_object_set_new(json, "trouble",
 	    has_trouble(&status) && run->warning[0] ? json_string(run->warning) : json_null());
@@ -241,6 +242,40 @@ static json_t *throttle(struct mirror_run *run, const json_t *request)
 	return control_ok();
 }
 
+/* What it holds then is the volume at that moment: to be looked at while clients go on. */
+static int let_target_go(struct mirror_run *run, struct error *error)
+{
+	struct mirror_job_status status;
+	int res;
+
+	if (mirror_files_let_go(&run->files))
+		return 0;
+	mirror_job_status(run->job, &status);
+	if (status.state != CUTOVER_READY)
+		return error_set(error, -EBUSY,
+		    "the target stays: only while the mirror is ready it has all of the volume; now it is %s",
+		    cutover_state_name(status.state));
+	res = mirror_files_set_let_go(&run->files, true, error);
+	return res < 0 ? res : mirror_job_let_target_go(run->job);
+}
+
+static json_t *pause_or_resume(struct mirror_run *run, const json_t *request, bool paused)
+{
+	bool target = paused && json_is_true(json_object_get(request, "target"));
+	struct error error = {0};
+	int res = 0;
+
+	if (!paused)
+		res = mirror_files_set_let_go(&run->files, false, &error);
+	else if (target)
+		res = let_target_go(run, &error);
+	if (res < 0)
+		return control_refuse("%s", error.text);
+	if (!target)
+		mirror_job_pause(run->job, paused);
+	return control_ok();
+}
+
 /* Window and action hold from this cutover on. */
 static int set_cutover(struct mirror_run *run, const json_t *request, struct error *error)
 {
@@ -275,10 +310,8 @@ json_t *mirror_answer(void *data, const json_t *request)
 		return mirror_status_json(run);
 	if (!strcmp(command, "throttle"))
 		return throttle(run, request);
-	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
-		mirror_job_pause(run->job, command[0] == 'p');
-		return control_ok();
-	}
+	if (!strcmp(command, "pause") || !strcmp(command, "resume"))
+		return pause_or_resume(run, request, command[0] == 'p');
 	res = !strcmp(command, "cutover") ? set_cutover(run, request, &error) : 0;
 	if (res == 0)
 		res = mirror_order(run, command, &error);

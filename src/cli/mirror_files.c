@@ -14,6 +14,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#define LET_GO "let-go" /* the target, by an order */
+
 int mirror_name_check(const char *name, struct error *error)
 {
 	bool letters = false;
@@ -127,6 +129,21 @@ int mirror_files_write(struct mirror_files *files, const char *file, json_t *tak
 	return res;
 }
 
+bool mirror_files_let_go(const struct mirror_files *files)
+{
+	return faccessat(files->dir_fd, LET_GO, F_OK, 0) == 0;
+}
+
+int mirror_files_set_let_go(struct mirror_files *files, bool let_go, struct error *error)
+{
+	if (let_go)
+		return mirror_files_write(files, LET_GO, json_object(), error);
+	if (unlinkat(files->dir_fd, LET_GO, 0) < 0 && errno != ENOENT)
+		return error_set(error, -errno, "cannot remove %s in %s: %s; the target stays let go", LET_GO,
+		    files->dir, strerror(errno));
+	return 0;
+}
+
 int mirror_files_save_command(
     struct mirror_files *files, int argc, char **argv, unsigned part, struct error *error)
 {
@@ -198,6 +215,7 @@ int mirror_files_log(struct mirror_files *files, bool detach, struct error *erro
 void mirror_files_forget(struct mirror_files *files)
 {
 	unlinkat(files->dir_fd, "judged", 0);
+	unlinkat(files->dir_fd, LET_GO, 0);
 	unlinkat(files->dir_fd, "command", 0);
 	unlinkat(files->dir_fd, "map", 0);
 	unlinkat(files->dir_fd, "switched", 0);

@@ -45,6 +45,9 @@ int mirror_files_save_judged(
     struct mirror_files *files, const char *source_id, const char *target_id, struct error *error);
 /* {"source", "target"}, which the caller frees, or NULL: no start has come so far. */
 json_t *mirror_files_load_judged(struct mirror_files *files);
+/* Whether the target was let go by an order, on stable storage: whoever resumes the mirror is not to open it either. */
+bool mirror_files_let_go(const struct mirror_files *files);
+int mirror_files_set_let_go(struct mirror_files *files, bool let_go, struct error *error);
 /* Opens the log; with `detach` standard output and error go there from now on. */
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error);
 /* The mirror has ended: nothing is left to resume. Receipt and log stay. */

@@ -265,6 +265,9 @@ static int new_job(struct mirror_run *run, struct error *error)
 		res = mirror_job_open(run->job, error);
 	if (res == 0 && run->command.paused)
 		mirror_job_pause(run->job, true);
+	/* Somebody may be looking at it. */
+	if (res == 0 && mirror_files_let_go(&run->files) && mirror_job_let_target_go(run->job) == 0)
+		mirror_warn(run, "the target is let go until `blkmove resume`");
 	if (res == -ENOSPC) {
 		struct error why = *error;
 

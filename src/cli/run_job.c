@@ -128,6 +128,8 @@ static json_t *answer(void *data, const json_t *request)
 	if (!strcmp(command, "status"))
 		return status_json(run);
 	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
+		if (json_is_true(json_object_get(request, "target")))
+			return control_refuse("only a mirror can let its target go");
 		job_pause(run->job, command[0] == 'p');
 		return control_ok();
 	}

@@ -95,7 +95,21 @@ void mirror_job_pause(struct mirror_job *job, bool paused)
 {
 	job->paused = paused;
 	job->wake = true;
+	if (job->apart && !paused) {
+		job->apart = false;
+		job->attach_after_ns = 0;
+	}
 	mirror_apply_limits(job);
+}
+
+int mirror_job_let_target_go(struct mirror_job *job)
+{
+	if (mirror_job_follower(job) != MIRROR_TARGET || job->state == CUTOVER_CUTTING)
+		return -EINVAL;
+	job->apart = true;
+	mirror_job_pause(job, true);
+	mirror_detach(job->mirror);
+	return 0;
 }
 
 void mirror_verify_ended(void *data)

@@ -68,6 +68,7 @@ struct mirror_job_status {
 	enum mirror_mode mode;
 	bool attached; /* the following leg is there */
 	bool paused;
+	bool let_go;           /* the target, by an order, and closed */
 	bool revert_ready;     /* switched, and nothing differs */
 	bool ordered;          /* an order waits, or is being carried out */
 	uint64_t size, dirty;  /* bytes */
@@ -123,7 +124,13 @@ int mirror_job_cutover(struct mirror_job *job);
 int mirror_job_revert(struct mirror_job *job);
 int mirror_job_finish(struct mirror_job *job);
 int mirror_job_abort(struct mirror_job *job);
+/* Not paused any more, a target that was let go comes back. */
 void mirror_job_pause(struct mirror_job *job, bool paused);
+/*
+ * Pauses, and lets the target go as if it were lost, until pause(false): what is written meanwhile is noted. It is closed some time
+ * later: let_go in the status. -EINVAL: it is not the following leg, or is being switched to.
+ */
+int mirror_job_let_target_go(struct mirror_job *job);
 /* For the cutovers to come. window_ns 0: as it is. */
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
 /* Holds for all that share the budget, but for min_rate. */

@@ -258,7 +258,7 @@ void mirror_look_after_follower(struct mirror_job *job)
 		return;
 	job->legs[leg] = block_free(job->legs[leg]);
 	/* It would be filled from the leader. */
-	if (!mirror_leader_here(job->mirror))
+	if (job->apart || !mirror_leader_here(job->mirror))
 		return;
 	if (!cutover_is_end(job->state) && !bitmap_file_lost(job->map) && !job->stopping &&
 	    ring_now_ns(job->ring) >= job->attach_after_ns)

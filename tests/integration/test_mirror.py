@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import nbd
 import pytest
 
 from live_mirror import Mirror
@@ -383,3 +384,53 @@ def test_h11_a_map_that_could_not_be_written_is_not_trusted(mounts, loops, mirro
     assert equal(mirror)
     # Once is enough.
     assert "comparing" not in mirror.resume(*words).err
+
+
+def read_all(uri):
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    data = b"".join(handle.pread(min(MIB, SIZE - at), at) for at in range(0, SIZE, MIB))
+    handle.shutdown()
+    return data
+
+
+def test_a_target_that_was_let_go_is_booted_while_clients_write(program, folder, mirror, client):
+    mirror.start("--max-rate=1M")
+    assert "only while the mirror is ready" in program("pause", "--target", "m", code=TROUBLE).err
+    program("throttle", "m", "none")
+    mirror.wait_for("ready")
+    # What was copied last is flushed, and not in doubt any more.
+    time.sleep(3)
+    client.pause_s = 0.05
+    client.start()
+    wait_until(lambda: client.writes > 20, "writes")
+    program("pause", "--target", "m")
+    now = mirror.status()
+    assert now["let_go"] and now["paused"] and not now["attached"] and now["trouble"] is None, now
+    assert "the target is let go" in program("status", "m").out.decode()
+    before = pathlib.Path(mirror.target).read_bytes()
+    uri = f"nbd+unix:///?socket={folder / 'trial'}"
+    trial = subprocess.Popen([program.path, "serve", "--overlay", "--overlay-dir", folder, "--listen", uri, mirror.target], stdout=subprocess.PIPE)
+    try:
+        trial.stdout.readline()
+        writes = client.writes
+        wait_until(lambda: client.writes > writes + 10, "writes meanwhile")
+        assert mirror.status()["dirty"] > 0
+        mirror.kill()
+        mirror.resume("--max-rate=none")
+        wait_until(lambda: client.writes > writes + 20, "writes after a kill")
+        time.sleep(1.5)
+        assert mirror.status()["let_go"] and read_all(uri) == before
+    finally:
+        trial.terminate()
+        trial.wait()
+    client.stop()
+    assert pathlib.Path(mirror.target).read_bytes() == before and not equal(mirror)
+    dirty = mirror.status()["dirty"]
+    program("resume", "m")
+    mirror.wait_for("ready")
+    now = mirror.status()
+    assert not now["let_go"] and now["attached"] and 0 < dirty < SIZE / 2, (dirty, now)
+    client.check_volume(mirror.target)
+    mirror.kill(signal.SIGTERM)
+    assert equal(mirror)
