@@ -150,11 +150,11 @@ static int restore(struct mirror_job *job, struct block *to)
 static int make_sure(struct mirror_job *job, struct block *leader, const char *boot, struct error *error)
 {
 	enum mirror_leg_index leg = mirror_authoritative(job->mirror);
-	uint64_t regions = mirror_unflushed(job->mirror)->count;
+	uint64_t bytes = mirror_unflushed(job->mirror)->count * bitmap_file_super(job->map)->region_size;
 	struct error told;
 	int res;
 
-	if (regions == 0 || PLANTED(PLANTED_NO_RESTORE) || (boot[0] && !strcmp(boot, job->boot[leg])))
+	if (bytes == 0 || PLANTED(PLANTED_NO_RESTORE) || (boot[0] && !strcmp(boot, job->boot[leg])))
 		return 0;
 	res = restore(job, leader);
 	if (res == -ESTALE)
@@ -164,14 +164,13 @@ static int make_sure(struct mirror_job *job, struct block *leader, const char *b
 		    "it had acknowledged and not flushed may be gone; the other leg lacks them, too: clients "
 		    "get I/O errors. Look at the data; stop the mirror and resume it to go on with what the "
 		    "%s holds",
-		    leg_names[leg], (unsigned long long)(regions * bitmap_file_super(job->map)->region_size),
-		    leg_names[leg]);
+		    leg_names[leg], (unsigned long long)bytes, leg_names[leg]);
 	if (res < 0)
 		return error_set(error, res, "cannot write to the %s what it may have lost: %s",
 		    leg_names[leg], strerror(-res));
 	error_set(&told, 0,
 	    "the %s may have lost what it had not flushed; %llu bytes were written to it from the other leg",
-	    leg_names[leg], (unsigned long long)(regions * bitmap_file_super(job->map)->region_size));
+	    leg_names[leg], (unsigned long long)bytes);
 	mirror_job_warn(job, &told);
 	return 0;
 }
