@@ -296,8 +296,9 @@ static const struct argp_option pause_options[] = {
     {0},
 };
 static const struct argp_option cutover_options[] = {
-    {"window", KEY_WINDOW, "TIME", 0, "the longest pause that clients may see, this time", 0},
-    {"action", KEY_ACTION, "WHAT", 0, "when it cannot be met: defer, abort or wait", 0},
+    {"window", KEY_WINDOW, "TIME", 0, "the longest pause that clients may see, in this cutover", 0},
+    {"action", KEY_ACTION, "WHAT", 0,
+        "when it cannot be met, in this cutover: defer, abort, or wait, with clients held", 0},
     {"no-wait", KEY_NO_WAIT, NULL, 0, "only give the order", 0},
     {"json", 'j', NULL, 0, "print the status afterwards as JSON", 0},
     {0},

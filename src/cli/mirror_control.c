@@ -276,12 +276,22 @@ static json_t *pause_or_resume(struct mirror_run *run, const json_t *request, bo
 	return control_ok();
 }
 
-/* Window and action hold from this cutover on. */
-static int set_cutover(struct mirror_run *run, const json_t *request, struct error *error)
+struct cutover_terms {
+	uint64_t window_ns; /* 0: the usual one */
+	enum mirror_late late;
+};
+
+/* As the mirror was begun. */
+static struct cutover_terms usual_terms(const struct mirror_run *run)
+{
+	return (struct cutover_terms){run->command.job.cutover_window_ns, run->command.job.late};
+}
+
+/* For one cutover: what is not said is as the mirror was begun. */
+static int get_terms(const json_t *request, struct cutover_terms *terms, struct error *error)
 {
 	static const char *const actions[] = {"defer", "abort", "wait"};
 	const char *action = json_string_value(json_object_get(request, "action"));
-	enum mirror_late late = run->command.job.late;
 	double window = 0;
 
 	if (get_number(request, "window_ms", 1e9, &window) && window <= 0)
@@ -289,11 +299,12 @@ static int set_cutover(struct mirror_run *run, const json_t *request, struct err
 	for (unsigned i = 0; action && i <= 3; i++) {
 		if (i == 3)
 			return error_set(error, -EINVAL, "the actions are defer, abort, wait");
-		late = (enum mirror_late)i;
+		terms->late = (enum mirror_late)i;
 		if (!strcmp(action, actions[i]))
 			break;
 	}
-	mirror_job_set_cutover(run->job, (uint64_t)(window * 1e6), late);
+	if (window > 0)
+		terms->window_ns = (uint64_t)(window * 1e6);
 	return 0;
 }
 
@@ -301,6 +312,7 @@ json_t *mirror_answer(void *data, const json_t *request)
 {
 	struct mirror_run *run = data;
 	const char *command = json_string_value(json_object_get(request, "command"));
+	struct cutover_terms terms = usual_terms(run);
 	struct error error = {0};
 	int res;
 
@@ -312,9 +324,11 @@ json_t *mirror_answer(void *data, const json_t *request)
 		return throttle(run, request);
 	if (!strcmp(command, "pause") || !strcmp(command, "resume"))
 		return pause_or_resume(run, request, command[0] == 'p');
-	res = !strcmp(command, "cutover") ? set_cutover(run, request, &error) : 0;
+	res = !strcmp(command, "cutover") ? get_terms(request, &terms, &error) : 0;
 	if (res == 0)
 		res = mirror_order(run, command, &error);
+	if (res == 0)
+		mirror_job_set_cutover(run->job, terms.window_ns, terms.late);
 	if (res == -ENOENT)
 		return control_refuse(
 		    "the commands are status, pause, resume, throttle, cutover, revert, finish and abort");

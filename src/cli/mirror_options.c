@@ -325,8 +325,8 @@ static const struct argp_option options[] = {
     {"cutover-window", KEY_CUTOVER_WINDOW, "TIME", 0,
         "the longest pause that clients may see (default: 500ms)", 0},
     {"cutover-action", KEY_CUTOVER_ACTION, "WHAT", 0,
-        "when that is not enough: defer (default: try again), abort (forget the order), wait (as long as it "
-        "takes)",
+        "when that is not enough: defer (default: try again), abort (forget the order), wait (clients stand "
+        "still as long as it takes)",
         0},
     {NULL, 0, NULL, 0, "The copy's pace:", 3},
     {"latency-target", KEY_LATENCY_TARGET, "TIME", 0, "slow down when the clients' p99 is above", 0},

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define TICK_NS        50000000u
+#define WINDOW_NS      500000000u
 #define SETTLE_NS      2000000000u
 #define SETTLE_BUSY_NS 30000000000u
 #define SETTLE_REST    20u /* that part of the time at most goes into flushes */
@@ -317,7 +318,7 @@ int mirror_job_new(
 	if (!job->options.retry_ns)
 		job->options.retry_ns = 1000000000;
 	if (!job->options.cutover_window_ns)
-		job->options.cutover_window_ns = 500000000;
+		job->options.cutover_window_ns = WINDOW_NS;
 	job->retry_ns = job->options.retry_ns;
 	budget_init(&job->own_budget, &options->governor, ring_now_ns(ring));
 	job->member.priority = options->priority ? options->priority : 1;
@@ -357,8 +358,7 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late)
 {
-	if (window_ns)
-		job->options.cutover_window_ns = window_ns;
+	job->options.cutover_window_ns = window_ns ? window_ns : WINDOW_NS;
 	job->options.late = late;
 }
 

@@ -131,7 +131,7 @@ void mirror_job_pause(struct mirror_job *job, bool paused);
  * later: let_go in the status. -EINVAL: it is not the following leg, or is being switched to.
  */
 int mirror_job_let_target_go(struct mirror_job *job);
-/* For the cutovers to come. window_ns 0: as it is. */
+/* For the switches to come. window_ns 0: 500 ms. */
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
 /* Holds for all that share the budget, but for min_rate. */
 void mirror_job_govern(struct mirror_job *job, const struct governor_options *options);

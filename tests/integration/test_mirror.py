@@ -434,3 +434,13 @@ def test_a_target_that_was_let_go_is_booted_while_clients_write(program, folder,
     client.check_volume(mirror.target)
     mirror.kill(signal.SIGTERM)
     assert equal(mirror)
+
+
+def test_window_and_action_are_those_of_one_cutover(program, mirror, client):
+    mirror.start()
+    client.start()
+    mirror.wait_for("ready")
+    assert "cutover failed" in program("cutover", "m", "--window=0.0001ms", "--action=abort", code=TROUBLE).err
+    program("cutover", "m")
+    client.stop()
+    assert mirror.status()["state"] == "switched"
