@@ -17,6 +17,7 @@
 #define WINDOW_NS      500000000u
 #define SETTLE_NS      2000000000u
 #define SETTLE_BUSY_NS 30000000000u
+#define UNSTEADY       20u /* settle_busy_ns: a follower that stays for longer is taken for one that stays */
 #define SETTLE_REST    20u /* that part of the time at most goes into flushes */
 #define KEEP           (4ull << 30)
 #define KEEP_REMOTE    (512ull << 20)
@@ -66,6 +67,7 @@ static void follower_lost(struct mirror_job *job)
 	struct error error;
 	int reason = mirror_detach_reason(job->mirror);
 
+	job->lost_ns = ring_now_ns(job->ring);
 	dirty_extents_abandon(job->extents);
 	mirror_job_doubt(job);
 	/* When it comes back there may be much to copy, again without holding anybody up. */
@@ -188,6 +190,12 @@ static void settled(void *data, int res)
 	job->settle_after_ns = max_u64(job->settle_after_ns, now_ns + took_ns * SETTLE_REST);
 }
 
+/* For a while after each loss. */
+static bool is_unsteady(const struct mirror_job *job, uint64_t now_ns)
+{
+	return job->lost_ns && now_ns < job->lost_ns + UNSTEADY * job->options.settle_busy_ns;
+}
+
 /*
  * While clients are about, a region that is logged already is worth something to them: a write to it costs no record. So they are
  * cleared only when there are many, which would all be copied again after a crash; but what a follower has not flushed is copied
@@ -201,7 +209,7 @@ static bool is_time_to_settle(const struct mirror_job *job, uint64_t now_ns)
 
 	if (!keep)
 		keep = block_info(job->legs[mirror_job_follower(job)])->remote ? KEEP_REMOTE : KEEP;
-	if (job->busy && mirror_counts(job->mirror)->detached == 0) {
+	if (job->busy && !is_unsteady(job, now_ns)) {
 		if (clean * bitmap_file_super(job->map)->region_size < keep)
 			return false;
 		wait_ns = options->settle_busy_ns;

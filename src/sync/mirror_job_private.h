@@ -33,6 +33,7 @@ struct mirror_job {
 	bool wake, stopping, paused, copying, settling;
 	bool apart; /* the target is let go, and not opened while that is wanted */
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settled_ns, settle_after_ns;
+	uint64_t lost_ns;                   /* the follower, the last time; 0: never */
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
 	uint64_t govern_after_ns, governed_copied;
 	struct mirror_counts governed_counts;
