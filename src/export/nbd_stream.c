@@ -152,7 +152,8 @@ static void tls_read_done(struct nbd_stream *stream, int res)
 	struct nbd_stream_tls *tls = stream->tls;
 
 	if (stream->read_op.opcode != RING_NOP) {
-		tls->ended |= res <= 0;
+		/* An interrupted read says nothing of the peer: GnuTLS is told to come again, and it is read again. */
+		tls->ended |= res <= 0 && res != -EINTR && res != -EAGAIN;
 		tls->in_end = res > 0 ? (size_t)res : 0;
 	}
 	if (tls->shaking)
