@@ -80,6 +80,14 @@ void mirror_map_was_lost(struct mirror *mirror)
 	mirror_tell(mirror, MIRROR_MAP_LOST);
 }
 
+void mirror_lose_map(struct block *block, int res)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	bitmap_file_lose(mirror->map, res);
+	mirror_map_was_lost(mirror);
+}
+
 static void mirror_submit(struct block *block, struct block_io *io)
 {
 	mirror_io_submit(mirror_of(block), io);

@@ -124,6 +124,8 @@ void mirror_forget_changed(struct block *mirror, uint64_t offset, uint64_t lengt
 uint64_t mirror_changed(const struct block *mirror);
 struct range_locks *mirror_locks(struct block *mirror);
 struct bitmap_file *mirror_map(struct block *mirror);
+/* What follows when the map cannot be written, at once: the follower is let go for good, MIRROR_MAP_LOST. `res`: why. */
+void mirror_lose_map(struct block *mirror, int res);
 
 /* Keeps new requests waiting; MIRROR_DRAINED follows when the others have ended. */
 void mirror_hold(struct block *mirror);

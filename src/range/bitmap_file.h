@@ -39,7 +39,7 @@ int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, cons
 /*
  * Opens an earlier one. What may differ is dirty. -EBADMSG with words when it is none, or damaged: then only a comparison of the legs
  * says what differs. A damaged page only makes its own regions dirty. 1: it was given up, or is not to be trusted: all is dirty, but the
- * superblock holds. Control path.
+ * superblock holds. -ENOTRECOVERABLE with words: nor can it be told which leg is the authoritative one; nothing was changed. Control path.
  */
 int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool distrust, struct error *error);
 /* Waits for the round under way. No claim may be held. Takes NULL; returns NULL. */
@@ -47,7 +47,7 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map);
 
 const struct bitmap_super *bitmap_file_super(const struct bitmap_file *map);
 /*
- * Makes state, authoritative, generation and ids of `super` durable, in both superblocks. When it fails it is not known which
+ * Makes state, authoritative, generation, undecided and ids of `super` durable, in both superblocks. When it fails it is not known which
  * of old and new a later load finds: nothing may be acknowledged until a record of either succeeded. Control path.
  */
 int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error);
@@ -83,5 +83,7 @@ bool bitmap_file_settle_begin(struct bitmap_file *map);
 void bitmap_file_settle_end(struct bitmap_file *map, bool flushed);
 /* True while nothing is being written, nor waits to be. */
 bool bitmap_file_idle(const struct bitmap_file *map);
+/* From now on nothing is noted, as if it could not be written, `res` says why; the file is told so as soon as that can be. */
+void bitmap_file_lose(struct bitmap_file *map, int res);
 /* 0, or why the map was lost: it could not be written time and again. What happens from then on is not noted. */
 int bitmap_file_lost(const struct bitmap_file *map);

@@ -39,6 +39,7 @@ void bitmap_super_encode(const struct bitmap_super *super, uint8_t *block)
 	put_le32(block + 52, super->state);
 	put_le32(block + 56, super->authoritative);
 	put_le32(block + 60, super->given_up);
+	put_le32(block + 64, super->undecided);
 	for (unsigned i = 0; i < BITMAP_LEGS; i++)
 		memcpy(block + IDS_AT + i * BITMAP_ID_MAX, super->ids[i],
 		    strnlen(super->ids[i], BITMAP_ID_MAX - 1));
@@ -78,7 +79,8 @@ int bitmap_super_decode(const uint8_t *block, struct bitmap_super *ret, struct e
 	    .records = get_le32(block + 48),
 	    .state = get_le32(block + 52),
 	    .authoritative = get_le32(block + 56),
-	    .given_up = get_le32(block + 60) != 0};
+	    .given_up = get_le32(block + 60) != 0,
+	    .undecided = get_le32(block + 64) != 0};
 	memcpy(super.ids, block + IDS_AT, sizeof(super.ids));
 	if (!super_is_sane(&super))
 		return error_set(error, -EBADMSG, "the map's superblock makes no sense");

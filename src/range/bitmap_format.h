@@ -33,6 +33,7 @@ struct bitmap_super {
 	uint32_t state;         /* the cutover's; not looked at here */
 	uint32_t authoritative; /* leg 0 or 1 */
 	bool given_up;          /* changes could not be noted any more: nothing here may be trusted */
+	bool undecided;         /* the authoritative leg was about to change, or just has */
 	char ids[BITMAP_LEGS][BITMAP_ID_MAX]; /* identities of the legs; empty: cannot be known */
 };
 

@@ -278,6 +278,13 @@ int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool d
 
 	if (res == 0)
 		res = check_length(ring, fd, &super, error);
+	/* One of both may be the leg that was written on; the other one would undo it. */
+	if (res == 0 && super.undecided && (distrust || super.given_up))
+		res = error_set(error, -ENOTRECOVERABLE,
+		    "the map could not be written while the legs were switched, so that it cannot be known "
+		    "which "
+		    "leg is the newer one: look at both, then --forget this mirror, and begin again with the "
+		    "newer one as the source");
 	if (res < 0)
 		return res;
 	map = bitmap_file_alloc(ring, fd, &super);
@@ -292,7 +299,7 @@ int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool d
 			bitmap_set(&map->logged, 0, map->regions);
 			bitmap_set(&map->touched, 0, map->pages);
 		}
-		super.given_up = false;
+		super.given_up = super.undecided = false;
 		/* Then all slots are free, and both superblocks are good. */
 		bitmap_file_doubt(map);
 		res = write_pages(map);

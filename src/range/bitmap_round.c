@@ -236,6 +236,8 @@ static void tell_given_up(struct bitmap_file *map)
 		return;
 	map->super_next = map->super;
 	map->super_next.given_up = true;
+	/* What is in memory is what is going on. */
+	map->super_next.undecided = false;
 	map->super_next.sequence = ++map->super_sequence;
 	map->super_left = SUPER_COPIES;
 }
@@ -249,6 +251,12 @@ static void lose(struct bitmap_file *map, int res)
 		tell_given_up(map);
 	bitmap_round_start(map);
 	answer(&map->pending, res);
+}
+
+void bitmap_file_lose(struct bitmap_file *map, int res)
+{
+	if (!map->lost)
+		lose(map, res);
 }
 
 static void waited(struct ring_op *op, int res)

@@ -11,6 +11,8 @@
 #define TO(state)       (1u << (state))
 #define AGAIN_NS        20000000u
 #define FLUSHES_MAX     6u
+#define RECORDS_MIN     3u  /* attempts, also when the window is over */
+#define RECORDS_MAX     50u /* and when it has no end */
 #define FLUSH_LITTLE_NS 2000000u
 #define ENDS_OF_SOURCE  (TO(CUTOVER_CANCELLED) | TO(CUTOVER_FAILED))
 
@@ -99,6 +101,9 @@ static int wait_until(struct cutover *cutover, bool (*is_so)(struct cutover *cut
 
 		if (!is_there(cutover))
 			return -ENOTCONN;
+		res = cutover->hindered(cutover->data);
+		if (res < 0)
+			return res;
 		if (cutover->give_up)
 			return -EINTR;
 		if (cutover->late)
@@ -138,15 +143,28 @@ static int flush(struct cutover *cutover)
 	return res < 0 ? res : cutover->flush_res;
 }
 
-int cutover_record(struct bitmap_file *map, enum cutover_state state, struct error *error)
+static int record(struct bitmap_file *map, enum cutover_state state, bool undecided, struct error *error)
 {
 	struct bitmap_super super = *bitmap_file_super(map);
 
 	super.state = state;
+	super.undecided = undecided;
 	if (super.authoritative != states[state].authority)
 		super.generation++;
 	super.authoritative = states[state].authority;
 	return bitmap_file_record(map, &super, error);
+}
+
+int cutover_record(struct bitmap_file *map, enum cutover_state state, struct error *error)
+{
+	return record(map, state, false, error);
+}
+
+int cutover_decided(struct bitmap_file *map, struct error *error)
+{
+	const struct bitmap_super *super = bitmap_file_super(map);
+
+	return super->undecided ? record(map, super->state, false, error) : 0;
 }
 
 static void pass_time(struct cutover *cutover, uint64_t ns)
@@ -158,24 +176,27 @@ static void pass_time(struct cutover *cutover, uint64_t ns)
 
 /*
  * Once it was tried, the file may say the one or the other after a crash; so nobody gets an answer until it says for sure what
- * is going to be: the new state, or the old one again.
+ * is going to be: the new state, or the old one again. When the time for that is up, whatever is in the file is marked as undecided, so
+ * that nobody believes it once he is told, as for every lost map, that there was trouble.
  */
 static int record_for_sure(struct cutover *cutover, enum cutover_state to, struct error *error)
 {
 	struct bitmap_file *map = mirror_map(cutover->mirror);
 	const struct bitmap_super before = *bitmap_file_super(map);
-	int res = cutover_record(map, to, error);
+	int res = record(map, to, true, error), again = res;
 	struct error ignored;
 
+	assert(before.undecided);
 	if (res == 0 || res == -ECANCELED)
 		return res;
-	for (;;) {
-		int again = bitmap_file_record(map, &before, &ignored);
-
+	for (unsigned i = 0; i < (cutover->late ? RECORDS_MIN : RECORDS_MAX); i++) {
+		again = bitmap_file_record(map, &before, &ignored);
 		if (again == 0 || again == -ECANCELED)
 			return res;
 		pass_time(cutover, AGAIN_NS);
 	}
+	mirror_lose_map(cutover->mirror, again);
+	return res;
 }
 
 static int switch_held(struct cutover *cutover, enum cutover_state to, struct error *error)
@@ -188,6 +209,7 @@ static int switch_held(struct cutover *cutover, enum cutover_state to, struct er
 		return error_set(error, res, "%s",
 		    res == -ETIMEDOUT ? "it could not be done within the window"
 		    : res == -EINTR   ? "it was given up"
+		    : res == -EAGAIN  ? "not all that differs could be copied"
 		                      : "one of the legs was lost");
 	/* Nothing can have come in between: all requests are held. */
 	assert(is_equal(cutover));
@@ -233,6 +255,7 @@ static int flush_before(struct cutover *cutover)
 
 int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error *error)
 {
+	struct bitmap_file *map = mirror_map(cutover->mirror);
 	int res;
 
 	if (!is_there(cutover))
@@ -240,9 +263,15 @@ int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error 
 	res = flush_before(cutover);
 	if (res < 0)
 		return error_set(error, res, "cannot switch: cannot flush the legs: %s", strerror(-res));
+	/* A map that cannot be written is found while clients go on. */
+	res = record(map, bitmap_file_super(map)->state, true, error);
+	if (res < 0)
+		return error_prefix(error, "cannot switch");
 	timer_start(cutover, cutover->window_ns);
 	mirror_hold(cutover->mirror);
+	cutover->held(cutover->data, true);
 	res = switch_held(cutover, to, error);
+	cutover->held(cutover->data, false);
 	mirror_release(cutover->mirror);
 	timer_stop(cutover);
 	return res < 0 ? error_prefix(error, "cannot switch") : 0;

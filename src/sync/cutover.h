@@ -39,6 +39,10 @@ struct cutover {
 	bool (*quiet)(void *data); /* no copy from leg to leg is under way */
 	/* The parts have changed; nobody was let go yet. Sets the state, so that it and the legs are one fact. */
 	void (*swapped)(void *data, enum cutover_state to);
+	/* Clients are held from now on, or are about to be let go. */
+	void (*held)(void *data, bool held);
+	/* 0, or -errno: why it is of no use to wait any longer. Asked again and again. */
+	int (*hindered)(void *data);
 	void *data;
 	bool
 	    give_up; /* may be set while it runs: as if the time were up, with -EINTR, while nothing is recorded */
@@ -50,10 +54,14 @@ struct cutover {
 };
 
 /*
- * Makes the other leg authoritative: flushes both, holds requests, waits until nothing is under way and nothing differs, flushes
- * both again, records `to` in the map, swaps, lets go. 0: done. -ETIMEDOUT: not within the window; -ENOTCONN: the follower was
- * lost, or the leader; -EINTR: given up; another -errno: the map. In these cases all is as before. Control path: runs the ring.
+ * Makes the other leg authoritative: flushes both, notes in the map that it is about to, holds requests, waits until nothing is
+ * under way and nothing differs, flushes both again, records `to` in the map, swaps, lets go. 0: done. -ETIMEDOUT: not within the
+ * window; -ENOTCONN: the follower was lost, or the leader; -EINTR: given up; another -errno: what hinders, or the map. In these cases all is as
+ * before; but a map that could not be made to say so by the end of the window (with no end, for some seconds) is lost, and
+ * MIRROR_MAP_LOST was told before anybody was let go. Control path: runs the ring.
  */
 int cutover_switch(struct cutover *cutover, enum cutover_state to, struct error *error);
 /* Records a state without a switch: finish, cancel, fail. 0 or -errno: then try again. Control path. */
 int cutover_record(struct bitmap_file *map, enum cutover_state state, struct error *error);
+/* After a switch, done or not: notes in the map that it is over. 0, also when there is nothing to note, or -errno: try again. Control path. */
+int cutover_decided(struct bitmap_file *map, struct error *error);

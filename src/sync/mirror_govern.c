@@ -16,14 +16,24 @@ void mirror_apply_limits(struct mirror_job *job)
 	/* What lies in the page cache is read at some bytes in a nanosecond, on the thread of the clients. */
 	uint64_t slow_ns = job->limits.slow_ns;
 	uint64_t extent_max = slow_ns ? min_u64(slow_ns, BUSY_EXTENT) : BUSY_EXTENT;
-	const struct dirty_limits limits = {.rate = job->limits.rate,
+	struct dirty_limits limits = {.rate = job->limits.rate,
 	    .window = job->limits.window,
 	    .extent_max = through || job->busy ? max_u64(extent_max, region_size) : 0};
 
+	if (job->held)
+		limits = (struct dirty_limits){0};
 	dirty_extents_set_limits(job->extents, &limits);
-	dirty_extents_hold(job->extents, job->paused || job->limits.hold);
+	dirty_extents_hold(job->extents, !job->held && (job->paused || job->limits.hold));
 	if (job->verify)
 		live_verify_set_limits(job->verify, job->limits.rate, job->paused || job->limits.hold);
+}
+
+void mirror_held(void *data, bool held)
+{
+	struct mirror_job *job = data;
+
+	job->held = held;
+	mirror_apply_limits(job);
 }
 
 /* What the copy and the verification have moved. */
@@ -99,6 +109,8 @@ void mirror_job_pause(struct mirror_job *job, bool paused)
 		job->apart = false;
 		job->attach_after_ns = 0;
 	}
+	/* A switch under way goes back, if it still can; its order stands. */
+	job->cutover.give_up |= paused;
 	mirror_apply_limits(job);
 }
 

@@ -58,7 +58,10 @@ struct mirror_job_options {
 	/* May be NULL. */
 	void (*state_changed)(void *data, enum cutover_state state);
 	void (*warning)(void *data, const char *text);
-	/* The map cannot be written; before a write is acknowledged that it lacks. Must be quick. May be NULL. */
+	/*
+	 * The map cannot be written; before a write is acknowledged that it lacks, or that may be on another leg than it says. Whoever
+	 * resumes says so, with `distrust`. Must be quick. May be NULL.
+	 */
 	void (*map_lost)(void *data);
 };
 
@@ -102,7 +105,7 @@ int mirror_job_new(struct mirror_job **ret, struct ring *ring, const struct mirr
     struct error *error);
 /*
  * Opens the authoritative leg and the map (a new one: both legs). -EBADMSG: the map is missing or damaged, only a comparison says
- * what differs; -EXDEV: another volume than the map knows; -EALREADY: the mirror has ended, see status. Control path.
+ * what differs; -ENOTRECOVERABLE: nor can it be known which leg is the newer one; -EXDEV: another volume than the map knows; -EALREADY: the mirror has ended, see status. Control path.
  */
 int mirror_job_open(struct mirror_job *job, struct error *error);
 /* What clients use; between open and free. */

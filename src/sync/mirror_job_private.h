@@ -29,9 +29,11 @@ struct mirror_job {
 	/* ring thread only */
 	enum cutover_state state;
 	enum mirror_order order;
-	uint64_t order_after_ns; /* a cutover that was deferred */
+	uint64_t order_after_ns;  /* a cutover that was deferred */
+	uint64_t decide_after_ns; /* when the map is told again that a switch is over */
 	bool wake, stopping, paused, copying, settling;
 	bool apart; /* the target is let go, and not opened while that is wanted */
+	bool held;  /* clients wait for the copy */
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settled_ns, settle_after_ns;
 	uint64_t lost_ns;                   /* the follower, the last time; 0: never */
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
@@ -71,6 +73,7 @@ bool mirror_follower_has_all(const struct mirror_job *job);
 /* mirror_switch.c */
 void mirror_carry_out(struct mirror_job *job);
 void mirror_swapped(void *data, enum cutover_state to);
+int mirror_hindered(void *data);
 
 /* mirror_govern.c */
 /* Measures, and sets what the copy may take, when its time has come. */
@@ -78,6 +81,8 @@ void mirror_look_at_speed(struct mirror_job *job);
 /* The limits of now, in the mode of now. */
 void mirror_apply_limits(struct mirror_job *job);
 
+/* While clients are held, nothing else holds up the copy. */
+void mirror_held(void *data, bool held);
 void mirror_verify_ended(void *data);
 
 /* mirror_job.c */

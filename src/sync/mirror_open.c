@@ -221,6 +221,8 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	    .window_ns = job->options.cutover_window_ns,
 	    .quiet = is_quiet,
 	    .swapped = mirror_swapped,
+	    .held = mirror_held,
+	    .hindered = mirror_hindered,
 	    .data = job};
 	job->limits = job->member.limits;
 	mirror_apply_limits(job);

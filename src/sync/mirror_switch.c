@@ -65,7 +65,8 @@ static void was_late(struct mirror_job *job, const struct error *error)
 {
 	job->deferred++;
 	mirror_job_warn(job, error);
-	if (job->options.late == MIRROR_LATE_ABORT)
+	/* Without a map there is no other leg any more. */
+	if (job->options.late == MIRROR_LATE_ABORT || bitmap_file_lost(job->map))
 		job->order = ORDER_NONE;
 	else
 		job->order_after_ns = ring_now_ns(job->ring) + DEFER_NS;
@@ -95,6 +96,27 @@ void mirror_swapped(void *data, enum cutover_state to)
 	/* What follows a revert is what follows the begin. */
 	if (to == CUTOVER_REVERTED)
 		mirror_job_set_state(job, CUTOVER_SYNCING);
+}
+
+int mirror_hindered(void *data)
+{
+	const struct mirror_job *job = data;
+
+	if (job->stopping)
+		return -EINTR;
+	/* It ended with an error, and is begun again only when clients go on. */
+	return job->held && !job->copying && mirror_job_dirty(job) > 0 ? -EAGAIN : 0;
+}
+
+/* From then on the map is believed in any case. */
+static void note_decided(struct mirror_job *job)
+{
+	struct error ignored;
+	uint64_t now_ns = ring_now_ns(job->ring);
+
+	if (!bitmap_file_lost(job->map) && now_ns >= job->decide_after_ns &&
+	    cutover_decided(job->map, &ignored) < 0)
+		job->decide_after_ns = now_ns + DEFER_NS;
 }
 
 static void switch_to(struct mirror_job *job, enum cutover_state to)
@@ -154,7 +176,10 @@ void mirror_carry_out(struct mirror_job *job)
 {
 	struct error error;
 
-	if (job->stopping || ring_now_ns(job->ring) < job->order_after_ns)
+	if (job->stopping)
+		return;
+	note_decided(job);
+	if (ring_now_ns(job->ring) < job->order_after_ns)
 		return;
 	if (!is_possible(job, job->order)) {
 		/* It came while the legs were being switched, and was too late. */

@@ -41,7 +41,7 @@ static struct bitmap_file *load(int fd, size_t size)
 	assert(size >= (2 + super->records + bitmap_super_pages(super)) * BITMAP_BLOCK);
 	assert(bitmap_file_dirty(map)->bits == bitmap_super_regions(super));
 	assert(bitmap_file_dirty(map)->count == bitmap_file_logged(map)->count);
-	assert(!super->given_up && super->authoritative < BITMAP_LEGS);
+	assert(!super->given_up && !super->undecided && super->authoritative < BITMAP_LEGS);
 	return map;
 }
 
