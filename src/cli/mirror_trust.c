@@ -103,6 +103,8 @@ void mirror_trust_forget(struct mirror_files *files)
 		return;
 	unlink(places.mark);
 	unlinkat(files->dir_fd, UNTRUSTED, 0);
+	/* Who finds the map lost from now on, a client's next write, leaves no mark: nobody would remove it. */
+	files->trust = 0;
 }
 
 int mirror_trust_begin(struct mirror_files *files, struct error *error)
