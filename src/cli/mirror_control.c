@@ -139,6 +139,11 @@ int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 		if (res < 0)
 			return res;
 		mirror_job_status(run->job, &status);
+		/* What is undone is not to be done again. */
+		if (orders[i].goal == CUTOVER_SYNCING && status.state == CUTOVER_SWITCHED)
+			res = mirror_drop_plan(run, error);
+		if (res < 0)
+			return res;
 		res = orders[i].give(run->job);
 		if (res == -ENOTCONN)
 			return error_set(error, res, "%s is not possible: the %s is away%s", name,
@@ -169,6 +174,7 @@ static bool reached(const struct mirror_run *run, const struct mirror_job_status
 void mirror_order_look(struct mirror_run *run)
 {
 	struct mirror_job_status status;
+	struct error error;
 
 	if (!run->order.name || run->order.state != MIRROR_ORDER_RUNNING)
 		return;
@@ -179,6 +185,9 @@ void mirror_order_look(struct mirror_run *run)
 		run->order.state = MIRROR_ORDER_FAILED;
 		snprintf(run->order.error, sizeof(run->order.error), "%s",
 		    run->warning[0] ? run->warning : "another order took its place");
+		/* It was late, and is forgotten. */
+		if (run->order.goal == CUTOVER_SWITCHED && !run->ended && mirror_drop_plan(run, &error) < 0)
+			mirror_warn(run, error.text);
 	}
 }
 

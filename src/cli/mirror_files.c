@@ -198,6 +198,21 @@ json_t *mirror_files_load_judged(struct mirror_files *files)
 	return fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
 }
 
+int mirror_files_save_pending(
+    struct mirror_files *files, const struct mirror_pending *pending, struct error *error)
+{
+	return mirror_files_write(files, "pending", json_pack("{s:b}", "cutover", pending->cutover), error);
+}
+
+void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending *ret)
+{
+	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "pending", O_RDONLY | O_CLOEXEC);
+	json_t *json = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+
+	*ret = (struct mirror_pending){.cutover = json_is_true(json_object_get(json, "cutover"))};
+	json_decref(json);
+}
+
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -216,6 +231,7 @@ void mirror_files_forget(struct mirror_files *files)
 {
 	unlinkat(files->dir_fd, "judged", 0);
 	unlinkat(files->dir_fd, LET_GO, 0);
+	unlinkat(files->dir_fd, "pending", 0);
 	unlinkat(files->dir_fd, "command", 0);
 	unlinkat(files->dir_fd, "map", 0);
 	unlinkat(files->dir_fd, "switched", 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a mirror keeps under the state folder, mirrors/NAME/: `map`, `command` (its command line, for --resume), `judged` (which
- * volumes its legs are), `log`, and `receipt.json` after a cutover. The folder is locked while the mirror runs.
+ * volumes its legs are), `pending` (struct mirror_pending), `log`, and `receipt.json` after a cutover. The folder is locked while the mirror runs.
  */
 #pragma once
 
@@ -13,6 +13,11 @@
 #include <stdio.h>
 
 #define MIRROR_NAME_MAX 64u
+
+/* What of the words that a mirror was begun with is still to be done. */
+struct mirror_pending {
+	bool cutover; /* --cutover=auto or at=: its order was not carried out, given up or undone */
+};
 
 struct mirror_files {
 	char dir[4096];
@@ -48,6 +53,11 @@ json_t *mirror_files_load_judged(struct mirror_files *files);
 /* Whether the target was let go by an order, on stable storage: whoever resumes the mirror is not to open it either. */
 bool mirror_files_let_go(const struct mirror_files *files);
 int mirror_files_set_let_go(struct mirror_files *files, bool let_go, struct error *error);
+/* On stable storage. */
+int mirror_files_save_pending(
+    struct mirror_files *files, const struct mirror_pending *pending, struct error *error);
+/* Nothing, when nothing was saved. */
+void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending *ret);
 /* Opens the log; with `detach` standard output and error go there from now on. */
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error);
 /* The mirror has ended: nothing is left to resume. Receipt and log stay. */

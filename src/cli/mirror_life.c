@@ -371,13 +371,52 @@ void mirror_end_life(struct mirror_run *run)
 		;
 }
 
+int mirror_drop_plan(struct mirror_run *run, struct error *error)
+{
+	int res = run->plans ? mirror_files_save_pending(&run->files, &(struct mirror_pending){0}, error) : 0;
+
+	if (res == 0)
+		run->plans = false;
+	return res;
+}
+
+/* It is ordered once; whatever comes of that, the mirror goes on. */
+static void carry_out_plan(struct mirror_run *run)
+{
+	struct mirror_job_status status;
+	struct error error = {0};
+	int res;
+
+	mirror_job_status(run->job, &status);
+	run->planned = true;
+	if (status.authoritative == MIRROR_TARGET)
+		res = mirror_drop_plan(run, &error);
+	else
+		res = mirror_order(run, "cutover", &error);
+	/* The source comes back. */
+	if (res == -ENOTCONN)
+		run->planned = false;
+	else if (res < 0)
+		mirror_warn(run, error.text);
+}
+
+static void look_at_plan(struct mirror_run *run)
+{
+	const struct mirror_command *command = &run->command;
+
+	if (run->plans && !run->planned && !run->ended &&
+	    (!command->cutover_at || time(NULL) >= command->cutover_at))
+		carry_out_plan(run);
+}
+
 int mirror_begin(struct mirror_run *run, struct error *error)
 {
-	int res = run->command.job.cutover_auto ? mirror_order(run, "cutover", error) : 0;
+	int res;
 
+	run->plans = mirror_command_orders(&run->command);
+	look_at_plan(run);
 	run->process->running++;
-	if (res == 0)
-		res = fiber_start(&run->fiber, run->process->ring, live, run, error);
+	res = fiber_start(&run->fiber, run->process->ring, live, run, error);
 	if (res < 0)
 		run->process->running--;
 	return res;
@@ -386,18 +425,13 @@ int mirror_begin(struct mirror_run *run, struct error *error)
 void mirror_tick(struct mirror_run *run)
 {
 	enum mirror_order_state before = run->order.state;
-	struct error error = {0};
 
 	mirror_pace_look(run);
 	mirror_order_look(run);
 	if (before == MIRROR_ORDER_RUNNING && run->order.name && run->order.state == MIRROR_ORDER_DONE &&
 	    run->have_pause)
 		write_receipt(run, run->order.name);
-	if (run->command.cutover_at && time(NULL) >= run->command.cutover_at) {
-		run->command.cutover_at = 0;
-		if (mirror_order(run, "cutover", &error) < 0)
-			mirror_warn(run, error.text);
-	}
+	look_at_plan(run);
 }
 
 void mirror_close(struct mirror_run *run)

@@ -103,11 +103,14 @@ static int parse_moment(const char *text, int64_t *ret, struct error *error)
 
 static int set_cutover(struct mirror_command *command, const char *text)
 {
-	command->job.cutover_auto = !strcmp(text, "auto");
+	/* The order was for once. */
+	if (command->pending && !command->pending->cutover)
+		text = "manual";
+	command->cutover_auto = !strcmp(text, "auto");
 	command->cutover_at = 0;
 	if (!strncmp(text, "at=", 3))
 		return parse_moment(text + 3, &command->cutover_at, &command->options.error);
-	if (command->job.cutover_auto || !strcmp(text, "manual"))
+	if (command->cutover_auto || !strcmp(text, "manual"))
 		return 0;
 	return error_set(
 	    &command->options.error, -EINVAL, "--cutover=%s: choose one of auto, manual, at=TIME", text);

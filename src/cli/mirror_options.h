@@ -28,7 +28,10 @@ struct mirror_command {
 	const char *base;
 
 	struct mirror_job_options job;
+	bool cutover_auto;  /* as soon as it is ready */
 	int64_t cutover_at; /* CLOCK_REALTIME seconds; 0: not by the clock */
+	/* While the words of the first time are parsed again; else NULL. What was done already is not asked for any more. */
+	const struct mirror_pending *pending;
 	char name_made[MIRROR_LEGS * 64];
 };
 
@@ -37,4 +40,9 @@ struct mirror_command {
  * win. Returns 0 or an exit code, after printing what is wrong. The words, and their array, are borrowed.
  */
 int mirror_command_parse(struct mirror_command *command, int argc, char **argv);
+/* A cutover is to be ordered by itself. */
+static inline bool mirror_command_orders(const struct mirror_command *command)
+{
+	return command->cutover_auto || command->cutover_at;
+}
 void mirror_command_done(struct mirror_command *command);

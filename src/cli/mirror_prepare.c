@@ -175,6 +175,9 @@ static int begin(struct mirror_process *process, int argc, char **argv, struct e
 		/* What one that did not end in order left behind is not this one's. */
 		if (res == 0)
 			mirror_trust_forget(&run->files);
+		if (res == 0 && mirror_command_orders(&run->command))
+			res = mirror_files_save_pending(
+			    &run->files, &(struct mirror_pending){.cutover = true}, error);
 		if (res == 0)
 			res = mirror_files_save_command(&run->files, argc, argv, i, error);
 	}
@@ -215,6 +218,7 @@ static int load(
 struct words {
 	int argc;
 	char **argv;
+	const struct mirror_pending *pending; /* of the mirror whose words they are */
 };
 
 /* A part of the first time, and what was added now. */
@@ -223,9 +227,11 @@ static int parse_again(struct mirror_process *process, struct mirror_command *co
 {
 	int res;
 
-	*command = (struct mirror_command){.cache = CACHE_BUFFERED, .follows = part > 0};
+	*command =
+	    (struct mirror_command){.cache = CACHE_BUFFERED, .follows = part > 0, .pending = first->pending};
 	res = parse_part(process, command, first->argc, first->argv, part, error);
 	command->follows = false;
+	command->pending = NULL;
 	/* It was said once, of what had this name then. */
 	command->overwrite = NULL;
 	if (res == 0)
@@ -236,13 +242,17 @@ static int parse_again(struct mirror_process *process, struct mirror_command *co
 	return res;
 }
 
-static int parse_all_again(struct mirror_process *process, const unsigned *parts, const struct words *first,
+static int parse_all_again(struct mirror_process *process, const unsigned *parts, struct words *first,
     const struct words *now, struct error *error)
 {
+	struct mirror_pending pending = {0};
 	int res = 0;
+
+	first->pending = &pending;
 
 	process->named = count_parts(first->argc, first->argv) > 1;
 	for (unsigned i = 0; i < process->count && res == 0; i++) {
+		mirror_files_load_pending(&process->mirrors[i].files, &pending);
 		res = parse_again(process, &process->mirrors[i].command, parts[i], first, now, error);
 		if (parts[i] == 0)
 			share(process, &process->mirrors[i].command);
@@ -260,7 +270,7 @@ static int parse_all_again(struct mirror_process *process, const unsigned *parts
 static int resume(struct mirror_process *process, int argc, char **argv, struct error *error)
 {
 	struct mirror_command *command = &process->mirrors[0].command;
-	const struct words now = {argc, argv};
+	const struct words now = {.argc = argc, .argv = argv};
 	struct words first = {0};
 	char state_dir[sizeof(command->options.state_dir)];
 	unsigned parts[MIRRORS_MAX];

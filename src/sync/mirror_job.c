@@ -175,8 +175,6 @@ static void look_at_state(struct mirror_job *job)
 		else if (live_verify_idle(job->verify) && ring_now_ns(job->ring) >= job->verify_after_ns)
 			live_verify_start(job->verify);
 	}
-	if (job->state == CUTOVER_READY && job->options.cutover_auto && job->order == ORDER_NONE)
-		mirror_job_cutover(job);
 }
 
 static void settled(void *data, int res)

@@ -42,7 +42,6 @@ struct mirror_job_options {
 	uint64_t retry_ns;          /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
 	uint64_t cutover_window_ns; /* 0: 500 ms */
 	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */
-	bool cutover_auto;          /* as soon as ready */
 
 	void *data;
 	/* Opens a leg for writing. The job owns what it gets. */

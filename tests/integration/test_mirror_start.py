@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from live_mirror import Mirror
+from live_mirror import Group, Mirror
 from program import INTERRUPTED, REFUSED, TROUBLE, wait_until
 
 MIB = 1 << 20
@@ -128,3 +128,70 @@ def test_h22_what_an_earlier_mirror_of_the_name_judged_counts_no_more(slow, fold
     slow.server.kill(signal.SIGCONT)
     assert "ext4" in slow.resume(code=REFUSED).err
     assert slow.target.read_bytes() == slow.carried
+
+
+def reverted_for_good(mirror):
+    now = mirror.wait_for("ready")
+    time.sleep(1.5)
+    then = mirror.status()
+    return now["authoritative"] == then["authoritative"] == "source" and then["state"] == "ready"
+
+
+def test_a_cutover_by_itself_is_once_and_stays_reverted(mirror):
+    mirror.start("--cutover=auto")
+    mirror.wait_for("switched")
+    wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+    mirror.program("revert", "m")
+    assert reverted_for_good(mirror)
+    mirror.kill()
+    mirror.resume()
+    assert reverted_for_good(mirror)
+    mirror.kill()
+    mirror.resume("--cutover=auto")
+    mirror.wait_for("switched")
+
+
+def test_a_cutover_by_itself_is_gone_on_with_before_and_after_it(mirror):
+    """It was ordered and not carried out; and it was."""
+    mirror.start("--cutover=auto", "--max-rate=4M")
+    assert mirror.status()["state"] == "syncing"
+    mirror.kill()
+    mirror.resume("--max-rate=none")
+    mirror.wait_for("switched")
+    mirror.kill()
+    mirror.resume()
+    assert mirror.status()["state"] == "switched"
+    wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+    mirror.program("revert", "m")
+    mirror.kill()
+    mirror.resume()
+    assert reverted_for_good(mirror)
+
+
+def test_a_cutover_that_is_too_late_and_aborted_is_not_ordered_again(mirror, random):
+    """With a window that nothing fits into."""
+    mirror.start("--cutover=auto", "--cutover-action=abort", "--cutover-window=0.001ms")
+    deferred = lambda: (order := mirror.status()["order"]) and order["state"] == "failed"
+    wait_until(deferred, "the order's end")
+    number = mirror.status()["order"]["number"]
+    assert reverted_for_good(mirror)
+    mirror.kill()
+    mirror.resume()
+    assert reverted_for_good(mirror) and number == 1 and mirror.status()["order"] is None
+
+
+def test_a_switched_mirror_of_several_takes_none_with_it(program, folder, random):
+    volumes = {name: (folder / f"{name}.old", folder / f"{name}.new") for name in ("a", "b")}
+    for source, _ in volumes.values():
+        source.write_bytes(random.randbytes(SIZE))
+    group = Group(program, folder, volumes, own={"a": ["--cutover=auto"]})
+    try:
+        group.start()
+        group.wait_for("a", "switched")
+        group.kill()
+        group.resume()
+        time.sleep(0.5)
+        assert group.status("a")["state"] == "switched"
+        group.wait_for("b", "ready")
+    finally:
+        group.end()
