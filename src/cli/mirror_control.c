@@ -276,7 +276,9 @@ static json_t *pause_or_resume(struct mirror_run *run, const json_t *request, bo
 
 	if (!paused)
 		res = mirror_files_set_let_go(&run->files, false, &error);
-	else if (target)
+	if (!paused && res == 0)
+		res = mirror_note_unpaused(run, &error);
+	if (target)
 		res = let_target_go(run, &error);
 	if (res < 0)
 		return control_refuse("%s", error.text);

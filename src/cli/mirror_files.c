@@ -201,7 +201,10 @@ json_t *mirror_files_load_judged(struct mirror_files *files)
 int mirror_files_save_pending(
     struct mirror_files *files, const struct mirror_pending *pending, struct error *error)
 {
-	return mirror_files_write(files, "pending", json_pack("{s:b}", "cutover", pending->cutover), error);
+	return mirror_files_write(files, "pending",
+	    json_pack("{s:b, s:I, s:b}", "cutover", pending->cutover, "cutover_at",
+	        (json_int_t)pending->cutover_at, "paused", pending->paused),
+	    error);
 }
 
 void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending *ret)
@@ -209,7 +212,9 @@ void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending
 	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "pending", O_RDONLY | O_CLOEXEC);
 	json_t *json = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
 
-	*ret = (struct mirror_pending){.cutover = json_is_true(json_object_get(json, "cutover"))};
+	*ret = (struct mirror_pending){.cutover = json_is_true(json_object_get(json, "cutover")),
+	    .cutover_at = json_integer_value(json_object_get(json, "cutover_at")),
+	    .paused = json_is_true(json_object_get(json, "paused"))};
 	json_decref(json);
 }
 

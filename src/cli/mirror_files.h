@@ -16,7 +16,9 @@
 
 /* What of the words that a mirror was begun with is still to be done. */
 struct mirror_pending {
-	bool cutover; /* --cutover=auto or at=: its order was not carried out, given up or undone */
+	bool cutover;       /* --cutover=auto or at=: its order was not carried out, given up or undone */
+	int64_t cutover_at; /* its moment, CLOCK_REALTIME seconds; 0: as soon as it is ready */
+	bool paused;        /* --paused: nobody has let it go on so far */
 };
 
 struct mirror_files {

@@ -371,12 +371,34 @@ void mirror_end_life(struct mirror_run *run)
 		;
 }
 
+int mirror_save_pending(struct mirror_run *run, struct error *error)
+{
+	const struct mirror_pending pending = {.cutover = run->plans,
+	    .cutover_at = run->plans ? run->command.cutover_at : 0,
+	    .paused = run->command.paused};
+
+	return mirror_files_save_pending(&run->files, &pending, error);
+}
+
 int mirror_drop_plan(struct mirror_run *run, struct error *error)
 {
-	int res = run->plans ? mirror_files_save_pending(&run->files, &(struct mirror_pending){0}, error) : 0;
+	bool before = run->plans;
+	int res;
 
-	if (res == 0)
-		run->plans = false;
+	run->plans = false;
+	res = before ? mirror_save_pending(run, error) : 0;
+	run->plans = res < 0;
+	return res;
+}
+
+int mirror_note_unpaused(struct mirror_run *run, struct error *error)
+{
+	bool before = run->command.paused;
+	int res;
+
+	run->command.paused = false;
+	res = before ? mirror_save_pending(run, error) : 0;
+	run->command.paused = res < 0;
 	return res;
 }
 
@@ -413,7 +435,6 @@ int mirror_begin(struct mirror_run *run, struct error *error)
 {
 	int res;
 
-	run->plans = mirror_command_orders(&run->command);
 	look_at_plan(run);
 	run->process->running++;
 	res = fiber_start(&run->fiber, run->process->ring, live, run, error);

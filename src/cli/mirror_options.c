@@ -108,6 +108,11 @@ static int set_cutover(struct mirror_command *command, const char *text)
 		text = "manual";
 	command->cutover_auto = !strcmp(text, "auto");
 	command->cutover_at = 0;
+	/* "22:30" is that of the day on which it was said, also when it has passed. */
+	if (!strncmp(text, "at=", 3) && command->pending) {
+		command->cutover_at = command->pending->cutover_at;
+		return 0;
+	}
 	if (!strncmp(text, "at=", 3))
 		return parse_moment(text + 3, &command->cutover_at, &command->options.error);
 	if (command->cutover_auto || !strcmp(text, "manual"))
@@ -198,7 +203,7 @@ static error_t parse_flags(struct mirror_command *command, int key)
 		command->full = true;
 		break;
 	case KEY_PAUSED:
-		command->paused = true;
+		command->paused = !command->pending || command->pending->paused;
 		break;
 	case KEY_JSON:
 		command->json = true;

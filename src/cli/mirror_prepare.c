@@ -175,9 +175,9 @@ static int begin(struct mirror_process *process, int argc, char **argv, struct e
 		/* What one that did not end in order left behind is not this one's. */
 		if (res == 0)
 			mirror_trust_forget(&run->files);
-		if (res == 0 && mirror_command_orders(&run->command))
-			res = mirror_files_save_pending(
-			    &run->files, &(struct mirror_pending){.cutover = true}, error);
+		run->plans = mirror_command_orders(&run->command);
+		if (res == 0 && (run->plans || run->command.paused))
+			res = mirror_save_pending(run, error);
 		if (res == 0)
 			res = mirror_files_save_command(&run->files, argc, argv, i, error);
 	}
@@ -254,6 +254,7 @@ static int parse_all_again(struct mirror_process *process, const unsigned *parts
 	for (unsigned i = 0; i < process->count && res == 0; i++) {
 		mirror_files_load_pending(&process->mirrors[i].files, &pending);
 		res = parse_again(process, &process->mirrors[i].command, parts[i], first, now, error);
+		process->mirrors[i].plans = mirror_command_orders(&process->mirrors[i].command);
 		if (parts[i] == 0)
 			share(process, &process->mirrors[i].command);
 	}

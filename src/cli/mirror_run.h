@@ -39,15 +39,16 @@ struct mirror_run {
 	struct mirror_job *job;
 	struct fiber *fiber;
 	struct mirror_pace pace;
-	bool ended;          /* it has come to its end, and not only been stopped */
-	bool marked;         /* the files say that a cutover was ordered */
-	bool opened_target;  /* once, and judged */
-	bool plans, planned; /* a cutover is to be ordered by itself, unless given up; it was */
-	bool without_map;    /* resumed, and there is none */
-	json_t *judged;      /* the legs that an earlier start judged; NULL: it came to none */
-	char warning[512];   /* the last one */
-	bool have_pause;     /* a switch has happened */
-	int res;             /* of its life: 0 or -errno, with words in error */
+	bool ended;         /* it has come to its end, and not only been stopped */
+	bool marked;        /* the files say that a cutover was ordered */
+	bool opened_target; /* once, and judged */
+	/* A cutover is to be ordered by itself, unless given up; it was. */
+	bool plans, planned;
+	bool without_map;  /* resumed, and there is none */
+	json_t *judged;    /* the legs that an earlier start judged; NULL: it came to none */
+	char warning[512]; /* the last one */
+	bool have_pause;   /* a switch has happened */
+	int res;           /* of its life: 0 or -errno, with words in error */
 	struct error error;
 
 	struct {
@@ -103,6 +104,10 @@ void mirror_close(struct mirror_run *run);
 void mirror_tick(struct mirror_run *run);
 /* A cutover that was to be ordered by itself is not any more, also after a resume. */
 int mirror_drop_plan(struct mirror_run *run, struct error *error);
+/* Somebody lets it go on: --paused counts no more, also after a resume. */
+int mirror_note_unpaused(struct mirror_run *run, struct error *error);
+/* Keeps what of its words is still to be done. */
+int mirror_save_pending(struct mirror_run *run, struct error *error);
 void mirror_warn(void *run, const char *text);
 void mirror_say_json(const struct mirror_run *run, json_t *take_json);
 

@@ -195,3 +195,50 @@ def test_a_switched_mirror_of_several_takes_none_with_it(program, folder, random
         group.wait_for("b", "ready")
     finally:
         group.end()
+
+
+def moment(seconds):
+    return time.strftime("--cutover=at=%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds))
+
+
+def test_a_moment_that_passed_meanwhile_is_as_soon_as_it_is_ready(mirror):
+    mirror.start(moment(3), "--max-rate=1M")
+    mirror.kill()
+    time.sleep(3)
+    mirror.resume("--cutover=manual", "--max-rate=none")
+    assert reverted_for_good(mirror)
+    mirror.kill()
+    mirror.resume("--max-rate=none")
+    mirror.wait_for("switched")
+    mirror.kill()
+    mirror.resume()
+    wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+    mirror.program("revert", "m")
+    mirror.kill()
+    mirror.resume()
+    assert reverted_for_good(mirror)
+    assert "has passed" in mirror.program("mirror", moment(-5), "--name", "n", mirror.source, mirror.target, code=TROUBLE).err
+
+
+def test_a_time_of_day_is_that_of_the_begin_after_a_resume(mirror):
+    mirror.start(time.strftime("--cutover=at=%H:%M:%S", time.localtime(time.time() + 3)), "--max-rate=1M")
+    mirror.kill()
+    time.sleep(3)
+    mirror.resume("--max-rate=none")
+    mirror.wait_for("switched")
+
+
+def test_paused_holds_until_somebody_resumes_it(mirror):
+    mirror.start("--paused")
+    mirror.kill()
+    mirror.resume()
+    assert mirror.status()["paused"]
+    mirror.program("resume", "m")
+    mirror.wait_for("ready")
+    mirror.kill()
+    mirror.resume()
+    assert not mirror.status()["paused"]
+    mirror.wait_for("ready")
+    mirror.kill()
+    mirror.resume("--paused")
+    assert mirror.status()["paused"]
