@@ -69,17 +69,11 @@ void move_folder_close(struct move_folder *folder)
 	folder->fd = -1;
 }
 
-static void boot_id(char *ret, size_t length)
-{
-	if (sysfs_line("/proc/sys/kernel/random/boot_id", ret, length) < 0)
-		ret[0] = '\0';
-}
-
 bool move_record_is_of_another_boot(const struct move_record *record)
 {
 	char boot[sizeof(record->boot)];
 
-	boot_id(boot, sizeof(boot));
+	sysfs_boot_id(boot, sizeof(boot));
 	return strcmp(boot, record->boot) != 0;
 }
 
@@ -134,7 +128,7 @@ int move_record_save(struct move_record *record, const struct move_folder *folde
 	json_t *json;
 	bool saved;
 
-	boot_id(record->boot, sizeof(record->boot));
+	sysfs_boot_id(record->boot, sizeof(record->boot));
 	json = record_json(record);
 	errno = 0;
 	saved = json && fd >= 0 && json_dumpfd(json, fd, JSON_INDENT(2)) == 0 && fsync(fd) == 0 &&

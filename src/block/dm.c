@@ -139,7 +139,7 @@ bool dm_identity(const struct dm_volume *volume, char *ret, size_t length)
 		snprintf(ret, length, "dm:%s", volume->uuid);
 		return true;
 	}
-	if (sysfs_line("/proc/sys/kernel/random/boot_id", boot, sizeof(boot)) < 0 ||
+	if (!sysfs_boot_id(boot, sizeof(boot)) ||
 	    sysfs_device_line(volume->dev, "diskseq", sequence, sizeof(sequence)) < 0)
 		return false;
 	snprintf(ret, length, "boot:%s,seq%s,%s", boot, sequence, volume->name);

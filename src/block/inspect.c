@@ -48,7 +48,7 @@ int inspect_fd(int fd, struct block_facts *ret, struct error *error)
 	inspect_openers(&volume, &openers);
 	snprintf(facts.writer, sizeof(facts.writer), "%s", openers.writer);
 	inspect_signature(fd, facts.signature, sizeof(facts.signature));
-	sysfs_line("/proc/sys/kernel/random/boot_id", facts.boot, sizeof(facts.boot));
+	sysfs_boot_id(facts.boot, sizeof(facts.boot));
 	/* Last: what was done up to here does not count as having been written since. */
 	inspect_mark(&volume, facts.mark, sizeof(facts.mark));
 	if (volume.device) {

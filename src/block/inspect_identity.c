@@ -96,7 +96,7 @@ static void passing_id(dev_t disk, char *ret, size_t length)
 {
 	char boot[64], sequence[32] = "";
 
-	sysfs_line("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
+	sysfs_boot_id(boot, sizeof(boot));
 	sysfs_device_line(disk, "diskseq", sequence, sizeof(sequence));
 	snprintf(ret, length, "boot:%s,%u:%u,seq%s", boot, major(disk), minor(disk), sequence);
 }

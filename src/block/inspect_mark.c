@@ -215,7 +215,7 @@ static void device_mark(int fd, dev_t dev, char *ret, size_t length)
 	/* All still zero: this driver does not count (device-mapper and NVMe multipath once did not). */
 	if (own.read == 0 && own.written == 0)
 		return;
-	if (sysfs_line("/proc/sys/kernel/random/boot_id", boot, sizeof(boot)) < 0)
+	if (!sysfs_boot_id(boot, sizeof(boot)))
 		return;
 	sysfs_device_line(disk, "diskseq", sequence, sizeof(sequence));
 	snprintf(ret, length, "%.18s,%s,w%" PRIu64 ",d%" PRIu64 "%s", boot, sequence,

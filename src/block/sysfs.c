@@ -60,6 +60,14 @@ static void device_path(dev_t dev, const char *name, char *ret, size_t length)
 	snprintf(ret, length, "/sys/dev/block/%u:%u/%s", major(dev), minor(dev), name);
 }
 
+bool sysfs_boot_id(char *ret, size_t length)
+{
+	if (sysfs_line("/proc/sys/kernel/random/boot_id", ret, length) == 0)
+		return true;
+	ret[0] = '\0';
+	return false;
+}
+
 int sysfs_device_line(dev_t dev, const char *name, char *ret, size_t length)
 {
 	char path[320];

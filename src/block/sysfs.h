@@ -11,6 +11,8 @@
 /* Reads the first line of a file, without blanks at both ends and with odd bytes made '?'. Returns 0 or
  * -errno. */
 int sysfs_line(const char *path, char *ret, size_t length);
+/* This start of the machine, as text that no other one has; false and "" when it cannot be known. */
+bool sysfs_boot_id(char *ret, size_t length);
 /* The same for an attribute of a device: /sys/dev/block/MAJOR:MINOR/NAME. */
 int sysfs_device_line(dev_t dev, const char *name, char *ret, size_t length);
 bool sysfs_device_has(dev_t dev, const char *name);

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/run_dir.h"
+#include "block/sysfs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,17 +37,6 @@ static void name_places(const struct mirror_files *files, uint64_t number, struc
 	snprintf(ret->untrusted, sizeof(ret->untrusted), "%s/" UNTRUSTED, files->dir);
 }
 
-static void read_boot(char *ret, size_t length)
-{
-	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-
-	if (!file || !fgets(ret, (int)length, file))
-		ret[0] = '\0';
-	ret[strcspn(ret, "\n")] = '\0';
-	if (file)
-		fclose(file);
-}
-
 /* The number of the last start, and whether that was since this machine was started; false: there was none. */
 static bool read_opened(const struct mirror_files *files, uint64_t *ret_number, bool *ret_same_boot)
 {
@@ -56,7 +46,7 @@ static bool read_opened(const struct mirror_files *files, uint64_t *ret_number, 
 	const char *token = json_string_value(json_object_get(json, "token"));
 	char now[64];
 
-	read_boot(now, sizeof(now));
+	sysfs_boot_id(now, sizeof(now));
 	if (token)
 		*ret_number = strtoull(token, NULL, 16);
 	*ret_same_boot = boot && now[0] && !strcmp(boot, now);
@@ -126,7 +116,7 @@ int mirror_trust_begin(struct mirror_files *files, struct error *error)
 	if (res < 0)
 		return error_set(
 		    error, res, "cannot make %s: %s; make room there", places.token, strerror(-res));
-	read_boot(boot, sizeof(boot));
+	sysfs_boot_id(boot, sizeof(boot));
 	snprintf(token, sizeof(token), "%016" PRIx64, number);
 	/* The map is whole now: what an earlier start left counts no more, once this is said. */
 	res = mirror_files_write(files, OPENED, json_pack("{s:s, s:s}", "boot", boot, "token", token), error);
