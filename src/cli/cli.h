@@ -21,6 +21,8 @@ int command_control(int argc, char **argv);
 
 /* Prints "blkmove: text" to standard error and returns the code. */
 int cli_fail(enum job_result code, const struct error *error);
+/* Of serve, mirror and move: what a result of theirs ends the program with. */
+enum job_result cli_exit_code(int res);
 
 /*
  * Captive servers are several words with options of their own, so they are taken out before argp sees them:

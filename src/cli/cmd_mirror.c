@@ -226,27 +226,6 @@ static int detach(struct mirror_process *process, int take_fd, struct error *err
 	return res;
 }
 
-static int exit_code(int res)
-{
-	switch (res) {
-	case 0:
-		return JOB_OK;
-	case -EPERM:
-	case -EBUSY:
-	case -EADDRINUSE:
-	case -EEXIST:
-		return JOB_REFUSED;
-	case -EALREADY:
-		return JOB_LOCKED;
-	case -ENOTCONN:
-		return JOB_LINK_LOST;
-	case -ECANCELED:
-		return JOB_INTERRUPTED;
-	default:
-		return JOB_TROUBLE;
-	}
-}
-
 /* The worst of what became of them, after printing each: having been stopped is the least of troubles. */
 static int conclude(const struct mirror_process *process, int code)
 {
@@ -257,7 +236,7 @@ static int conclude(const struct mirror_process *process, int code)
 			continue;
 		fprintf(run->files.log ? run->files.log : stderr, "blkmove: %s\n", run->error.text);
 		if (code == JOB_OK || code == JOB_INTERRUPTED)
-			code = exit_code(run->res);
+			code = cli_exit_code(run->res);
 	}
 	return code;
 }
@@ -315,7 +294,7 @@ static int mirror(struct mirror_process *process, int ready_fd, struct error *er
 	if (res == 0)
 		res = run_all(process, error);
 	res = tear_down(process, res, error);
-	return conclude(process, res < 0 ? cli_fail(exit_code(res), error) : JOB_OK);
+	return conclude(process, res < 0 ? cli_fail(cli_exit_code(res), error) : JOB_OK);
 }
 
 /* In a process of its own. Returns the exit code: of the start only. */
@@ -354,7 +333,7 @@ int command_mirror(int argc, char **argv)
 
 	if (code < 0) {
 		forget_begun(&process);
-		code = cli_fail(exit_code(code), &error);
+		code = cli_fail(cli_exit_code(code), &error);
 	} else if (code == 0 && !process.idle) {
 		code = process.shared->foreground ? mirror(&process, -1, &error)
 		                                  : mirror_in_background(&process, &error);

@@ -338,23 +338,6 @@ static int run(struct move_command *command, struct error *error)
 	return res;
 }
 
-static int exit_code(int res)
-{
-	switch (res) {
-	case -EPERM:
-	case -EBUSY:
-	case -EEXIST:
-	case -EOPNOTSUPP:
-		return JOB_REFUSED;
-	case -EALREADY:
-		return JOB_LOCKED;
-	case -ECANCELED:
-		return JOB_INTERRUPTED;
-	default:
-		return JOB_TROUBLE;
-	}
-}
-
 int command_move(int argc, char **argv)
 {
 	struct move_command command = {.until = MOVE_UNTIL_MOVED, .bar = isatty(STDERR_FILENO)};
@@ -375,5 +358,7 @@ int command_move(int argc, char **argv)
 		endpoint_done(&command.endpoints[i]);
 	for (unsigned i = 0; i < command.mirror.words_count; i++)
 		free((char *)command.mirror.words[i]);
-	return res < 0 ? cli_fail((enum job_result)exit_code(res), &error) : JOB_OK;
+	if (res < 0)
+		return cli_fail(res == -EOPNOTSUPP ? JOB_REFUSED : cli_exit_code(res), &error);
+	return JOB_OK;
 }

@@ -416,25 +416,6 @@ static int tear_down(struct serve *serve, int res)
 	return res;
 }
 
-static int exit_code(int res)
-{
-	switch (res) {
-	case -EPERM:
-	case -EBUSY:
-	case -EEXIST:
-	case -EADDRINUSE:
-		return JOB_REFUSED;
-	case -EALREADY:
-		return JOB_LOCKED;
-	case -ENOTCONN:
-		return JOB_LINK_LOST;
-	case -ECANCELED:
-		return JOB_INTERRUPTED;
-	default:
-		return JOB_TROUBLE;
-	}
-}
-
 int command_serve(int argc, char **argv)
 {
 	static const struct argp_child children[] = {{&cli_argp_listen, 0, NULL, 0},
@@ -468,7 +449,7 @@ int command_serve(int argc, char **argv)
 		res = run(serve, error);
 	}
 	res = tear_down(serve, res);
-	res = res < 0 ? cli_fail(exit_code(res), error) : JOB_OK;
+	res = res < 0 ? cli_fail(cli_exit_code(res), error) : JOB_OK;
 	cli_words_done(&serve->options.words);
 	free(serve);
 	return res;

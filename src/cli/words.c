@@ -19,6 +19,27 @@ int cli_fail(enum job_result code, const struct error *error)
 	return code;
 }
 
+enum job_result cli_exit_code(int res)
+{
+	switch (res) {
+	case 0:
+		return JOB_OK;
+	case -EPERM:
+	case -EBUSY:
+	case -EADDRINUSE:
+	case -EEXIST:
+		return JOB_REFUSED;
+	case -EALREADY:
+		return JOB_LOCKED;
+	case -ENOTCONN:
+		return JOB_LINK_LOST;
+	case -ECANCELED:
+		return JOB_INTERRUPTED;
+	default:
+		return JOB_TROUBLE;
+	}
+}
+
 /* How many words a captive server takes, with both brackets; 0 when the closing one is missing. */
 static int group_length(char **argv)
 {
