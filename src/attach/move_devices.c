@@ -164,20 +164,16 @@ static int wanted_table(
 		res = move_stat_device(record->target, &device, &sectors, error);
 	if (res < 0)
 		return res;
-	if (record->kind == MOVE_BACKING) {
-		res = dm_get_table(record->device, secrets, &now, error);
-		if (res == 0)
-			res = dm_table_with_device(ret, &now, device, error);
-		dm_table_wipe(&now);
-		return res;
+	if (record->kind == MOVE_CONTENT && (place == AT_OLD || (place == AT_NEW && record->last.count))) {
+		res = dm_table_copy(ret, place == AT_OLD ? &record->old : &record->last);
+		return res < 0 ? error_set(error, res, "cannot make a table: out of memory") : 0;
 	}
-	if (place == AT_OLD)
-		res = dm_table_copy(ret, &record->old);
-	else if (place == AT_NEW && record->last.count)
-		res = dm_table_copy(ret, &record->last);
-	else
-		res = dm_table_add_linear(ret, record->sectors, device, 0);
-	return res < 0 ? error_set(error, res, "cannot make a table: out of memory") : 0;
+	if (record->kind == MOVE_BACKING)
+		res = dm_get_table(record->device, secrets, &now, error);
+	if (res == 0)
+		res = move_plan_lead(record->kind, record->sectors, &now, device, ret, error);
+	dm_table_wipe(&now);
+	return res;
 }
 
 static int leave(void *data, struct error *error)

@@ -2,8 +2,6 @@
 /* The tables of a move: see move_plan.h. */
 #include "attach/move_plan.h"
 
-#include "attach/dm.h"
-
 #include <errno.h>
 #include <string.h>
 
@@ -55,8 +53,6 @@ int move_plan_make(struct move_plan *ret, const struct dm_table *table,
 		    "device "
 		    "below it, or stop its user and `blkmove sync` it",
 		    table->count ? table->targets[0].type : "no table");
-	if (res == 0)
-		res = dm_table_copy(&plan.before, table);
 	if (res < 0) {
 		move_plan_done(&plan);
 		return res == -ENOMEM ? error_set(error, res, "cannot plan the move: out of memory") : res;
@@ -65,18 +61,18 @@ int move_plan_make(struct move_plan *ret, const struct dm_table *table,
 	return 0;
 }
 
-int move_plan_lead(const struct move_plan *plan, dev_t device, struct dm_table *ret, struct error *error)
+int move_plan_lead(enum move_kind kind, uint64_t sectors, const struct dm_table *now, dev_t device,
+    struct dm_table *ret, struct error *error)
 {
-	if (plan->kind == MOVE_BACKING)
-		return dm_table_with_device(ret, &plan->before, device, error);
+	if (kind == MOVE_BACKING)
+		return dm_table_with_device(ret, now, device, error);
 	*ret = (struct dm_table){0};
-	if (dm_table_add_linear(ret, plan->sectors, device, 0) < 0)
-		return error_set(error, -ENOMEM, "cannot plan the move: out of memory");
+	if (dm_table_add_linear(ret, sectors, device, 0) < 0)
+		return error_set(error, -ENOMEM, "cannot make a table: out of memory");
 	return 0;
 }
 
 void move_plan_done(struct move_plan *plan)
 {
-	dm_table_wipe(&plan->before);
-	dm_table_wipe(&plan->leg);
+	dm_table_done(&plan->leg);
 }

@@ -15,9 +15,8 @@ enum move_kind { MOVE_CONTENT, MOVE_BACKING };
 
 struct move_plan {
 	enum move_kind kind;
-	uint64_t sectors;       /* of a leg */
-	struct dm_table before; /* T */
-	struct dm_table leg;    /* the old leg, as a device of its own */
+	uint64_t sectors;    /* of a leg */
+	struct dm_table leg; /* the old leg, as a device of its own */
 };
 
 /*
@@ -26,7 +25,10 @@ struct move_plan {
  */
 int move_plan_make(struct move_plan *ret, const struct dm_table *table,
     int (*backing_sectors)(void *data, dev_t device, uint64_t *ret), void *data, struct error *error);
-/* The consumer's table when it leads to `device`, medium or new leg. */
-int move_plan_lead(const struct move_plan *plan, dev_t device, struct dm_table *ret, struct error *error);
-/* Overwrites what may be a key. */
+/*
+ * The consumer's table when it leads to `device`, medium or new leg. `now`: the table that it has, whose keys stay (kind backing; else
+ * not looked at). `sectors`: of a leg.
+ */
+int move_plan_lead(enum move_kind kind, uint64_t sectors, const struct dm_table *now, dev_t device,
+    struct dm_table *ret, struct error *error);
 void move_plan_done(struct move_plan *plan);

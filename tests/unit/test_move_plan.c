@@ -39,7 +39,7 @@ static void test_content(void **state)
 	assert_int_equal(plan.sectors, 1078);
 	assert_int_equal(asked, 0);
 	assert_true(dm_table_equal(&plan.leg, &table));
-	assert_int_equal(move_plan_lead(&plan, makedev(254, 3), &led, &error), 0);
+	assert_int_equal(move_plan_lead(plan.kind, plan.sectors, NULL, makedev(254, 3), &led, &error), 0);
 	assert_int_equal(led.count, 1);
 	assert_int_equal(led.targets[0].length, 1078);
 	assert_string_equal(led.targets[0].params, "254:3 0");
@@ -63,7 +63,7 @@ static void test_backing(void **state)
 	assert_int_equal(asked, makedev(8, 17));
 	assert_string_equal(plan.leg.targets[0].type, "linear");
 	assert_string_equal(plan.leg.targets[0].params, "8:17 0");
-	assert_int_equal(move_plan_lead(&plan, makedev(254, 12), &led, &error), 0);
+	assert_int_equal(move_plan_lead(plan.kind, plan.sectors, &table, makedev(254, 12), &led, &error), 0);
 	assert_string_equal(led.targets[0].params, "aes-xts-plain64 " KEY " 0 254:12 32768 1 allow_discards");
 	assert_int_equal(led.targets[0].length, 900);
 	dm_table_wipe(&led);
