@@ -286,21 +286,29 @@ int move_forward(struct move *move, enum move_until until, struct error *error)
 
 /* Back */
 
-static int back_to_old(struct move *move, struct error *error)
+/* Where the device leads. Led to a medium, it finds that again, which may need the engine's process. */
+static int find_place(struct move *move, enum move_place *ret, struct error *error)
 {
-	enum move_place place;
-	int res;
+	int res = move_where(move, ret, error);
+
+	if (res < 0 || *ret != AT_ELSEWHERE || !move->leg_devices[0])
+		return res;
+	res = ENGINE(move, make, error);
+	return res == 0 ? move_where(move, ret, error) : res;
+}
+
+static int back_to_old(struct move *move, enum move_place place, struct error *error)
+{
+	int res = 0;
 
 	if (move->record.phase != MOVE_UNDOING) {
-		res = ENGINE(move, uncut, error);
+		if (place == AT_MEDIUM)
+			res = ENGINE(move, uncut, error);
 		if (res == 0)
 			res = exchange(move, false, error);
 		if (res == 0)
 			res = enter_phase(move, MOVE_UNDOING, error);
-		if (res < 0)
-			return res;
 	}
-	res = move_where(move, &place, error);
 	if (res == 0 && place == AT_MEDIUM)
 		res = move_lead(move, AT_OLD, error);
 	else if (res == 0 && place != AT_OLD)
@@ -319,30 +327,34 @@ static int clean_up_undone(struct move *move, struct error *error)
 	return res;
 }
 
-int move_undo(struct move *move, bool keep_old, struct error *error)
+/* Not after a restart of the machine: then nothing is left to be led back. */
+static int lead_back(struct move *move, struct error *error)
 {
-	enum move_place place = AT_OLD;
-	struct error ignored;
-	int res = 0;
+	enum move_place place;
+	int res = find_place(move, &place, error);
 
-	if (move_record_is_of_another_boot(&move->record) && !move->leg_devices[0]) {
-		res = look_after_restart(move, error);
-		if (res == -EPERM && keep_old)
-			return clean_up_undone(move, error);
-		if (res < 0)
-			return res;
-	} else if (move->record.phase != MOVE_UNDOING) {
-		res = ENGINE(move, make, error);
-	}
-	if (res == 0 && move->record.phase == MOVE_FINISHING && move_where(move, &place, &ignored) == 0 &&
-	    place == AT_NEW)
+	if (res < 0)
+		return res;
+	if (move->record.phase == MOVE_FINISHING && place == AT_NEW)
 		return error_set(error, -EPERM,
 		    "%s leads to %s already, which alone has everything: `blkmove move --resume %s` ends "
 		    "this move; "
 		    "then move it back as any other",
 		    move->record.device, move->record.target, move->record.device);
-	if (res == 0 && (!move_record_is_of_another_boot(&move->record) || move->leg_devices[0]))
-		res = back_to_old(move, error);
+	return back_to_old(move, place, error);
+}
+
+int move_undo(struct move *move, bool keep_old, struct error *error)
+{
+	bool restarted = move_record_is_of_another_boot(&move->record) && !move->leg_devices[0];
+	int res = restarted ? look_after_restart(move, error) : lead_back(move, error);
+
+	if (restarted && res == 0 && move_new_counts(move))
+		return error_set(error, -EPERM,
+		    "%s leads to %s already, which has everything: `blkmove move --resume %s` ends this move",
+		    move->record.device, move->record.target, move->record.device);
+	if (restarted && res == -EPERM && keep_old)
+		res = 0;
 	return res == 0 ? clean_up_undone(move, error) : res;
 }
 
