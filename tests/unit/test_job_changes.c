@@ -106,7 +106,7 @@ static int setup(void **state)
 	struct world *world = calloc(1, sizeof(*world));
 	static uint8_t buf[GRAIN];
 
-	rand_init(&world->rand, volume_seed());
+	rand_init(&world->rand, seed_of_run());
 	strcpy(world->folder, "/tmp/blkmove-changes-XXXXXX");
 	world->tells = true;
 	if (ring_new(&world->ring, 64, NULL) < 0 || !mkdtemp(world->folder) ||
