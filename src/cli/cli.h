@@ -71,6 +71,16 @@ struct cli_options {
 	const char *report_path;
 	char state_dir[4096];
 
+	/* sync: rounds */
+	struct {
+		bool wanted;
+		unsigned count;   /* before the stop; 0: */
+		double until_s;   /* until the next one takes no longer */
+		const char *then; /* the command that stops what uses the source */
+		uint64_t timeout_ns;
+		bool verify_sent; /* after the stop, only what the last round sent is read back */
+	} rounds;
+
 	/* digest */
 	const char *output_path, *key_text;
 	bool sha256;
@@ -92,5 +102,7 @@ int cli_parse(struct cli_options *options, const struct argp *argp, const struct
     int argc, char **argv, int endpoints);
 void cli_options_done(struct cli_options *options);
 
+/* sync --rounds: the whole of it; see rounds_run.c. */
+int cli_run_rounds(struct cli_options *options);
 /* Runs the job with signals, progress and control socket, and prints how it ended. */
 int cli_run_job(struct cli_options *options, const char *verb);

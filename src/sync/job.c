@@ -56,6 +56,7 @@ struct job *job_free(struct job *job)
 	range_set_done(&job->flushing);
 	range_set_done(&job->bad);
 	range_set_done(&job->differences);
+	range_set_done(&job->moved);
 	free(job);
 	return NULL;
 }
@@ -357,6 +358,9 @@ void job_progress(struct job *job, struct job_progress *ret)
 	    .verified = job->verified,
 	    .paused = job->paused,
 	    .retries = job->retries,
+	    .wrote = job->wrote,
+	    .tracked = job->tracked,
+	    .changed = job->tracked ? job->changed.bytes : 0,
 	    .differing_ranges = job->differing_ranges,
 	    .differing_bytes = job->differing_bytes,
 	};

@@ -25,6 +25,8 @@ enum job_result {
 	JOB_BAD_RANGES = 5,  /* all done but for unreadable ranges, which are listed and zero on the target */
 	JOB_LINK_LOST = 6,   /* the link stayed away; --resume goes on */
 	JOB_LOCKED = 7,      /* another blkmove writes to this target */
+	JOB_DIVERGES = 8,    /* rounds do not get short enough; the source was not stopped */
+	JOB_NOT_STOPPED = 9, /* rounds: the source could not be stopped, or is in use all the same */
 };
 
 /* Where things stand. Byte counts; `position` never goes backwards. */
@@ -38,6 +40,9 @@ struct job_progress {
 	uint64_t verified; /* of total, while verifying */
 	bool paused;
 	unsigned retries;                           /* links lost and found again */
+	bool wrote;                                 /* the target may have been written to */
+	bool tracked;                               /* a tracker has named what changed: */
+	uint64_t changed;                           /* so much */
 	uint64_t differing_ranges, differing_bytes; /* found by a verify */
 };
 
@@ -48,6 +53,7 @@ struct job_options {
 	enum cache_mode cache;
 	uint64_t session; /* SESSION_FIRST...SESSION_MAX; 0: drawn at random */
 	bool dry_run, verify, resume;
+	bool verify_sent; /* with verify: only what this run wrote is read back */
 	bool
 	    trust_holes; /* verify: what both sides say is a hole is not read; sync: nor what any target does */
 	bool list_read_errors; /* --on-read-error=list */

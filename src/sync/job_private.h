@@ -43,7 +43,9 @@ struct job {
 	struct range_set fresh;        /* acknowledged by the target */
 	struct range_set flushing;     /* being made durable */
 	struct range_set bad, differences;
-	bool bad_lost; /* there was no memory for a bad range */
+	struct range_set moved; /* for verify_sent: what may have been written */
+	bool moved_lost;        /* there was no memory for it: all is verified */
+	bool bad_lost;          /* there was no memory for a bad range */
 	uint64_t differing_ranges, differing_bytes;
 	bool wrote; /* the target may have been written to */
 	struct journal *journal;

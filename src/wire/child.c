@@ -16,7 +16,7 @@
 #define TERM_MS 500u
 
 /* In the child: only what is safe after fork(2). */
-static _Noreturn void run(char *const *argv, const int fds[3], int report)
+static _Noreturn void run(char *const *argv, const int fds[3], bool group, int report)
 {
 	sigset_t none;
 	int copies[3], res;
@@ -27,8 +27,11 @@ static _Noreturn void run(char *const *argv, const int fds[3], int report)
 	for (int i = 0; i < 3; i++)
 		if (copies[i] < 0 || dup2(copies[i], i) < 0)
 			goto failed;
-	signal(SIGINT, SIG_IGN);
-	signal(SIGQUIT, SIG_IGN);
+	/* The terminal's signals do not reach another group than its own. */
+	if (group && setpgid(0, 0) < 0)
+		goto failed;
+	signal(SIGINT, group ? SIG_DFL : SIG_IGN);
+	signal(SIGQUIT, group ? SIG_DFL : SIG_IGN);
 	signal(SIGPIPE, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -51,13 +54,13 @@ static int exec_result(int report)
 	return got == sizeof(code) ? -code : 0;
 }
 
-int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error)
+static int start(struct child *ret, char *const *argv, const int fds[3], bool group, struct error *error)
 {
 	_cleanup_(cleanup_close) int report_in = -1;
 	int report[2], res;
 	pid_t pid;
 
-	*ret = (struct child){.pidfd = -1};
+	*ret = (struct child){.pidfd = -1, .group = group};
 	if (pipe2(report, O_CLOEXEC) < 0)
 		return error_set(error, -errno, "cannot start %s: %s", argv[0], strerror(errno));
 	report_in = report[0];
@@ -68,7 +71,7 @@ int child_start(struct child *ret, char *const *argv, const int fds[3], struct e
 	report[1] = res;
 	pid = res < 0 ? -1 : fork();
 	if (pid == 0)
-		run(argv, fds, report[1]);
+		run(argv, fds, group, report[1]);
 	res = pid < 0 ? -errno : 0;
 	if (report[1] >= 0)
 		close(report[1]);
@@ -82,6 +85,19 @@ int child_start(struct child *ret, char *const *argv, const int fds[3], struct e
 	ret->pid = pid;
 	ret->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	return 0;
+}
+
+int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error)
+{
+	return start(ret, argv, fds, false, error);
+}
+
+int child_start_shell(struct child *ret, const char *text, const int fds[3], struct error *error)
+{
+	char shell[] = "/bin/sh", option[] = "-c";
+	char *const argv[] = {shell, option, (char *)text, NULL};
+
+	return start(ret, argv, fds, true, error);
 }
 
 static bool reap(struct child *child, int flags)
@@ -118,13 +134,15 @@ bool child_wait(struct child *child, struct ring *ring, unsigned timeout_ms)
 
 void child_end(struct child *child, struct ring *ring)
 {
+	pid_t whom = child->group ? -child->pid : child->pid;
+
 	if (child->pid == 0)
 		return;
-	kill(child->pid, SIGTERM);
-	kill(child->pid, SIGCONT);
+	kill(whom, SIGTERM);
+	kill(whom, SIGCONT);
 	if (child_wait(child, ring, TERM_MS))
 		return;
-	kill(child->pid, SIGKILL);
+	kill(whom, SIGKILL);
 	reap(child, 0);
 }
 

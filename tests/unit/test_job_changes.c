@@ -215,6 +215,38 @@ static void test_only_what_changed_is_read(void **state)
 	assert_non_null(strstr(world->warnings, "the bitmap b0"));
 }
 
+/* What was not sent may differ: it was not asked for. */
+static void test_only_what_was_sent_is_read_back(void **state)
+{
+	struct world *world = *state;
+	struct job_options options = sync_options(world);
+	uint64_t at = 0;
+
+	options.verify = options.verify_sent = true;
+	while (world->changed[at / GRAIN])
+		at += GRAIN;
+	memory_poke(world->disks[1], at, "x", 1);
+	assert_int_equal(run(world, &options), JOB_OK);
+	assert_true(world->progress.tracked && world->progress.wrote);
+	assert_int_equal(world->progress.changed, changed_bytes(world));
+	/* In pieces of 64 KiB at most. */
+	assert_in_range(memory_counts(world->disks[1])->bytes_read, changed_bytes(world), SIZE - 1);
+	assert_false(is_equal(world));
+	options.verify_sent = false;
+	assert_int_equal(run(world, &options), JOB_TROUBLE);
+}
+
+static void test_a_write_that_went_astray_is_found_in_what_was_sent(void **state)
+{
+	struct world *world = *state;
+	struct job_options options = sync_options(world);
+
+	options.verify = options.verify_sent = true;
+	world->rule = (struct fault_rule){FAULT_ERROR, 0, 1u << BLOCK_WRITE, .nth = 3};
+	assert_int_equal(run(world, &options), JOB_TROUBLE);
+	assert_false(is_equal(world));
+}
+
 static void test_a_dry_run_counts_and_writes_nothing(void **state)
 {
 	struct world *world = *state;
@@ -311,6 +343,8 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    CASE(test_only_what_changed_is_read),
+	    CASE(test_only_what_was_sent_is_read_back),
+	    CASE(test_a_write_that_went_astray_is_found_in_what_was_sent),
 	    CASE(test_a_dry_run_counts_and_writes_nothing),
 	    CASE(test_h11_nothing_is_told),
 	    CASE(test_h10_no_base),
