@@ -58,6 +58,15 @@ const char *cli_state_dir(char *buf, size_t length);
 /* How a run reports. */
 enum cli_progress { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_NONE };
 
+/* sync --snapshot=: what is made and kept; see snapshot/snapshot.h. */
+struct cli_snapshot {
+	enum { SNAPSHOT_OFF, SNAPSHOT_AUTO, SNAPSHOT_LAST, SNAPSHOT_DROP } mode;
+	uint64_t size;
+	unsigned fill_max;
+	bool freeze;
+	const char *store, *before, *after;
+};
+
 /* The options of copy, sync and verify, and of digest as far as they fit. */
 struct cli_options {
 	struct job_options job;
@@ -80,6 +89,7 @@ struct cli_options {
 		uint64_t timeout_ns;
 		bool verify_sent; /* after the stop, only what the last round sent is read back */
 	} rounds;
+	struct cli_snapshot snapshot;
 
 	/* digest */
 	const char *output_path, *key_text;
@@ -93,7 +103,7 @@ struct cli_options {
 /* Option groups; a command's argp names those that it takes as children. */
 /* reach is what of link is not about TLS. */
 extern const struct argp cli_argp_link, cli_argp_reach, cli_argp_read, cli_argp_holes, cli_argp_job,
-    cli_argp_write, cli_argp_report, cli_argp_events;
+    cli_argp_write, cli_argp_report, cli_argp_events, cli_argp_snapshot;
 /*
  * Parses with the given argp (whose input is the options) and takes `endpoints` endpoints. Returns 0 or an
  * exit code after printing what is wrong.

@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/report.h"
+#include "cli/sync_snapshot.h"
 #include "ring/ticker.h"
 
 struct run {
@@ -16,6 +17,7 @@ struct run {
 	struct report *report;
 	struct signals *signals;
 	struct control *control;
+	struct sync_snapshot snapshot; /* where --snapshot asks for one */
 	struct ticker ticker;
 	const char *between; /* as a state's name */
 	unsigned round;      /* of rounds: which one; 0: there are none */

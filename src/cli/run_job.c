@@ -64,6 +64,7 @@ static _Noreturn void end_at_once(struct run *run)
 	signals_end_children();
 	if (run->control)
 		unlink(control_path(run->control));
+	sync_snapshot_abandon(&run->snapshot, run->job);
 	_exit(JOB_INTERRUPTED);
 }
 
@@ -76,6 +77,7 @@ static void tick(void *data)
 		return;
 	job_progress(run->job, &progress);
 	report_tick(run->report, &progress, ring_now_ns(run->ring));
+	sync_snapshot_look(&run->snapshot, run->job);
 	if (run->give_up_ns && progress.state == JOB_OPENING && ring_now_ns(run->ring) >= run->give_up_ns)
 		end_at_once(run);
 }
@@ -164,6 +166,11 @@ static void warned(void *data, const char *text)
 	report_warning(((struct run *)data)->report, text);
 }
 
+static bool is_interrupted(void *data)
+{
+	return ((struct run *)data)->interrupted;
+}
+
 /* The list of what could not be read: offset and length in bytes, a range a line. */
 static void write_bad_ranges(struct run *run)
 {
@@ -214,6 +221,8 @@ int run_set_up(struct run *run, struct cli_options *options, const char *verb, s
 
 	*run = (struct run){.options = options, .between = job_state_name(JOB_CREATED)};
 	res = ring_new(&run->ring, RING_ENTRIES, error);
+	run->snapshot = (struct sync_snapshot){
+	    .options = options, .ring = run->ring, .data = run, .say = warned, .stopping = is_interrupted};
 	if (res == 0)
 		res = report_new(&run->report, options, verb, error);
 	if (res == 0)
@@ -228,6 +237,7 @@ int run_set_up(struct run *run, struct cli_options *options, const char *verb, s
 void run_tear_down(struct run *run)
 {
 	run_job_end(run);
+	sync_snapshot_close(&run->snapshot);
 	ticker_stop(&run->ticker);
 	control_free(run->control);
 	signals_free(run->signals);
@@ -264,6 +274,22 @@ void run_job_end(struct run *run)
 	run->job = job_free(run->job);
 }
 
+/* Of a snapshot, where one was asked for. */
+static enum job_result run_only_job(struct run *run, struct job_progress *ret, struct error *error)
+{
+	struct job_options options = run->options->job;
+	enum job_result result;
+	int res = sync_snapshot_open(&run->snapshot, error);
+
+	*ret = (struct job_progress){0};
+	if (res == 0)
+		res = sync_snapshot_take(&run->snapshot, &options, error);
+	if (res < 0)
+		return sync_snapshot_result(res);
+	result = run_job(run, &options, ret, error);
+	return sync_snapshot_end(&run->snapshot, run->job, result, error);
+}
+
 int cli_run_job(struct cli_options *options, const char *verb)
 {
 	struct run run;
@@ -274,8 +300,9 @@ int cli_run_job(struct cli_options *options, const char *verb)
 	if (run_set_up(&run, options, verb, &error) < 0) {
 		cli_fail(result, &error);
 	} else {
-		result = run_job(&run, &options->job, &progress, &error);
-		write_bad_ranges(&run);
+		result = run_only_job(&run, &progress, &error);
+		if (run.job)
+			write_bad_ranges(&run);
 		report_end(run.report, &progress, run.job, result, &error);
 	}
 	run_tear_down(&run);

@@ -292,6 +292,7 @@ enum job_result job_run(struct job *job, struct error *error)
 
 	if (!good) {
 		job_journal_note_end(job);
+		job_changes_note_end(job);
 		remove_untouched(job);
 	}
 	job_journal_end(job, good);
@@ -364,6 +365,11 @@ void job_progress(struct job *job, struct job_progress *ret)
 	    .differing_ranges = job->differing_ranges,
 	    .differing_bytes = job->differing_bytes,
 	};
+}
+
+enum job_holds job_holds(const struct job *job)
+{
+	return job->holds;
 }
 
 const struct range_set *job_bad_ranges(const struct job *job)

@@ -46,6 +46,13 @@ struct job_progress {
 	uint64_t differing_ranges, differing_bytes; /* found by a verify */
 };
 
+/* What is noted of the target once a run has ended: whether its base is known (sync/base_record.h). */
+enum job_holds {
+	JOB_HOLDS_AS_BEFORE, /* it was not written to, or what was noted before is true still */
+	JOB_HOLDS_UNKNOWN,   /* it was written to, and nothing is noted */
+	JOB_HOLDS_SOURCE,    /* it is noted that it holds what the source was */
+};
+
 struct job_options {
 	enum job_kind kind;
 	const struct endpoint *source, *target; /* borrowed */
@@ -103,6 +110,10 @@ void job_pause(struct job *job, bool paused);
 void job_set_rate(struct job *job, uint64_t rate);
 uint64_t job_rate(const struct job *job);
 void job_progress(struct job *job, struct job_progress *ret);
+/* After job_run(), before job_free(): closes both volumes, for who has to remove one of them. */
+void job_close(struct job *job);
+/* After job_run(). */
+enum job_holds job_holds(const struct job *job);
 /* Unreadable ranges so far. */
 const struct range_set *job_bad_ranges(const struct job *job);
 /* What differs, found by a verify: the first ranges; job_progress has their full count. */

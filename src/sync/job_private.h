@@ -34,7 +34,9 @@ struct job {
 	/* changes that a tracker names */
 	bool tracked; /* only `changed` is moved */
 	struct range_set changed;
-	json_t *points; /* what the target will hold, for the next run; or NULL */
+	json_t *points;  /* what the target will hold, for the next run; or NULL */
+	json_t *partway; /* what it holds while `changed` is being moved; or NULL */
+	enum job_holds holds;
 
 	/* ring thread only */
 	enum job_state state;
@@ -71,7 +73,6 @@ struct job {
 
 /* job_open.c: opens what is not open, judges, and on later times insists on the same volumes. */
 int job_open(struct job *job);
-void job_close(struct job *job);
 /* Closes what lost its link. What did not stays open, and with it its lock: nobody else gets in meanwhile. */
 void job_close_lost(struct job *job);
 /* Facts once more: -ESTALE with words when the source was written since the first look. */
@@ -105,6 +106,8 @@ int job_changes_begin(struct job *job);
 void job_changes_forget(struct job *job);
 /* After all is flushed: notes what the target holds. What fails is a warning. */
 void job_changes_finish(struct job *job);
+/* After a run that did not complete: notes what is true of the target even so, if anything is. */
+void job_changes_note_end(struct job *job);
 void job_changes_end(struct job *job);
 
 /* job_checkpoint.c: makes what was written durable, now and then, and notes it in the journal. */
