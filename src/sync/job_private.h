@@ -30,6 +30,7 @@ struct job {
 	struct block *saved;                  /* stands for the target when comparing; or NULL */
 	struct saved_digests_writer *digests; /* the new ones; or NULL */
 	struct digest_key digest_key;
+	struct digest *sent_digest; /* with that key */
 
 	/* changes that a tracker names */
 	bool tracked; /* only `changed` is moved */
@@ -96,6 +97,12 @@ void job_journal_end(struct job *job, bool remove);
 
 /* job_digests.c: saved digests; the volume to compare with is job->saved where they fit. */
 int job_digests_begin(struct job *job);
+/*
+ * A source that may be written meanwhile may have been another thing when it was compared than when it was sent: then the digests of what
+ * was sent are saved. What was found to be the same is in the target, whatever became of the source.
+ */
+bool job_digests_see_sent(const struct job *job);
+void job_digests_sending(void *data, uint64_t offset, uint64_t length, const void *bytes);
 /* After all is flushed. What fails is a warning: the data is in order. */
 void job_digests_finish(struct job *job);
 void job_digests_end(struct job *job);
