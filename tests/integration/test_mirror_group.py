@@ -13,7 +13,7 @@ from processes import agents
 from program import INTERRUPTED, LOCKED, OK, REFUSED, TROUBLE, wait_until
 
 MIB = 1 << 20
-SIZE = 40 * MIB + 512 * 33
+SIZE = 48 * MIB + 512 * 33
 NAMES = ("root", "data", "logs")
 PRIORITIES = {"root": 4, "data": 2, "logs": 1}
 
@@ -57,31 +57,34 @@ def stop(clients):
         client.stop()
 
 
-def rates(group, seconds=4):
+def rates(group):
     """Bytes a second of each while all copy."""
-    time.sleep(seconds)
     return {name: group.status(name)["sync_rate"] for name in NAMES}
 
 
 def near(rate, ought):
-    return 0.7 * ought < rate < 1.3 * ought
+    return 0.7 * ought <= rate < 1.3 * ought + MIB / 4
+
+
+def rates_become(group, **ought):
+    """MiB a second. They are means of some seconds."""
+    time.sleep(3)
+    wait_until(lambda: all(near(now, ought[name] * MIB) for name, now in rates(group).items()),
+               f"rates of {ought} MiB/s", timeout_s=15)
 
 
 def test_rates_follow_the_priorities_and_change_while_it_runs(group, clients):
     start(group, clients, "--full", "--copy-mode=background", "--max-rate=7M")
     group.program("throttle", "data", "--min-rate=1M")  # of its own, and less than its part
-    now = rates(group)
-    assert all(near(now[name], PRIORITIES[name] * MIB) for name in NAMES), now
+    rates_become(group, **PRIORITIES)
     told = group.status("root")
     assert told["priority"] == 4 and near(told["rate"], 4 * MIB) and told["rate_limit"] == 7 * MIB
     group.program("throttle", "root", "--priority", "1")
     group.program("throttle", "logs", "--priority=4")
-    now = rates(group)
-    assert near(now["root"], MIB) and near(now["data"], 2 * MIB) and near(now["logs"], 4 * MIB), now
+    rates_become(group, root=1, data=2, logs=4)
     # Who does not use its part leaves it to the others.
     group.program("pause", "logs")
-    now = rates(group)
-    assert now["logs"] < MIB / 4 and near(now["root"], 7 / 3 * MIB) and near(now["data"], 14 / 3 * MIB), now
+    rates_become(group, root=7 / 3, data=14 / 3, logs=0)
     group.program("resume", "logs")
     group.program("throttle", "data", "none")
     for name in NAMES:

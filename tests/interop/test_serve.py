@@ -412,7 +412,8 @@ def test_slow_writes_hold_up_hardly_any_read(slow_file, serve):
         writer.poll(0)
         for number in range(before, len(written)):
             write(number + 16)
-    assert sum(took > 0.1 for took in longest) <= 2, sorted(longest)[-10:]
+    # 33 if each were waited for; a busy machine makes some of its own.
+    assert sum(took > 0.1 for took in longest) <= 8, sorted(longest)[-10:]
     assert len(longest) > 1000 and len(written) > 10
     wait_until(lambda: writer.poll(0) >= 0 and writer.aio_in_flight() == 0, "the writes")
     assert not any(written) and reader.pread(4096, 4096 * 15) == b"w" * 4096
