@@ -6,8 +6,10 @@
 #include "agent/agent.h"
 #include "agent/notes.h"
 
+#include "attach/lvm_points.h"
 #include "base/cleanup.h"
 #include "export/agent_server.h"
+#include "filter/stage_view.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -98,6 +100,12 @@ static int take_standard(int fd)
 	return taken;
 }
 
+static int open_volume(void *data, struct block **ret, struct ring *ring, const char *path,
+    const struct block_open_options *open, struct error *error)
+{
+	return stage_view_open(ret, ring, path, data, open, lvm_points, error);
+}
+
 struct serving {
 	bool done, loop_broke;
 	int res;
@@ -123,6 +131,8 @@ static int serve(
 	    .fd_out = take_standard(STDOUT_FILENO),
 	    .policy = &policy,
 	    .notes = &agent_file_notes,
+	    .open = open_volume,
+	    .open_data = (void *)&policy,
 	    .timeout_ms = arguments->timeout_s * 1000,
 	};
 	struct agent_server *server;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mistakes that the simulation of mirrors must find (tests/sim/sim_mirror.c). They exist only in programs built with
+ * Mistakes that the simulations of mirrors and stages must find (tests/sim/sim_mirror.c, sim_stage.c). They exist only in programs built with
  * BLKMOVE_PLANTS, which the simulation's own build of some files is; elsewhere PLANTED() is false and leaves nothing behind.
  */
 #pragma once
@@ -18,6 +18,10 @@ enum planted {
 	PLANTED_NO_DOUBT,    /* what a lost follower had not flushed is not dirty */
 	PLANTED_STALE_HOLES, /* what a leg called a hole is taken for one although it was written since */
 	PLANTED_NO_RESTORE,  /* what a machine lost that was started anew is not made good */
+	PLANTED_STAGE_UNFLUSHED, /* the commit of a stage is written before the stage is on stable storage */
+	PLANTED_STAGE_EARLY_APPLY, /* a stage is applied before its commit is on stable storage */
+	PLANTED_STAGE_EARLY_END,   /* a stage counts as applied before the volume was flushed */
+	PLANTED_STAGE_BITS_FIRST,  /* what is staged is noted before its data are on stable storage */
 	PLANTED_END,
 };
 

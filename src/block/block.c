@@ -106,6 +106,8 @@ static int check(const struct block *block, const struct block_io *io)
 
 	if (writes && !block->info.writable)
 		return -EROFS;
+	if (io->op == BLOCK_FLUSH && io->flags & BLOCK_COMMIT && !block->info.staged)
+		return -EOPNOTSUPP;
 	if (io->op == BLOCK_FLUSH || io->op == BLOCK_RESIZE)
 		return 0;
 	if (!block_takes_range(&block->info, io->op, io->offset, io->length))

@@ -45,6 +45,11 @@ enum block_flags {
 	/* WRITE, advice: past the page cache, where that can be: nobody reads it soon */
 	BLOCK_UNCACHED = 1 << 5,
 	BLOCK_APART = 1 << 6, /* WRITE: never within block_submit(), whatever was allowed at open */
+	/*
+	 * FLUSH of a staged volume (info.staged): what was written since it was opened becomes the volume's content, all of it or, after a crash,
+	 * nothing until somebody completes it. The last request that writes: the volume cannot be written any more. -EOPNOTSUPP elsewhere.
+	 */
+	BLOCK_COMMIT = 1 << 7,
 };
 
 #define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */
@@ -62,6 +67,7 @@ struct block_io {
 	uint32_t extents_max;
 	uint32_t granularity;         /* DIGEST: DIGEST_LEAF times a power of 16, at most DIGEST_CHUNK */
 	const struct digest_key *key; /* DIGEST */
+	struct error *error;          /* BLOCK_COMMIT: words when it fails; or NULL */
 	void (*done)(struct block_io *io,
 	    int res); /* 0 (EXTENTS: a count; a stream's READ: bytes, 0 at the end) or -errno */
 	void *user;
@@ -103,6 +109,8 @@ struct block_info {
 	/* What EXTENTS calls zero reads as zero, for sure: a file system that was asked after dirty data was written out. */
 	bool holes_trusted;
 	bool tells_changes; /* BLOCK_CHANGED can be asked for: block_open_options.changes_since */
+	bool staged;        /* what is written lies in a stage until BLOCK_COMMIT */
+	bool recovered;     /* this open completed an earlier round's stage, or dropped it (STAGE_DROP) */
 	bool no_flush; /* FLUSH does nothing: when writes are on stable storage, the far side alone knows */
 };
 

@@ -7,6 +7,7 @@
 #include "block/inspect.h"
 #include "block/open.h"
 #include "block/path_policy.h"
+#include "block/stage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -266,6 +267,34 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	return 0;
 }
 
+/* An earlier round's stage, if there is one, comes first. Takes the block on failure. */
+static int settle(struct block *block, int fd, const struct block_open_options *options, struct error *error)
+{
+	enum stage_found what = !options->write                ? STAGE_FOUND_REFUSE
+	                        : options->stage == STAGE_DROP ? STAGE_FOUND_DROP
+	                                                       : STAGE_FOUND_APPLY;
+	int res =
+	    options->stage == STAGE_IGNORE || block->info.created ? 0 : stage_settle(block, fd, what, error);
+
+	block->info.recovered = res == 1;
+	if (res < 0)
+		block_free(block);
+	return res < 0 ? res : 0;
+}
+
+static int make_block(struct block **ret, struct ring *ring, const struct file_options *file,
+    const struct block_open_options *options, struct error *error)
+{
+	struct block *block;
+	int res = file_new(&block, ring, file, error);
+
+	if (res == 0)
+		res = settle(block, file->fd, options, error);
+	if (res == 0)
+		*ret = block;
+	return res;
+}
+
 int file_open(struct block **ret, struct ring *ring, const char *path, const struct path_policy *policy,
     const struct block_open_options *options, struct error *error)
 {
@@ -282,7 +311,7 @@ int file_open(struct block **ret, struct ring *ring, const char *path, const str
 	if (res == 0) {
 		res = prepare(&file, options, error);
 		if (res == 0)
-			return file_new(ret, ring, &file, error);
+			return make_block(ret, ring, &file, options, error);
 		if (file.info.created)
 			remove_made(file.fd);
 	}

@@ -11,6 +11,8 @@
 /* Fills facts for an open file or block device. Returns 0 or -errno with words; a fact that cannot be known
  * is empty. */
 int inspect_fd(int fd, struct block_facts *ret, struct error *error);
+/* block_facts.id alone; "" when it cannot be known. */
+void inspect_identity(int fd, char *ret, unsigned length);
 /*
  * Takes the writer's lock (flock(2) LOCK_EX, also honoured by udev) on the open volume until the descriptor
  * closes. Returns 0, or -EALREADY with "... is in use by another blkmove, pid N (command)" naming the lock's
@@ -23,10 +25,5 @@ int inspect_lock(int fd, const char *name, struct error *error);
  * (qemu)".
  */
 void inspect_holder(int fd, char *ret, unsigned length);
-/*
- * Calls found() for each mount of this process's namespace whose device is `dev` or lies upon it: where it is, and on which device. A name may be met
- * more than once.
- */
-void inspect_mounts(dev_t dev, void (*found)(void *data, const char *where, dev_t on), void *data);
 /* What libblkid finds on a file or device, as block_facts.signature has it; "" for nothing. */
 void inspect_signature(int fd, char *ret, unsigned length);

@@ -15,6 +15,23 @@ enum cache_mode {
 enum compress_mode { COMPRESS_AUTO, COMPRESS_NONE, COMPRESS_ZSTD };
 
 #define NBD_CONNECTIONS_MAX 64u
+#define STAGE_POINTS_MAX    1000u
+
+/*
+ * Stages (stage.h) of an image file or device. A volume whose stage was committed and not applied is refused to those who read, -EBUSY; who
+ * writes has it applied first (info.recovered).
+ */
+enum stage_use {
+	STAGE_SETTLE,
+	/*
+	 * And the volume is opened as the target of a round: what is written is staged (info.staged) until BLOCK_COMMIT. Who opens a file or device
+	 * here wraps it himself, by filter/stage.h; on another machine, the agent does.
+	 */
+	STAGE_NEW,
+	STAGE_RESUME, /* the same; what an interrupted round has staged is kept */
+	STAGE_DROP,   /* a stage is removed, in whatever state */
+	STAGE_IGNORE, /* this is a stage itself */
+};
 
 /* How the far side is reached. Strings are borrowed until block_free(). */
 struct link_options {
@@ -39,6 +56,10 @@ struct block_open_options {
 	bool force_held; /* a device that is held exclusively by another is opened all the same */
 	/* For writing: who writes, for an agent's note of it; SESSION_FIRST...SESSION_MAX, or 0. */
 	uint64_t session;
+	enum stage_use stage;
+	const char *stage_dir; /* where a new stage lies; NULL: stage_place() */
+	unsigned
+	    keep_points; /* of an LVM thin volume: so many points are kept after a round; 0: none are made */
 	/*
 	 * NBD: a dirty bitmap of the server, by its name ("qemu:dirty-bitmap:" goes before it) or its whole context name; BLOCK_CHANGED
 	 * asks it. Whether the server has it: info.tells_changes. NULL: none.

@@ -79,6 +79,11 @@ static const enum frame_type request_types[] = {
     [BLOCK_RESIZE] = FRAME_RESIZE,
 };
 
+static enum frame_type request_type(const struct block_io *io)
+{
+	return io->op == BLOCK_FLUSH && io->flags & BLOCK_COMMIT ? FRAME_COMMIT : request_types[io->op];
+}
+
 static void fill_payload(struct remote_slot *slot, const struct block_io *io)
 {
 	struct session_send *send = &slot->send;
@@ -121,7 +126,7 @@ static uint32_t answer_due(const struct block_io *io)
 /* False: no credit now. */
 static bool send_io(struct remote *remote, struct block_io *io)
 {
-	struct frame frame = {.type = request_types[io->op], .offset = io->offset, .length = io->length};
+	struct frame frame = {.type = request_type(io), .offset = io->offset, .length = io->length};
 	struct remote_slot *slot;
 
 	if (io->op == BLOCK_FLUSH)
@@ -290,13 +295,16 @@ static int parse_extents(struct block_io *io, const uint8_t *payload, uint32_t l
 	return (int)count;
 }
 
-static int failure(const struct frame *frame, const void *payload, int *ret, struct error *error)
+static int failure(
+    const struct block_io *io, const struct frame *frame, const void *payload, int *ret, struct error *error)
 {
 	struct error said;
 	int res = control_error_parse(payload, frame->payload_length, &said, error);
 
 	if (res == 0)
 		*ret = said.code;
+	if (res == 0 && io->flags & BLOCK_COMMIT && io->error)
+		*io->error = said;
 	return res;
 }
 
@@ -310,7 +318,7 @@ int remote_frame(void *data, const struct frame *frame, const void *payload, str
 		return remote_call_frame(remote, frame, payload, error);
 	slot = slot_of(remote, frame->id);
 	if (frame->type == FRAME_ERROR)
-		res = failure(frame, payload, &answer, error);
+		res = failure(slot->io, frame, payload, &answer, error);
 	else if (frame->type == FRAME_EXTENT_LIST)
 		res = answer = parse_extents(slot->io, payload, frame->payload_length, error);
 	else if (frame->type == FRAME_ZEROES)
@@ -326,9 +334,11 @@ int remote_frame(void *data, const struct frame *frame, const void *payload, str
 static uint64_t patience_ns(const struct remote *remote, const struct block_io *io)
 {
 	bool syncs = io->op == BLOCK_FLUSH || io->op == BLOCK_RESIZE;
+	/* What a commit applies may be all of the volume. */
+	uint64_t length = io->flags & BLOCK_COMMIT ? remote->block.info.size : io->length;
 
 	return remote->timeout_ns * (syncs ? STALL_TIMEOUTS_FLUSH : STALL_TIMEOUTS) +
-	       (uint64_t)((double)io->length / STALL_BYTES_PER_NS);
+	       (uint64_t)((double)length / STALL_BYTES_PER_NS);
 }
 
 /* An agent that answers pings and nothing else is as good as gone. */

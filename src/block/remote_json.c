@@ -16,20 +16,38 @@ static const char *const cache_words[] = {
     [CACHE_BUFFERED] = "buffered",
 };
 
+static const char *const stage_words[] = {
+    [STAGE_SETTLE] = "settle",
+    [STAGE_NEW] = "new",
+    [STAGE_RESUME] = "resume",
+    [STAGE_DROP] = "drop",
+};
+
 json_t *remote_json_open(const char *path, const struct block_open_options *options)
 {
-	return json_pack("{s:s, s:b, s:b, s:I, s:s, s:b, s:I}", "path", path, "write", options->write,
+	json_t *json = json_pack("{s:s, s:b, s:b, s:I, s:s, s:b, s:I}", "path", path, "write", options->write,
 	    "create", options->create, "size", (json_int_t)options->create_size, "cache",
 	    cache_words[options->cache], "force_held", options->force_held, "session",
 	    (json_int_t)options->session);
+
+	if (!json || options->stage == STAGE_SETTLE)
+		return json;
+	if (json_object_set_new(json, "stage", json_string(stage_words[options->stage])) < 0 ||
+	    (options->stage_dir &&
+	        json_object_set_new(json, "stage_dir", json_string(options->stage_dir)) < 0) ||
+	    json_object_set_new(json, "keep_points", json_integer(options->keep_points)) < 0) {
+		json_decref(json);
+		return NULL;
+	}
+	return json;
 }
 
 json_t *remote_json_opened(const struct block_info *info)
 {
-	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size,
+	return json_pack("{s:I, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "size", (json_int_t)info->size,
 	    "sector_size", (int)info->sector_size, "request_align", (int)info->request_align, "writable",
 	    info->writable, "zeroed", info->zeroed, "created", info->created, "resizable", info->resizable,
-	    "holes_trusted", info->holes_trusted);
+	    "holes_trusted", info->holes_trusted, "staged", info->staged, "recovered", info->recovered);
 }
 
 static json_t *places(const struct block_facts *facts)
@@ -81,6 +99,29 @@ static int parse_cache(const json_t *json, enum cache_mode *ret, struct error *e
 	return error_set(error, -EPROTO, "there is no cache mode '%s'", word);
 }
 
+/* What earlier versions do not send is the usual. */
+static int parse_stage(const json_t *json, struct remote_open *ret, struct error *error)
+{
+	const char *dir = json_string_value(json_object_get(json, "stage_dir"));
+	uint64_t points = 0;
+	char word[16] = "settle";
+	unsigned i;
+
+	if (json_object_get(json, "stage") && control_get_text(json, "stage", word, sizeof(word), error) < 0)
+		return -EPROTO;
+	if (json_object_get(json, "keep_points") && control_get_u64(json, "keep_points", &points, error) < 0)
+		return -EPROTO;
+	for (i = 0; i < sizeof(stage_words) / sizeof(stage_words[0]) && strcmp(word, stage_words[i]); i++)
+		;
+	if (i == sizeof(stage_words) / sizeof(stage_words[0]) || points > STAGE_POINTS_MAX ||
+	    (dir && (dir[0] != '/' || strlen(dir) >= sizeof(ret->stage_dir))))
+		return error_set(error, -EPROTO, "there is no such stage");
+	ret->stage = (enum stage_use)i;
+	ret->keep_points = (unsigned)points;
+	strcpy(ret->stage_dir, dir ? dir : "");
+	return 0;
+}
+
 /* The path goes to open(2), not to a terminal: as it is, or not at all. */
 static int parse_path(const json_t *json, struct remote_open *ret, struct error *error)
 {
@@ -101,7 +142,7 @@ int remote_parse_open(const void *payload, size_t length, struct remote_open *re
 	    control_get_bool(json, "create", &ret->create, error) < 0 ||
 	    control_get_bool(json, "force_held", &ret->force_held, error) < 0 ||
 	    control_get_u64(json, "size", &ret->create_size, error) < 0 ||
-	    get_session(json, "session", &ret->session, error) < 0)
+	    get_session(json, "session", &ret->session, error) < 0 || parse_stage(json, ret, error) < 0)
 		return -EPROTO;
 	return 0;
 }
@@ -129,6 +170,8 @@ int remote_parse_opened(const void *payload, size_t length, struct block_info *r
 		    (unsigned long long)sector, (unsigned long long)align);
 	/* An older agent does not say, and did not write out a target's dirty data. */
 	ret->holes_trusted = json_is_true(json_object_get(json, "holes_trusted"));
+	ret->staged = json_is_true(json_object_get(json, "staged"));
+	ret->recovered = json_is_true(json_object_get(json, "recovered"));
 	ret->sector_size = (uint32_t)sector;
 	ret->request_align = (uint32_t)align;
 	return 0;

@@ -13,6 +13,9 @@ struct remote_open {
 	bool write, create, force_held;
 	uint64_t create_size, session;
 	enum cache_mode cache;
+	enum stage_use stage; /* SETTLE, NEW, RESUME or DROP */
+	char stage_dir[4096]; /* "": none was named */
+	unsigned keep_points;
 };
 
 /* NULL: out of memory, or a path that is not UTF-8. */

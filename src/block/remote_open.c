@@ -155,6 +155,10 @@ static int check_opened(
 {
 	if (options->write && !info->writable)
 		return error_set(error, -EPROTO, "the agent opened it for reading only");
+	if (options->write && (options->stage == STAGE_NEW || options->stage == STAGE_RESUME) &&
+	    !info->staged)
+		return error_set(error, -EOPNOTSUPP,
+		    "the agent there knows nothing of --atomic; install the same release on both machines");
 	if (info->created && !options->create)
 		return error_set(error, -EPROTO, "the agent made a new file, which was not asked");
 	if (info->zeroed && !info->created)

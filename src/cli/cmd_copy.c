@@ -1,15 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove copy, sync and verify: what each takes, then one job. */
 #include "cli/cli.h"
-#include "cli/rounds_options.h"
-#include "cli/sync_snapshot.h"
 
+#include "attach/lvm_points.h"
 #include "base/parse_size.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum option_key { KEY_CHANGES = 512, KEY_BASE, KEY_DIGESTS, KEY_COMPARE_BLOCK, KEY_LIST };
+enum option_key {
+	KEY_CHANGES = 512,
+	KEY_BASE,
+	KEY_DIGESTS,
+	KEY_COMPARE_BLOCK,
+	KEY_ATOMIC,
+	KEY_KEEP_POINTS,
+	KEY_LIST
+};
 
 int command_copy(int argc, char **argv)
 {
@@ -35,6 +44,7 @@ static error_t parse_sync(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
 	uint64_t size;
+	char *end;
 	int choice;
 
 	switch (key) {
@@ -57,6 +67,18 @@ static error_t parse_sync(int key, char *arg, struct argp_state *state)
 			    state, JOB_TROUBLE, 0, "--compare-block=%s: choose one of 1M, 64k, 4k", arg);
 		options->job.top_granularity = (uint32_t)size;
 		return 0;
+	case KEY_ATOMIC:
+		options->job.atomic = true;
+		snprintf(options->stage_dir, sizeof(options->stage_dir), "%s", arg ? arg : "");
+		options->job.stage_dir = arg ? options->stage_dir : NULL;
+		return 0;
+	case KEY_KEEP_POINTS:
+		options->job.keep_points = (unsigned)strtoul(arg, &end, 10);
+		if (end == arg || *end || options->job.keep_points < 1 ||
+		    options->job.keep_points > STAGE_POINTS_MAX)
+			argp_failure(state, JOB_TROUBLE, 0, "--keep-points=%s: a number from 1 to %u", arg,
+			    STAGE_POINTS_MAX);
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -75,6 +97,12 @@ static const struct argp_option sync_options[] = {
     {"digests", KEY_DIGESTS, "FILE", 0, "saved digests: used if they fit, and saved anew at the end", 1},
     {"compare-block", KEY_COMPARE_BLOCK, "SIZE", 0,
         "the first block size compared: 1M, 64k or 4k (default: chosen)", 1},
+    {"atomic", KEY_ATOMIC, "DIR", OPTION_ARG_OPTIONAL,
+        "stage the round beside DST (or in DIR, there), then apply it: after a crash DST is the old point or "
+        "the new one",
+        1},
+    {"keep-points", KEY_KEEP_POINTS, "N", 0,
+        "with --atomic, for a thin volume of LVM's: keep the last N points as snapshots", 1},
     {0},
 };
 
@@ -89,6 +117,20 @@ static int check_sync(struct cli_options *options)
 		return error_set(&options->error, -EINVAL,
 		    "--digests cannot be had with a tracker, which does not see all of the source; leave one "
 		    "out");
+	if (job->keep_points && !job->atomic)
+		return error_set(
+		    &options->error, -EINVAL, "--keep-points needs --atomic: only whole points are kept");
+	if (job->atomic && job->list_read_errors)
+		return error_set(&options->error, -EINVAL,
+		    "--atomic cannot be had with --on-read-error=list: a point with zeros for what cannot be "
+		    "read is none");
+	if (job->atomic && job->size_mismatch == SIZE_TRUNCATE)
+		return error_set(&options->error, -EINVAL,
+		    "--atomic cannot be had with --size-mismatch=truncate: a size is changed at once; set it "
+		    "first");
+	if (job->stage_dir && job->stage_dir[0] != '/')
+		return error_set(&options->error, -EINVAL,
+		    "--atomic=%.300s: name it from the root, as in /var/tmp", job->stage_dir);
 	if (job->base && job->changes == CHANGES_HASH)
 		return error_set(&options->error, -EINVAL, "--base is a tracker's, not for --changes=hash");
 	return 0;
@@ -97,10 +139,10 @@ static int check_sync(struct cli_options *options)
 int command_sync(int argc, char **argv)
 {
 	static const struct argp own = {.options = sync_options, .parser = parse_sync};
-	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_rounds, 0, NULL, 0},
-	    {&cli_argp_snapshot, 0, NULL, 0}, {&cli_argp_write, 0, NULL, 0}, {&cli_argp_read, 0, NULL, 0},
-	    {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0},
-	    {&cli_argp_report, 0, NULL, 0}, {&cli_argp_events, 0, NULL, 0}, {0}};
+	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_write, 0, NULL, 0},
+	    {&cli_argp_read, 0, NULL, 0}, {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0},
+	    {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {&cli_argp_events, 0, NULL, 0},
+	    {0}};
 	static const struct argp argp = {.args_doc = "SRC DST",
 	    .doc = "Makes DST equal to SRC: both sides digest their blocks where the data is, and only "
 	           "blocks that differ are "
@@ -109,13 +151,11 @@ int command_sync(int argc, char **argv)
 	struct cli_options options = {.job.kind = JOB_SYNC};
 	int res = cli_parse(&options, &argp, children, argc, argv, 2);
 
-	if (res == 0 && (check_sync(&options) < 0 || rounds_options_check(&options) < 0 ||
-	                    sync_snapshot_check(&options) < 0))
+	options.job.points = lvm_points;
+	if (res == 0 && check_sync(&options) < 0)
 		res = cli_fail(JOB_TROUBLE, &options.error);
-	if (res == 0 && options.snapshot.mode == SNAPSHOT_DROP)
-		res = sync_snapshot_drop(&options);
-	else if (res == 0)
-		res = options.rounds.wanted ? cli_run_rounds(&options) : cli_run_job(&options, "sync");
+	if (res == 0)
+		res = cli_run_job(&options, "sync");
 	cli_options_done(&options);
 	return res;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove move: moves a device-mapper device to another device while it is in use. */
 #include "attach/move_dm_mirror.h"
+#include "base/state_dir.h"
 #include "cli/cli.h"
 #include "cli/move_mirror.h"
 #include "sync/preflight.h"
@@ -345,7 +346,7 @@ int command_move(int argc, char **argv)
 	struct error error = {0};
 	int res;
 
-	cli_state_dir(command.state_dir, sizeof(command.state_dir));
+	state_dir_path(command.state_dir, sizeof(command.state_dir));
 	res = argp_parse(&argp, argc, argv, 0, NULL, &command);
 	if (res)
 		return JOB_TROUBLE;

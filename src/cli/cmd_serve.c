@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove serve: exports volumes over NBD until it is told to end. */
+#include "base/state_dir.h"
 #include "cli/cli.h"
 #include "cli/devices.h"
 #include "cli/listen.h"
@@ -226,7 +227,7 @@ static int open_one(struct serve *serve, unsigned i, struct error *error)
 
 	if (res == 0)
 		res = listen_judge(serve->blocks[i], &serve->endpoints[i], serve->allow_mounted,
-		    serve->allow_held, cli_state_dir(state_dir, sizeof(state_dir)), &facts, error);
+		    serve->allow_held, state_dir_path(state_dir, sizeof(state_dir)), &facts, error);
 	if (res == 0 && serve->overlay) {
 		struct block *below = serve->blocks[i];
 

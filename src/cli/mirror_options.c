@@ -3,6 +3,7 @@
 #include "cli/mirror_options.h"
 
 #include "base/parse_size.h"
+#include "base/state_dir.h"
 #include "cli/mirror_files.h"
 
 #include <ctype.h>
@@ -376,7 +377,7 @@ int mirror_command_parse(struct mirror_command *command, int argc, char **argv)
 		return cli_fail(JOB_TROUBLE, &command->options.error);
 	}
 	if (!command->options.state_dir[0])
-		cli_state_dir(command->options.state_dir, sizeof(command->options.state_dir));
+		state_dir_path(command->options.state_dir, sizeof(command->options.state_dir));
 	return 0;
 }
 

@@ -2,6 +2,8 @@
 /* One command line: its options by argp, its endpoints. */
 #include "cli/cli.h"
 
+#include "base/state_dir.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -70,7 +72,7 @@ int cli_parse(struct cli_options *options, const struct argp *argp, const struct
 	if (res)
 		return JOB_TROUBLE;
 	if (!options->state_dir[0])
-		cli_state_dir(options->state_dir, sizeof(options->state_dir));
+		state_dir_path(options->state_dir, sizeof(options->state_dir));
 	options->job.state_dir = options->state_dir;
 	options->job.no_journal = options->no_journal;
 	options->job.source = &options->source;

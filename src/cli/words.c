@@ -111,19 +111,3 @@ int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, s
 	*ret_ns = (uint64_t)(value_ms * 1e6);
 	return 0;
 }
-
-const char *cli_state_dir(char *buf, size_t length)
-{
-	const char *own = getenv("BLKMOVE_STATE_DIR"), *state = getenv("XDG_STATE_HOME"),
-	           *home = getenv("HOME");
-
-	if (own && own[0])
-		snprintf(buf, length, "%s", own);
-	else if (geteuid() == 0)
-		snprintf(buf, length, "/var/lib/blkmove");
-	else if (state && state[0])
-		snprintf(buf, length, "%s/blkmove", state);
-	else
-		snprintf(buf, length, "%s/.local/state/blkmove", home ? home : "/tmp");
-	return buf;
-}

@@ -21,6 +21,7 @@ static const struct request_rule {
     [FRAME_DIGEST] = {.known = true, .op = BLOCK_DIGEST, .ranged = true},
     [FRAME_SHA256] = {.known = true, .op = BLOCK_SHA256, .ranged = true, .maybe_empty = true},
     [FRAME_RESIZE] = {.known = true, .op = BLOCK_RESIZE, .writes = true},
+    [FRAME_COMMIT] = {.known = true, .op = BLOCK_FLUSH, .writes = true},
 };
 
 static const struct request_rule *rule_of(uint8_t type)
@@ -173,6 +174,8 @@ static void io_done(struct block_io *io, int res)
 	slot->submitted = false;
 	if (slot->server->broken) {
 		agent_slot_release(slot);
+	} else if (res < 0 && io->flags & BLOCK_COMMIT && slot->words.text[0]) {
+		agent_slot_answer_error(slot, res, slot->words.text);
 	} else if (res < 0) {
 		snprintf(words, sizeof(words), "%s of %llu bytes at %llu failed: %s",
 		    frame_type_name(slot->request.type), (unsigned long long)io->length,
@@ -201,6 +204,11 @@ void agent_request_submit(struct agent_slot *slot, const void *payload)
 		io->granularity = get_le32(payload);
 		memcpy(slot->key.bytes, (const uint8_t *)payload + 4, sizeof(slot->key.bytes));
 		io->key = &slot->key;
+	}
+	if (slot->request.type == FRAME_COMMIT) {
+		io->flags = BLOCK_COMMIT;
+		io->error = &slot->words;
+		slot->words = (struct error){0};
 	}
 	slot->submitted = true;
 	/* What remains to be checked (granularity, chunk borders) block_submit() does, and answers -EINVAL.

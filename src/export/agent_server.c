@@ -140,12 +140,15 @@ static int open_block(struct agent_server *server, struct error *error)
 	    .create_size = open->create_size,
 	    .force_held = open->force_held,
 	    .cache = open->cache,
+	    .session = open->session,
+	    .stage = open->stage,
+	    .stage_dir = open->stage_dir[0] ? open->stage_dir : NULL,
+	    .keep_points = open->keep_points,
 	};
 
 	if (server->options.open)
-		return server->options.open(server->options.open_data, &server->block, server->ring,
-		    open->path, open->write, open->create, open->create_size, open->cache, open->force_held,
-		    error);
+		return server->options.open(
+		    server->options.open_data, &server->block, server->ring, open->path, &options, error);
 	return file_open(&server->block, server->ring, open->path, server->options.policy, &options, error);
 }
 

@@ -2,7 +2,7 @@
 /* The agent's side of the wire: one client, one volume, over a pair of stream descriptors. */
 #pragma once
 
-#include "block/block.h"
+#include "block/open.h"
 #include "block/path_policy.h"
 #include "ring/ring.h"
 
@@ -24,9 +24,9 @@ struct agent_server_options {
 	const struct path_policy *policy; /* or NULL; borrowed */
 	const struct agent_notes *notes;  /* or NULL; borrowed */
 	unsigned timeout_ms;              /* longest silence before the client counts as lost; 0: 30,000 */
-	/* Opens the volume an OPEN frame names; NULL: file_open(). Simulations open their own. */
-	int (*open)(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
-	    bool create, uint64_t create_size, int cache, bool force_held, struct error *error);
+	/* Opens the volume an OPEN frame names; NULL: file_open(), which stages nothing. */
+	int (*open)(void *data, struct block **ret, struct ring *ring, const char *path,
+	    const struct block_open_options *options, struct error *error);
 	void *open_data;
 };
 

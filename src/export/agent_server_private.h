@@ -24,7 +24,8 @@ struct agent_slot {
 	bool credited;  /* still counts against the client */
 	void *buf;
 	size_t buf_size;
-	char *text; /* an answer in JSON */
+	char *text;         /* an answer in JSON */
+	struct error words; /* of a COMMIT that failed */
 	struct digest_key key;
 	struct session_send send;
 };

@@ -314,6 +314,12 @@ int overlay_new(struct block **ret, struct block *take_below, struct block *take
 	return 0;
 }
 
+struct overlay_map *overlay_map_of(struct block *overlay)
+{
+	assert(overlay->driver == &overlay_driver);
+	return overlay_of(overlay)->map;
+}
+
 /* A file without a name. */
 static int make_file(const char *folder, struct error *error)
 {

@@ -7,8 +7,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define WORDS       512u
+#define WORDS       (OVERLAY_LEAF_BYTES / 8)
 #define LEAF_BLOCKS (WORDS * 64u)
 #define LEAF_BYTES  ((uint64_t)LEAF_BLOCKS * OVERLAY_BLOCK)
 
@@ -18,6 +19,7 @@ struct leaf {
 
 struct overlay_map {
 	uint64_t leaves_count;
+	uint64_t *touched;     /* a bit a leaf */
 	struct leaf *leaves[]; /* NULL: all zero; `full`: all one */
 };
 
@@ -32,15 +34,31 @@ int overlay_map_new(struct overlay_map **ret, uint64_t size)
 	if (!map)
 		return -ENOMEM;
 	map->leaves_count = count;
+	map->touched = calloc(count / 64 + 1, sizeof(*map->touched));
+	if (!map->touched) {
+		free(map);
+		return -ENOMEM;
+	}
 	*ret = map;
 	return 0;
 }
 
-struct overlay_map *overlay_map_free(struct overlay_map *map)
+void overlay_map_clear(struct overlay_map *map)
 {
-	for (uint64_t i = 0; map && i < map->leaves_count; i++)
+	for (uint64_t i = 0; i < map->leaves_count; i++) {
 		if (map->leaves[i] != &full)
 			free(map->leaves[i]);
+		map->leaves[i] = NULL;
+	}
+	memset(map->touched, 0, (map->leaves_count / 64 + 1) * sizeof(*map->touched));
+}
+
+struct overlay_map *overlay_map_free(struct overlay_map *map)
+{
+	if (!map)
+		return NULL;
+	overlay_map_clear(map);
+	free(map->touched);
 	free(map);
 	return NULL;
 }
@@ -61,6 +79,7 @@ int overlay_map_set(struct overlay_map *map, uint64_t begin, uint64_t end)
 			*leaf = calloc(1, sizeof(**leaf));
 		if (!*leaf)
 			return -ENOMEM;
+		overlay_map_touch(map, block / LEAF_BLOCKS);
 		for (; *leaf != &full && block < next; block++)
 			(*leaf)->words[block % LEAF_BLOCKS / 64] |= UINT64_C(1) << block % 64;
 		block = next;
@@ -95,4 +114,39 @@ uint64_t overlay_map_run(const struct overlay_map *map, uint64_t offset, uint64_
 	}
 	*ret_set = set;
 	return min_u64(end, block * OVERLAY_BLOCK);
+}
+
+void overlay_map_touch(struct overlay_map *map, uint64_t leaf)
+{
+	map->touched[leaf / 64] |= UINT64_C(1) << leaf % 64;
+}
+
+uint64_t overlay_map_take_touched(struct overlay_map *map, uint64_t from, uint8_t *ret_bits)
+{
+	uint64_t leaf = from;
+
+	while (leaf < map->leaves_count && !(map->touched[leaf / 64] >> leaf % 64))
+		leaf = align_down(leaf, 64) + 64;
+	if (leaf >= map->leaves_count)
+		return UINT64_MAX;
+	leaf += (uint64_t)__builtin_ctzll(map->touched[leaf / 64] >> leaf % 64);
+	map->touched[leaf / 64] &= ~(UINT64_C(1) << leaf % 64);
+	if (map->leaves[leaf] == &full)
+		memset(ret_bits, 0xff, OVERLAY_LEAF_BYTES);
+	for (unsigned i = 0; map->leaves[leaf] != &full && i < WORDS; i++)
+		put_le64(ret_bits + i * 8, map->leaves[leaf]->words[i]);
+	return leaf;
+}
+
+int overlay_map_add(struct overlay_map *map, uint64_t leaf, const uint8_t *bits)
+{
+	if (bytes_are_zero(bits, OVERLAY_LEAF_BYTES) || map->leaves[leaf] == &full)
+		return 0;
+	if (!map->leaves[leaf])
+		map->leaves[leaf] = calloc(1, sizeof(*map->leaves[leaf]));
+	if (!map->leaves[leaf])
+		return -ENOMEM;
+	for (unsigned i = 0; i < WORDS; i++)
+		map->leaves[leaf]->words[i] |= get_le64(bits + i * 8);
+	return 0;
 }

@@ -34,6 +34,7 @@ int job_new(struct job **ret, struct ring *ring, const struct job_options *optio
 		return error_set(error, -ENOMEM, "cannot begin: out of memory");
 	job->ring = ring;
 	job->options = *options;
+	job->options.no_journal |= options->atomic;
 	if (!job->options.checkpoint_ns)
 		job->options.checkpoint_ns = CHECKPOINT_NS;
 	job->rate = options->rate;
@@ -56,7 +57,6 @@ struct job *job_free(struct job *job)
 	range_set_done(&job->flushing);
 	range_set_done(&job->bad);
 	range_set_done(&job->differences);
-	range_set_done(&job->moved);
 	free(job);
 	return NULL;
 }
@@ -163,7 +163,7 @@ static int attempt(struct job *job)
 		res = job_changes_begin(job);
 	if (res == 0)
 		res = job_journal_check(job);
-	if (res == 0)
+	if (res == 0 && !job->options.atomic)
 		job_changes_forget(job);
 	if (res == 0)
 		res = job_set_target_size(job);
@@ -176,6 +176,8 @@ static int attempt(struct job *job)
 		res = job_compare(job);
 	if (res == 0 && !job->options.dry_run && !(job->options.allow & ALLOW_LIVE_SOURCE))
 		res = job_check_source_mark(job);
+	if (res == 0 && job->differing_ranges == 0 && job->options.atomic && job_writes(job))
+		res = job_commit(job);
 	if (res == 0 && job->differing_ranges == 0) {
 		job_digests_finish(job);
 		job_changes_finish(job);
@@ -217,11 +219,40 @@ static int run_attempts(struct job *job)
 	}
 }
 
-static enum job_result judge_failure(struct job *job, int res)
+/* What there is to say of an atomic run that did not come to its end. */
+static void say_atomic(struct job *job, int res)
 {
 	struct error why = job->error;
+	const char *name = job->target ? block_info(job->target)->name : "the target";
+
+	if (res == -ECANCELED && job->cancelled)
+		why = (struct error){.text = "interrupted"};
+	if (job->committing)
+		error_set(&job->error, res,
+		    "%.330s; it is the old point or the new one once `blkmove recover` was run", why.text);
+	else if (res == -ENOSPC)
+		error_set(&job->error, res,
+		    "%.240s; the stage takes what changes, and %.90s is as it was: make room, or name "
+		    "another folder in "
+		    "--atomic=DIR",
+		    why.text, name);
+	else if (job->wrote)
+		error_set(&job->error, res,
+		    "%.280s; %.90s is as it was: go on with what is staged by --resume, or run anew",
+		    why.text, name);
+}
+
+static enum job_result judge_failure(struct job *job, int res)
+{
+	struct error why;
+
+	if (job->options.atomic)
+		say_atomic(job, res);
+	why = job->error;
 
 	if (job->cancelled && res == -ECANCELED) {
+		if (job->options.atomic && job->wrote)
+			return JOB_INTERRUPTED;
 		error_set(&job->error, res,
 		    !job_writes(job) ? "interrupted"
 		    : job->journal   ? "interrupted; the target is not usable yet: go on with --resume"
@@ -248,6 +279,15 @@ static enum job_result judge_end(struct job *job, int res)
 		return judge_failure(job, res);
 	if (job->options.kind == JOB_VERIFY)
 		return job->differing_ranges || job->source_size != job->target_size ? JOB_DIFFERS : JOB_OK;
+	if (job->differing_ranges && job->options.atomic) {
+		error_set(&job->error, -EILSEQ,
+		    "what was staged reads back differently from the source in %llu ranges, the first at "
+		    "byte %llu: the target "
+		    "is as it was; check both devices, then run it again",
+		    (unsigned long long)job->differing_ranges,
+		    (unsigned long long)job->differences.ranges[0].offset);
+		return JOB_TROUBLE;
+	}
 	if (job->differing_ranges) {
 		error_set(&job->error, -EILSEQ,
 		    "the target reads back differently from the source in %llu ranges, the first at byte "
@@ -292,7 +332,6 @@ enum job_result job_run(struct job *job, struct error *error)
 
 	if (!good) {
 		job_journal_note_end(job);
-		job_changes_note_end(job);
 		remove_untouched(job);
 	}
 	job_journal_end(job, good);
@@ -359,17 +398,9 @@ void job_progress(struct job *job, struct job_progress *ret)
 	    .verified = job->verified,
 	    .paused = job->paused,
 	    .retries = job->retries,
-	    .wrote = job->wrote,
-	    .tracked = job->tracked,
-	    .changed = job->tracked ? job->changed.bytes : 0,
 	    .differing_ranges = job->differing_ranges,
 	    .differing_bytes = job->differing_bytes,
 	};
-}
-
-enum job_holds job_holds(const struct job *job)
-{
-	return job->holds;
 }
 
 const struct range_set *job_bad_ranges(const struct job *job)

@@ -14,6 +14,15 @@ static int open_one(
 
 	if (job->options.open_block)
 		return job->options.open_block(job->options.data, target, options, ret, &job->error);
+	if (options->stage != STAGE_SETTLE && endpoint->kind != ENDPOINT_SSH &&
+	    endpoint->kind != ENDPOINT_PATH)
+		return error_set(&job->error, -EPERM,
+		    "refused: %s can have no stage: --atomic is for image files and devices, here or on a "
+		    "machine with an agent",
+		    endpoint->name);
+	if (options->stage != STAGE_SETTLE && endpoint->kind == ENDPOINT_PATH)
+		return stage_view_open(
+		    ret, job->ring, endpoint->path, NULL, options, job->options.points, &job->error);
 	return block_open(ret, job->ring, endpoint, options, &job->error);
 }
 
@@ -49,6 +58,13 @@ static int open_source(struct job *job)
 	return 0;
 }
 
+static enum stage_use stage_use(const struct job *job)
+{
+	if (!job->options.atomic || !job_writes(job))
+		return STAGE_SETTLE;
+	return job->options.resume || job->opened_before ? STAGE_RESUME : STAGE_NEW;
+}
+
 static int open_target(struct job *job)
 {
 	struct block_open_options options = {
@@ -59,6 +75,9 @@ static int open_target(struct job *job)
 	    .force_held = job->options.allow & (ALLOW_HELD | ALLOW_MOUNTED),
 	    .session = job_writes(job) ? job->session : 0,
 	    .cache = job->options.cache,
+	    .stage = stage_use(job),
+	    .stage_dir = job->options.stage_dir,
+	    .keep_points = job->options.keep_points,
 	    .link = job->options.link,
 	};
 	int res;
@@ -142,6 +161,9 @@ static int reopen_checks(
 		res = check_again(job, job->target, target, &job->target_facts, job->target_size);
 	if (res < 0)
 		return res;
+	/* Whether it is the very stage that holds what is done cannot be known. */
+	if (job->options.atomic && target_again)
+		range_set_done(&job->done);
 	doubt = reopen_doubt(job, source, target, target_again);
 	if (doubt) {
 		job_warn(job, "%s: comparing all of it", doubt);
@@ -190,6 +212,11 @@ static int first_checks(struct job *job, const struct block_facts *source, const
 	if (!job->target)
 		return 0;
 	res = job_journal_load(job);
+	/* The stage of a resumed run may hold anything. */
+	job->update |= job->options.atomic && job->options.resume;
+	if (res == 0 && block_info(job->target)->recovered)
+		job_warn(job, "%s was brought to the point of an earlier --atomic round first",
+		    block_info(job->target)->name);
 	if (res == 0)
 		res = judge(job, source, target);
 	if (res == 0 && job_writes(job) && block_info(job->target)->no_flush)

@@ -48,9 +48,7 @@ static int run_engine(struct job *job, struct extents *extents)
 	    .dry_run = job->options.dry_run,
 	    .resumable = job->journal,
 	    .bad_range = job->options.list_read_errors ? bad_range : NULL,
-	    .bad_range_data = job,
-	    .sending = job_digests_see_sent(job) ? job_digests_sending : NULL,
-	    .sending_data = job};
+	    .bad_range_data = job};
 	struct pass pass = {0};
 	int res = copy_new(&job->copy, job->source, job->target, extents, &options, &job->error);
 	int loop;
@@ -152,6 +150,24 @@ static int finish_target(struct job *job)
 	if (res == 0)
 		res = job_checkpoint_now(job);
 	return res;
+}
+
+int job_commit(struct job *job)
+{
+	struct error why = {0};
+	struct block_io io = {.op = BLOCK_FLUSH, .flags = BLOCK_COMMIT, .error = &why};
+	int res;
+
+	if (job->cancelled)
+		return -ECANCELED;
+	/* What was noted of it is true until now. */
+	job_changes_forget(job);
+	job->committing = true;
+	res = block_wait(job->target, &io);
+	if (res < 0)
+		return error_set(&job->error, res, "cannot bring %.120s to its new point: %.300s",
+		    block_info(job->target)->name, why.text[0] ? why.text : strerror(-res));
+	return 0;
 }
 
 static int run_pass(struct job *job, struct range_set *skip)

@@ -32,6 +32,7 @@ static const struct frame_rule rules[256] = {
     [FRAME_DIGEST] = {"DIGEST", 20, 20, 1, 0},
     [FRAME_SHA256] = {"SHA256", 0, 0, 1, 0},
     [FRAME_RESIZE] = {"RESIZE", 0, 0, 1, 0},
+    [FRAME_COMMIT] = {"COMMIT", 0, 0, 1, 0},
     [FRAME_DONE] = {"DONE", 0, 0, 1, 0},
     [FRAME_DATA] = {"DATA", 1, FRAME_PAYLOAD_MAX, 1, FRAME_FLAG_ZSTD},
     [FRAME_ZEROES] = {"ZEROES", 0, 0, 1, 0},

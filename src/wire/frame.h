@@ -35,8 +35,9 @@ enum frame_type {
 	FRAME_DIGEST = 21,  /* payload: u32 granularity, 16 bytes of key */
 	FRAME_SHA256 = 22,
 	FRAME_RESIZE = 23,
+	FRAME_COMMIT = 24, /* of a staged volume: BLOCK_COMMIT */
 	/* answers, same id */
-	FRAME_DONE = 32,        /* to WRITE, ZERO, FLUSH, RESIZE */
+	FRAME_DONE = 32,        /* to WRITE, ZERO, FLUSH, RESIZE, COMMIT */
 	FRAME_DATA = 33,        /* to READ; DIGEST: digests; SHA256: 32 bytes */
 	FRAME_ZEROES = 34,      /* to READ: the whole range is zero, no payload */
 	FRAME_EXTENT_LIST = 35, /* to EXTENTS: 16 bytes each: u64 length, u64 kind */

@@ -17,16 +17,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 	"v\",\"write\":true,\"create\":false,\"size\":0,\"cache\":\"auto\",\"force_held\":false}"
 #define SIZE ((1u << 20) + 77)
 
-static int open_memory(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
-    bool create, uint64_t create_size, int cache, bool force_held, struct error *error)
+static int open_memory(void *data, struct block **ret, struct ring *ring, const char *path,
+    const struct block_open_options *options, struct error *error)
 {
 	/* Not resizable: the SHA-256 of 2^62 zeros is right, but late. */
-	const struct memory_options options = {.read_only = !write};
+	const struct memory_options memory = {.read_only = !options->write};
 
-	assert(path[0] && cache >= 0 && cache <= 2);
+	assert(path[0] && options->cache <= CACHE_BUFFERED && options->stage <= STAGE_DROP);
 	if (path[0] != '/')
 		return error_set(error, -ENOENT, "cannot open %s: no such volume", path);
-	return memory_new(ret, ring, SIZE, &options, error);
+	return memory_new(ret, ring, SIZE, &memory, error);
 }
 
 static void served(void *data, int res)

@@ -35,8 +35,8 @@ static bool is_locked(const struct mirror_world *world, const struct far_agent *
 	return false;
 }
 
-static int agent_open(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
-    bool create, uint64_t create_size, int cache, bool force_held, struct error *error)
+static int agent_open(void *data, struct block **ret, struct ring *ring, const char *path,
+    const struct block_open_options *options, struct error *error)
 {
 	struct far_agent *agent = data;
 

@@ -40,17 +40,17 @@ static bool is_locked(const struct world *world)
 	return false;
 }
 
-static int agent_open(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
-    bool create, uint64_t create_size, int cache, bool force_held, struct error *error)
+static int agent_open(void *data, struct block **ret, struct ring *ring, const char *path,
+    const struct block_open_options *options, struct error *error)
 {
 	struct agent *agent = data;
 	int res;
 
-	if (write && is_locked(agent->world))
+	if (options->write && is_locked(agent->world))
 		return error_set(error, -EALREADY, "another agent writes to %s", path);
-	res = world_open_disk(agent->world, ring, agent->target, write, ret, error);
+	res = world_open_disk(agent->world, ring, agent->target, options->write, ret, error);
 	if (res == 0)
-		agent->writes = write;
+		agent->writes = options->write;
 	return res;
 }
 

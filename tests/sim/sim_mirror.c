@@ -13,7 +13,7 @@
 enum planted planted_mistake;
 #endif
 
-static const char *const plant_names[PLANTED_END] = {
+static const char *const plant_names[PLANTED_STAGE_UNFLUSHED] = {
     [PLANTED_NOTHING] = "none",
     [PLANTED_NO_INTENT] = "no-intent",
     [PLANTED_CLEAR_EARLY] = "clear-early",
@@ -141,7 +141,7 @@ int main(int argc, char **argv)
 	    .line = {.program = "sim_mirror",
 	        .more_usage = "[--watch SECTOR]",
 	        .mistakes = plant_names,
-	        .mistakes_count = PLANTED_END,
+	        .mistakes_count = PLANTED_STAGE_UNFLUSHED,
 	        .more = more,
 	        .take = take_option,
 	        .data = &arguments,

@@ -15,8 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-#include "seed.h"
+#include <time.h>
 
 struct wire {
 	struct ring_sim *sim; /* or NULL: the real ring */
@@ -41,23 +40,32 @@ struct wire {
 	char last_path[128];
 };
 
-static inline int wire_open(void *data, struct block **ret, struct ring *ring, const char *path, bool write,
-    bool create, uint64_t create_size, int cache, bool force_held, struct error *error)
+static inline uint64_t wire_seed(void)
+{
+	const char *text = getenv("BLKMOVE_SEED");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+
+	printf("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
+	return seed;
+}
+
+static inline int wire_open(void *data, struct block **ret, struct ring *ring, const char *path,
+    const struct block_open_options *options, struct error *error)
 {
 	struct wire *wire = data;
 	struct memory_options memory = wire->memory;
 	int res;
 
 	wire->opens++;
-	wire->last_write = write;
-	wire->last_create = create;
-	wire->last_force = force_held;
-	wire->last_cache = cache;
+	wire->last_write = options->write;
+	wire->last_create = options->create;
+	wire->last_force = options->force_held;
+	wire->last_cache = (int)options->cache;
 	snprintf(wire->last_path, sizeof(wire->last_path), "%s", path);
 	if (wire->open_res < 0)
 		return error_set(error, wire->open_res, "cannot open %s: \x1b[31mnot today", path);
-	memory.read_only = !write;
-	res = memory_new(ret, ring, create ? create_size : wire->size, &memory, error);
+	memory.read_only = !options->write;
+	res = memory_new(ret, ring, options->create ? options->create_size : wire->size, &memory, error);
 	if (res < 0)
 		return res;
 	wire->opened = *ret;

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What becomes of a stage (stage_format.h; filter/stage.h fills it): before its commit it is nothing, and the volume is the old point; after
+ * it the volume is brought to the new point, as often as it takes, and then the stage is nothing again. Control paths: they run the ring.
+ */
+#pragma once
+
+#include "block/block.h"
+#include "block/stage_format.h"
+
+enum stage_state {
+	STAGE_FILLING,   /* not committed */
+	STAGE_COMMITTED, /* the volume may hold a mixture of the old point and the new one */
+	STAGE_APPLIED,   /* the volume is the new point */
+};
+
+struct stage {
+	enum stage_state state;
+	struct stage_layout layout;
+	struct stage_header header;
+	struct stage_commit commit; /* unless it is filling */
+};
+
+/*
+ * What the file is. 0; -ENODATA: a stage that was never begun; -EBADMSG with words: damaged, and it may have been committed; other
+ * -errno with words.
+ */
+int stage_look(struct block *file, struct stage *ret, struct error *error);
+/* Whether what an interrupted round has staged there, for a volume of this identity and size, may be gone on with. */
+bool stage_is_resumable(struct block *file, const char *id, uint64_t size);
+/*
+ * Before it is applied by another process than the one that committed it: -EBADMSG with words when it is damaged, -ESTALE with words
+ * when the volume holds anything else than the old and the new point there, sector by sector: somebody wrote to it since. The
+ * volume is only read. Where the stage has zeros that cannot be seen.
+ */
+int stage_check(struct block *file, const struct stage *stage, struct block *volume, struct error *error);
+/* Writes it to the volume, flushes, reads back, and notes in the file that this was done. Can be repeated. With words. */
+int stage_apply(struct block *file, const struct stage *stage, struct block *volume, struct error *error);
+
+#define STAGE_PATH_MAX 4400u
+
+/* Where a volume's stage lies, and the record of it in the state folder, by which every name of the volume leads to it. */
+struct stage_place {
+	char path[STAGE_PATH_MAX];
+	char record[STAGE_PATH_MAX]; /* a symbolic link to path, or path itself */
+};
+
+/*
+ * The place for a stage of an open file or device with this identity: in `folder`, or NULL: beside an image file, in the state folder for a
+ * device. -EOPNOTSUPP with words for a volume that cannot be known again after a restart.
+ */
+int stage_place(int fd, const char *id, const char *folder, struct stage_place *ret, struct error *error);
+/* Where it would lie beside an image file; false for a device. And its record. False: the name would be too long. */
+bool stage_place_beside(int fd, char *ret, size_t length);
+bool stage_place_record(const char *id, char *ret, size_t length);
+/* The record, durably. 0 or -errno with words. */
+int stage_place_note(const struct stage_place *place, struct error *error);
+/* Removes stage and record, durably as far as the file system can. */
+void stage_place_remove(const struct stage_place *place);
+
+/*
+ * Before a volume is used (file_open() calls it): looks for a stage of it that was committed and not applied, beside it and by its identity in the
+ * state folder. STAGE_FOUND_APPLY applies it, 1: that was done; STAGE_FOUND_REFUSE refuses, -EBUSY with words; STAGE_FOUND_DROP removes a stage in
+ * whatever state, 1: there was one. 0: there was none. -EBUSY with words, too, when it does not fit the volume or is damaged.
+ */
+enum stage_found { STAGE_FOUND_REFUSE, STAGE_FOUND_APPLY, STAGE_FOUND_DROP };
+int stage_settle(struct block *volume, int fd, enum stage_found what, struct error *error);

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opens the target of an atomic round: the volume, the file for its stage, the view over both. Control path. */
+#include "base/folder.h"
+#include "block/driver.h"
+#include "block/stage.h"
+#include "filter/stage_view.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What the view calls back with. */
+struct staged {
+	struct ring *ring;
+	struct stage_place place;
+	char path[PATH_MAX];
+	stage_points *points;
+	unsigned keep_points;
+};
+
+static void remove_stage(void *data)
+{
+	stage_place_remove(&((struct staged *)data)->place);
+}
+
+static int make_point(void *data, struct error *error)
+{
+	struct staged *staged = data;
+
+	return staged->points(staged->path, staged->keep_points, staged->ring, false, error);
+}
+
+static int find_place(const char *path, const struct block_facts *facts,
+    const struct block_open_options *options, struct stage_place *ret, struct error *error)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), res;
+
+	if (fd < 0)
+		return error_set(error, -errno, "%s", strerror(errno));
+	res = stage_place(fd, facts->id, options->stage_dir, ret, error);
+	close(fd);
+	return res;
+}
+
+/* The file of an interrupted round, if it may be kept, else a new one. */
+static int open_file(struct block **ret, struct ring *ring, const struct stage_place *place,
+    const struct path_policy *policy, const struct block_open_options *options,
+    const struct block_facts *facts, const struct stage_layout *layout, bool *ret_kept, struct error *error)
+{
+	const struct path_policy *where = strcmp(place->path, place->record) ? policy : NULL;
+	struct block_open_options file = {.write = true, .cache = options->cache, .stage = STAGE_IGNORE};
+	struct block *block;
+	int res;
+
+	*ret_kept = false;
+	if (access(place->path, F_OK) == 0) {
+		res = file_open(&block, ring, place->path, where, &file, error);
+		if (res < 0)
+			return res;
+		*ret_kept =
+		    options->stage == STAGE_RESUME && stage_is_resumable(block, facts->id, layout->size);
+		if (*ret_kept) {
+			*ret = block;
+			return 0;
+		}
+		unlink(place->path);
+		block_free(block);
+	}
+	file.create = true;
+	file.create_size = layout->length;
+	return file_open(ret, ring, place->path, where, &file, error);
+}
+
+static int open_view(struct block **ret, struct block *take_volume, const struct path_policy *policy,
+    const struct block_open_options *options, struct staged *take_staged, struct error *error)
+{
+	struct stage_view_options view = {
+	    .remove = remove_stage, .free = free, .data = take_staged, .name = take_staged->path};
+	struct ring *ring = block_ring(take_volume);
+	struct block_facts facts = {0};
+	struct stage_layout layout;
+	char name[PATH_MAX];
+	struct block *file = NULL;
+	int res = block_facts(take_volume, &facts, error);
+
+	if (res == 0 && !stage_layout(block_info(take_volume)->size, &layout))
+		res = error_set(error, -EOPNOTSUPP, "a volume of %llu bytes can have no stage",
+		    (unsigned long long)block_info(take_volume)->size);
+	if (res == 0)
+		res = find_place(take_staged->path, &facts, options, &take_staged->place, error);
+	if (res == 0)
+		res = stage_place_note(&take_staged->place, error);
+	if (res == 0)
+		res = open_file(
+		    &file, ring, &take_staged->place, policy, options, &facts, &layout, &view.resume, error);
+	if (res < 0) {
+		block_free(take_volume);
+		free(take_staged);
+		return res;
+	}
+	if (realpath(take_staged->path, name))
+		view.name = name;
+	view.target_id = facts.id;
+	view.applied = options->keep_points ? make_point : NULL;
+	return stage_view_new(ret, take_volume, file, &view, error);
+}
+
+static int begin(struct block **ret, struct block *take_volume, const char *path,
+    const struct path_policy *policy, const struct block_open_options *options, stage_points *points,
+    struct error *error)
+{
+	struct staged *staged = calloc(1, sizeof(*staged));
+	struct ring *ring = block_ring(take_volume);
+	int res = staged ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+	if (res == 0 && options->keep_points)
+		res = points ? points(path, options->keep_points, ring, true, error)
+		             : error_set(error, -EOPNOTSUPP, "points of it cannot be kept here");
+	if (res < 0) {
+		block_free(take_volume);
+		free(staged);
+		return res;
+	}
+	staged->ring = ring;
+	staged->points = points;
+	staged->keep_points = options->keep_points;
+	snprintf(staged->path, sizeof(staged->path), "%s", path);
+	return open_view(ret, take_volume, policy, options, staged, error);
+}
+
+int stage_view_open(struct block **ret, struct ring *ring, const char *path, const struct path_policy *policy,
+    const struct block_open_options *options, stage_points *points, struct error *error)
+{
+	struct block *volume;
+	int res = file_open(&volume, ring, path, policy, options, error);
+
+	if (res < 0 || !options->write || (options->stage != STAGE_NEW && options->stage != STAGE_RESUME)) {
+		if (res == 0)
+			*ret = volume;
+		return res;
+	}
+	res = begin(ret, volume, path, policy, options, points, error);
+	if (res < 0)
+		error_prefix(error, "cannot stage a round for %.200s", path);
+	return res;
+}
