@@ -210,6 +210,7 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	list_init(&mirror->held);
 	list_init(&mirror->parked);
 	range_locks_init(&mirror->locks, mirror->block.ring, excludes);
+	ring_attend(mirror->block.ring);
 	histogram_init(&mirror->latency, LATENCY_NS, ring_now_ns(mirror->block.ring));
 	histogram_init(&mirror->recent, RECENT_NS, ring_now_ns(mirror->block.ring));
 	if (mirror_ports_init(mirror) < 0)

@@ -357,17 +357,18 @@ static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns,
 
 void mirror_io_submit(struct mirror *mirror, struct block_io *io)
 {
-	uint64_t now_ns = ring_now_ns(mirror->block.ring);
+	/* It may have lain in its socket while the loop was busy, with the copy perhaps. */
+	uint64_t came_ns = ring_came_ns(mirror->block.ring);
 
 	if (io->op == BLOCK_RESIZE) {
 		block_complete_later(
 		    &mirror->block, io, io->length == mirror->block.info.size ? 0 : -EOPNOTSUPP);
 	} else if (mirror->holding) {
 		mirror->counts.held++;
-		io->driver_u64[0] = now_ns;
+		io->driver_u64[0] = came_ns;
 		list_append(&mirror->held, &io->node);
 	} else {
-		begin(mirror, io, now_ns, false);
+		begin(mirror, io, came_ns, false);
 	}
 }
 

@@ -121,6 +121,17 @@ void ring_linger(struct ring *ring, uint64_t ns)
 		ring->ops->linger(ring, ns);
 }
 
+void ring_attend(struct ring *ring)
+{
+	if (ring->ops->attend)
+		ring->ops->attend(ring);
+}
+
+uint64_t ring_came_ns(struct ring *ring)
+{
+	return ring->ops->came_ns ? ring->ops->came_ns(ring) : ring_now_ns(ring);
+}
+
 uint64_t ring_now_ns(struct ring *ring)
 {
 	return ring->ops->now_ns(ring);

@@ -70,6 +70,8 @@ struct ring_ops {
 	int (*step)(struct ring *ring);
 	uint64_t (*now_ns)(struct ring *ring);
 	void (*linger)(struct ring *ring, uint64_t ns); /* NULL: it does not */
+	void (*attend)(struct ring *ring);              /* NULL: nothing lies about */
+	uint64_t (*came_ns)(struct ring *ring);         /* NULL: now */
 	void (*free)(struct ring *ring);
 };
 
@@ -108,5 +110,12 @@ int ring_wait_fd(struct ring *ring, int fd, short events, uint64_t timeout_ms);
  * back. Nothing happens where that would not save anything.
  */
 void ring_linger(struct ring *ring, uint64_t ns);
+/*
+ * From now on the loop notes since when what it finds may have lain there while it did other things: for those who want to know what
+ * others feel. Costs another call to the kernel before each wait.
+ */
+void ring_attend(struct ring *ring);
+/* When what is delivered now may have come at the earliest; on ring_now_ns()'s clock, and that itself while nobody attends. */
+uint64_t ring_came_ns(struct ring *ring);
 /* Monotonic nanoseconds; simulated in a simulation. */
 uint64_t ring_now_ns(struct ring *ring);

@@ -23,6 +23,8 @@ struct ring_uring {
 	unsigned busy;      /* those of them that somebody waits for: not is_patient() */
 	bool can_linger;
 	uint64_t linger_ns; /* of the next wait */
+	bool attentive;
+	uint64_t looked_ns, came_ns; /* attentive: when it looked last; see ring_came_ns() */
 };
 
 /* So many completions end a wait that lingers: more than can come without being waited for. */
@@ -215,6 +217,29 @@ static void uring_linger(struct ring *base, uint64_t ns)
 	ring->linger_ns = ring->can_linger && ns < 1000000000 ? ns : 0;
 }
 
+static uint64_t uring_now_ns(struct ring *ring)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* What has come while the loop did other things is told from what ends a wait: by looking first. */
+static int look(struct ring_uring *ring, bool ready)
+{
+	int res = io_uring_submit_and_get_events(&ring->uring);
+	bool found = res >= 0 && io_uring_cq_ready(&ring->uring) > 0;
+
+	ring->came_ns = ring->looked_ns;
+	if (res >= 0 && !found && !ready)
+		res = wait_for_some(ring);
+	ring->looked_ns = uring_now_ns(&ring->ring);
+	if (!found)
+		ring->came_ns = ring->looked_ns;
+	return res;
+}
+
 static int uring_step(struct ring *base)
 {
 	struct ring_uring *ring = to_uring(base);
@@ -224,7 +249,10 @@ static int uring_step(struct ring *base)
 	if (ring->under_way == 0)
 		return -EDEADLK;
 	ready = deliver_ready(ring);
-	res = ready ? io_uring_submit_and_get_events(&ring->uring) : wait_for_some(ring);
+	if (ring->attentive)
+		res = look(ring, ready);
+	else
+		res = ready ? io_uring_submit_and_get_events(&ring->uring) : wait_for_some(ring);
 	if (res < 0 && res != -EINTR && res != -EAGAIN && res != -EBUSY && res != -ETIME)
 		return res;
 	reap(ring);
@@ -233,12 +261,19 @@ static int uring_step(struct ring *base)
 	return 0;
 }
 
-static uint64_t uring_now_ns(struct ring *ring)
+static void uring_attend(struct ring *base)
 {
-	struct timespec now;
+	struct ring_uring *ring = to_uring(base);
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	ring->attentive = true;
+	ring->looked_ns = ring->came_ns = uring_now_ns(base);
+}
+
+static uint64_t uring_came_ns(struct ring *base)
+{
+	struct ring_uring *ring = to_uring(base);
+
+	return ring->attentive ? ring->came_ns : uring_now_ns(base);
 }
 
 static void uring_free(struct ring *base)
@@ -261,6 +296,8 @@ static const struct ring_ops uring_ops = {
     .step = uring_step,
     .now_ns = uring_now_ns,
     .linger = uring_linger,
+    .attend = uring_attend,
+    .came_ns = uring_came_ns,
     .free = uring_free,
 };
 

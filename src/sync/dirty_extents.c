@@ -195,6 +195,7 @@ static int dirty_next(struct extents *extents, uint64_t length_max, struct exten
 	       dirty_find(dirty, length_max, slot)) {
 		slot->abandoned = false;
 		slot->state = SLOT_WAITING;
+		slot->begun_ns = ring_now_ns(block_ring(dirty->mirror));
 		dirty->active++;
 		dirty->bytes += slot->length;
 		if (!slot->zero)
@@ -222,6 +223,15 @@ static struct dirty_slot *slot_of(struct dirty_extents *dirty, const struct exte
 	return NULL;
 }
 
+static void note_time(struct dirty_slot *slot)
+{
+	struct dirty_extents *dirty = slot->dirty;
+	uint64_t took_ns = ring_now_ns(block_ring(dirty->mirror)) - slot->begun_ns;
+
+	if (dirty->quickest_ns == 0 || took_ns < dirty->quickest_ns)
+		dirty->quickest_ns = max_u64(took_ns, 1);
+}
+
 static void dirty_finish(struct extents *extents, const struct extent *extent, int res)
 {
 	struct dirty_extents *dirty = dirty_of(extents);
@@ -236,6 +246,8 @@ static void dirty_finish(struct extents *extents, const struct extent *extent, i
 			dirty->passed += slot->length;
 		else
 			dirty->copied += slot->length;
+		if (res >= 0 && !slot->zero)
+			note_time(slot);
 		bitmap_file_release(dirty->map, &slot->claim);
 		range_lock_drop(&slot->lock);
 	}
@@ -328,6 +340,15 @@ bool dirty_extents_limited(struct extents *extents)
 
 	dirty->limited = dirty->timer.active;
 	return limited;
+}
+
+uint64_t dirty_extents_quickest_ns(struct extents *extents)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+	uint64_t quickest_ns = dirty->quickest_ns;
+
+	dirty->quickest_ns = 0;
+	return quickest_ns;
 }
 
 void dirty_extents_look(struct extents *extents)

@@ -29,6 +29,8 @@ uint64_t dirty_extents_same(const struct extents *extents);
 void dirty_extents_hold(struct extents *extents, bool held);
 /* Whether the rate has kept it from giving more, since it was asked last. */
 bool dirty_extents_limited(struct extents *extents);
+/* How long the quickest copy took, its comparison included, of those that ended since it was asked last; 0: none did. */
+uint64_t dirty_extents_quickest_ns(struct extents *extents);
 /* More may be dirty than before: for MIRROR_DIRTIED. */
 void dirty_extents_look(struct extents *extents);
 /*

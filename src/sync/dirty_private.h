@@ -16,6 +16,7 @@ struct dirty_slot {
 	bool abandoned; /* its lock is let go, or will be when it comes */
 	bool zero;      /* the authoritative leg had a hole when this was found */
 	uint64_t offset, length;
+	uint64_t begun_ns;
 	struct range_lock lock;
 	struct bitmap_claim claim;
 	struct dirty_compare compare;
@@ -39,6 +40,7 @@ struct dirty_extents {
 	struct ring_op turn_over;
 	uint64_t turn;                 /* bytes given in this turn of the loop */
 	uint64_t copied, same, passed; /* bytes */
+	uint64_t quickest_ns;          /* of the copies since somebody asked; 0: none */
 	bool held, comparing;
 	bool limited; /* by the rate, since somebody asked */
 	struct digest_key key;

@@ -12,17 +12,18 @@
 #define RATE_FLOOR       (256u << 10)
 #define RATE_STEP        (64u << 10)
 #define RATE_CEILING     (1ull << 40)
-#define WINDOW_NS        50000000ull /* so much of the rate may be in flight */
+#define WINDOW_NS        250000000ull /* so much of the rate may be in flight */
 #define WINDOW_MIN       (64u << 10)
 #define WINDOW_MAX       (32u << 20)
 #define MEASURE_NS       2500000000ull
 #define MEASURE_EVERY_NS 60000000000ull
 
 #define MAY_BE_SLOW     0.008 /* a part of the requests: a little less than a hundredth */
-#define GROWS_BELOW     0.8   /* a part of that */
-#define ITS_DOING       1.25  /* so many times what is slow without the copy */
-#define HOPELESS        0.1   /* so much slow without it */
-#define MEMORY_NS       3e9   /* about as long as an interval counts */
+#define GROWS_BELOW     0.8   /* a part of that, but not less than half way from what is slow without it */
+#define GROWS_MOST      0.95
+#define ITS_DOING       1.25 /* so many times what is slow without the copy */
+#define HOPELESS        0.1  /* so much slow without it */
+#define MEMORY_NS       3e9  /* about as long as an interval counts */
 #define MEMORY_HELD_NS  30e9
 #define JUDGED_NS       2000000000ull /* a rate, before the next hold */
 #define REQUESTS_MIN    100.0         /* fewer say nothing */
@@ -30,6 +31,8 @@
 #define HELD_INTERVALS  3u
 #define GROWTH          16u /* that part of the rate in an interval */
 #define GROWTH_FAST     8u  /* where hardly anything is slow */
+#define SEARCH_SLOWLY   4u  /* where another doubling could be too much */
+#define UNDECIDED_NS    4000000000ull
 
 void governor_init(struct governor *governor, const struct governor_options *options)
 {
@@ -84,11 +87,18 @@ static void add(struct governor_tally *tally, const struct governor_sample *samp
 	tally->slow = tally->slow * kept + (double)sample->slow;
 }
 
+/* The part that is slow without the copy; negative if that is not known. */
+static double slow_without(const struct governor *governor)
+{
+	const struct governor_tally *held = &governor->holding;
+
+	return held->requests >= REQUESTS_MIN ? held->slow / held->requests : -1;
+}
+
 /* What may be slow of so many requests, by the target and by what was slow without the copy. */
 static double allowed(const struct governor *governor, double requests)
 {
-	const struct governor_tally *held = &governor->holding;
-	double part = held->requests >= REQUESTS_MIN ? held->slow / held->requests : 0;
+	double part = slow_without(governor);
 
 	/* A target that cannot be had says nothing about the copy: then it is slow. */
 	if (part <= MAY_BE_SLOW || part > HOPELESS)
@@ -102,6 +112,15 @@ static bool is_more(double number, double usual, double spread)
 	return number > usual && (number - usual) * (number - usual) > spread;
 }
 
+/* So few slow ones of those requests leave room for more. */
+static bool has_room(const struct governor *governor, const struct governor_tally *tally, double may)
+{
+	double part = slow_without(governor), half_way = (part * tally->requests + may) / 2;
+	double most = half_way < GROWS_MOST * may ? half_way : GROWS_MOST * may;
+
+	return tally->slow < 0.5 || tally->slow <= GROWS_BELOW * may || (part >= 0 && tally->slow <= most);
+}
+
 static void grow(struct governor *governor, uint64_t copied, bool fast)
 {
 	uint64_t step = governor->rate / (fast ? GROWTH_FAST : GROWTH);
@@ -109,12 +128,21 @@ static void grow(struct governor *governor, uint64_t copied, bool fast)
 	/* An allowance that is not used says nothing, and does not grow. */
 	if (copied + copied / 4 < governor->rate)
 		return;
-	governor->rate += governor->searching ? governor->rate : max_u64(RATE_STEP, step);
+	if (governor->searching)
+		step = fast ? governor->rate : governor->rate / SEARCH_SLOWLY;
+	governor->rate += max_u64(RATE_STEP, step);
 }
 
 static uint64_t floor_of(const struct governor *governor)
 {
 	return governor->options.min_rate ? governor->options.min_rate : RATE_FLOOR;
+}
+
+/* For a moment; compare() ends it. */
+static void hold(struct governor *governor)
+{
+	governor->rate_before = governor->rate;
+	governor->hold_left = DRAIN_INTERVALS + HELD_INTERVALS;
 }
 
 /* At once; then a hold is to say whether that was right, if not one did a moment ago. */
@@ -128,12 +156,11 @@ static void cut(struct governor *governor, uint64_t copied, bool far)
 	governor->searching = false;
 	if (governor->rate <= floor_of(governor))
 		return;
-	governor->rate_before = governor->rate;
-	governor->rate = far ? from / 2 : from - from / 4;
 	if (known)
 		governor->copying = (struct governor_tally){0};
 	else
-		governor->hold_left = DRAIN_INTERVALS + HELD_INTERVALS;
+		hold(governor);
+	governor->rate = far ? from / 2 : from - from / 4;
 }
 
 static void judge(struct governor *governor, const struct governor_sample *sample)
@@ -157,8 +184,12 @@ static void judge(struct governor *governor, const struct governor_sample *sampl
 	far = sample->slow > 2 && (double)sample->slow > 5 * allowed(governor, (double)sample->requests);
 	if ((tally->requests >= REQUESTS_MIN || far) && (far || is_more(tally->slow, may, may)))
 		cut(governor, copied, far);
-	else if (tally->slow <= GROWS_BELOW * may || tally->slow < 0.5)
+	else if (has_room(governor, tally, may))
 		grow(governor, copied, tally->slow <= may / 4);
+	/* Neither much nor little: what is it without the copy? */
+	else if (tally->requests >= REQUESTS_MIN && slow_without(governor) < 0 &&
+	         governor->judged_ns > UNDECIDED_NS)
+		hold(governor);
 }
 
 /* The copy is held. As much is slow as before? Then it was not the copy, which gets back what it had. */

@@ -8,17 +8,48 @@
 
 #define INTERVAL_NS 200000000u
 #define BUSY_EXTENT (256u << 10) /* clients wait for no more than this in one piece, bytes */
+/*
+ * With a target a piece takes a part of it at most. What lies in the page cache is read at some bytes in a nanosecond on the thread of
+ * the clients; then it is written, where nothing interrupts the kernel on a processor that they may want.
+ */
+#define TARGET_PART 4u
+#define PIECES_MIN  2u /* one is read while another is written */
+#define FORGETS     16u
+
+/*
+ * As much under way as the rate needs: twice what comes in while a piece is copied. More would only pile up when the target falters,
+ * and then take all processors at once.
+ */
+static uint64_t window(const struct mirror_job *job, uint64_t extent_max)
+{
+	double in_time = 2 * (double)job->limits.rate * (double)job->quickest_ns / 1e9;
+
+	if (!job->limits.slow_ns || !job->busy || !job->quickest_ns)
+		return job->limits.window;
+	return min_u64(max_u64((uint64_t)in_time, PIECES_MIN * extent_max), job->limits.window);
+}
+
+/* The least of the last seconds: what had to wait in a queue does not count. */
+static void note_quickest(struct mirror_job *job)
+{
+	uint64_t now_ns = dirty_extents_quickest_ns(job->extents), slower_ns;
+
+	if (!now_ns)
+		return;
+	slower_ns = job->quickest_ns ? job->quickest_ns + job->quickest_ns / FORGETS : now_ns;
+	job->quickest_ns = min_u64(now_ns, slower_ns);
+}
 
 void mirror_apply_limits(struct mirror_job *job)
 {
 	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
 	uint64_t region_size = bitmap_file_super(job->map)->region_size;
-	/* What lies in the page cache is read at some bytes in a nanosecond, on the thread of the clients. */
 	uint64_t slow_ns = job->limits.slow_ns;
-	uint64_t extent_max = slow_ns ? min_u64(slow_ns, BUSY_EXTENT) : BUSY_EXTENT;
+	uint64_t extent_max =
+	    max_u64(slow_ns ? min_u64(slow_ns / TARGET_PART, BUSY_EXTENT) : BUSY_EXTENT, region_size);
 	struct dirty_limits limits = {.rate = job->limits.rate,
-	    .window = job->limits.window,
-	    .extent_max = through || job->busy ? max_u64(extent_max, region_size) : 0};
+	    .window = window(job, extent_max),
+	    .extent_max = through || job->busy ? extent_max : 0};
 
 	if (job->held)
 		limits = (struct dirty_limits){0};
@@ -58,9 +89,7 @@ void mirror_look_at_speed(struct mirror_job *job)
 	    .wanting = is_wanting(job),
 	    .copied = copied > job->governed_copied ? copied - job->governed_copied : 0};
 	const struct mirror_counts *counts = mirror_counts(job->mirror);
-	struct governor_limits limits;
 	struct histogram_figures figures;
-	bool busy;
 
 	if (now_ns < job->govern_after_ns)
 		return;
@@ -70,19 +99,15 @@ void mirror_look_at_speed(struct mirror_job *job)
 	report.p99_ns = figures.p99_ns;
 	report.limited =
 	    dirty_extents_limited(job->extents) || (job->verify && live_verify_limited(job->verify));
-	busy = job->busy;
 	if (report.requests > 0)
 		job->busy_ns = now_ns;
 	job->busy = job->busy_ns && now_ns < job->busy_ns + job->options.settle_ns;
 	job->govern_after_ns = now_ns + INTERVAL_NS;
 	job->governed_copied = copied;
 	job->governed_counts = *counts;
-	budget_report(&job->member, &report, now_ns, &limits);
-	mirror_set_slow(job->mirror, limits.slow_ns);
-	if (limits.rate == job->limits.rate && limits.window == job->limits.window &&
-	    limits.hold == job->limits.hold && limits.slow_ns == job->limits.slow_ns && busy == job->busy)
-		return;
-	job->limits = limits;
+	note_quickest(job);
+	budget_report(&job->member, &report, now_ns, &job->limits);
+	mirror_set_slow(job->mirror, job->limits.slow_ns);
 	mirror_apply_limits(job);
 }
 

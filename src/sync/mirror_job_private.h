@@ -40,7 +40,8 @@ struct mirror_job {
 	uint64_t govern_after_ns, governed_copied;
 	struct mirror_counts governed_counts;
 	struct governor_limits limits;
-	bool busy; /* clients asked for something lately: */
+	uint64_t quickest_ns; /* that a piece was copied lately; 0: not known */
+	bool busy;            /* clients asked for something lately: */
 	uint64_t busy_ns;
 	struct mirror_job_digests digests;
 	bool verified; /* as far as it was asked for */

@@ -51,12 +51,17 @@ static struct governor_sample run(struct disk *disk, const struct governor_limit
 	return sample;
 }
 
-static struct disk disk_of(uint64_t capacity)
+static struct disk disk_by_seed(uint64_t capacity, uint64_t seed)
 {
 	struct disk disk = {.base_ns = MS, .capacity = capacity, .requests = 200};
 
-	rand_init(&disk.rand, 1);
+	rand_init(&disk.rand, seed);
 	return disk;
+}
+
+static struct disk disk_of(uint64_t capacity)
+{
+	return disk_by_seed(capacity, 1);
 }
 
 struct result {
@@ -99,6 +104,31 @@ static void test_holds_the_target(void **state)
 		result = settle(&governor, &disk, 200, 2000);
 		assert_in_range(result.slow * 1000 / result.requests, 0, 10);
 		assert_in_range(result.mean_rate, disk.capacity / 4, disk.capacity * 6 / 10);
+	}
+}
+
+/*
+ * A target so near to the base that two thirds of what may be slow are so without the copy: what is copied while it is sought is not
+ * too much, and no moment of bad luck keeps the rate down for good.
+ */
+static void test_close_target(void **state)
+{
+	static const uint64_t capacities[] = {200 * MB, 1000 * MB, 3000 * MB};
+
+	for (unsigned i = 0; i < 15; i++) {
+		struct disk disk = disk_by_seed(capacities[i % 3], i / 3 + 1);
+		uint64_t ideal = disk.capacity / 5;
+		struct governor governor;
+		struct result result;
+
+		governor_init(&governor, &(struct governor_options){.target_ns = 6 * MS / 5});
+		result = settle(&governor, &disk, 0, 80);
+		assert_in_range(result.slow * 10000 / result.requests, 0, 110);
+		assert_in_range(result.mean_rate, ideal / 10, ideal * 3 / 2);
+		result = settle(&governor, &disk, 220, 3000);
+		assert_in_range(result.slow * 10000 / result.requests, 0, 107);
+		assert_in_range(result.mean_rate, ideal / 2, ideal * 5 / 4);
+		assert_in_range(result.holds, 5, 450);
 	}
 }
 
@@ -189,6 +219,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_holds_the_target),
+	    cmocka_unit_test(test_close_target),
 	    cmocka_unit_test(test_noise_is_not_its_doing),
 	    cmocka_unit_test(test_no_clients_no_limit),
 	    cmocka_unit_test(test_bounds),

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The ring on io_uring: waits that linger, and bytes that go through a pipe. */
+/* The ring on io_uring: waits that linger, since when things lie about, and bytes that go through a pipe. */
 #include "ring/ring.h"
 
 #include <pthread.h>
@@ -22,6 +22,7 @@ struct world {
 	struct ring_op read_op, other;
 	char byte;
 	int res; /* of the last that was done */
+	uint64_t came_ns;
 	unsigned done;
 };
 
@@ -30,6 +31,7 @@ static struct world world;
 static void count(struct ring_op *op, int res)
 {
 	world.res = res;
+	world.came_ns = ring_came_ns(world.ring);
 	world.done++;
 }
 
@@ -139,6 +141,29 @@ static void test_does_not_linger_beside_work(void **state)
 	close(fd);
 }
 
+/* A byte lay in the pipe while the owner of the loop was busy; another came while the loop waited for it. */
+static void test_tells_since_when(void **state)
+{
+	uint64_t before, after;
+
+	ring_attend(world.ring);
+	read_byte(0);
+	for (unsigned i = 0; i < 3; i++) {
+		before = ring_now_ns(world.ring);
+		assert_int_equal(write(world.pipe[1], "x", 1), 1);
+		usleep(30000);
+		after = ring_now_ns(world.ring);
+		ring_submit(world.ring, &world.read_op);
+		while (world.read_op.active)
+			assert_int_equal(ring_step(world.ring), 0);
+		/* It had looked just before. */
+		assert_true(world.came_ns <= before && after - world.came_ns < 500 * MS);
+		before = ring_now_ns(world.ring);
+		read_byte(60);
+		assert_true(world.came_ns >= before + 50 * MS && world.came_ns <= ring_now_ns(world.ring));
+	}
+}
+
 static void test_splice(void **state)
 {
 	char path[] = "/var/tmp/blkmove-ring-XXXXXX", found[16] = "";
@@ -164,6 +189,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_lingers_once, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_lingers_in_vain, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_does_not_linger_beside_work, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(test_tells_since_when, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_splice, set_up, tear_down),
 	};
 
