@@ -29,6 +29,7 @@ enum blkmove_result {
 	BLKMOVE_BAD_RANGES = 5,  /* finished, but unreadable ranges are zeros on the target */
 	BLKMOVE_LINK_LOST = 6,   /* the link could not be made, or stayed away; resume goes on */
 	BLKMOVE_LOCKED = 7,      /* another process writes to this target */
+	                         /* 8 and 9 are exit codes of the program, for its rounds */
 };
 
 struct blkmove_error {

@@ -194,9 +194,10 @@ int dm_create(const char *name, const char *uuid, const struct dm_table *table, 
 {
 	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_CREATE, name);
 
-	if (task && (!dm_task_set_uuid(task, uuid) || !add_targets(task, table)))
+	if (task && (!dm_task_set_uuid(task, uuid) || (table && !add_targets(task, table))))
 		return error_set(error, -ENOMEM, "cannot make the device %s: %s", name, said);
-	return run(task, true, UDEV_FLAGS, "make", name, error);
+	/* The kernel tells udev of a device when it gets its first table. */
+	return run(task, table != NULL, UDEV_FLAGS, "make", name, error);
 }
 
 int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error)
@@ -279,4 +280,35 @@ int dm_swap(const char *name, bool secrets, const struct dm_table *table,
 	if (dm_clear(name, &why) == 0 && dm_resume(name, &why) == 0)
 		return res;
 	return error_prefix(error, "%s may be suspended, run `dmsetup resume %s`", name, name);
+}
+
+/* With the cookie, but without the wait for it. */
+static int resume_for(const char *name, uint32_t *cookie, uint16_t flags, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_RESUME, name);
+
+	if (task && !dm_task_set_cookie(task, cookie, flags))
+		return error_set(error, -ENOMEM, "cannot resume the device %s: %s", name, said);
+	return run(task, false, 0, "resume", name, error);
+}
+
+int dm_moment(const char *name, const char *inner, struct error *error)
+{
+	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_SUSPEND, name);
+	uint32_t cookie = 0;
+	struct error why;
+	int res = run(task, false, 0, "suspend", name, error);
+	int resumed;
+
+	if (res < 0)
+		return res;
+	res = resume_for(inner, &cookie, UDEV_FLAGS, error);
+	resumed = resume_for(name, &cookie, 0, &why);
+	/* It waits for whoever would read the suspended device. */
+	if (cookie)
+		dm_udev_wait(cookie);
+	if (resumed == 0)
+		return res;
+	return error_set(
+	    error, resumed, "%.300s; it may be suspended, run `dmsetup resume %s`", why.text, name);
 }

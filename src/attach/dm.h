@@ -34,7 +34,7 @@ int dm_get_table(const char *name, bool secrets, struct dm_table *ret, struct er
 void dm_table_wipe(struct dm_table *table);
 /* What the targets say of themselves, in the place of their parameters. */
 int dm_get_status(const char *name, struct dm_table *ret, struct error *error);
-/* Makes a device and lets it run. The uuid must not be used yet. */
+/* Makes a device and lets it run; without a table (NULL) it waits for dm_load() and dm_resume(). The uuid must not be used yet. */
 int dm_create(const char *name, const char *uuid, const struct dm_table *table, struct error *error);
 /* Into the inactive slot. */
 int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error);
@@ -46,6 +46,12 @@ int dm_suspend(const char *name, struct error *error);
 int dm_resume(const char *name, struct error *error);
 /* 0 also when there is no such device; -EBUSY when it is open. */
 int dm_remove(const char *name, struct error *error);
+/*
+ * For an instant in which nothing changes on `name`: suspends it, and with it the file system that lies directly on it is frozen; resumes `inner`, which
+ * begins to work in that instant; resumes `name`, with its waiting table if there is one. udev is waited for afterwards only. When it fails
+ * `name` runs, or the error says that it is suspended still.
+ */
+int dm_moment(const char *name, const char *inner, struct error *error);
 /*
  * Swaps the table under whoever uses the device: load, suspend, look, resume. look() (may be NULL) is called while nothing is under way and says
  * whether the new table may take over: 0 or -errno with words. *ret_pause_ns (may be NULL): how long the device was suspended.

@@ -72,6 +72,19 @@ int dm_table_copy(struct dm_table *ret, const struct dm_table *table)
 	return res;
 }
 
+bool dm_table_is_plain(const struct dm_table *table)
+{
+	for (size_t i = 0; i < table->count; i++)
+		if (strcmp(table->targets[i].type, "linear") && strcmp(table->targets[i].type, "striped"))
+			return false;
+	return table->count > 0;
+}
+
+bool dm_table_is(const struct dm_table *table, const char *type)
+{
+	return table->count == 1 && !strcmp(table->targets[0].type, type);
+}
+
 void dm_table_done(struct dm_table *table)
 {
 	for (size_t i = 0; i < table->count; i++)

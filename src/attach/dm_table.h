@@ -35,6 +35,10 @@ int dm_table_add_linear(struct dm_table *table, uint64_t length, dev_t device, u
 uint64_t dm_table_length(const struct dm_table *table);
 bool dm_table_equal(const struct dm_table *a, const struct dm_table *b);
 int dm_table_copy(struct dm_table *ret, const struct dm_table *table);
+/* Linear and striped targets alone: two devices with such a table are the same sectors, for it keeps nothing of its own. */
+bool dm_table_is_plain(const struct dm_table *table);
+/* One target of that type, and no other. */
+bool dm_table_is(const struct dm_table *table, const char *type);
 /* Fit for another dm_table_add(). */
 void dm_table_done(struct dm_table *table);
 

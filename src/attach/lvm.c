@@ -203,22 +203,76 @@ int lvm_first(
 	return 0;
 }
 
+static uint64_t number_of(const struct dm_config_node *node, const char *key)
+{
+	int64_t value = dm_config_find_int64(node->child, key, 0);
+
+	return value > 0 ? (uint64_t)value : 0;
+}
+
+static bool has_word(struct dm_config_node *node, const char *key, const char *word)
+{
+	const struct dm_config_node *list = child_of(node, key);
+
+	for (const struct dm_config_value *value = list ? list->v : NULL; value; value = value->next)
+		if (value->type == DM_CFG_STRING && !strcmp(value->v.str, word))
+			return true;
+	return false;
+}
+
+/* Extents of physical volumes that a volume takes; those that lie upon other volumes take none themselves. */
+static uint64_t taken_extents(struct dm_config_node *volume)
+{
+	uint64_t extents = 0;
+
+	for (struct dm_config_node *node = volume->child; node; node = node->sib)
+		if (is_segment(node) && child_of(node, "stripes"))
+			extents += number_of(node, "extent_count");
+	return extents;
+}
+
+int lvm_space_of(
+    const char *text, const char *group, const char *volume, struct lvm_space *ret, struct error *error)
+{
+	_cleanup_(end_tree) struct dm_config_tree *tree = parse(text, error);
+	struct dm_config_node *node = tree ? volume_of(tree, group, volume, error) : NULL, *child;
+	struct lvm_space space = {0};
+	uint64_t taken = 0;
+
+	if (!node)
+		return error->code;
+	for (child = node->child; child; child = child->sib)
+		if (is_segment(child))
+			space.extents += number_of(child, "extent_count");
+	node = node->parent;
+	for (child = node->child; child; child = child->sib)
+		taken += taken_extents(child);
+	node = node->parent;
+	space.extent_bytes = number_of(node, "extent_size") * 512;
+	node = child_of(node, "physical_volumes");
+	for (child = node ? node->child : NULL; child; child = child->sib)
+		if (has_word(child, "status", "ALLOCATABLE"))
+			space.free += number_of(child, "pe_count");
+	if (space.extent_bytes == 0 || space.extents == 0)
+		return error_set(error, -EBADMSG, "LVM's metadata of the group %s make no sense", group);
+	/* What lies on a volume that takes no more counts as taken, too: less is free, never more. */
+	space.free = space.free > taken ? space.free - taken : 0;
+	*ret = space;
+	return 0;
+}
+
 /* Disks */
 
-static int run_tool(char *const *words, struct error *error)
+int lvm_run(char *const *words, struct error *error)
 {
-	char said[1024] = "";
 	struct ring *ring;
 	int res = ring_new(&ring, RING_ENTRIES, error);
 
 	if (res < 0)
 		return res;
-	res = child_capture(words, ring, said, sizeof(said), PATIENCE_MS);
+	res = child_run(words, ring, PATIENCE_MS, error);
 	ring_free(ring);
-	if (res == 0)
-		return 0;
-	return error_set(error, res, "`%s` failed: %s%s%s; run it to see why", words[0], strerror(-res),
-	    *said ? ": " : "", said);
+	return res;
 }
 
 /* A folder for one file: vgcfgbackup writes beside it and renames. */
@@ -274,7 +328,7 @@ static int read_group(const char *group, bool locked, char **ret, struct error *
 	if (res < 0)
 		return res;
 	snprintf(path, sizeof(path), "%s/metadata", folder);
-	res = run_tool(words, error);
+	res = lvm_run(words, error);
 	*ret = res == 0 ? read_all(path) : NULL;
 	remove_folder(folder, path);
 	if (res == 0 && !*ret)
@@ -313,7 +367,7 @@ static int write_group(const char *group, const char *text, struct error *error)
 	snprintf(path, sizeof(path), "%s/metadata", folder);
 	res = write_all(path, text, error);
 	if (res == 0)
-		res = run_tool(words, error);
+		res = lvm_run(words, error);
 	remove_folder(folder, path);
 	return res;
 }

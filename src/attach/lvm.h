@@ -9,6 +9,7 @@
 #include "base/error.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #define LVM_NAME_MAX 128u
 
@@ -26,6 +27,17 @@ bool lvm_name(const char *dm_name, const char *dm_uuid, char *ret_group, char *r
  * a row of pieces of physical volumes, or they differ in size.
  */
 int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
+struct lvm_space {
+	uint64_t extent_bytes;
+	uint64_t extents; /* of the volume */
+	uint64_t free;    /* extents of the group that nothing lies on, where new volumes may lie */
+};
+
+/* By the metadata of `text`. -ENOENT or -EBADMSG with words. */
+int lvm_space_of(
+    const char *text, const char *group, const char *volume, struct lvm_space *ret, struct error *error);
+/* Runs one of LVM's commands; with what it says in the words of an error. Waits for at most a minute. */
+int lvm_run(char *const *words, struct error *error);
 /* The group's metadata as they are; the caller frees *ret. */
 int lvm_read(const char *group, char **ret, struct error *error);
 /* Exchanges them on the disks, durably. Run again it exchanges them back: lvm_first() tells which of both it is. */

@@ -5,20 +5,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* Two devices with such a table are the same sectors: it keeps nothing of its own. */
-static bool is_plain(const struct dm_table *table)
-{
-	for (size_t i = 0; i < table->count; i++)
-		if (strcmp(table->targets[i].type, "linear") && strcmp(table->targets[i].type, "striped"))
-			return false;
-	return table->count > 0;
-}
-
-static bool is_crypt(const struct dm_table *table)
-{
-	return table->count == 1 && !strcmp(table->targets[0].type, "crypt");
-}
-
 static int plan_backing(struct move_plan *plan, const struct dm_table *table,
     int (*backing_sectors)(void *data, dev_t device, uint64_t *ret), void *data, struct error *error)
 {
@@ -43,9 +29,9 @@ int move_plan_make(struct move_plan *ret, const struct dm_table *table,
 	struct move_plan plan = {.kind = MOVE_CONTENT, .sectors = dm_table_length(table)};
 	int res;
 
-	if (is_plain(table))
+	if (dm_table_is_plain(table))
 		res = dm_table_copy(&plan.leg, table);
-	else if (is_crypt(table))
+	else if (dm_table_is(table, "crypt"))
 		res = plan_backing(&plan, table, backing_sectors, data, error);
 	else
 		return error_set(error, -EOPNOTSUPP,

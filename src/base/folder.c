@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +31,48 @@ int folder_make(const char *folder)
 		if (end == '\0')
 			return 0;
 	}
+}
+
+int folder_lock(const char *path, bool make)
+{
+	int res = make ? folder_make(path) : 0;
+	int fd = res < 0 ? res : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return res < 0 ? res : -errno;
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	res = errno == EWOULDBLOCK ? -EALREADY : -errno;
+	close(fd);
+	return res;
+}
+
+static int put_new(int folder_fd, const char *name, const char *text)
+{
+	_cleanup_(cleanup_close) int fd =
+	    openat(folder_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	ssize_t length = (ssize_t)strlen(text), wrote = fd < 0 ? -1 : write(fd, text, (size_t)length);
+
+	if (wrote >= 0 && wrote != length)
+		return -ENOSPC;
+	return wrote < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int folder_put(int folder_fd, const char *name, const char *text)
+{
+	char fresh[NAME_MAX + 1];
+	int res;
+
+	if (snprintf(fresh, sizeof(fresh), "%s.new", name) >= (int)sizeof(fresh))
+		return -ENAMETOOLONG;
+	res = put_new(folder_fd, fresh, text);
+	if (res == 0 && renameat(folder_fd, fresh, folder_fd, name) < 0)
+		res = -errno;
+	if (res < 0)
+		unlinkat(folder_fd, fresh, 0);
+	else
+		(void)fsync(folder_fd);
+	return res;
 }
 
 void folder_sync(const char *folder)

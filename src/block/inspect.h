@@ -25,5 +25,10 @@ int inspect_lock(int fd, const char *name, struct error *error);
  * (qemu)".
  */
 void inspect_holder(int fd, char *ret, unsigned length);
+/*
+ * Calls found() for each mount of this process's namespace whose device is `dev` or lies upon it: where it is, and on which device. A name may be met
+ * more than once.
+ */
+void inspect_mounts(dev_t dev, void (*found)(void *data, const char *where, dev_t on), void *data);
 /* What libblkid finds on a file or device, as block_facts.signature has it; "" for nothing. */
 void inspect_signature(int fd, char *ret, unsigned length);

@@ -57,15 +57,14 @@ static void say_where(
 	snprintf(ret, length, "%.120s (%s)", where, name);
 }
 
-/* One line of /proc/self/mountinfo, see proc(5). */
-static bool mount_line(const struct inspect_volume *volume, char *line, char *ret, size_t length)
+/* One line of /proc/self/mountinfo, see proc(5): where one of the volume's devices is mounted, and which. */
+static const char *mounted_at(const struct inspect_volume *volume, char *line, dev_t *ret)
 {
 	char *fields = strstr(line, " - "), *rest = line, *number = NULL, *where = NULL, *source;
 	unsigned high, low;
-	dev_t dev;
 
 	if (!fields)
-		return false;
+		return NULL;
 	*fields = '\0';
 	strsep(&rest, " ");
 	strsep(&rest, " ");
@@ -73,19 +72,28 @@ static bool mount_line(const struct inspect_volume *volume, char *line, char *re
 	strsep(&rest, " ");
 	where = strsep(&rest, " ");
 	if (!where || sscanf(number, "%u:%u", &high, &low) != 2)
-		return false;
-	dev = makedev(high, low);
+		return NULL;
+	*ret = makedev(high, low);
 	rest = fields + 3;
 	strsep(&rest, " ");
 	source = strsep(&rest, " ");
 	if (source)
 		decode_octal(source);
 	/* Btrfs mounts have a number of their own; their source tells the device. */
-	if (!sysfs_devices_has(&volume->above, dev) && !(source && node_is_above(volume, source, &dev)))
-		return false;
+	if (!sysfs_devices_has(&volume->above, *ret) && !(source && node_is_above(volume, source, ret)))
+		return NULL;
 	decode_octal(where);
-	say_where(volume, where, dev, ret, length);
-	return true;
+	return where;
+}
+
+static bool mount_line(const struct inspect_volume *volume, char *line, char *ret, size_t length)
+{
+	dev_t dev;
+	const char *where = mounted_at(volume, line, &dev);
+
+	if (where)
+		say_where(volume, where, dev, ret, length);
+	return where != NULL;
 }
 
 /* One line of /proc/swaps. */
@@ -128,6 +136,25 @@ void inspect_mounted(const struct inspect_volume *volume, char *ret, size_t leng
 	ret[0] = '\0';
 	if (!any_line(volume, "/proc/self/mountinfo", mount_line, ret, length))
 		any_line(volume, "/proc/swaps", swap_line, ret, length);
+}
+
+void inspect_mounts(dev_t dev, void (*found)(void *data, const char *where, dev_t on), void *data)
+{
+	struct inspect_volume volume = {.fd = -1, .stat.st_rdev = dev, .device = true};
+	_cleanup_(cleanup_free) char *line = NULL;
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	size_t capacity = 0;
+
+	sysfs_add_above(&volume.above, dev);
+	while (file && getline(&line, &capacity, file) > 0) {
+		dev_t on;
+		const char *where = mounted_at(&volume, line, &on);
+
+		if (where)
+			found(data, where, on);
+	}
+	if (file)
+		fclose(file);
 }
 
 /* What lies upon the volume, but for the partitions of it: "dm-3 (vg-lv)", "loop1". */

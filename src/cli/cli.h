@@ -56,6 +56,15 @@ int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, s
 /* How a run reports. */
 enum cli_progress { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_NONE };
 
+/* sync --snapshot=: what is made and kept; see snapshot/snapshot.h. */
+struct cli_snapshot {
+	enum { SNAPSHOT_OFF, SNAPSHOT_AUTO, SNAPSHOT_LAST, SNAPSHOT_DROP } mode;
+	uint64_t size;
+	unsigned fill_max;
+	bool freeze;
+	const char *store, *before, *after;
+};
+
 /* The options of copy, sync and verify, and of digest as far as they fit. */
 struct cli_options {
 	struct job_options job;
@@ -70,6 +79,17 @@ struct cli_options {
 	char state_dir[4096];
 	char stage_dir[4096]; /* sync: where --atomic said */
 
+	/* sync: rounds */
+	struct {
+		bool wanted;
+		unsigned count;   /* before the stop; 0: */
+		double until_s;   /* until the next one takes no longer */
+		const char *then; /* the command that stops what uses the source */
+		uint64_t timeout_ns;
+		bool verify_sent; /* after the stop, only what the last round sent is read back */
+	} rounds;
+	struct cli_snapshot snapshot;
+
 	/* digest */
 	const char *output_path, *key_text;
 	bool sha256;
@@ -82,7 +102,7 @@ struct cli_options {
 /* Option groups; a command's argp names those that it takes as children. */
 /* reach is what of link is not about TLS. */
 extern const struct argp cli_argp_link, cli_argp_reach, cli_argp_read, cli_argp_holes, cli_argp_job,
-    cli_argp_write, cli_argp_report, cli_argp_events;
+    cli_argp_write, cli_argp_report, cli_argp_events, cli_argp_snapshot;
 /*
  * Parses with the given argp (whose input is the options) and takes `endpoints` endpoints. Returns 0 or an
  * exit code after printing what is wrong.
@@ -91,5 +111,7 @@ int cli_parse(struct cli_options *options, const struct argp *argp, const struct
     int argc, char **argv, int endpoints);
 void cli_options_done(struct cli_options *options);
 
+/* sync --rounds: the whole of it; see rounds_run.c. */
+int cli_run_rounds(struct cli_options *options);
 /* Runs the job with signals, progress and control socket, and prints how it ended. */
 int cli_run_job(struct cli_options *options, const char *verb);

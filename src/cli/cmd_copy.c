@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove copy, sync and verify: what each takes, then one job. */
 #include "cli/cli.h"
+#include "cli/rounds_options.h"
+#include "cli/sync_snapshot.h"
 
 #include "attach/lvm_points.h"
 #include "base/parse_size.h"
@@ -139,10 +141,10 @@ static int check_sync(struct cli_options *options)
 int command_sync(int argc, char **argv)
 {
 	static const struct argp own = {.options = sync_options, .parser = parse_sync};
-	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_write, 0, NULL, 0},
-	    {&cli_argp_read, 0, NULL, 0}, {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0},
-	    {&cli_argp_link, 0, NULL, 0}, {&cli_argp_report, 0, NULL, 0}, {&cli_argp_events, 0, NULL, 0},
-	    {0}};
+	static const struct argp_child children[] = {{&own, 0, NULL, 0}, {&cli_argp_rounds, 0, NULL, 0},
+	    {&cli_argp_snapshot, 0, NULL, 0}, {&cli_argp_write, 0, NULL, 0}, {&cli_argp_read, 0, NULL, 0},
+	    {&cli_argp_holes, 0, NULL, 0}, {&cli_argp_job, 0, NULL, 0}, {&cli_argp_link, 0, NULL, 0},
+	    {&cli_argp_report, 0, NULL, 0}, {&cli_argp_events, 0, NULL, 0}, {0}};
 	static const struct argp argp = {.args_doc = "SRC DST",
 	    .doc = "Makes DST equal to SRC: both sides digest their blocks where the data is, and only "
 	           "blocks that differ are "
@@ -152,10 +154,13 @@ int command_sync(int argc, char **argv)
 	int res = cli_parse(&options, &argp, children, argc, argv, 2);
 
 	options.job.points = lvm_points;
-	if (res == 0 && check_sync(&options) < 0)
+	if (res == 0 && (check_sync(&options) < 0 || rounds_options_check(&options) < 0 ||
+	                    sync_snapshot_check(&options) < 0))
 		res = cli_fail(JOB_TROUBLE, &options.error);
-	if (res == 0)
-		res = cli_run_job(&options, "sync");
+	if (res == 0 && options.snapshot.mode == SNAPSHOT_DROP)
+		res = sync_snapshot_drop(&options);
+	else if (res == 0)
+		res = options.rounds.wanted ? cli_run_rounds(&options) : cli_run_job(&options, "sync");
 	cli_options_done(&options);
 	return res;
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,6 +270,32 @@ void report_status(struct report *report, const struct job_progress *progress)
 	fprintf(stderr, "%s\n", line);
 }
 
+void report_set_verb(struct report *report, const char *verb)
+{
+	report->verb = verb;
+}
+
+void report_words(struct report *report, const char *format, ...)
+{
+	va_list args;
+
+	if (report->options->json || report->options->quiet)
+		return;
+	report_clear(report);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+void report_event(struct report *report, json_t *take_event)
+{
+	if (report->options->json)
+		emit(report, take_event);
+	else
+		json_decref(take_event);
+}
+
 static void print_differences(const struct report *report, struct job *job)
 {
 	const struct range_set *set = job_differences(job);
@@ -324,12 +351,12 @@ static void end_in_words(
 	    progress->retries ? "; the link was lost on the way" : "");
 }
 
-static json_t *end_json(const struct report *report, const struct job_progress *progress, struct job *job,
+json_t *report_end_event(const struct report *report, const struct job_progress *progress, struct job *job,
     enum job_result result, const struct error *error)
 {
 	json_t *event = progress_json(report, progress), *ranges = json_array();
-	const struct range_set *set = job_differences(job);
-	size_t shown = report->options->list ? set->count : min_u64(set->count, 5);
+	const struct range_set *set = job ? job_differences(job) : NULL;
+	size_t count = set ? set->count : 0, shown = report->options->list ? count : min_u64(count, 5);
 
 	for (size_t i = 0; i < shown; i++)
 		json_array_append_new(
@@ -355,7 +382,7 @@ void report_end(struct report *report, const struct job_progress *progress, stru
 		draw_bar(report, progress);
 	report_clear(report);
 	if (report->options->json)
-		emit(report, end_json(report, progress, job, result, error));
+		emit(report, report_end_event(report, progress, job, result, error));
 	else if (good)
 		end_in_words(report, progress, job, result);
 	if ((!good || result == JOB_BAD_RANGES) && !has_only_events(report))

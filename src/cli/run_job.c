@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One job with what surrounds it in a program: the ring, signals, the control socket, progress, the report of
- * bad ranges. */
+/* What surrounds jobs: see run.h. And the commands that are one job, with the report of bad ranges. */
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/control.h"
-#include "cli/report.h"
+#include "cli/run.h"
 #include "cli/signals.h"
-#include "ring/ticker.h"
 #include "wire/control.h"
 
 #include <errno.h>
@@ -20,22 +18,18 @@
 #define TICK_NS      100000000u
 #define GIVE_UP_NS   500000000u /* from a signal while connecting to an end that is not in good order */
 
-struct run {
-	struct cli_options *options;
-	struct ring *ring;
-	struct job *job;
-	struct report *report;
-	struct signals *signals;
-	struct control *control;
-	struct ticker ticker;
-	bool interrupted;
-	uint64_t give_up_ns; /* interrupted while connecting: at this time it ends; else 0 */
-};
-
 static bool keeps_journal(const struct cli_options *options)
 {
 	return !options->no_journal && options->source.kind != ENDPOINT_STREAM &&
 	       options->target.kind != ENDPOINT_STREAM;
+}
+
+/* Nothing, between jobs. */
+static void progress_of(const struct run *run, struct job_progress *ret)
+{
+	*ret = (struct job_progress){.state = JOB_CREATED};
+	if (run->job)
+		job_progress(run->job, ret);
 }
 
 static int set_interrupted(const struct run *run, struct error *error)
@@ -43,7 +37,11 @@ static int set_interrupted(const struct run *run, struct error *error)
 	const struct cli_options *options = run->options;
 	struct job_progress progress;
 
-	job_progress(run->job, &progress);
+	progress_of(run, &progress);
+	if (run->round)
+		return error_set(error, -ECANCELED,
+		    "interrupted; run the same command again, it goes on from the "
+		    "last round that was complete");
 	if (options->job.kind == JOB_VERIFY || options->job.dry_run)
 		return error_set(error, -ECANCELED, "interrupted");
 	if (run->give_up_ns && progress.retries == 0 && progress.sent + progress.zeroed == 0)
@@ -67,11 +65,12 @@ static _Noreturn void end_at_once(struct run *run)
 	struct error error;
 
 	set_interrupted(run, &error);
-	job_progress(run->job, &progress);
+	progress_of(run, &progress);
 	report_end(run->report, &progress, run->job, JOB_INTERRUPTED, &error);
 	signals_end_children();
 	if (run->control)
 		unlink(control_path(run->control));
+	sync_snapshot_abandon(&run->snapshot, run->job);
 	_exit(JOB_INTERRUPTED);
 }
 
@@ -80,8 +79,11 @@ static void tick(void *data)
 	struct run *run = data;
 	struct job_progress progress;
 
+	if (!run->job)
+		return;
 	job_progress(run->job, &progress);
 	report_tick(run->report, &progress, ring_now_ns(run->ring));
+	sync_snapshot_look(&run->snapshot, run->job);
 	if (run->give_up_ns && progress.state == JOB_OPENING && ring_now_ns(run->ring) >= run->give_up_ns)
 		end_at_once(run);
 }
@@ -91,7 +93,7 @@ static void got_signal(void *data, int number)
 	struct run *run = data;
 	struct job_progress progress;
 
-	job_progress(run->job, &progress);
+	progress_of(run, &progress);
 	if (number == SIGUSR1) {
 		report_status(run->report, &progress);
 		return;
@@ -99,6 +101,8 @@ static void got_signal(void *data, int number)
 	if (run->interrupted)
 		end_at_once(run);
 	run->interrupted = true;
+	if (!run->job)
+		return;
 	if (progress.state == JOB_OPENING) {
 		run->give_up_ns = ring_now_ns(run->ring) + GIVE_UP_NS;
 		signals_end_children();
@@ -112,15 +116,19 @@ static void got_signal(void *data, int number)
 static json_t *status_json(struct run *run)
 {
 	struct job_progress progress;
+	json_t *json;
 
-	job_progress(run->job, &progress);
-	return json_pack("{s:b, s:s, s:i, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1,
+	progress_of(run, &progress);
+	json = json_pack("{s:b, s:s, s:i, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I}", "ok", 1,
 	    "kind", "job", "pid", (int)getpid(), "source", control_text(run->options->source.name), "target",
-	    control_text(run->options->target.name), "state", job_state_name(progress.state), "total",
-	    (json_int_t)progress.total, "position", (json_int_t)progress.position, "same",
-	    (json_int_t)progress.same, "sent", (json_int_t)progress.sent, "zero", (json_int_t)progress.zeroed,
-	    "bad", (json_int_t)progress.bad, "paused", progress.paused, "rate_limit",
-	    (json_int_t)job_rate(run->job));
+	    control_text(run->options->target.name), "state",
+	    run->job ? job_state_name(progress.state) : run->between, "total", (json_int_t)progress.total,
+	    "position", (json_int_t)progress.position, "same", (json_int_t)progress.same, "sent",
+	    (json_int_t)progress.sent, "zero", (json_int_t)progress.zeroed, "bad", (json_int_t)progress.bad,
+	    "paused", run->paused, "rate_limit", (json_int_t)run->options->job.rate);
+	if (json && run->round)
+		json_object_set_new(json, "round", json_integer(run->round));
+	return json;
 }
 
 static json_t *answer(void *data, const json_t *request)
@@ -136,11 +144,15 @@ static json_t *answer(void *data, const json_t *request)
 	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
 		if (json_is_true(json_object_get(request, "target")))
 			return control_refuse("only a mirror can let its target go");
-		job_pause(run->job, command[0] == 'p');
+		run->paused = command[0] == 'p';
+		if (run->job)
+			job_pause(run->job, run->paused);
 		return control_ok();
 	}
 	if (!strcmp(command, "throttle") && json_is_integer(rate) && json_integer_value(rate) >= 0) {
-		job_set_rate(run->job, (uint64_t)json_integer_value(rate));
+		run->options->job.rate = (uint64_t)json_integer_value(rate);
+		if (run->job)
+			job_set_rate(run->job, run->options->job.rate);
 		return control_ok();
 	}
 	return control_refuse("the commands are status, pause, resume, and throttle with a rate");
@@ -148,12 +160,21 @@ static json_t *answer(void *data, const json_t *request)
 
 static void state_changed(void *data, enum job_state state)
 {
-	report_state(((struct run *)data)->report, state);
+	struct run *run = data;
+
+	if (state == JOB_VERIFYING)
+		run->verifying_ns = ring_now_ns(run->ring);
+	report_state(run->report, state);
 }
 
 static void warned(void *data, const char *text)
 {
 	report_warning(((struct run *)data)->report, text);
+}
+
+static bool is_interrupted(void *data)
+{
+	return ((struct run *)data)->interrupted;
 }
 
 /* The list of what could not be read: offset and length in bytes, a range a line. */
@@ -200,17 +221,16 @@ static void make_control(struct run *run)
 	report_warning(run->report, text);
 }
 
-static int set_up(struct run *run, const char *verb, struct error *error)
+int run_set_up(struct run *run, struct cli_options *options, const char *verb, struct error *error)
 {
-	int res = ring_new(&run->ring, RING_ENTRIES, error);
+	int res;
 
+	*run = (struct run){.options = options, .between = job_state_name(JOB_CREATED)};
+	res = ring_new(&run->ring, RING_ENTRIES, error);
+	run->snapshot = (struct sync_snapshot){
+	    .options = options, .ring = run->ring, .data = run, .say = warned, .stopping = is_interrupted};
 	if (res == 0)
-		res = report_new(&run->report, run->options, verb, error);
-	run->options->job.data = run;
-	run->options->job.state_changed = state_changed;
-	run->options->job.warning = warned;
-	if (res == 0)
-		res = job_new(&run->job, run->ring, &run->options->job, error);
+		res = report_new(&run->report, options, verb, error);
 	if (res == 0)
 		res = signals_new(&run->signals, run->ring, got_signal, run, error);
 	if (res == 0)
@@ -220,36 +240,77 @@ static int set_up(struct run *run, const char *verb, struct error *error)
 	return res;
 }
 
-static void tear_down(struct run *run)
+void run_tear_down(struct run *run)
 {
+	run_job_end(run);
+	sync_snapshot_close(&run->snapshot);
 	ticker_stop(&run->ticker);
 	control_free(run->control);
 	signals_free(run->signals);
-	job_free(run->job);
 	report_free(run->report);
 	ring_free(run->ring);
 }
 
+enum job_result run_job(
+    struct run *run, struct job_options *options, struct job_progress *ret, struct error *error)
+{
+	enum job_result result;
+
+	options->data = run;
+	options->state_changed = state_changed;
+	options->warning = warned;
+	options->rate = run->options->job.rate;
+	run->verifying_ns = 0;
+	*ret = (struct job_progress){0};
+	if (job_new(&run->job, run->ring, options, error) < 0)
+		return JOB_TROUBLE;
+	job_pause(run->job, run->paused);
+	result = job_run(run->job, error);
+	/* What broke because it was told to. */
+	if (run->give_up_ns && (result == JOB_TROUBLE || result == JOB_LINK_LOST)) {
+		set_interrupted(run, error);
+		result = JOB_INTERRUPTED;
+	}
+	job_progress(run->job, ret);
+	return result;
+}
+
+void run_job_end(struct run *run)
+{
+	run->job = job_free(run->job);
+}
+
+/* Of a snapshot, where one was asked for. */
+static enum job_result run_only_job(struct run *run, struct job_progress *ret, struct error *error)
+{
+	struct job_options options = run->options->job;
+	enum job_result result;
+	int res = sync_snapshot_open(&run->snapshot, error);
+
+	*ret = (struct job_progress){0};
+	if (res == 0)
+		res = sync_snapshot_take(&run->snapshot, &options, error);
+	if (res < 0)
+		return sync_snapshot_result(res);
+	result = run_job(run, &options, ret, error);
+	return sync_snapshot_end(&run->snapshot, run->job, result, error);
+}
+
 int cli_run_job(struct cli_options *options, const char *verb)
 {
-	struct run run = {.options = options};
+	struct run run;
 	struct job_progress progress;
 	struct error error = {0};
 	enum job_result result = JOB_TROUBLE;
 
-	if (set_up(&run, verb, &error) < 0) {
+	if (run_set_up(&run, options, verb, &error) < 0) {
 		cli_fail(result, &error);
 	} else {
-		result = job_run(run.job, &error);
-		/* What broke because it was told to. */
-		if (run.give_up_ns && (result == JOB_TROUBLE || result == JOB_LINK_LOST)) {
-			set_interrupted(&run, &error);
-			result = JOB_INTERRUPTED;
-		}
-		job_progress(run.job, &progress);
-		write_bad_ranges(&run);
+		result = run_only_job(&run, &progress, &error);
+		if (run.job)
+			write_bad_ranges(&run);
 		report_end(run.report, &progress, run.job, result, &error);
 	}
-	tear_down(&run);
+	run_tear_down(&run);
 	return result;
 }

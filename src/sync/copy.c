@@ -221,6 +221,9 @@ static void read_done(struct block_io *io, int res)
 		slot->extent.length = (uint64_t)res;
 		stream_extents_end(slot->copy->extents);
 	}
+	if (slot->copy->options.sending)
+		slot->copy->options.sending(
+		    slot->copy->options.sending_data, io->offset, io->length, slot->buf + slot->at);
 	if (slot->probing)
 		slot_write(slot, BLOCK_WRITE, io->length);
 	else

@@ -29,6 +29,9 @@ struct copy_options {
 	/* Called for an unreadable range when not NULL; the range is then zeroed on the target and the job goes on. */
 	void (*bad_range)(void *data, uint64_t offset, uint64_t length, int res);
 	void *bad_range_data;
+	/* What is going to be written of an EXTENT_DATA, before it is: NULL: nobody wants to know. */
+	void (*sending)(void *data, uint64_t offset, uint64_t length, const void *bytes);
+	void *sending_data;
 };
 
 /* Borrows everything; `extents` gets its wake set. A read-only dry run may have a NULL target. */

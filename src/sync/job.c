@@ -57,6 +57,7 @@ struct job *job_free(struct job *job)
 	range_set_done(&job->flushing);
 	range_set_done(&job->bad);
 	range_set_done(&job->differences);
+	range_set_done(&job->moved);
 	free(job);
 	return NULL;
 }
@@ -332,6 +333,7 @@ enum job_result job_run(struct job *job, struct error *error)
 
 	if (!good) {
 		job_journal_note_end(job);
+		job_changes_note_end(job);
 		remove_untouched(job);
 	}
 	job_journal_end(job, good);
@@ -398,9 +400,17 @@ void job_progress(struct job *job, struct job_progress *ret)
 	    .verified = job->verified,
 	    .paused = job->paused,
 	    .retries = job->retries,
+	    .wrote = job->wrote,
+	    .tracked = job->tracked,
+	    .changed = job->tracked ? job->changed.bytes : 0,
 	    .differing_ranges = job->differing_ranges,
 	    .differing_bytes = job->differing_bytes,
 	};
+}
+
+enum job_holds job_holds(const struct job *job)
+{
+	return job->holds;
 }
 
 const struct range_set *job_bad_ranges(const struct job *job)

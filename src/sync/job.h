@@ -26,6 +26,8 @@ enum job_result {
 	JOB_BAD_RANGES = 5,  /* all done but for unreadable ranges, which are listed and zero on the target */
 	JOB_LINK_LOST = 6,   /* the link stayed away; --resume goes on */
 	JOB_LOCKED = 7,      /* another blkmove writes to this target */
+	JOB_DIVERGES = 8,    /* rounds do not get short enough; the source was not stopped */
+	JOB_NOT_STOPPED = 9, /* rounds: the source could not be stopped, or is in use all the same */
 };
 
 /* Where things stand. Byte counts; `position` never goes backwards. */
@@ -39,7 +41,17 @@ struct job_progress {
 	uint64_t verified; /* of total, while verifying */
 	bool paused;
 	unsigned retries;                           /* links lost and found again */
+	bool wrote;                                 /* the target may have been written to */
+	bool tracked;                               /* a tracker has named what changed: */
+	uint64_t changed;                           /* so much */
 	uint64_t differing_ranges, differing_bytes; /* found by a verify */
+};
+
+/* What is noted of the target once a run has ended: whether its base is known (sync/base_record.h). */
+enum job_holds {
+	JOB_HOLDS_AS_BEFORE, /* it was not written to, or what was noted before is true still */
+	JOB_HOLDS_UNKNOWN,   /* it was written to, and nothing is noted */
+	JOB_HOLDS_SOURCE,    /* it is noted that it holds what the source was */
 };
 
 struct job_options {
@@ -49,6 +61,7 @@ struct job_options {
 	enum cache_mode cache;
 	uint64_t session; /* SESSION_FIRST...SESSION_MAX; 0: drawn at random */
 	bool dry_run, verify, resume;
+	bool verify_sent; /* with verify: only what this run wrote is read back */
 	bool
 	    trust_holes; /* verify: what both sides say is a hole is not read; sync: nor what any target does */
 	bool list_read_errors; /* --on-read-error=list */
@@ -106,6 +119,10 @@ void job_pause(struct job *job, bool paused);
 void job_set_rate(struct job *job, uint64_t rate);
 uint64_t job_rate(const struct job *job);
 void job_progress(struct job *job, struct job_progress *ret);
+/* After job_run(), before job_free(): closes both volumes, for who has to remove one of them. */
+void job_close(struct job *job);
+/* After job_run(). */
+enum job_holds job_holds(const struct job *job);
 /* Unreadable ranges so far. */
 const struct range_set *job_bad_ranges(const struct job *job);
 /* What differs, found by a verify: the first ranges; job_progress has their full count. */

@@ -28,6 +28,7 @@ static void adopt(struct job *job, struct track_changes *changes)
 	job->compare = false;
 	job->changed = changes->ranges;
 	range_set_init(&changes->ranges);
+	job->partway = json_incref(changes->partway);
 	/* In front: the later ones. */
 	if (changes->points && json_array_extend(changes->points, job->points) == 0) {
 		json_decref(job->points);
@@ -81,32 +82,57 @@ int job_changes_begin(struct job *job)
 
 void job_changes_forget(struct job *job)
 {
-	if (job_writes(job) && job->options.state_dir)
+	if (!job_writes(job))
+		return;
+	job->holds = JOB_HOLDS_UNKNOWN;
+	if (job->options.state_dir)
 		base_record_forget(job->options.state_dir, job->target_facts.id);
+}
+
+static int note(struct job *job, const json_t *points, struct error *error)
+{
+	struct block_facts facts;
+	int res = block_facts(job->target, &facts, error);
+
+	return res < 0 ? res : base_record_save(job->options.state_dir, &facts, job->end, points, error);
 }
 
 void job_changes_finish(struct job *job)
 {
-	struct block_facts facts;
 	struct error error = {0};
-	int res;
 
 	if (!job_writes(job) || !job->options.state_dir || json_array_size(job->points) == 0 ||
 	    job->bad.count)
 		return;
-	res = block_facts(job->target, &facts, &error);
-	if (res == 0)
-		res = base_record_save(job->options.state_dir, &facts, job->end, job->points, &error);
-	if (res < 0)
+	if (note(job, job->points, &error) == 0)
+		job->holds = JOB_HOLDS_SOURCE;
+	else
 		job_warn(job,
 		    "the volume is in order, but it could not be noted which base it holds: %s; name it with "
 		    "--base= the next time",
 		    error.text);
 }
 
+/*
+ * Whatever was moved lies in `changed`. A flush, so that its mark does not change any more by what is on its way; after a link was lost nobody knows
+ * who writes there.
+ */
+void job_changes_note_end(struct job *job)
+{
+	struct block_io flush = {.op = BLOCK_FLUSH};
+	struct error ignored;
+
+	if (job->holds != JOB_HOLDS_UNKNOWN || !job->tracked || !job->partway || !job->target ||
+	    job->differing_ranges || job_link_broken(job))
+		return;
+	if (block_wait(job->target, &flush) == 0 && note(job, job->partway, &ignored) == 0)
+		job->holds = JOB_HOLDS_AS_BEFORE;
+}
+
 void job_changes_end(struct job *job)
 {
 	range_set_done(&job->changed);
 	json_decref(job->points);
-	job->points = NULL;
+	json_decref(job->partway);
+	job->points = job->partway = NULL;
 }

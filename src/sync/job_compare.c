@@ -94,6 +94,46 @@ static int compare_tail(struct job *job)
 	return job->cancelled ? -ECANCELED : res;
 }
 
+/* What is not read back: what cannot be read, and what this run has not written if that is all that is asked for. */
+static int add_gaps(struct range_set *to, const struct range_set *set, uint64_t end)
+{
+	struct range gap;
+	uint64_t at = 0;
+	int res = 0;
+
+	for (; res == 0 && range_set_gap(set, at, end, &gap); at = gap.offset + gap.length)
+		res = range_set_add(to, gap.offset, gap.length);
+	return res;
+}
+
+static int make_passed(struct job *job, struct range_set *ret)
+{
+	int res = 0;
+
+	range_set_init(ret);
+	if (job->options.kind == JOB_VERIFY)
+		return 0;
+	for (size_t i = 0; res == 0 && i < job->bad.count; i++)
+		res = range_set_add(ret, job->bad.ranges[i].offset, job->bad.ranges[i].length);
+	if (res == 0 && job->options.verify_sent && !job->moved_lost)
+		res = add_gaps(ret, &job->moved, job->end);
+	if (res < 0)
+		range_set_done(ret);
+	return res < 0 ? error_set(&job->error, res, "out of memory") : 0;
+}
+
+static int compare(struct job *job, struct hash_extents_options *options)
+{
+	struct extents *extents;
+	int res = hash_extents_new(&extents, job->source, job->target, options, &job->error);
+
+	if (res < 0)
+		return res;
+	res = drain(job, extents);
+	job_extents_free(job, extents);
+	return res < 0 ? res : compare_tail(job);
+}
+
 int job_compare(struct job *job)
 {
 	struct hash_extents_options options = {
@@ -103,27 +143,23 @@ int job_compare(struct job *job)
 	    .same = found_same,
 	    .same_data = job,
 	};
-	struct extents *extents;
+	struct range_set passed;
 	struct digest_key key;
 	int res = digest_key_random(&key, &job->error);
 
+	if (res == 0)
+		res = make_passed(job, &passed);
 	if (res < 0)
 		return res;
 	job_set_state(job, job->options.kind == JOB_VERIFY ? JOB_RUNNING : JOB_VERIFYING);
 	options.key = &key;
-	if (job->options.kind != JOB_VERIFY)
-		options.done = &job->bad; /* there is nothing to compare with */
-	job->verified = 0;
+	options.done = &passed;
+	job->verified = job->options.verify_sent ? passed.bytes : 0;
 	if (job->options.kind == JOB_VERIFY)
 		job->same = 0;
 	range_set_done(&job->differences);
 	job->differing_ranges = job->differing_bytes = 0;
-	res = hash_extents_new(&extents, job->source, job->target, &options, &job->error);
-	if (res < 0)
-		return res;
-	res = drain(job, extents);
-	job_extents_free(job, extents);
-	if (res == 0)
-		res = compare_tail(job);
+	res = compare(job, &options);
+	range_set_done(&passed);
 	return res < 0 && res != -ECANCELED && job_link_broken(job) ? -ENOTCONN : res;
 }

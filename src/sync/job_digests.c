@@ -2,10 +2,13 @@
 /* Saved digests of the target: whether this run may use them, and saving them anew at its end. */
 #include "sync/job_private.h"
 
+#include "base/bytes.h"
 #include "block/saved_digests.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define SENT_PIECE 65536u
 
 static int open_saved(struct job *job)
 {
@@ -54,9 +57,30 @@ int job_digests_begin(struct job *job)
 	if (job->saved)
 		res = saved_digests_use(job->saved, &job->error);
 	if (res == 0)
+		res = digest_new(&job->sent_digest, &job->digest_key, &job->error);
+	if (res == 0)
 		res = saved_digests_writer_new(
 		    &job->digests, job->options.digests_path, job->end, &job->digest_key, &job->error);
 	return res;
+}
+
+bool job_digests_see_sent(const struct job *job)
+{
+	return job->digests && (job->options.allow & ALLOW_LIVE_SOURCE || !job->source_facts.mark[0]);
+}
+
+void job_digests_sending(void *data, uint64_t offset, uint64_t length, const void *bytes)
+{
+	uint8_t leaves[SENT_PIECE / DIGEST_LEAF * DIGEST_BYTES];
+	struct job *job = data;
+	const uint8_t *at = bytes;
+
+	for (uint64_t done = 0; done < length; done += SENT_PIECE) {
+		uint64_t piece = min_u64(length - done, SENT_PIECE);
+
+		digest_leaves(job->sent_digest, at + done, piece, leaves);
+		saved_digests_writer_put(job->digests, offset + done, piece, leaves);
+	}
 }
 
 void job_digests_finish(struct job *job)
@@ -68,11 +92,9 @@ void job_digests_finish(struct job *job)
 	if (!job->digests)
 		return;
 	/* They would describe what the target does not hold. */
-	if (job->bad.count || (job->options.allow & ALLOW_LIVE_SOURCE) || !job->source_facts.mark[0]) {
+	if (job->bad.count) {
 		job_digests_end(job);
-		job_warn(job, "digests are not saved: %s",
-		    job->bad.count ? "a part of the source could not be read"
-		                   : "it cannot be seen whether the source was written meanwhile");
+		job_warn(job, "digests are not saved: a part of the source could not be read");
 		return;
 	}
 	res = block_facts(job->target, &facts, &error);
@@ -87,4 +109,5 @@ void job_digests_end(struct job *job)
 {
 	job->digests = saved_digests_writer_free(job->digests);
 	job->saved = block_free(job->saved);
+	job->sent_digest = digest_free(job->sent_digest);
 }

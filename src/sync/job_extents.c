@@ -49,10 +49,17 @@ static void note_readable(struct job *job, const struct extent *extent)
 	}
 }
 
+static void note_moved(struct job *job, const struct extent *extent)
+{
+	if (job->options.verify_sent && range_set_add(&job->moved, extent->offset, extent->length) < 0)
+		job->moved_lost = true;
+}
+
 static void tracked_finish(struct extents *extents, const struct extent *extent, int res)
 {
 	struct tracked *tracked = to_tracked(extents);
 
+	note_moved(tracked->job, extent);
 	if (res == 0)
 		note_readable(tracked->job, extent);
 	extents_finish(tracked->inner, extent, res);

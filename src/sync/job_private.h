@@ -30,11 +30,14 @@ struct job {
 	struct block *saved;                  /* stands for the target when comparing; or NULL */
 	struct saved_digests_writer *digests; /* the new ones; or NULL */
 	struct digest_key digest_key;
+	struct digest *sent_digest; /* with that key */
 
 	/* changes that a tracker names */
 	bool tracked; /* only `changed` is moved */
 	struct range_set changed;
-	json_t *points; /* what the target will hold, for the next run; or NULL */
+	json_t *points;  /* what the target will hold, for the next run; or NULL */
+	json_t *partway; /* what it holds while `changed` is being moved; or NULL */
+	enum job_holds holds;
 
 	/* ring thread only */
 	enum job_state state;
@@ -43,7 +46,9 @@ struct job {
 	struct range_set fresh;        /* acknowledged by the target */
 	struct range_set flushing;     /* being made durable */
 	struct range_set bad, differences;
-	bool bad_lost; /* there was no memory for a bad range */
+	struct range_set moved; /* for verify_sent: what may have been written */
+	bool moved_lost;        /* there was no memory for it: all is verified */
+	bool bad_lost;          /* there was no memory for a bad range */
 	uint64_t differing_ranges, differing_bytes;
 	bool committing; /* of an atomic run: the target may be written to from now on */
 	bool wrote;      /* the target may have been written to */
@@ -70,7 +75,6 @@ struct job {
 
 /* job_open.c: opens what is not open, judges, and on later times insists on the same volumes. */
 int job_open(struct job *job);
-void job_close(struct job *job);
 /* Closes what lost its link. What did not stays open, and with it its lock: nobody else gets in meanwhile. */
 void job_close_lost(struct job *job);
 /* Facts once more: -ESTALE with words when the source was written since the first look. */
@@ -94,6 +98,12 @@ void job_journal_end(struct job *job, bool remove);
 
 /* job_digests.c: saved digests; the volume to compare with is job->saved where they fit. */
 int job_digests_begin(struct job *job);
+/*
+ * A source that may be written meanwhile may have been another thing when it was compared than when it was sent: then the digests of what
+ * was sent are saved. What was found to be the same is in the target, whatever became of the source.
+ */
+bool job_digests_see_sent(const struct job *job);
+void job_digests_sending(void *data, uint64_t offset, uint64_t length, const void *bytes);
 /* After all is flushed. What fails is a warning: the data is in order. */
 void job_digests_finish(struct job *job);
 void job_digests_end(struct job *job);
@@ -104,6 +114,8 @@ int job_changes_begin(struct job *job);
 void job_changes_forget(struct job *job);
 /* After all is flushed: notes what the target holds. What fails is a warning. */
 void job_changes_finish(struct job *job);
+/* After a run that did not complete: notes what is true of the target even so, if anything is. */
+void job_changes_note_end(struct job *job);
 void job_changes_end(struct job *job);
 
 /* job_checkpoint.c: makes what was written durable, now and then, and notes it in the journal. */

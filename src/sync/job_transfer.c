@@ -48,7 +48,9 @@ static int run_engine(struct job *job, struct extents *extents)
 	    .dry_run = job->options.dry_run,
 	    .resumable = job->journal,
 	    .bad_range = job->options.list_read_errors ? bad_range : NULL,
-	    .bad_range_data = job};
+	    .bad_range_data = job,
+	    .sending = job_digests_see_sent(job) ? job_digests_sending : NULL,
+	    .sending_data = job};
 	struct pass pass = {0};
 	int res = copy_new(&job->copy, job->source, job->target, extents, &options, &job->error);
 	int loop;

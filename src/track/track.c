@@ -29,7 +29,8 @@ void track_changes_done(struct track_changes *changes)
 {
 	range_set_done(&changes->ranges);
 	json_decref(changes->points);
-	changes->points = NULL;
+	json_decref(changes->partway);
+	changes->points = changes->partway = NULL;
 }
 
 json_t *track_points(struct block *source, const char *path)

@@ -16,7 +16,7 @@
 #define TERM_MS 500u
 
 /* In the child: only what is safe after fork(2). */
-static _Noreturn void run(char *const *argv, const int fds[3], int report)
+static _Noreturn void run(char *const *argv, const int fds[3], bool group, int report)
 {
 	sigset_t none;
 	int copies[3], res;
@@ -27,8 +27,11 @@ static _Noreturn void run(char *const *argv, const int fds[3], int report)
 	for (int i = 0; i < 3; i++)
 		if (copies[i] < 0 || dup2(copies[i], i) < 0)
 			goto failed;
-	signal(SIGINT, SIG_IGN);
-	signal(SIGQUIT, SIG_IGN);
+	/* The terminal's signals do not reach another group than its own. */
+	if (group && setpgid(0, 0) < 0)
+		goto failed;
+	signal(SIGINT, group ? SIG_DFL : SIG_IGN);
+	signal(SIGQUIT, group ? SIG_DFL : SIG_IGN);
 	signal(SIGPIPE, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -51,13 +54,13 @@ static int exec_result(int report)
 	return got == sizeof(code) ? -code : 0;
 }
 
-int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error)
+static int start(struct child *ret, char *const *argv, const int fds[3], bool group, struct error *error)
 {
 	_cleanup_(cleanup_close) int report_in = -1;
 	int report[2], res;
 	pid_t pid;
 
-	*ret = (struct child){.pidfd = -1};
+	*ret = (struct child){.pidfd = -1, .group = group};
 	if (pipe2(report, O_CLOEXEC) < 0)
 		return error_set(error, -errno, "cannot start %s: %s", argv[0], strerror(errno));
 	report_in = report[0];
@@ -68,7 +71,7 @@ int child_start(struct child *ret, char *const *argv, const int fds[3], struct e
 	report[1] = res;
 	pid = res < 0 ? -1 : fork();
 	if (pid == 0)
-		run(argv, fds, report[1]);
+		run(argv, fds, group, report[1]);
 	res = pid < 0 ? -errno : 0;
 	if (report[1] >= 0)
 		close(report[1]);
@@ -82,6 +85,24 @@ int child_start(struct child *ret, char *const *argv, const int fds[3], struct e
 	ret->pid = pid;
 	ret->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	return 0;
+}
+
+int child_start(struct child *ret, char *const *argv, const int fds[3], struct error *error)
+{
+	return start(ret, argv, fds, false, error);
+}
+
+int child_start_group(struct child *ret, char *const *argv, const int fds[3], struct error *error)
+{
+	return start(ret, argv, fds, true, error);
+}
+
+int child_start_shell(struct child *ret, const char *text, const int fds[3], struct error *error)
+{
+	char shell[] = "/bin/sh", option[] = "-c";
+	char *const argv[] = {shell, option, (char *)text, NULL};
+
+	return child_start_group(ret, argv, fds, error);
 }
 
 static bool reap(struct child *child, int flags)
@@ -118,47 +139,61 @@ bool child_wait(struct child *child, struct ring *ring, unsigned timeout_ms)
 
 void child_end(struct child *child, struct ring *ring)
 {
+	pid_t whom = child->group ? -child->pid : child->pid;
+
 	if (child->pid == 0)
 		return;
-	kill(child->pid, SIGTERM);
-	kill(child->pid, SIGCONT);
+	kill(whom, SIGTERM);
+	kill(whom, SIGCONT);
 	if (child_wait(child, ring, TERM_MS))
 		return;
-	kill(child->pid, SIGKILL);
+	kill(whom, SIGKILL);
 	reap(child, 0);
 }
 
-/* Reads to the end or the deadline. */
-static int collect(int fd, struct ring *ring, char *ret, size_t size, uint64_t end_ns)
-{
-	size_t used = 0;
+/* Where output goes. */
+struct collected {
+	char *text;
+	size_t size, used;
+	bool cut; /* what has no room is left out */
+};
 
-	for (;;) {
+static int take(struct collected *to, int fd)
+{
+	char spare[256];
+	size_t room = to->size - 1 - to->used;
+	bool full = to->cut && room == 0;
+	ssize_t got = full ? read(fd, spare, sizeof(spare)) : read(fd, to->text + to->used, room);
+
+	if (got < 0)
+		return errno == EINTR ? 1 : -errno;
+	if (got == 0)
+		return 0;
+	to->used += full ? 0 : (size_t)got;
+	return !to->cut && to->used == to->size - 1 ? -EMSGSIZE : 1;
+}
+
+/* Reads to the end or the deadline. */
+static int collect(int fd, struct ring *ring, struct collected *to, uint64_t end_ns)
+{
+	int res = 1;
+
+	while (res > 0) {
 		uint64_t at_ns = ring_now_ns(ring);
-		ssize_t got;
-		int res;
 
 		if (at_ns >= end_ns)
 			return -ETIMEDOUT;
 		res = ring_wait_fd(ring, fd, POLLIN, (end_ns - at_ns) / 1000000 + 1);
 		if (res < 0)
 			return res;
-		if (res == 0)
-			continue;
-		got = read(fd, ret + used, size - 1 - used);
-		if (got < 0 && errno != EINTR)
-			return -errno;
-		if (got == 0)
-			break;
-		used += got > 0 ? (size_t)got : 0;
-		if (used == size - 1)
-			return -EMSGSIZE;
+		res = res == 0 ? 1 : take(to, fd);
 	}
-	ret[used] = '\0';
-	return 0;
+	to->text[to->used] = '\0';
+	return res;
 }
 
-int child_capture(char *const *argv, struct ring *ring, char *ret, size_t size, unsigned timeout_ms)
+static int capture(char *const *argv, struct ring *ring, struct collected *to, bool errors_too,
+    unsigned timeout_ms, struct error *error)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	_cleanup_(cleanup_close) int in = -1;
@@ -167,15 +202,55 @@ int child_capture(char *const *argv, struct ring *ring, char *ret, size_t size, 
 	int fds[2], res;
 
 	if (null < 0 || pipe2(fds, O_CLOEXEC) < 0)
-		return -errno;
+		return error_set(error, -errno, "cannot start %s: %s", argv[0], strerror(errno));
 	in = fds[0];
-	res = child_start(&child, argv, (const int[3]){null, fds[1], null}, NULL);
+	res = child_start(&child, argv, (const int[3]){null, fds[1], errors_too ? fds[1] : null}, error);
 	close(fds[1]);
 	if (res < 0)
 		return res;
-	res = collect(in, ring, ret, size, end_ns);
+	res = collect(in, ring, to, end_ns);
 	if (res == 0 && !child_wait(&child, ring, timeout_ms))
 		res = -ETIMEDOUT;
 	child_end(&child, ring);
-	return res < 0 ? res : child.status == 0 ? 0 : -EIO;
+	if (res == 0 && child.status != 0)
+		res = -EIO;
+	return res < 0 ? error_set(error, res, "`%s` failed: %s", argv[0], strerror(-res)) : 0;
+}
+
+int child_capture(char *const *argv, struct ring *ring, char *ret, size_t size, unsigned timeout_ms)
+{
+	struct collected to = {.text = ret, .size = size};
+
+	return capture(argv, ring, &to, false, timeout_ms, NULL);
+}
+
+/* Lines become one, blanks at their ends go. */
+static void join_lines(char *text)
+{
+	char *to = text, *from = text + strspn(text, " \n");
+
+	while (*from) {
+		if (*from != '\n') {
+			*to++ = *from++;
+			continue;
+		}
+		from += strspn(from, " \n");
+		if (*from) {
+			*to++ = ';';
+			*to++ = ' ';
+		}
+	}
+	*to = '\0';
+}
+
+int child_run(char *const *argv, struct ring *ring, unsigned timeout_ms, struct error *error)
+{
+	char said[400] = "";
+	struct collected to = {.text = said, .size = sizeof(said) / 2, .cut = true};
+	int res = capture(argv, ring, &to, true, timeout_ms, error);
+
+	join_lines(said);
+	if (res == -EIO && *said)
+		error_set(error, res, "`%s` failed: %s", argv[0], said);
+	return res;
 }

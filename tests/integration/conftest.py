@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
+from live_mirror import Mirror  # noqa: E402
 from program import Program  # noqa: E402
 from servers import Loops, Servers  # noqa: E402
 from sshd import Sshd  # noqa: E402
@@ -44,6 +45,21 @@ def program(folder):
     program = Program(folder)
     yield program
     program.close()
+
+
+@pytest.fixture
+def volumes(folder, random, request):
+    """A source of the test module's SIZE, full of random bytes, and a target that is not there yet."""
+    source, target = folder / "source", folder / "target"
+    source.write_bytes(random.randbytes(request.module.SIZE))
+    return source, target
+
+
+@pytest.fixture
+def mirror(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes)
+    yield mirror
+    mirror.end()
 
 
 @pytest.fixture

@@ -20,20 +20,6 @@ SIZE = 24 * MIB + 512 * 77
 
 
 @pytest.fixture
-def volumes(folder, random):
-    source, target = folder / "source", folder / "target"
-    source.write_bytes(random.randbytes(SIZE))
-    return source, target
-
-
-@pytest.fixture
-def mirror(program, folder, volumes):
-    mirror = Mirror(program, folder, *volumes)
-    yield mirror
-    mirror.end()
-
-
-@pytest.fixture
 def client(mirror, random):
     client = Client(mirror.uri, SIZE, random)
     yield client

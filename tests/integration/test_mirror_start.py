@@ -14,20 +14,6 @@ MIB = 1 << 20
 SIZE = 16 * MIB
 
 
-@pytest.fixture
-def volumes(folder, random):
-    source, target = folder / "source", folder / "target"
-    source.write_bytes(random.randbytes(SIZE))
-    return source, target
-
-
-@pytest.fixture
-def mirror(program, folder, volumes):
-    mirror = Mirror(program, folder, *volumes)
-    yield mirror
-    mirror.end()
-
-
 def put_ext4(path):
     path.unlink(missing_ok=True)
     with open(path, "wb") as file:

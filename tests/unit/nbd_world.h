@@ -28,6 +28,7 @@
 
 #include <cmocka.h>
 
+#include "seed.h"
 #include "shell.h"
 
 static char folder[64];
@@ -202,14 +203,4 @@ static __attribute__((unused)) void batch_run(struct world *world, const unsigne
 {
 	while (*left > 0)
 		assert_int_equal(world->ring->ops->step(world->ring), 0);
-}
-
-static __attribute__((unused)) uint64_t test_seed(void)
-{
-	const char *given = getenv("BLKMOVE_SEED");
-	uint64_t seed =
-	    given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
-
-	print_message("  BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
 }

@@ -24,7 +24,7 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	rand_init(&f->rand, volume_seed());
+	rand_init(&f->rand, seed_of_run());
 	*state = f;
 	return ring_new(&f->ring, 64, NULL);
 }

@@ -11,16 +11,9 @@
 
 #include <cmocka.h>
 
+#include "seed.h"
+
 #define BITS_MAX 9000u /* more than a word of the summary has */
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static void check(const struct bitmap *bitmap, const bool *model, uint64_t from, uint64_t count)
 {

@@ -9,9 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "seed.h"
 
 #define MB       1000000ull
 #define MS       1000000ull
@@ -220,15 +221,6 @@ static void test_without_limits(void **state)
 	world.mirrors[1].can = 0;
 	pass(&world, 2);
 	assert_int_equal(world.mirrors[0].limits.window, 0);
-}
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
 }
 
 /* Whatever they can and want: never more than all may, never less than they could use of it, and nobody stands still. */

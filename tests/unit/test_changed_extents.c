@@ -62,7 +62,7 @@ static void test_what_changed_and_is_not_done(void **state)
 	struct rand rand;
 	struct ring *ring = *state;
 
-	rand_init(&rand, volume_seed());
+	rand_init(&rand, seed_of_run());
 	for (int round = 0; round < 200; round++) {
 		struct volume *volume = volume_new(ring, &rand, SIZE);
 		struct range_set changed, done;

@@ -53,7 +53,7 @@ static void test_any_order_is_exact(void **state)
 {
 	struct rand rand;
 
-	rand_init(&rand, volume_seed());
+	rand_init(&rand, seed_of_run());
 	for (int round = 0; round < 200; round++) {
 		uint8_t model[BLOCKS] = {0};
 		uint64_t unit = UINT64_C(512) << rand_below(&rand, 12);

@@ -9,9 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "seed.h"
 
 static void test_what_is_not_utf8_is_escaped(void **state)
 {
@@ -39,11 +40,9 @@ static void test_what_is_not_utf8_is_escaped(void **state)
 
 static void test_any_bytes_make_a_string(void **state)
 {
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = seed_of_run();
 	struct rand rand;
 
-	printf("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
 	rand_init(&rand, seed);
 	for (int round = 0; round < 100000; round++) {
 		char bytes[9] = "";

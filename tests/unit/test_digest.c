@@ -10,9 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "seed.h"
 
 #define NODE   DIGEST_NODE
 #define LEAVES (DIGEST_CHUNK / DIGEST_LEAF)
@@ -27,10 +28,8 @@ struct fixture {
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = seed_of_run();
 
-	printf("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
 	rand_init(&f->rand, seed);
 	rand_bytes(&f->rand, f->key.bytes, sizeof(f->key.bytes));
 	f->data = malloc(DIGEST_CHUNK);

@@ -25,7 +25,7 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	rand_init(&f->rand, volume_seed());
+	rand_init(&f->rand, seed_of_run());
 	rand_bytes(&f->rand, f->key.bytes, sizeof(f->key.bytes));
 	*state = f;
 	if (ring_new(&f->ring, 64, NULL) < 0 || digest_new(&f->digest, &f->key, NULL) < 0)

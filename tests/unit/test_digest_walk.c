@@ -34,7 +34,7 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	rand_init(&f->rand, volume_seed());
+	rand_init(&f->rand, seed_of_run());
 	if (ring_new(&f->ring, 64, NULL) < 0)
 		return -1;
 	f->volume = volume_new(f->ring, &f->rand, SIZE);

@@ -17,7 +17,7 @@ static struct rand rand_state;
 
 static int setup(void **state)
 {
-	rand_init(&rand_state, volume_seed());
+	rand_init(&rand_state, seed_of_run());
 	return ring_new(&ring, 64, NULL);
 }
 

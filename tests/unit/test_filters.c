@@ -18,6 +18,8 @@
 
 #include <cmocka.h>
 
+#include "seed.h"
+
 #define SIZE (1u << 20)
 #define MS   1000000u
 
@@ -26,15 +28,6 @@ struct world {
 	struct ring *ring;
 	struct block *memory, *top;
 };
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static void world_init(struct world *world, uint64_t seed)
 {

@@ -7,9 +7,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "seed.h"
 
 #define COUNT 3000u
 
@@ -28,12 +29,10 @@ static void check_near(uint64_t said, uint64_t is)
 
 static void test_percentiles(void **state)
 {
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = seed_of_run();
 	static uint64_t values[COUNT];
 	struct rand rand;
 
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
 	rand_init(&rand, seed);
 	for (unsigned round = 0; round < 200; round++) {
 		unsigned count = (unsigned)rand_between(&rand, 1, COUNT);

@@ -4,20 +4,12 @@
  * honest client is served as if nothing had been.
  */
 #include "nbd_host.h"
+#include "seed.h"
 
 #include "base/rand.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 /* All is well for others. */
 static void check_honest(struct host *host)

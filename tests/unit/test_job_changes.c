@@ -23,6 +23,7 @@ struct world {
 	struct block *disks[2]; /* source, target */
 	bool changed[COUNT];
 	bool tells;
+	uint64_t flips;         /* reads of the source after which it is something else: that many are left */
 	struct fault_rule rule; /* for the target */
 	char warnings[2000], folder[64];
 	struct job_progress progress;
@@ -50,10 +51,23 @@ static void tell(struct world *world, struct block_io *io)
 	block_complete_later(io->block, io, (int)count);
 }
 
+/* Somebody writes to the source after it was compared and before it is read. */
+static void flip(struct world *world, const struct block_io *io)
+{
+	uint8_t byte;
+
+	memory_peek(world->disks[0], io->offset, &byte, 1);
+	byte ^= 0x80;
+	memory_poke(world->disks[0], io->offset, &byte, 1);
+	world->flips--;
+}
+
 static void lent_submit(struct block *block, struct block_io *io)
 {
 	struct lent *lent = container_of(block, struct lent, block);
 
+	if (lent->block.info.tells_changes && lent->world->flips && io->op == BLOCK_READ)
+		flip(lent->world, io);
 	if (io->op == BLOCK_EXTENTS && io->flags & BLOCK_CHANGED)
 		tell(lent->world, io);
 	else
@@ -106,7 +120,7 @@ static int setup(void **state)
 	struct world *world = calloc(1, sizeof(*world));
 	static uint8_t buf[GRAIN];
 
-	rand_init(&world->rand, volume_seed());
+	rand_init(&world->rand, seed_of_run());
 	strcpy(world->folder, "/tmp/blkmove-changes-XXXXXX");
 	world->tells = true;
 	if (ring_new(&world->ring, 64, NULL) < 0 || !mkdtemp(world->folder) ||
@@ -215,6 +229,64 @@ static void test_only_what_changed_is_read(void **state)
 	assert_non_null(strstr(world->warnings, "the bitmap b0"));
 }
 
+/* What was not sent may differ: it was not asked for. */
+static void test_only_what_was_sent_is_read_back(void **state)
+{
+	struct world *world = *state;
+	struct job_options options = sync_options(world);
+	uint64_t at = 0;
+
+	options.verify = options.verify_sent = true;
+	while (world->changed[at / GRAIN])
+		at += GRAIN;
+	memory_poke(world->disks[1], at, "x", 1);
+	assert_int_equal(run(world, &options), JOB_OK);
+	assert_true(world->progress.tracked && world->progress.wrote);
+	assert_int_equal(world->progress.changed, changed_bytes(world));
+	/* In pieces of 64 KiB at most. */
+	assert_in_range(memory_counts(world->disks[1])->bytes_read, changed_bytes(world), SIZE - 1);
+	assert_false(is_equal(world));
+	options.verify_sent = false;
+	assert_int_equal(run(world, &options), JOB_TROUBLE);
+}
+
+static void test_a_write_that_went_astray_is_found_in_what_was_sent(void **state)
+{
+	struct world *world = *state;
+	struct job_options options = sync_options(world);
+
+	options.verify = options.verify_sent = true;
+	world->rule = (struct fault_rule){FAULT_ERROR, 0, 1u << BLOCK_WRITE, .nth = 3};
+	assert_int_equal(run(world, &options), JOB_TROUBLE);
+	assert_false(is_equal(world));
+}
+
+/* Saved digests are those of what was sent: when the source goes back to what it was when it was compared, that is seen. */
+static void test_h10_a_source_that_is_written_between_compare_and_read(void **state)
+{
+	struct world *world = *state;
+	struct job_options options = sync_options(world);
+	static uint8_t before[SIZE];
+	char path[100];
+
+	snprintf(path, sizeof(path), "%s/digests", world->folder);
+	options.digests_path = path;
+	options.allow = ALLOW_LIVE_SOURCE;
+	memory_peek(world->disks[0], 0, before, SIZE);
+	world->flips = 5;
+	assert_int_equal(run(world, &options), JOB_OK);
+	assert_int_equal(world->flips, 0);
+	assert_true(is_equal(world));
+	memory_poke(world->disks[0], 0, before, SIZE);
+	assert_false(is_equal(world));
+	options.allow = 0;
+	options.changes = CHANGES_DIGESTS;
+	options.base = NULL;
+	assert_int_equal(run(world, &options), JOB_OK);
+	assert_true(is_equal(world));
+	assert_in_range(world->progress.sent, 1, 5 * 65536);
+}
+
 static void test_a_dry_run_counts_and_writes_nothing(void **state)
 {
 	struct world *world = *state;
@@ -311,6 +383,9 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    CASE(test_only_what_changed_is_read),
+	    CASE(test_only_what_was_sent_is_read_back),
+	    CASE(test_a_write_that_went_astray_is_found_in_what_was_sent),
+	    CASE(test_h10_a_source_that_is_written_between_compare_and_read),
 	    CASE(test_a_dry_run_counts_and_writes_nothing),
 	    CASE(test_h11_nothing_is_told),
 	    CASE(test_h10_no_base),

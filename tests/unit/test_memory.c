@@ -15,20 +15,13 @@
 
 #include <cmocka.h>
 
+#include "seed.h"
+
 struct world {
 	struct ring_sim *sim;
 	struct ring *ring;
 	struct block *block;
 };
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static void world_init(
     struct world *world, uint64_t seed, uint64_t size, const struct memory_options *options)

@@ -16,9 +16,10 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "seed.h"
 
 #define REGION     4096u
 #define SIZE       (64u * REGION + 1536u)
@@ -37,15 +38,6 @@ struct world {
 };
 
 static struct world world;
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static void claim_done(struct bitmap_claim *claim, int res)
 {

@@ -179,7 +179,7 @@ static void check_server(const struct server *server, uint64_t seed)
 
 static void test_h12_servers_of_all_kinds(void **state)
 {
-	uint64_t seed = test_seed();
+	uint64_t seed = seed_of_run();
 
 	need("nbdkit");
 	need("qemu-nbd");

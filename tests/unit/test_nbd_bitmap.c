@@ -85,7 +85,7 @@ static void test_h12_all_of_the_bitmap(void **state)
 {
 	struct server server = {0};
 
-	rand_init(&server.rand, volume_seed());
+	rand_init(&server.rand, seed_of_run());
 	for (int round = 0; round < 50; round++) {
 		uint64_t size = BLOCKS * GRAIN - rand_below(&server.rand, 3 * GRAIN), bytes = 0;
 		struct track_changes changes;
@@ -110,7 +110,7 @@ static void test_h14_answers_that_make_no_sense(void **state)
 	struct server server = {0};
 	struct track_changes changes;
 
-	rand_init(&server.rand, volume_seed());
+	rand_init(&server.rand, seed_of_run());
 	start(&server, *state, BLOCKS * GRAIN);
 	for (enum lie lie = LIE_GAP; lie < LIES; lie++) {
 		server.lie = lie;

@@ -1,17 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The NBD server with a client by hand: negotiation, every request, many at once. Hostile ones are in test_hostile_nbd.c. */
 #include "nbd_host.h"
+#include "seed.h"
 
 #include "base/rand.h"
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static void test_list_and_info(void **state)
 {

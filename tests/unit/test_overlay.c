@@ -22,6 +22,8 @@
 
 #include <cmocka.h>
 
+#include "seed.h"
+
 #define SIZE  300007u
 #define BATCH 40u
 
@@ -31,15 +33,6 @@ struct world {
 	struct block *below, *upper, *upper_fault, *overlay;
 	uint8_t base[SIZE], model[SIZE];
 };
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static struct block *slow(struct block *block, uint64_t seed)
 {

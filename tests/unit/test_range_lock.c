@@ -7,9 +7,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <cmocka.h>
+
+#include "seed.h"
 
 enum { WRITE, BEHIND, COPY };
 
@@ -102,11 +103,9 @@ static void run_dry(void)
 
 static void test_random_ranges(void **state)
 {
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = seed_of_run();
 	struct rand *rand;
 
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
 	world_init(seed);
 	rand = ring_sim_rand(world.sim);
 	for (int i = 0; i < 20000; i++) {

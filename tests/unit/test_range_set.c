@@ -7,20 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
+#include "seed.h"
+
 #define SPACE 300
-
-static unsigned seed_from_environment(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	unsigned seed = text ? (unsigned)strtoul(text, NULL, 0) : (unsigned)time(NULL);
-
-	printf("BLKMOVE_SEED=%u\n", seed);
-	return seed;
-}
 
 static void check_shape(const struct range_set *set, const bool *bits)
 {
@@ -115,7 +107,7 @@ static void one_run(void)
 
 static void test_against_bitmap(void **state)
 {
-	srand(seed_from_environment());
+	srand((unsigned)seed_of_run());
 	for (int i = 0; i < 300; i++)
 		one_run();
 }

@@ -115,7 +115,7 @@ static void test_random_requests(void **state)
 {
 	struct rand rand;
 
-	rand_init(&rand, wire_seed());
+	rand_init(&rand, seed_of_run());
 	for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
 		struct wire wire;
 
@@ -130,7 +130,7 @@ static void test_random_requests(void **state)
 
 static void test_simulated_links(void **state)
 {
-	uint64_t seed = wire_seed();
+	uint64_t seed = seed_of_run();
 	struct rand rand;
 
 	for (unsigned run = 0; run < 60; run++) {
@@ -158,7 +158,7 @@ static void test_many_small_writes(void **state)
 	uint8_t *seen = malloc(COUNT * 4096), *sent = malloc(COUNT * 4096);
 	struct rand rand;
 
-	rand_init(&rand, wire_seed());
+	rand_init(&rand, seed_of_run());
 	rand_bytes(&rand, sent, COUNT * 4096);
 	wire_init(&wire, 0, NULL);
 	wire.size = COUNT * 4096;
@@ -189,7 +189,7 @@ static void test_largest_requests(void **state)
 	uint8_t *data = malloc(BLOCK_IO_MAX), *back = malloc(BLOCK_IO_MAX);
 	struct rand rand;
 
-	rand_init(&rand, wire_seed());
+	rand_init(&rand, seed_of_run());
 	for (unsigned i = 0; i < 6; i++) {
 		struct wire wire;
 
@@ -240,7 +240,7 @@ static void test_extents_digests_sha(void **state)
 	struct wire wire;
 	struct rand rand;
 
-	rand_init(&rand, wire_seed());
+	rand_init(&rand, seed_of_run());
 	rand_bytes(&rand, key.bytes, sizeof(key.bytes));
 	rand_bytes(&rand, data, sizeof(data));
 	wire_init(&wire, 0, NULL);
@@ -436,7 +436,7 @@ static void cut(void *data)
 /* The link breaks at any moment, in any way: each request ends once, in bounded time, and words tell why. */
 static void test_link_lost(void **state)
 {
-	uint64_t seed = wire_seed();
+	uint64_t seed = seed_of_run();
 
 	for (unsigned run = 0; run < 150; run++) {
 		struct ring_sim_link_options link = {
@@ -487,7 +487,7 @@ static void test_keepalive(void **state)
 	struct wire wire;
 	uint8_t byte = 1;
 
-	wire_init(&wire, wire_seed(), &link);
+	wire_init(&wire, seed_of_run(), &link);
 	assert_int_equal(wire_start(&wire, COMPRESS_AUTO), 0);
 	timer.deadline_ns = ring_now_ns(wire.ring) + 600ull * 1000000000;
 	assert_int_equal(ring_wait(wire.ring, &timer), 0);

@@ -16,6 +16,8 @@
 
 #include <cmocka.h>
 
+#include "seed.h"
+
 #define DISK_SIZE 65536u
 
 struct world {
@@ -45,15 +47,6 @@ static int disk_io(struct world *world, enum ring_opcode opcode, uint64_t offset
 	    .opcode = opcode, .fd = world->disk, .offset = offset, .buf = buf, .length = length};
 
 	return ring_wait(world->host, &op);
-}
-
-static uint64_t seed_of_run(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
-
-	print_message("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
 }
 
 /* Operations that count their ends. */

@@ -14,7 +14,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "seed.h"
 
 struct volume {
 	struct block block;
@@ -32,15 +33,6 @@ struct volume {
 	uint64_t read_bytes, digest_requests, digests, extents_requests;
 	unsigned in_flight, in_flight_max;
 };
-
-static inline uint64_t volume_seed(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
-
-	printf("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static inline int volume_tell_extents(struct volume *volume, struct block_io *io)
 {

@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
+
+#include "seed.h"
 
 struct wire {
 	struct ring_sim *sim; /* or NULL: the real ring */
@@ -39,15 +40,6 @@ struct wire {
 	int last_cache;
 	char last_path[128];
 };
-
-static inline uint64_t wire_seed(void)
-{
-	const char *text = getenv("BLKMOVE_SEED");
-	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
-
-	printf("BLKMOVE_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 static inline int wire_open(void *data, struct block **ret, struct ring *ring, const char *path,
     const struct block_open_options *options, struct error *error)
