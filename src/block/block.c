@@ -114,7 +114,8 @@ static int check(const struct block *block, const struct block_io *io)
 		return -EINVAL;
 	if ((io->op == BLOCK_READ || io->op == BLOCK_WRITE) && io->length > BLOCK_IO_MAX)
 		return -EINVAL;
-	if (io->op == BLOCK_READ && io->flags & BLOCK_PIPE && !block_takes_pipe(block))
+	if ((io->op == BLOCK_READ || io->op == BLOCK_WRITE) && io->flags & BLOCK_PIPE &&
+	    (io->flags & BLOCK_FUA || !block_takes_pipe(block, io->op)))
 		return -EOPNOTSUPP;
 	if (io->op == BLOCK_EXTENTS && (io->extents_max == 0 || io->length == 0))
 		return -EINVAL;
@@ -169,9 +170,9 @@ int block_wait(struct block *block, struct block_io *io)
 	return res < 0 ? res : wait.res;
 }
 
-bool block_takes_pipe(const struct block *block)
+bool block_takes_pipe(const struct block *block, enum block_op op)
 {
-	return block->driver->takes_pipe && block->driver->takes_pipe(block);
+	return block->driver->takes_pipe && block->driver->takes_pipe(block, op);
 }
 
 const struct block_info *block_info(const struct block *block)

@@ -35,7 +35,10 @@ enum block_flags {
 	BLOCK_FUA = 1 << 0,     /* WRITE, ZERO, TRIM: on stable storage when done */
 	BLOCK_NO_HOLE = 1 << 1, /* ZERO: the range stays, or becomes, allocated */
 	BLOCK_FAST = 1 << 2,    /* ZERO: -EOPNOTSUPP at once rather than write zeros */
-	/* READ: into an empty pipe that has room for the range's pages, not into buf; only where block_takes_pipe() */
+	/*
+	 * READ: into an empty pipe that has room for the range's pages, not into buf. WRITE: out of a pipe that holds what is to be
+	 * written and nothing else; without BLOCK_FUA. Only where block_takes_pipe().
+	 */
 	BLOCK_PIPE = 1 << 3,
 	/*
 	 * EXTENTS: not what is allocated but what changed since the base that the volume was opened with: EXTENT_DATA may have
@@ -62,7 +65,7 @@ struct block_io {
 	    length; /* bytes, inside the volume; any alignment unless info.request_align says otherwise */
 	void *
 	    buf; /* READ, WRITE: data, aligned to 4096 for speed; DIGEST: digests; SHA256: 32 bytes, the digest so far */
-	int pipe_fd; /* with BLOCK_PIPE: its end for writing */
+	int pipe_fd; /* with BLOCK_PIPE: READ: its end for writing; WRITE: that for reading */
 	struct extent *extents;
 	uint32_t extents_max;
 	uint32_t granularity;         /* DIGEST: DIGEST_LEAF times a power of 16, at most DIGEST_CHUNK */
@@ -154,10 +157,11 @@ int block_wait(struct block *block, struct block_io *io);
 /* Whether a request may have that range: it lies inside the volume, or writes to one that grows. */
 bool block_takes_range(const struct block_info *info, enum block_op op, uint64_t offset, uint64_t length);
 /*
- * Whether reads may go into a pipe. Such data are not copied: what comes out of the pipe may be what was written since, but
- * never what was there before the request. After an error the pipe may hold anything; -EOPNOTSUPP: it cannot be after all.
+ * Whether such requests may take a pipe now. What is read so is not copied: what comes out of the pipe may be what was written
+ * since, but never what was there before the request. After an error the pipe may hold anything; -EOPNOTSUPP: it cannot be after
+ * all, and a WRITE's pipe is as it was.
  */
-bool block_takes_pipe(const struct block *block);
+bool block_takes_pipe(const struct block *block, enum block_op op);
 const struct block_info *block_info(const struct block *block);
 struct ring *block_ring(const struct block *block);
 /* Asks afresh. Control path: it may run the ring. Returns 0 or -errno with words. */

@@ -15,7 +15,7 @@ struct block_driver {
 	 */
 	void (*submit)(struct block *block, struct block_io *io);
 	/* block_takes_pipe(); NULL: it does not. Of a filter: NULL, what it is there for must see the data. */
-	bool (*takes_pipe)(const struct block *block);
+	bool (*takes_pipe)(const struct block *block, enum block_op op);
 	/* NULL: nothing is known (all texts empty). */
 	int (*facts)(struct block *block, struct block_facts *ret, struct error *error);
 	/* NULL: there is no link. */

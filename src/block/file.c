@@ -24,6 +24,8 @@
 #include <unistd.h>
 
 #define FOLIO_MAX (4u << 20) /* no folio is larger: 2 MiB on x86 */
+/* So much of a pipe is written at once; then the loop looks whether the next request has come. */
+#define PIPE_PIECE (256u << 10)
 
 struct file {
 	struct block block;
@@ -90,16 +92,21 @@ static void forget_cached(const struct file *file, uint64_t offset, uint64_t len
 static int try_at_once(struct file *file, struct ring_op *op)
 {
 	struct iovec iov = {.iov_base = op->buf, .iov_len = op->length};
+	off_t at = (off_t)op->offset;
 	ssize_t res;
 
+	if (op->opcode == RING_SPLICE_TO) {
+		res = splice(op->fd, NULL, op->fd_to, &at, op->length, 0);
+		return res < 0 ? -errno : (int)res;
+	}
 	if (!file->at_once_tried) {
 		file->at_once_tried = true;
-		res = pwritev2(op->fd, &iov, 1, (off_t)op->offset, RWF_NOWAIT);
+		res = pwritev2(op->fd, &iov, 1, at, RWF_NOWAIT);
 		file->at_once.wanted = res < 0 && errno == EOPNOTSUPP;
 		if (!file->at_once.wanted)
 			return res < 0 ? -errno : (int)res;
 	}
-	res = pwrite(op->fd, op->buf, op->length, (off_t)op->offset);
+	res = pwrite(op->fd, op->buf, op->length, at);
 	return res < 0 ? -errno : (int)res;
 }
 
@@ -209,11 +216,22 @@ static void piece_done(struct ring_op *op, int res)
 		data_done(io, 0);
 }
 
-/* Pages of the page cache, which are not copied. */
+/* Reads hand over pages of the page cache; writes copy into them once, what their sender wrote. */
 static void submit_splice(struct file *file, struct block_io *io)
 {
 	struct ring_op *op = &io->ring_op;
 
+	if (io->op == BLOCK_WRITE) {
+		op->opcode = RING_SPLICE_TO;
+		op->mode = 0;
+		op->fd = io->pipe_fd;
+		op->fd_to = file->options.fd;
+		op->offset = io->offset + io->driver_u64[0];
+		op->length = min_u64(io->length - io->driver_u64[0], PIPE_PIECE);
+		if (!write_at_once(file, op, io->flags & BLOCK_APART))
+			ring_submit(file->block.ring, op);
+		return;
+	}
 	op->opcode = RING_SPLICE;
 	op->fd = file->options.fd;
 	op->fd_to = io->pipe_fd;
@@ -225,26 +243,31 @@ static void submit_splice(struct file *file, struct block_io *io)
 static void splice_done(struct ring_op *op, int res)
 {
 	struct block_io *io = container_of(op, struct block_io, ring_op);
+	struct file *file = to_file(io->block);
 
+	if (op->opcode == RING_SPLICE_TO)
+		at_once_long_end(&file->at_once, ring_now_ns(file->block.ring));
 	if (res == -EINTR || res == -EAGAIN)
 		res = 0;
 	else if (res == 0)
-		res = -EIO; /* the file became shorter */
+		res = -EIO; /* the file became shorter; the pipe held less than it must */
+	if (res == -EINVAL || res == -EOPNOTSUPP)
+		res = io->driver_u64[0] == 0 ? -EOPNOTSUPP : -EIO;
 	if (res < 0) {
-		block_complete(io, res == -EINVAL && io->driver_u64[0] == 0 ? -EOPNOTSUPP : res);
+		data_done(io, res);
 		return;
 	}
 	io->driver_u64[0] += (uint64_t)res;
 	if (io->driver_u64[0] < io->length)
-		submit_splice(to_file(io->block), io);
+		submit_splice(file, io);
 	else
-		block_complete(io, 0);
+		data_done(io, 0);
 }
 
 static void submit_data(struct file *file, struct block_io *io)
 {
 	io->driver_u64[0] = 0;
-	if (io->op == BLOCK_READ && io->flags & BLOCK_PIPE) {
+	if (io->flags & BLOCK_PIPE) {
 		io->ring_op.done = splice_done;
 		submit_splice(file, io);
 		return;
@@ -255,12 +278,15 @@ static void submit_data(struct file *file, struct block_io *io)
 	submit_piece(file, io);
 }
 
-static bool file_takes_pipe(const struct block *block)
+static bool file_takes_pipe(const struct block *block, enum block_op op)
 {
 	const struct file *file = container_of(block, const struct file, block);
 
 	/* Others may write to the volume past its page cache, or want that to be read. */
-	return file->options.buffered && !block->ring->simulated;
+	if (!file->options.buffered || block->ring->simulated)
+		return false;
+	/* A write out of a pipe cannot be told not to wait, so it goes where none can. */
+	return op == BLOCK_READ || (file->at_once_tried && file->at_once.wanted);
 }
 
 static void flush_done(struct ring_op *op, int res)

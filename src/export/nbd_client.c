@@ -29,12 +29,16 @@ static void read_more(struct nbd_client *client)
 
 	client->payload_direct =
 	    left >= (client->long_payloads ? 1 : DIRECT_MIN) && client->in_start == client->in_end;
+	if (client->payload_direct && slot->pipe) {
+		nbd_stream_read_pipe(&client->stream, slot->pipe->write_fd, left);
+		return;
+	}
 	if (client->payload_direct) {
 		nbd_stream_read(&client->stream, (char *)slot->buf + client->payload_have, left);
 		return;
 	}
 	/* After a long payload comes another: its bytes shall not go through here. */
-	most = client->long_payloads ? NBD_INPUT_SHORT : NBD_INPUT_BYTES;
+	most = client->long_payloads ? NBD_REQUEST_BYTES : NBD_INPUT_BYTES;
 	memmove(client->in, client->in + client->in_start, client->in_end - client->in_start);
 	client->in_end -= client->in_start;
 	client->in_start = 0;
@@ -97,6 +101,16 @@ static bool is_behind(const struct nbd_client *client)
 	return ioctl(client->stream.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0;
 }
 
+/* A pipe holds so many pieces, however short they are. Then the payload comes the other way; so does the end of a link. */
+static void leave_pipe(struct nbd_client *client)
+{
+	int res = nbd_slot_leave_pipe(client->payload, client->payload_have);
+	struct error error;
+
+	if (res < 0)
+		nbd_client_end(client, (error_set(&error, res, "no memory for its request"), &error));
+}
+
 static void set_pace(struct nbd_client *client)
 {
 	struct nbd_server *server = client->server;
@@ -114,6 +128,8 @@ static void received(struct nbd_stream *stream, int res)
 
 	if (client->ending)
 		; /* too late */
+	else if (res < 0 && client->payload && client->payload->pipe)
+		leave_pipe(client);
 	else if (res < 0 && res != -EINTR && res != -EAGAIN)
 		link_broke(client, "reading", res);
 	else if (res == 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Pipes for long reads: see nbd_pipe.h. */
+/* Pipes for long reads and writes: see nbd_pipe.h. */
 #include "export/nbd_pipe.h"
 
 #include <assert.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Pipes that carry long reads from the page cache to sockets, so that nobody copies them. Made when first needed and kept for the
- * next request; a user without privileges may have few (pipe(7), "pipe-user-pages-soft"), and none at all is no error.
+ * Pipes that carry long reads from the page cache to sockets, so that nobody copies them, and the data of long writes from sockets
+ * to the page cache, so that they are copied but once. Made when first needed and kept for the next request; a user without
+ * privileges may have few (pipe(7), "pipe-user-pages-soft"), and none at all is no error.
  */
 #pragma once
 

@@ -13,7 +13,6 @@
 #include "export/nbd_stream.h"
 
 #define NBD_INPUT_BYTES   (128u << 10) /* what is read ahead of one client */
-#define NBD_INPUT_SHORT   4096u        /* and of one that sends long payloads */
 #define NBD_ANSWERS_BYTES (64u << 10)  /* of negotiation; a full list fits */
 #define NBD_SLOTS         128u         /* requests of one client */
 #define NBD_BATCH         64u          /* replies in one write */
@@ -56,7 +55,7 @@ struct nbd_slot {
 	struct nbd_request request;
 	struct block_io io;
 	void *buf;             /* NULL: none */
-	struct nbd_pipe *pipe; /* of a long READ, instead of a buffer; or NULL */
+	struct nbd_pipe *pipe; /* of a long READ or WRITE, instead of a buffer; or NULL */
 	size_t buf_size;
 	uint64_t done; /* bytes of a long READ or WRITE */
 	uint64_t begun_ns;
@@ -147,6 +146,8 @@ enum nbd_step nbd_handshake_step(struct nbd_client *client);
 int nbd_slots_new(struct nbd_client *client);
 /* Takes one request, or what has come of its payload. */
 enum nbd_step nbd_slot_step(struct nbd_client *client);
+/* The payload cannot go on into its pipe: what has come of it is in a buffer now. 0, or -errno and the client must end. */
+int nbd_slot_leave_pipe(struct nbd_slot *slot, size_t have);
 /* All of the payload has come. */
 void nbd_slot_submit(struct nbd_slot *slot);
 /* Gives back the buffer and the slot. */

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int nbd_slots_new(struct nbd_client *client)
 {
@@ -135,19 +136,36 @@ static void submit_piece(struct nbd_slot *slot)
 	block_submit(slot->client->export->block, io);
 }
 
-/* The kernel, or the file system, has no way to it: then as ever. */
-static int read_without_pipe(struct nbd_slot *slot)
+int nbd_slot_leave_pipe(struct nbd_slot *slot, size_t have)
 {
 	struct nbd_server *server = slot->client->server;
+	size_t got = 0;
+	ssize_t res = 1;
 
-	server->pipes.most = 0;
+	slot->buf = buf_get(server, slot->buf_size);
+	if (!slot->buf)
+		return -ENOMEM;
+	while (got < have && res > 0) {
+		res = read(slot->pipe->read_fd, (char *)slot->buf + got, have - got);
+		got += res > 0 ? (size_t)res : 0;
+	}
+	slot->pipe->empty = slot->request.type == NBD_COMMAND_WRITE && got == have;
 	nbd_pipes_put(&server->pipes, slot->pipe);
 	slot->pipe = NULL;
-	slot->buf = buf_get(server, slot->buf_size);
+	return got == have ? 0 : -EIO;
+}
+
+/* The kernel, or the file system, has no way to it: then as ever. */
+static int go_without_pipe(struct nbd_slot *slot)
+{
+	int res;
+
+	slot->client->server->pipes.most = 0;
+	res = nbd_slot_leave_pipe(slot, slot->io.op == BLOCK_WRITE ? slot->request.length : 0);
 	slot->io.flags &= ~(uint32_t)BLOCK_PIPE;
-	if (slot->buf)
+	if (res == 0)
 		submit_piece(slot);
-	return slot->buf ? 0 : -ENOMEM;
+	return res;
 }
 
 static void io_done(struct block_io *io, int res)
@@ -158,7 +176,7 @@ static void io_done(struct block_io *io, int res)
 	const struct nbd_server_options *options = &server->options;
 
 	if (slot->pipe && res == -EOPNOTSUPP) {
-		res = read_without_pipe(slot);
+		res = go_without_pipe(slot);
 		if (res == 0)
 			return;
 	}
@@ -173,8 +191,11 @@ static void io_done(struct block_io *io, int res)
 		options->answered(options->data, io->op, slot->request.length, res,
 		    ring_now_ns(server->ring) - slot->begun_ns);
 	/* The next request has them while they are still in the processor's cache. */
-	if (io->op == BLOCK_WRITE)
+	if (io->op == BLOCK_WRITE) {
+		if (slot->pipe)
+			slot->pipe->empty = res == 0;
 		give_memory(slot);
+	}
 	if (!client->broken) {
 		answer(slot, res);
 		return;
@@ -211,7 +232,7 @@ void nbd_slot_submit(struct nbd_slot *slot)
 	io->done = io_done;
 	if (slot->pipe) {
 		io->flags |= BLOCK_PIPE;
-		io->pipe_fd = slot->pipe->write_fd;
+		io->pipe_fd = io->op == BLOCK_READ ? slot->pipe->write_fd : slot->pipe->read_fd;
 	}
 	if (io->op == BLOCK_EXTENTS) {
 		io->extents = slot->buf;
@@ -245,7 +266,8 @@ static enum nbd_step take_payload(struct nbd_client *client)
 	size_t left = slot->request.length - client->payload_have;
 	size_t length = min_u64(left, client->in_end - client->in_start);
 
-	memcpy((char *)slot->buf + client->payload_have, client->in + client->in_start, length);
+	if (length > 0)
+		memcpy((char *)slot->buf + client->payload_have, client->in + client->in_start, length);
 	client->in_start += length;
 	client->payload_have += length;
 	if (length < left)
@@ -264,13 +286,21 @@ static enum nbd_step take_discarded(struct nbd_client *client)
 	return client->discard ? NBD_STEP_MORE : NBD_STEP_ON;
 }
 
+/* A READ that is worth it; a WRITE of which nothing has come yet, and that need not be on stable storage. */
 static bool is_for_pipe(const struct nbd_slot *slot)
 {
 	const struct nbd_request *request = &slot->request;
+	const struct nbd_client *client = slot->client;
 
-	return request->type == NBD_COMMAND_READ && request->length >= NBD_PIPED_MIN &&
-	       !slot->client->stream.tls && nbd_pipe_fits(request->offset, request->length) &&
-	       block_takes_pipe(slot->client->export->block);
+	if (request->type == NBD_COMMAND_WRITE) {
+		if (!client->long_payloads || client->in_start < client->in_end ||
+		    request->flags & NBD_FLAG_FUA)
+			return false;
+	} else if (request->type != NBD_COMMAND_READ || request->length < NBD_PIPED_MIN) {
+		return false;
+	}
+	return !client->stream.tls && nbd_pipe_fits(request->offset, request->length) &&
+	       block_takes_pipe(client->export->block, ops[request->type]);
 }
 
 static enum nbd_step begin(struct nbd_client *client, struct nbd_slot *slot, int res)

@@ -9,6 +9,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -218,6 +220,11 @@ static void read_done(struct ring_op *op, int res)
 {
 	struct nbd_stream *stream = container_of(op, struct nbd_stream, read_op);
 
+	if (op->opcode == RING_POLL && res > 0) {
+		ssize_t got = splice(op->fd, NULL, op->fd_to, NULL, op->length, SPLICE_F_NONBLOCK);
+
+		res = got < 0 ? -errno : (int)got;
+	}
 	if (stream->tls)
 		tls_read_done(stream, res);
 	else
@@ -299,6 +306,19 @@ void nbd_stream_splice(struct nbd_stream *stream, int pipe_fd, size_t length)
 	op->opcode = RING_SPLICE;
 	op->fd = pipe_fd;
 	op->fd_to = stream->fd;
+	op->length = length;
+	ring_submit(stream->ring, op);
+}
+
+/* Not RING_SPLICE, whose thread costs more than it does. */
+void nbd_stream_read_pipe(struct nbd_stream *stream, int pipe_fd, size_t length)
+{
+	struct ring_op *op = &stream->read_op;
+
+	assert(!op->active && length > 0 && !stream->tls);
+	op->opcode = RING_POLL;
+	op->events = POLLIN;
+	op->fd_to = pipe_fd;
 	op->length = length;
 	ring_submit(stream->ring, op);
 }

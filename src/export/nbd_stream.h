@@ -32,6 +32,8 @@ void nbd_stream_read(struct nbd_stream *stream, void *buf, size_t length);
 void nbd_stream_write(struct nbd_stream *stream, const struct iovec *iov, unsigned count);
 /* What lies in a pipe, `length` bytes of it; not under TLS. As nbd_stream_write(). */
 void nbd_stream_splice(struct nbd_stream *stream, int pipe_fd, size_t length);
+/* As nbd_stream_read(), into a pipe; not under TLS. -EAGAIN: the pipe is full. After an error nbd_stream_read() can say more. */
+void nbd_stream_read_pipe(struct nbd_stream *stream, int pipe_fd, size_t length);
 /* Nothing may be under way. Runs the TLS handshake, then tls_started(). 0, or -ENOMEM and no call. */
 int nbd_stream_start_tls(struct nbd_stream *stream, struct nbd_tls *tls);
 /* What is under way ends soon: by the end of the stream, or an error. */

@@ -32,9 +32,10 @@ enum ring_opcode {
 	 * may be short, 0 at the end. It waits while an empty pipe has a writer, and a full one a reader.
 	 */
 	RING_SPLICE,
-	RING_POLL,  /* events (POLLIN...), once; res: what happened */
-	RING_TIMER, /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
-	RING_NOP,   /* res: what ring_defer() was given */
+	RING_SPLICE_TO, /* the same, from a pipe; offset is a place in fd_to */
+	RING_POLL,      /* events (POLLIN...), once; res: what happened */
+	RING_TIMER,     /* deadline_ns on ring_now_ns()'s clock; res: 0, or -ECANCELED */
+	RING_NOP,       /* res: what ring_defer() was given */
 	/* A driver's own (IORING_OP_URING_CMD): mode is its number, buf its 16 bytes, copied at submit. May wait for ever, cannot be
 	 * cancelled: what is under way when the ring is freed ends then, with -ECANCELED. */
 	RING_COMMAND,

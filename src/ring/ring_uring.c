@@ -100,6 +100,10 @@ static void prepare(struct io_uring_sqe *sqe, struct ring_op *op)
 		io_uring_prep_splice(
 		    sqe, op->fd, (int64_t)op->offset, op->fd_to, -1, (unsigned)op->length, 0);
 		break;
+	case RING_SPLICE_TO:
+		io_uring_prep_splice(
+		    sqe, op->fd, -1, op->fd_to, (int64_t)op->offset, (unsigned)op->length, 0);
+		break;
 	case RING_COMMAND:
 		memcpy(prepare_command(sqe, op->fd, (uint32_t)op->mode), op->buf, 16);
 		break;

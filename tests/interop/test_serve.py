@@ -360,6 +360,40 @@ def test_long_reads(way, structured, random, folder, serve):
         assert handle.pread(length, offset) == content[offset:offset + length]
 
 
+@pytest.mark.parametrize("way", ("pipes", "no more descriptors", "--cache=auto"))
+def test_h12_long_writes(way, random, folder, serve, mounts):
+    """Through pipes into the page cache, many at once, some with FUA; a full disk is said, and nothing else is lost; half a payload is none."""
+    os.truncate(os.open(folder / "disk", os.O_CREAT | os.O_WRONLY), 24 << 20)
+    run("mkfs.ext4", "-q", folder / "disk")
+    path, size = mounts("-o", "loop", folder / "disk") / "image", 9000001
+    path.write_bytes(b"x" * size)
+    os.truncate(path, 64 << 20)  # behind `size` there is no room for all of it
+    server = serve(path, *([way] if way.startswith("--") else []))
+    handle, other, content, failed, at = server.connect(), server.connect(), random.randbytes(size), [], 4096
+    handle.pwrite(content[:at], 0)
+    if way == "no more descriptors":
+        resource.prlimit(server.running.pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{server.running.pid}/fd")),) * 2)
+    while at < size:
+        data = bytearray(content[at:at + random.choice((131073, 1 << 20, (1 << 20) - 512, 300000, 262144, 4096, 1))])
+        handle.aio_pwrite(nbd.Buffer.from_bytearray(data), at, lambda error: failed.append(error.value) if error.value else 1,
+                          nbd.CMD_FLAG_FUA if random.random() < 0.1 else 0)
+        at += len(data)
+    while handle.aio_in_flight() > 0:
+        handle.poll(-1)
+    for offset in range(0, size, 1 << 20):
+        assert handle.pread(min(1 << 20, size - offset), offset) == content[offset:offset + (1 << 20)]
+    assert (pipes_of(server.running.pid) > 0) == (way == "pipes")
+    with pytest.raises(nbd.Error) as caught:
+        for offset in range(16 << 20, 64 << 20, 1 << 20):
+            handle.pwrite(b"f" * (1 << 20), offset)
+    assert caught.value.errnum == errno.ENOSPC and not failed
+    other.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"no" * (1 << 22))), 0)  # 8 MiB: the socket does not hold it
+    del other
+    handle.pwrite(content[:1 << 20], 0)
+    handle.flush()
+    assert path.read_bytes()[:size] == content
+
+
 def test_h30_long_read_of_what_is_gone(folder, serve):
     """A file that somebody cut off: an error, and the link goes on."""
     (folder / "image").write_bytes(b"x" * (4 << 20))

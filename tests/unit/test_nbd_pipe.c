@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Long reads through pipes: a volume that fills them, one that fails in the middle, one that cannot after all, clients that
- * do not take what they asked for. (Real files: tests/interop.)
+ * Long reads and writes through pipes: a volume that fills or empties them, one that fails in the middle, one that cannot after all;
+ * clients that do not take what they asked for, or send it in crumbs, or a part of it. (Real files: tests/interop.)
  */
 #include "base/rand.h"
 #include "export/nbd_pipe.h"
 #include "filter/filter.h"
 
 #include "nbd_host.h"
+
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #define SIZE (8u << 20)
 #define MIB  (1u << 20)
@@ -22,6 +25,7 @@ enum how {
 static struct {
 	enum how how;
 	unsigned piped, plain; /* long reads */
+	unsigned piped_writes, plain_writes, wrong;
 } volume;
 
 static uint8_t byte_at(uint64_t offset)
@@ -42,10 +46,58 @@ static int fill_pipe(int fd, uint64_t offset, uint64_t length)
 	return res == (ssize_t)length ? 0 : -EPROTO;
 }
 
+/* All of it must be there, and nothing else. */
+static int take_pipe(const struct block_io *io)
+{
+	uint8_t *bytes = malloc(io->length);
+	int have = 0;
+
+	assert_non_null(bytes);
+	volume.wrong +=
+	    ioctl(io->pipe_fd, FIONREAD, &have) < 0 || (uint64_t)have != io->length || io->flags & BLOCK_FUA;
+	for (uint64_t got = 0; got < (uint64_t)have;) {
+		ssize_t res = read(io->pipe_fd, bytes + got, (uint64_t)have - got);
+
+		if (res <= 0)
+			break;
+		got += (uint64_t)res;
+	}
+	for (uint64_t i = 0; i < io->length; i++)
+		volume.wrong += bytes[i] != byte_at(io->offset + i);
+	free(bytes);
+	return 0;
+}
+
+static void piping_write(struct block *block, struct block_io *io)
+{
+	char some[100];
+	int res = 0;
+
+	if (!(io->flags & BLOCK_PIPE)) {
+		volume.plain_writes++;
+		filter_forward(filter_of(block), io);
+		return;
+	}
+	volume.piped_writes++;
+	if (volume.how == HOW_CANNOT) {
+		res = -EOPNOTSUPP;
+	} else if (volume.how == HOW_FAIL_ONCE) {
+		volume.how = HOW_FILL;
+		res = read(io->pipe_fd, some, sizeof(some)) == sizeof(some) ? -ENOSPC : -EPROTO;
+	} else {
+		res = take_pipe(io);
+	}
+	block_complete_later(block, io, res);
+}
+
 static void piping_submit(struct block *block, struct block_io *io)
 {
 	int res;
 
+	if (io->op == BLOCK_WRITE) {
+		piping_write(block, io);
+		return;
+	}
 	if (io->op != BLOCK_READ || !(io->flags & BLOCK_PIPE)) {
 		volume.plain += io->op == BLOCK_READ && io->length >= 65536;
 		filter_forward(filter_of(block), io);
@@ -63,7 +115,7 @@ static void piping_submit(struct block *block, struct block_io *io)
 	block_complete_later(block, io, res);
 }
 
-static bool piping_takes_pipe(const struct block *block)
+static bool piping_takes_pipe(const struct block *block, enum block_op op)
 {
 	return true;
 }
@@ -97,8 +149,8 @@ static int begin(struct host *host, enum how how)
 	int fd;
 
 	assert_non_null(bytes);
+	memset(&volume, 0, sizeof(volume));
 	volume.how = how;
-	volume.piped = volume.plain = 0;
 	host->size = SIZE;
 	host->wrap = wrap;
 	host_start(host);
@@ -107,6 +159,7 @@ static int begin(struct host *host, enum how how)
 		bytes[i] = byte_at(i);
 	assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, 0, SIZE, bytes), 0);
 	free(bytes);
+	volume.plain_writes = 0;
 	return fd;
 }
 
@@ -265,6 +318,153 @@ static void test_clients_that_go(void **state)
 	free(bytes);
 }
 
+/* Bytes of the pattern; the caller's to free. */
+static uint8_t *pattern(uint64_t offset, uint32_t length)
+{
+	uint8_t *bytes = malloc(length);
+
+	assert_non_null(bytes);
+	for (uint32_t i = 0; i < length; i++)
+		bytes[i] = byte_at(offset + i);
+	return bytes;
+}
+
+static void must_write(int fd, uint16_t flags, uint64_t offset, uint32_t length)
+{
+	uint8_t *bytes = pattern(offset, length);
+
+	assert_int_equal(call(fd, NBD_COMMAND_WRITE, flags, offset, length, bytes), 0);
+	free(bytes);
+}
+
+/* Odd sizes and places, with short ones between them; what must be on stable storage, or is too long, has a buffer. */
+static void test_long_writes(void **state)
+{
+	struct host host = {0};
+	struct rand rand;
+	int fd = begin(&host, HOW_FILL);
+
+	rand_init(&rand, 7);
+	for (unsigned i = 0; i < 40; i++) {
+		uint32_t length = (uint32_t)rand_between(&rand, 131073, MIB - 4096);
+
+		must_write(fd, 0, rand_below(&rand, SIZE - length), length);
+		if (i % 8 == 7)
+			must_write(fd, 0, 4099 * i, 1 + 511 * i);
+	}
+	/* The read behind a short one may take a part of the payload, and then it has a buffer. */
+	assert_true(volume.piped_writes >= 36);
+	assert_int_equal(volume.piped_writes + volume.plain_writes, 45);
+	must_write(fd, 0, 4096, MIB);
+	volume.piped_writes = volume.plain_writes = 0;
+	must_write(fd, NBD_FLAG_FUA, 4096, 300000);
+	must_write(fd, 0, 4096, MIB + 1);
+	assert_int_equal(volume.plain_writes, 2);
+	must_write(fd, 0, 4096, MIB);
+	assert_int_equal(volume.piped_writes, 1);
+	close(fd);
+	host_stop(&host);
+	assert_int_equal(volume.wrong, 0);
+	assert_int_equal(host.failed, 0);
+}
+
+/* A full disk: the client is told, and what was left in the pipe goes nowhere. */
+static void test_write_error_in_the_middle(void **state)
+{
+	struct host host = {0};
+	int fd = begin(&host, HOW_FAIL_ONCE);
+	uint8_t *bytes = pattern(512, MIB - 512);
+
+	assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, 512, MIB - 512, bytes), 28);
+	for (unsigned i = 0; i < 3; i++)
+		must_write(fd, 0, 70000 * i, 200000);
+	close(fd);
+	host_stop(&host);
+	assert_int_equal(volume.piped_writes, 4);
+	assert_int_equal(volume.wrong, 0);
+	free(bytes);
+}
+
+static void test_cannot_write_after_all(void **state)
+{
+	struct host host = {0};
+	uint8_t *bytes = calloc(1, MIB);
+	int fd = begin(&host, HOW_CANNOT);
+
+	assert_non_null(bytes);
+	memset(bytes, 0xaa, MIB);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, MIB * i, MIB, bytes), 0);
+		memset(bytes, 0, MIB);
+		assert_int_equal(call(fd, NBD_COMMAND_READ, 0, MIB * i, MIB, bytes), 0);
+		for (unsigned k = 0; k < MIB; k++)
+			if (bytes[k] != 0xaa)
+				fail_msg("byte %u of write %u is wrong", k, i);
+	}
+	close(fd);
+	host_stop(&host);
+	assert_int_equal(volume.piped_writes, 1);
+	assert_int_equal(volume.plain_writes, 3);
+	free(bytes);
+}
+
+/* A payload that does not come whole is not written, neither through a pipe nor without one; others are served meanwhile. */
+static void test_h02_payloads_cut_off(void **state)
+{
+	struct host host = {0};
+	int fd = begin(&host, HOW_FILL);
+	uint8_t *bytes = pattern(0, MIB);
+
+	for (unsigned i = 0; i < 12; i++) {
+		int other = enter(&host, false);
+		unsigned before;
+
+		must_write(other, 0, 0, 200000);
+		must_write(other, 0, 0, 200000);
+		before = volume.piped_writes + volume.plain_writes;
+		request(other, NBD_COMMAND_WRITE, 0, i, 0, MIB);
+		put(other, bytes, i == 0 ? 1 : i == 1 ? MIB - 1 : 90001 * i);
+		must_write(fd, 0, 777, 200000);
+		if (i < 10)
+			close(other);
+		assert_int_equal(volume.piped_writes + volume.plain_writes, before + 1);
+	}
+	close(fd);
+	wait_for_clients(&host, 2);
+	/* Two stay and send no more: the stop cuts them off. */
+	host_stop(&host);
+	assert_true(volume.piped_writes >= 12 + 12);
+	assert_int_equal(volume.wrong, 0);
+	free(bytes);
+}
+
+/* So many pieces that no pipe holds them. */
+static void test_payload_in_crumbs(void **state)
+{
+	struct host host = {0};
+	int fd = begin(&host, HOW_FILL), unsent = 0;
+	uint8_t *bytes = pattern(5, MIB);
+
+	request(fd, NBD_COMMAND_WRITE, 0, 1, 5, 400000);
+	for (unsigned at = 0; at < 400000; at += 1000) {
+		put(fd, bytes + at, 1000);
+		do
+			assert_int_equal(ioctl(fd, SIOCOUTQ, &unsent), 0);
+		while (unsent > 0);
+	}
+	assert_int_equal(reply(fd, NULL), 0);
+	assert_int_equal(volume.plain_writes, 1);
+	assert_int_equal(call(fd, NBD_COMMAND_READ, 0, 5, 400000, bytes), 0);
+	check(bytes, 5, 400000);
+	for (unsigned i = 0; i < 2; i++)
+		must_write(fd, 0, 5, MIB - 5);
+	close(fd);
+	host_stop(&host);
+	assert_true(volume.piped_writes >= 1);
+	assert_int_equal(volume.wrong, 0);
+	free(bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -274,6 +474,11 @@ int main(void)
 	    cmocka_unit_test(test_h30_error_in_the_middle),
 	    cmocka_unit_test(test_cannot_after_all),
 	    cmocka_unit_test(test_clients_that_go),
+	    cmocka_unit_test(test_long_writes),
+	    cmocka_unit_test(test_write_error_in_the_middle),
+	    cmocka_unit_test(test_cannot_write_after_all),
+	    cmocka_unit_test(test_h02_payloads_cut_off),
+	    cmocka_unit_test(test_payload_in_crumbs),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
