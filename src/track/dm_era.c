@@ -169,7 +169,11 @@ static json_t *dm_era_point(struct block *source, const char *path)
 	struct era era = {0};
 	struct error ignored;
 
-	return look_at_source(&request, &era, &ignored) < 0 ? NULL : make_point(&era);
+	if (look_at_source(&request, &era, &ignored) < 0)
+		return NULL;
+	/* What was written so far is not to be named again by the next run: it is of the era that ends here. */
+	dm_message(era.volume.dev, "checkpoint", &ignored);
+	return read_status(&era, &ignored) < 0 ? NULL : make_point(&era);
 }
 
 const struct tracker track_dm_era = {.name = "dm-era", .changes = dm_era_changes, .point = dm_era_point};

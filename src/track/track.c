@@ -35,12 +35,17 @@ void track_changes_done(struct track_changes *changes)
 
 json_t *track_points(struct block *source, const char *path)
 {
+	struct block_io flush = {.op = BLOCK_FLUSH};
 	json_t *points = json_array();
 
 	for (int kind = 0; points && kind < TRACK_KINDS; kind++)
 		if (trackers[kind]->point)
 			/* NULL is passed over: then there is merely no point. */
 			json_array_append_new(points, trackers[kind]->point(source, path));
+	/* What a snapshot shares with its origin may be in the cache of a disk yet. Lost with the power after it was copied, it would
+	 * have changed, and no tracker would know. */
+	if (json_array_size(points) > 0 && block_wait(source, &flush) < 0)
+		json_array_clear(points);
 	return points;
 }
 
