@@ -149,7 +149,7 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 
 	if (res == 0 && !run->opened_target && !command->job.resume)
 		run->points = base_record_load(
-		    run->process->shared->options.state_dir, &facts, run->size, &run->points_doubt);
+		    run->process->shared->options.state_dir, &facts, run->size, NULL, &run->points_doubt);
 	if (res == 0)
 		job_journal_forget(run->process->shared->options.state_dir, facts.id);
 	/* A leg that comes back carries what the mirror wrote to it. */

@@ -28,48 +28,82 @@ static enum rounds_event event_of(enum job_result result)
 	return result == JOB_OK ? ROUNDS_DONE : result == JOB_INTERRUPTED ? ROUNDS_CANCELED : ROUNDS_FAILED;
 }
 
-/* One job to its end, with how long it took. */
+/* One job to its end, with how long it took. Its snapshot, if it has read one, is settled. */
 static enum rounds_event run_one(struct round_run *run, struct job_options *job)
 {
 	double begun_s = round_run_now_s(run), ended_s;
 
 	run->result = run_job(&run->run, job, &run->progress, &run->error);
 	ended_s = round_run_now_s(run);
+	run->result = sync_snapshot_end(&run->run.snapshot, run->run.job, run->result, &run->error);
+	run->holds = run->run.job ? job_holds(run->run.job) : JOB_HOLDS_AS_BEFORE;
 	run->job_s = ended_s - begun_s;
 	run->verify_s = run->run.verifying_ns ? ended_s - (double)run->run.verifying_ns / 1e9 : 0;
-	run->partial |= run->progress.wrote;
+	/* What was staged is not in the target. */
+	run->partial |= run->progress.wrote && !job->atomic;
 	run_job_end(&run->run);
 	return event_of(run->result);
+}
+
+/* Opens the series of snapshots, once, and takes one for this round; or neither. */
+static enum rounds_event take_snapshot(struct round_run *run, struct job_options *job)
+{
+	struct sync_snapshot *snapshot = &run->run.snapshot;
+	int res = snapshot->snapshot ? 0 : sync_snapshot_open(snapshot, &run->error);
+
+	run->run.between = "snapshot";
+	if (res == 0)
+		res = sync_snapshot_take(snapshot, job, &run->error);
+	if (res < 0)
+		run->result = sync_snapshot_result(res);
+	return res == 0 ? ROUNDS_DONE : event_of(run->result);
+}
+
+/* Whether what a round sends is of one moment. */
+static bool has_moment(const struct round_run *run)
+{
+	return run->run.snapshot.snapshot ||
+	       (!(run->run.options->job.allow & ALLOW_LIVE_SOURCE) && rounds_can_look(run));
+}
+
+static void note_round(
+    struct round_run *run, struct round_figures *figures, double begun_s, bool verified_all)
+{
+	figures->ended_s = round_run_now_s(run);
+	figures->seconds = figures->ended_s - begun_s - (verified_all ? run->verify_s : 0);
+	figures->moved = run->progress.sent + run->progress.zeroed;
+	if (verified_all)
+		run->all_s = run->verify_s;
+	else if (!run->progress.tracked)
+		run->all_s = run->job_s;
+	rounds_sent(&run->rounds, figures);
+	rounds_say_round(run, figures);
 }
 
 static void send_round(struct round_run *run)
 {
 	struct job_options job = job_options(run);
-	struct round_figures figures = {.moment_s = round_run_now_s(run)};
-	bool quiet = !(job.allow & ALLOW_LIVE_SOURCE) && rounds_can_look(run);
-	time_t moment = time(NULL);
+	double begun_s = round_run_now_s(run);
+	struct round_figures figures = {0};
 	enum rounds_event event;
+	time_t moment;
 
 	run->run.round = run->rounds.sent + 1;
 	/* What was compared whole once, and then only with what each round has sent, is compared whole. */
-	job.verify = job.verify_sent = run->run.options->rounds.verify_sent;
-	job.verify_sent = job.verify_sent && run->rounds.sent > 0;
-	event = run_one(run, &job);
+	job.verify = run->run.options->rounds.verify_sent;
+	job.verify_sent = job.verify && run->rounds.sent > 0;
+	event = take_snapshot(run, &job);
+	figures.moment_s = round_run_now_s(run);
+	moment = time(NULL);
+	if (event == ROUNDS_DONE)
+		event = run_one(run, &job);
 	if (event != ROUNDS_DONE) {
 		rounds_next(&run->rounds, event);
 		return;
 	}
 	run->partial = false;
-	run->held_at = quiet ? moment : 0;
-	figures.ended_s = round_run_now_s(run);
-	figures.seconds = figures.ended_s - figures.moment_s - (job.verify_sent ? 0 : run->verify_s);
-	figures.moved = run->progress.sent + run->progress.zeroed;
-	if (!run->progress.tracked)
-		run->all_s = figures.seconds;
-	if (run->verify_s > 0 && !job.verify_sent)
-		run->all_s = run->verify_s;
-	rounds_sent(&run->rounds, &figures);
-	rounds_say_round(run, &figures);
+	run->held_at = has_moment(run) ? moment : 0;
+	note_round(run, &figures, begun_s, job.verify && !job.verify_sent);
 }
 
 /* From the source itself: nobody may use it now, whatever was allowed for the rounds before. */
@@ -83,6 +117,7 @@ static enum rounds_event send_last(struct round_run *run)
 	job.verify = true;
 	job.verify_sent = run->run.options->rounds.verify_sent;
 	event = run_one(run, &job);
+	sync_snapshot_end_series(&run->run.snapshot, run->holds, event == ROUNDS_DONE);
 	run->last_s = run->job_s - run->verify_s;
 	run->last_verify_s = run->verify_s;
 	return event;

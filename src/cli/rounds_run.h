@@ -17,6 +17,7 @@ struct round_run {
 	enum job_result result;
 	struct error error; /* why it ended, but for an equal target */
 	struct job_progress progress;
+	enum job_holds holds;
 	double job_s, verify_s; /* how long it took; how much of that was reading back */
 
 	time_t held_at; /* the target is the source as it was then, flushed; 0: it is of no one moment */

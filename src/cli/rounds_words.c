@@ -202,10 +202,16 @@ static void say_end_event(struct round_run *run, enum job_result code)
 
 void rounds_say_end(struct round_run *run, enum job_result code)
 {
+	const char *base;
+
 	if (code == JOB_OK)
 		say_equal(run);
 	else
 		say_early_end(run);
+	base = run->run.snapshot.snapshot ? snapshot_base(run->run.snapshot.snapshot) : NULL;
+	if (base)
+		report_words(run->run.report,
+		    "the snapshot %s stays, as the base of the next run; --snapshot=drop removes it", base);
 	say_end_event(run, code);
 	report_clear(run->run.report);
 	if (code != JOB_OK)

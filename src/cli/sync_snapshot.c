@@ -98,8 +98,10 @@ int sync_snapshot_check(struct cli_options *options)
 	if (options->source.kind != ENDPOINT_PATH)
 		return error_set(&options->error, -EINVAL,
 		    "--snapshot needs a source on this machine; run blkmove there, and name this target");
-	if (options->rounds.wanted)
-		return error_set(&options->error, -EINVAL, "--snapshot cannot be had with --rounds yet");
+	if (options->rounds.wanted && snapshot->mode != SNAPSHOT_AUTO)
+		return error_set(&options->error, -EINVAL,
+		    "--rounds needs --snapshot=auto, which keeps a base from round to round, and none at the "
+		    "end");
 	if (options->job.resume)
 		return error_set(&options->error, -EINVAL,
 		    "--snapshot makes another snapshot each time, so there is nothing to resume; leave "
@@ -208,6 +210,16 @@ enum job_result sync_snapshot_end(
 		return result;
 	*error = sync->stop;
 	return JOB_TROUBLE;
+}
+
+void sync_snapshot_end_series(struct sync_snapshot *sync, enum job_holds holds, bool good)
+{
+	struct error why;
+
+	if (!sync->snapshot || (!good && holds != JOB_HOLDS_UNKNOWN))
+		return;
+	if (snapshot_settle(sync->snapshot, SNAPSHOT_KEEP_NONE, &why) < 0)
+		sync->say(sync->data, why.text);
 }
 
 void sync_snapshot_abandon(struct sync_snapshot *sync, const struct job *job)

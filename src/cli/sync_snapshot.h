@@ -37,6 +37,11 @@ void sync_snapshot_look(struct sync_snapshot *sync, struct job *job);
  */
 enum job_result sync_snapshot_end(
     struct sync_snapshot *sync, struct job *job, enum job_result result, struct error *error);
+/*
+ * A job has read the source itself, with the base that is kept: that goes, when all is `good` or it is of no use any more. The job is
+ * freed by then.
+ */
+void sync_snapshot_end_series(struct sync_snapshot *sync, enum job_holds holds, bool good);
 /* Instead, for a process that ends at once; `job` may be NULL. */
 void sync_snapshot_abandon(struct sync_snapshot *sync, const struct job *job);
 void sync_snapshot_close(struct sync_snapshot *sync);

@@ -28,12 +28,23 @@ static void adopt(struct job *job, struct track_changes *changes)
 	job->compare = false;
 	job->changed = changes->ranges;
 	range_set_init(&changes->ranges);
-	job->partway = json_incref(changes->partway);
 	/* In front: the later ones. */
 	if (changes->points && json_array_extend(changes->points, job->points) == 0) {
 		json_decref(job->points);
 		job->points = json_incref(changes->points);
 	}
+}
+
+/* What an earlier run may have written before it was ended is changed, too: not all trackers would name it. */
+static int add_partial(struct job *job, const struct range_set *partial)
+{
+	int res = 0;
+
+	for (size_t i = 0; res == 0 && i < partial->count; i++)
+		res = range_set_add(&job->changed, partial->ranges[i].offset, partial->ranges[i].length);
+	if (res == 0 && partial->count)
+		job_warn(job, "an earlier run was ended halfway: what it may have written is sent again");
+	return res < 0 ? error_set(&job->error, res, "out of memory") : 0;
 }
 
 static int find_changes(struct job *job)
@@ -50,6 +61,7 @@ static int find_changes(struct job *job)
 	    .data = job,
 	    .say = say};
 	struct track_changes changes = {0};
+	struct range_set partial = {0};
 	json_t *points = NULL;
 	int res;
 
@@ -59,14 +71,21 @@ static int find_changes(struct job *job)
 		return 0;
 	}
 	if (job->options.state_dir)
-		points = base_record_load(job->options.state_dir, &job->target_facts, job->end, &doubt);
+		points =
+		    base_record_load(job->options.state_dir, &job->target_facts, job->end, &partial, &doubt);
 	request.points = points;
 	res = known_changes_find(&request, &changes, &job->error);
-	if (res == 1)
+	if (res == 1) {
 		adopt(job, &changes);
+		res = add_partial(job, &partial);
+	}
+	/* With a base by the user's word nothing is noted that the word would not be needed for again. */
+	if (res == 0 && job->tracked && !request.base)
+		job->base_points = json_incref(points);
 	track_changes_done(&changes);
+	range_set_done(&partial);
 	json_decref(points);
-	return res < 0 ? res : 0;
+	return res;
 }
 
 int job_changes_begin(struct job *job)
@@ -80,13 +99,37 @@ int job_changes_begin(struct job *job)
 	return wants_tracker(job) ? find_changes(job) : 0;
 }
 
+static int note_partial(struct job *job, const struct block_facts *target)
+{
+	struct error ignored;
+
+	return base_record_begin(job->options.state_dir, target, job->end, job->base_points, &job->changed,
+	    job->session, &ignored);
+}
+
 void job_changes_forget(struct job *job)
 {
 	if (!job_writes(job))
 		return;
 	job->holds = JOB_HOLDS_UNKNOWN;
-	if (job->options.state_dir)
+	if (!job->options.state_dir)
+		return;
+	job->noted_partial = job->base_points && note_partial(job, &job->target_facts) == 0;
+	if (job->noted_partial)
+		job->holds = JOB_HOLDS_AS_BEFORE;
+	else
 		base_record_forget(job->options.state_dir, job->target_facts.id);
+}
+
+void job_changes_distrust(struct job *job)
+{
+	if (job->noted_partial) {
+		base_record_forget(job->options.state_dir, job->target_facts.id);
+		job->holds = JOB_HOLDS_UNKNOWN;
+	}
+	job->noted_partial = false;
+	json_decref(job->base_points);
+	job->base_points = NULL;
 }
 
 static int note(struct job *job, const json_t *points, struct error *error)
@@ -101,9 +144,12 @@ void job_changes_finish(struct job *job)
 {
 	struct error error = {0};
 
-	if (!job_writes(job) || !job->options.state_dir || json_array_size(job->points) == 0 ||
-	    job->bad.count)
+	if (!job_writes(job) || !job->options.state_dir || job->bad.count)
 		return;
+	if (json_array_size(job->points) == 0) {
+		job_changes_distrust(job);
+		return;
+	}
 	if (note(job, job->points, &error) == 0)
 		job->holds = JOB_HOLDS_SOURCE;
 	else
@@ -115,24 +161,26 @@ void job_changes_finish(struct job *job)
 
 /*
  * Whatever was moved lies in `changed`. A flush, so that its mark does not change any more by what is on its way; after a link was lost nobody knows
- * who writes there.
+ * who writes there, but for the agent.
  */
 void job_changes_note_end(struct job *job)
 {
 	struct block_io flush = {.op = BLOCK_FLUSH};
+	struct block_facts facts;
 	struct error ignored;
 
-	if (job->holds != JOB_HOLDS_UNKNOWN || !job->tracked || !job->partway || !job->target ||
-	    job->differing_ranges || job_link_broken(job))
+	if (job->differing_ranges)
+		job_changes_distrust(job);
+	if (!job->noted_partial || !job->target || job_link_broken(job))
 		return;
-	if (block_wait(job->target, &flush) == 0 && note(job, job->partway, &ignored) == 0)
-		job->holds = JOB_HOLDS_AS_BEFORE;
+	if (block_wait(job->target, &flush) == 0 && block_facts(job->target, &facts, &ignored) == 0)
+		(void)note_partial(job, &facts);
 }
 
 void job_changes_end(struct job *job)
 {
 	range_set_done(&job->changed);
 	json_decref(job->points);
-	json_decref(job->partway);
-	job->points = job->partway = NULL;
+	json_decref(job->base_points);
+	job->points = job->base_points = NULL;
 }

@@ -109,6 +109,7 @@ void job_distrust(struct job *job)
 	range_set_done(&job->done);
 	job->compare = job->restart_journal = true;
 	job->blank = job->tracked = false;
+	job_changes_distrust(job);
 	/* They stand for a target that this job has since written to. */
 	job_digests_end(job);
 }

@@ -35,8 +35,9 @@ struct job {
 	/* changes that a tracker names */
 	bool tracked; /* only `changed` is moved */
 	struct range_set changed;
-	json_t *points;  /* what the target will hold, for the next run; or NULL */
-	json_t *partway; /* what it holds while `changed` is being moved; or NULL */
+	json_t *points;      /* what the target will hold, for the next run; or NULL */
+	json_t *base_points; /* what it holds but for `changed`, whenever this run ends; or NULL */
+	bool noted_partial;  /* the record says so */
 	enum job_holds holds;
 
 	/* ring thread only */
@@ -112,6 +113,8 @@ void job_digests_end(struct job *job);
 int job_changes_begin(struct job *job);
 /* Before the target is changed: what was noted of it is no longer true. */
 void job_changes_forget(struct job *job);
+/* Anything may have been written: nothing is known any more. */
+void job_changes_distrust(struct job *job);
 /* After all is flushed: notes what the target holds. What fails is a warning. */
 void job_changes_finish(struct job *job);
 /* After a run that did not complete: notes what is true of the target even so, if anything is. */

@@ -217,16 +217,11 @@ static json_t *make_point(const struct snapshot *snapshot)
 	    (json_int_t)snapshot->used);
 }
 
-/*
- * Each store by itself, so that a chunk that is there twice is seen. *ret_only_base: nothing is in the source's that is not in the
- * base's; that list only grows, so a target to which some of it was applied still differs from the base by nothing else.
- */
+/* Each store by itself, so that a chunk that is there twice is seen. */
 static int read_both(struct block *source, struct snapshot *base, struct snapshot *self,
-    struct range_set *ret, bool *ret_only_base, struct error *error)
+    struct track_changes *ret, struct error *error)
 {
-	struct range_set of_base;
 	struct changes one, all;
-	bool exact;
 	int res;
 
 	changes_init(&all, block_info(source)->size);
@@ -235,19 +230,10 @@ static int read_both(struct block *source, struct snapshot *base, struct snapsho
 	/* After the source's: what is written meanwhile may be in either. */
 	if (res == 0)
 		res = read_store(source, base, &one, error);
-	if (res == 0)
+	if (res == 0 && self)
 		res = changes_add_all(&all, &one);
 	if (res == 0)
-		changes_tidy(&all);
-	/* Rounded ranges may hide what is not in the base's. */
-	exact = all.grain == 1 && one.grain == 1;
-	if (res == 0)
-		res = changes_take(&one, &of_base);
-	if (res == 0) {
-		res = changes_take(&all, ret);
-		*ret_only_base = !self || (exact && res == 0 && ret->bytes == of_base.bytes);
-		range_set_done(&of_base);
-	}
+		res = changes_take(self ? &all : &one, &ret->ranges);
 	if (res == -ENOMEM)
 		error_set(error, res, "out of memory");
 	changes_done(&one);
@@ -258,8 +244,8 @@ static int read_both(struct block *source, struct snapshot *base, struct snapsho
 static int dm_snapshot_changes(
     const struct track_request *request, struct track_changes *ret, struct error *error)
 {
-	bool is_self, only_base = false;
 	struct snapshot base, self;
+	bool is_self;
 	dev_t origin;
 	int res = look_at_source(request, &origin, &self, &is_self, error);
 
@@ -270,15 +256,13 @@ static int dm_snapshot_changes(
 	if (res < 0)
 		return res;
 	snprintf(ret->base, sizeof(ret->base), "the snapshot %s was taken", base.volume.name);
-	res = read_both(request->source, &base, is_self && self.volume.dev != base.volume.dev ? &self : NULL,
-	    &ret->ranges, &only_base, error);
-	if (res == 0 && only_base) {
-		ret->partway = json_array();
-		json_array_append_new(ret->partway, make_point(&base));
-	}
+	res = read_both(
+	    request->source, &base, is_self && self.volume.dev != base.volume.dev ? &self : NULL, ret, error);
 	/* Of a snapshot the target will hold that one: an older one may differ from the base by what is not in its list. */
-	if (res == 0 && !is_self)
-		ret->points = json_incref(ret->partway);
+	if (res == 0 && !is_self) {
+		ret->points = json_array();
+		json_array_append_new(ret->points, make_point(&base));
+	}
 	return res;
 }
 

@@ -29,8 +29,7 @@ void track_changes_done(struct track_changes *changes)
 {
 	range_set_done(&changes->ranges);
 	json_decref(changes->points);
-	json_decref(changes->partway);
-	changes->points = changes->partway = NULL;
+	changes->points = NULL;
 }
 
 json_t *track_points(struct block *source, const char *path)

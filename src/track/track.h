@@ -28,10 +28,8 @@ struct track_request {
 struct track_changes {
 	struct range_set ranges; /* all that may have changed since the base; the caller frees */
 	char base[192];          /* the base in words */
-	/* What of `points`, or of the base, stays true of the target once these changes are applied. */
-	json_t *points;
 	json_t *
-	    partway; /* the same while they are applied, in any order, and where that ends halfway; or NULL */
+	    points; /* what of `points`, or of the base, stays true of the target once these changes are applied */
 };
 
 /* "dm-snapshot"; as --changes= and points have it. */

@@ -341,7 +341,7 @@ static void test_h10_the_target_was_written(void **state)
 	json_decref(points);
 	check_compared(world, &options, "the target was written");
 	/* What that run wrote makes the note untrue: it is gone. */
-	assert_null(base_record_load(world->folder, &facts, SIZE, NULL));
+	assert_null(base_record_load(world->folder, &facts, SIZE, NULL, NULL));
 }
 
 static void test_h09_resized(void **state)
