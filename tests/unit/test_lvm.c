@@ -21,7 +21,8 @@
 	"\"WRITE\"]\n" \
 	"\tflags = []\n\textent_size = 8192\n\tmax_lv = 0\n\n\tphysical_volumes {\n\t\tpv0 {\n\t\t\tid = " \
 	"\"IDPV0\"\n" \
-	"\t\t\tdevice = \"/dev/vda\"\n\t\t\tpe_start = 2048\n\t\t}\n\t}\n\n\tlogical_volumes {\n\n" \
+	"\t\t\tdevice = \"/dev/vda\"\n\t\t\tstatus = [\"ALLOCATABLE\"]\n\t\t\tpe_start = " \
+	"2048\n\t\t\tpe_count = 200\n\t\t}\n\t}\n\n\tlogical_volumes {\n\n" \
 	"\t\tlv {\n\t\t\tid = \"IDLV\"\n\t\t\tstatus = [\"READ\", \"WRITE\", \"VISIBLE\"]\n\t\t\ttags = " \
 	"[\"db\"]\n" \
 	"\t\t\tsegment_count = 2\n\n" \
@@ -87,6 +88,30 @@ static void test_exchange(void **state)
 	free(twice);
 }
 
+static void test_space(void **state)
+{
+	char text[sizeof(TEXT("striped"))], *at;
+	struct lvm_space space;
+	struct error error;
+
+	assert_int_equal(lvm_space_of(TEXT("striped"), "vg", "lv", &space, &error), 0);
+	assert_int_equal(space.extent_bytes, 4 << 20);
+	assert_int_equal(space.extents, 15);
+	assert_int_equal(space.free, 170);
+	/* Nothing may be put there any more. */
+	strcpy(text, TEXT("striped"));
+	at = strstr(text, "ALLOCATABLE");
+	memcpy(at, "ALLOCATED__", 11);
+	assert_int_equal(lvm_space_of(text, "vg", "lv", &space, &error), 0);
+	assert_int_equal(space.free, 0);
+	assert_int_equal(lvm_space_of(text, "vg", "other", &space, &error), -ENOENT);
+	assert_int_equal(lvm_space_of("vg {", "vg", "lv", &space, &error), -EBADMSG);
+	strcpy(text, TEXT("striped"));
+	at = strstr(text, "extent_size");
+	memcpy(at, "extent_sizf", 11);
+	assert_int_equal(lvm_space_of(text, "vg", "lv", &space, &error), -EBADMSG);
+}
+
 static void test_refusals(void **state)
 {
 	const struct lvm_pair unknown = {.group = "vg", .moved = "lv", .target = "other"};
@@ -117,6 +142,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_names),
 	    cmocka_unit_test(test_exchange),
+	    cmocka_unit_test(test_space),
 	    cmocka_unit_test(test_refusals),
 	};
 

@@ -67,15 +67,15 @@ def check(fact, *words):
         raise SystemExit(1)
 
 
-def blkmove(command, *words, fails=False, env=None):
-    """Returns (its last event, what it warned of)."""
-    done = subprocess.run(["blkmove", command, "--json", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def blkmove(command, *words, fails=False, code=None, env=None, events=True):
+    """Returns (its last event, what it warned of and why it failed)."""
+    done = subprocess.run(["blkmove", command, *(["--json"] if events else []), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           env={**os.environ, **(env or {})})
-    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    warnings = " ".join(event["text"] for event in events if event["event"] == "warning")
-    print("blkmove", command, *words, "->", done.returncode, warnings, done.stderr, flush=True)
-    check((done.returncode != 0) == fails, done.stdout, done.stderr)
-    return events[-1], warnings
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    warnings = " ".join([event["text"] for event in said if event["event"] == "warning"] + [done.stderr])
+    print("blkmove", command, *words, "->", done.returncode, warnings, flush=True)
+    check((done.returncode != 0) == fails if code is None else done.returncode == code, done.stdout, done.stderr)
+    return said[-1] if said else None, warnings
 
 
 def sync(source, target, *options, tracked, env=None):
