@@ -2,6 +2,7 @@
 /* What `sync --rounds` says: a line a round, what is stopped for how long, and at the end what holds what. */
 #include "base/parse_size.h"
 #include "cli/rounds_run.h"
+#include "wire/control.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -117,13 +118,12 @@ static void format_target(const struct round_run *run, char *buf, size_t length)
 	}
 }
 
-static void say_divergence(struct round_run *run)
+static void explain_divergence(struct round_run *run)
 {
 	const struct rounds *rounds = &run->rounds;
-	char target[256], change[16], sent[16], bytes[16];
+	char change[16], sent[16], bytes[16];
 	bool too_fast = rounds->change_rate >= 0.8 * rounds->send_rate;
 
-	format_target(run, target, sizeof(target));
 	error_set(&run->error, -ETIME,
 	    "rounds do not get shorter: %.1f s for %s, the last of %u; %s/s change and %s/s are sent, %s",
 	    rounds->last.seconds, size((double)rounds->last.moved, bytes), rounds->sent,
@@ -133,34 +133,29 @@ static void say_divergence(struct round_run *run)
 	               "while it is in use (blkmove mirror)"
 	             : "most of a round is spent on other things than sending, so allow more "
 	               "(--rounds=until:TIME), or use "
-	               "a tracker (--changes)");
-	error_prefix(&run->error, "nothing was stopped; %.200s", target);
+	               "a tracker (--changes, --snapshot)");
 }
 
-/* What the user must know when this ends early. */
-static void say_early_end(struct round_run *run)
+/* After an early end: what was stopped, what the target is worth, what to do. */
+static void format_worth(const struct round_run *run, char *buf, size_t length)
 {
+	static const char again[] = "the same command goes on from the last complete round";
 	char target[256];
-	struct error why = run->error;
 
 	format_target(run, target, sizeof(target));
 	switch (run->rounds.end) {
 	case ROUNDS_DIVERGE:
-		say_divergence(run);
+		snprintf(buf, length, "nothing was stopped; %s", target);
 		break;
 	case ROUNDS_NOT_STOPPED:
 	case ROUNDS_IN_USE:
-		error_set(&run->error, why.code,
-		    "%.300s; nothing was sent since: %s. Look whether the source still runs, then run the "
-		    "same "
-		    "command again",
-		    why.text, target);
+		snprintf(buf, length,
+		    "nothing was sent since the last round: %s; look whether the source still runs, then: %s",
+		    target, again);
 		break;
 	default:
-		error_set(&run->error, why.code, "%.300s; %s%s", why.text, target,
-		    run->rounds.sent > 0 || run->partial
-		        ? ". The same command goes on from the last complete round"
-		        : "");
+		snprintf(buf, length, "%s%s%s", target, run->rounds.sent > 0 || run->partial ? "; " : "",
+		    run->rounds.sent > 0 || run->partial ? again : "");
 	}
 }
 
@@ -183,7 +178,7 @@ static void say_equal(struct round_run *run)
 	    run->last_verify_s);
 }
 
-static void say_end_event(struct round_run *run, enum job_result code)
+static void say_end_event(struct round_run *run, enum job_result code, const char *worth)
 {
 	static const char *const names[] = {
 	    "", "equal", "diverge", "not-stopped", "in-use", "failed", "interrupted"};
@@ -192,6 +187,8 @@ static void say_end_event(struct round_run *run, enum job_result code)
 
 	json_object_set_new(event, "rounds", json_integer(run->rounds.sent));
 	json_object_set_new(event, "outcome", json_string(names[run->rounds.end]));
+	if (worth)
+		json_object_set_new(event, "worth", control_text(worth));
 	if (stopped)
 		json_object_update_new(event,
 		    json_pack("{s:f, s:f, s:f, s:f, s:f}", "outage_seconds",
@@ -202,18 +199,23 @@ static void say_end_event(struct round_run *run, enum job_result code)
 
 void rounds_say_end(struct round_run *run, enum job_result code)
 {
-	const char *base;
+	struct snapshot *series = run->run.snapshot.snapshot;
+	const char *base = series ? snapshot_base(series) : NULL;
+	char worth[512];
 
-	if (code == JOB_OK)
+	if (code == JOB_OK) {
 		say_equal(run);
-	else
-		say_early_end(run);
-	base = run->run.snapshot.snapshot ? snapshot_base(run->run.snapshot.snapshot) : NULL;
+		say_end_event(run, code, NULL);
+		return;
+	}
+	if (run->rounds.end == ROUNDS_DIVERGE)
+		explain_divergence(run);
+	format_worth(run, worth, sizeof(worth));
+	say_end_event(run, code, worth);
+	report_clear(run->run.report);
+	cli_fail(code, &run->error);
+	fprintf(stderr, "blkmove: %s\n", worth);
 	if (base)
 		report_words(run->run.report,
 		    "the snapshot %s stays, as the base of the next run; --snapshot=drop removes it", base);
-	say_end_event(run, code);
-	report_clear(run->run.report);
-	if (code != JOB_OK)
-		cli_fail(code, &run->error);
 }

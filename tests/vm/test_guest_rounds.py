@@ -116,7 +116,7 @@ def test_verified_while_it_is_in_use(move):
     """--final-verify=sent: after the stop only what the last round has sent is read. A stop that fails leaves a base, and its way out."""
     move.begin("thin")
     events = move.run("--rounds=1", then="exit 5", code=9)
-    assert "nothing was sent since" in events[-1]["error"] and "is what the source was at" in events[-1]["error"]
+    assert "nothing was sent since" in events[-1]["worth"] and "is what the source was at" in events[-1]["worth"]
     assert move.working.is_running()
     events = move.run("--rounds=2", "--final-verify=sent")
     assert [event["tracked"] for event in rounds(events)] == [True, True]
