@@ -2,90 +2,28 @@
 /* Device-mapper by libdevmapper: see dm.h. */
 #include "attach/dm.h"
 
+#include "base/clock.h"
+#include "block/dm_task.h"
+
 #include <errno.h>
-#include <libdevmapper.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 
 /* A device of our own is nobody's disk: no links to it by what is found on it. */
 #define UDEV_FLAGS \
 	(DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG | DM_UDEV_DISABLE_DISK_RULES_FLAG | \
 	    DM_UDEV_DISABLE_OTHER_RULES_FLAG)
 
-static _Thread_local char said[256];
-
-__attribute__((format(printf, 5, 6))) static void keep_message(
-    int level, const char *file, int line, int errno_or_class, const char *format, ...)
-{
-	va_list args;
-
-	if (level > 3) /* _LOG_ERR */
-		return;
-	va_start(args, format);
-	vsnprintf(said, sizeof(said), format, args);
-	va_end(args);
-}
-
-void dm_quiet(void)
-{
-	dm_log_with_errno_init(keep_message);
-	said[0] = '\0';
-}
-
-static void end_task(struct dm_task **task)
-{
-	if (*task)
-		dm_task_destroy(*task);
-}
-
-#define _cleanup_task_ __attribute__((cleanup(end_task)))
-
-static struct dm_task *new_task(int type, const char *name)
-{
-	struct dm_task *task;
-
-	dm_quiet();
-	task = dm_task_create(type);
-	if (!task || (name && !dm_task_set_name(task, name)))
-		end_task(&task), task = NULL;
-	return task;
-}
-
-/* Runs it; with a cookie where udev must come to know of it. */
-static int run(struct dm_task *task, bool notifies, uint16_t udev_flags, const char *doing, const char *name,
-    struct error *error)
-{
-	uint32_t cookie = 0;
-	bool done = false;
-	int code = 0;
-
-	if (task && (!notifies || dm_task_set_cookie(task, &cookie, udev_flags))) {
-		done = dm_task_run(task);
-		code = dm_task_get_errno(task);
-		if (notifies)
-			dm_udev_wait(cookie);
-	}
-	if (done)
-		return 0;
-	if (!task)
-		code = ENOMEM;
-	return error_set(error, code ? -code : -EIO, "cannot %s the device %s: %s%s%s%s", doing, name,
-	    strerror(code ? code : EIO), said[0] ? " (" : "", said, said[0] ? ")" : "");
-}
-
 int dm_check(struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_VERSION, NULL);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_VERSION, NULL);
 
-	if (task && dm_task_run(task))
+	if (dm_do(task, "speak to", "device-mapper", error) == 0)
 		return 0;
 	return error_set(error, -ENXIO,
-	    "this kernel has no device-mapper, or it is not allowed (%s); run `modprobe dm_mod`, as root",
-	    said);
+	    "this kernel has no device-mapper, or it is not allowed; run `modprobe dm_mod`, as root");
 }
 
 static int fill_facts(struct dm_task *task, struct dm_facts *ret)
@@ -107,8 +45,8 @@ static int fill_facts(struct dm_task *task, struct dm_facts *ret)
 
 int dm_look(const char *name, struct dm_facts *ret, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_INFO, name);
-	int res = run(task, false, 0, "look at", name, error);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_INFO, name);
+	int res = dm_do(task, "look at the device", name, error);
 
 	if (res == 0 && fill_facts(task, ret) < 0)
 		return error_set(error, -ENXIO, "there is no device %s", name);
@@ -117,7 +55,7 @@ int dm_look(const char *name, struct dm_facts *ret, struct error *error)
 
 int dm_look_path(const char *path, struct dm_facts *ret, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = NULL;
+	_cleanup_dm_task_ struct dm_task *task = NULL;
 	struct stat facts;
 	int res;
 
@@ -125,11 +63,11 @@ int dm_look_path(const char *path, struct dm_facts *ret, struct error *error)
 		return error_set(error, -errno, "cannot look at %s: %s", path, strerror(errno));
 	if (!S_ISBLK(facts.st_mode) || !dm_is_dm_major(major(facts.st_rdev)))
 		return error_set(error, -ENOTBLK, "%s is no device of device-mapper's", path);
-	task = new_task(DM_DEVICE_INFO, NULL);
+	task = dm_begin(DM_DEVICE_INFO, NULL);
 	if (task && (!dm_task_set_major(task, (int)major(facts.st_rdev)) ||
 	                !dm_task_set_minor(task, (int)minor(facts.st_rdev))))
-		return error_set(error, -ENOMEM, "cannot look at %s: out of memory", path);
-	res = run(task, false, 0, "look at", path, error);
+		return dm_cannot("look at", path, error);
+	res = dm_do(task, "look at", path, error);
 	if (res == 0 && fill_facts(task, ret) < 0)
 		return error_set(error, -ENXIO, "%s is there no more", path);
 	return res;
@@ -137,7 +75,7 @@ int dm_look_path(const char *path, struct dm_facts *ret, struct error *error)
 
 static int get_targets(int type, const char *name, bool secrets, struct dm_table *ret, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(type, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(type, name);
 	char *target_type, *params;
 	uint64_t start, length;
 	void *next = NULL;
@@ -149,7 +87,7 @@ static int get_targets(int type, const char *name, bool secrets, struct dm_table
 	/* The size of the devices below does not matter: nothing is to be waited for. */
 	if (task && type == DM_DEVICE_STATUS)
 		dm_task_no_flush(task);
-	res = run(task, false, 0, "read the table of", name, error);
+	res = dm_do(task, "read the table of the device", name, error);
 	if (res < 0)
 		return res;
 	do {
@@ -192,69 +130,62 @@ static bool add_targets(struct dm_task *task, const struct dm_table *table)
 
 int dm_create(const char *name, const char *uuid, const struct dm_table *table, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_CREATE, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_CREATE, name);
 
 	if (task && (!dm_task_set_uuid(task, uuid) || (table && !add_targets(task, table))))
-		return error_set(error, -ENOMEM, "cannot make the device %s: %s", name, said);
+		return dm_cannot("make the device", name, error);
 	/* The kernel tells udev of a device when it gets its first table. */
-	return run(task, table != NULL, UDEV_FLAGS, "make", name, error);
+	return table ? dm_do_with_udev(task, UDEV_FLAGS, "make the device", name, error)
+	             : dm_do(task, "make the device", name, error);
 }
 
 int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_RELOAD, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_RELOAD, name);
 
 	if (task && !add_targets(task, table))
-		return error_set(error, -ENOMEM, "cannot load a table for %s: %s", name, said);
+		return dm_cannot("load a table for the device", name, error);
 	if (task && secrets)
 		dm_task_secure_data(task);
-	return run(task, false, 0, "load a table for", name, error);
+	return dm_do(task, "load a table for the device", name, error);
 }
 
 int dm_clear(const char *name, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_CLEAR, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_CLEAR, name);
 
-	return run(task, false, 0, "drop the waiting table of", name, error);
+	return dm_do(task, "drop the waiting table of the device", name, error);
 }
 
 int dm_suspend(const char *name, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_SUSPEND, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_SUSPEND, name);
 
 	if (task)
 		dm_task_skip_lockfs(task);
-	return run(task, false, 0, "suspend", name, error);
+	return dm_do(task, "suspend the device", name, error);
 }
 
 int dm_resume(const char *name, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_RESUME, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_RESUME, name);
 
-	return run(task, true, 0, "resume", name, error);
+	return dm_do_with_udev(task, 0, "resume the device", name, error);
 }
 
 int dm_remove(const char *name, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = NULL;
+	_cleanup_dm_task_ struct dm_task *task = NULL;
 	struct dm_facts facts;
 	int res = dm_look(name, &facts, error);
 
 	if (res == -ENXIO)
 		return 0;
-	task = new_task(DM_DEVICE_REMOVE, name);
+	task = dm_begin(DM_DEVICE_REMOVE, name);
 	/* udev may have opened it for a moment. */
 	if (task)
 		dm_task_retry_remove(task);
-	return res < 0 ? res : run(task, true, UDEV_FLAGS, "remove", name, error);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	return res < 0 ? res : dm_do_with_udev(task, UDEV_FLAGS, "remove the device", name, error);
 }
 
 int dm_swap(const char *name, bool secrets, const struct dm_table *table,
@@ -266,14 +197,14 @@ int dm_swap(const char *name, bool secrets, const struct dm_table *table,
 
 	if (res < 0)
 		return res;
-	begin_ns = now_ns();
+	begin_ns = clock_now_ns();
 	res = dm_suspend(name, error);
 	if (res == 0 && look)
 		res = look(data, error);
 	if (res == 0)
 		res = dm_resume(name, error);
 	if (ret_pause_ns)
-		*ret_pause_ns = now_ns() - begin_ns;
+		*ret_pause_ns = clock_now_ns() - begin_ns;
 	if (res == 0)
 		return 0;
 	/* The old table is still there, if the new one goes. */
@@ -285,19 +216,19 @@ int dm_swap(const char *name, bool secrets, const struct dm_table *table,
 /* With the cookie, but without the wait for it. */
 static int resume_for(const char *name, uint32_t *cookie, uint16_t flags, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_RESUME, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_RESUME, name);
 
 	if (task && !dm_task_set_cookie(task, cookie, flags))
-		return error_set(error, -ENOMEM, "cannot resume the device %s: %s", name, said);
-	return run(task, false, 0, "resume", name, error);
+		return dm_cannot("resume the device", name, error);
+	return dm_do(task, "resume the device", name, error);
 }
 
 int dm_moment(const char *name, const char *inner, struct error *error)
 {
-	_cleanup_task_ struct dm_task *task = new_task(DM_DEVICE_SUSPEND, name);
+	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_SUSPEND, name);
 	uint32_t cookie = 0;
 	struct error why;
-	int res = run(task, false, 0, "suspend", name, error);
+	int res = dm_do(task, "suspend the device", name, error);
 	int resumed;
 
 	if (res < 0)

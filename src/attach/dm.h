@@ -2,8 +2,6 @@
 /*
  * Device-mapper devices, over libdevmapper: looks, makes, swaps tables, removes. Every call is one ioctl and, where udev runs, the wait for
  * its rules. Devices go by their names, as /dev/mapper has them. Control paths only.
- *
- * libdevmapper's messages go to a function of the whole process: the last one of each thread is kept for the words of an error.
  */
 #pragma once
 
@@ -15,9 +13,6 @@ struct dm_facts {
 	bool suspended, read_only, live_table, inactive_table;
 	int open_count;
 };
-
-/* libdevmapper prints nothing from now on. Every call here does this itself; who uses the library's parsers calls it. */
-void dm_quiet(void);
 
 /* 0; -ENXIO with words when the kernel or the user has no device-mapper. */
 int dm_check(struct error *error);

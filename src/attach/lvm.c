@@ -2,15 +2,14 @@
 /* LVM's metadata: see lvm.h. */
 #include "attach/lvm.h"
 
-#include "attach/dm.h"
 #include "base/cleanup.h"
 #include "base/run_dir.h"
+#include "block/dm_task.h"
 #include "ring/ring.h"
 #include "wire/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libdevmapper.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,64 +1,51 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* libdevmapper's tasks, one for each question. */
+/* Questions to device-mapper: see dm.h. */
 #include "block/dm.h"
 
+#include "block/dm_task.h"
 #include "block/sysfs.h"
 
 #include <errno.h>
-#include <libdevmapper.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-static void say_nothing(int level, const char *file, int line, int code, const char *format, ...)
-{
-}
-
 bool dm_is(dev_t dev)
 {
 	return sysfs_device_has(dev, "dm/name");
 }
 
-static const char *reason(int code)
+/* One that is to run about `name` or, where that is NULL, `dev`. */
+static struct dm_task *begin(int type, dev_t dev, const char *name)
 {
-	return code == EPERM || code == EACCES ? "run this as root" : strerror(code);
+	struct dm_task *task = dm_begin(type, name);
+
+	if (task && ((!name && !dm_task_set_major_minor(task, (int)major(dev), (int)minor(dev), 1)) ||
+	                !dm_task_no_flush(task) || !dm_task_no_open_count(task)))
+		dm_end(&task), task = NULL;
+	return task;
 }
 
-/* A task that has run; the caller destroys it. `what` goes into the words. */
-static int run(
-    struct dm_task **ret, int type, dev_t dev, const char *name, const char *message, struct error *error)
+static int run(struct dm_task *task, const char *doing, dev_t dev, const char *name, struct error *error)
 {
-	struct dm_task *task;
-	int code = ENOMEM;
-	bool ok;
+	char number[32];
+	int res;
 
-	dm_log_with_errno_init(say_nothing);
 	/* Without the module the library would load it, and make nodes. */
 	if (access("/sys/class/misc/device-mapper", F_OK) < 0)
 		return error_set(error, -ENOENT, "this kernel has no device-mapper at work");
-	task = dm_task_create(type);
-	ok = task && (name ? dm_task_set_name(task, name)
-	                   : dm_task_set_major_minor(task, (int)major(dev), (int)minor(dev), 1));
-	ok = ok && dm_task_no_flush(task) && dm_task_no_open_count(task);
-	ok = ok && (!message || (dm_task_set_sector(task, 0) && dm_task_set_message(task, message)));
-	if (ok && dm_task_run(task)) {
-		*ret = task;
-		return 0;
-	}
-	if (ok)
-		code = dm_task_get_errno(task) ? dm_task_get_errno(task) : EIO;
-	if (task)
-		dm_task_destroy(task);
-	return error_set(error, code == ENXIO ? -ENOENT : -code, "device-mapper does not answer%s%s: %s",
-	    name ? " about " : "", name ? name : "",
-	    code == ENXIO ? "there is no such device" : reason(code));
+	snprintf(number, sizeof(number), "%u:%u", major(dev), minor(dev));
+	res = dm_do(task, doing, name ? name : number, error);
+	return res == -ENXIO
+	           ? error_set(error, -ENOENT, "there is no device-mapper device %s", name ? name : number)
+	           : res;
 }
 
 int dm_find(const char *name, dev_t *ret, struct error *error)
 {
-	struct dm_task *task;
+	_cleanup_dm_task_ struct dm_task *task = NULL;
 	struct dm_info info;
 	struct stat stat_buf;
 	int res;
@@ -71,24 +58,23 @@ int dm_find(const char *name, dev_t *ret, struct error *error)
 		*ret = stat_buf.st_rdev;
 		return 0;
 	}
-	res = run(&task, DM_DEVICE_INFO, 0, name, NULL, error);
+	task = begin(DM_DEVICE_INFO, 0, name);
+	res = run(task, "look for", 0, name, error);
 	if (res < 0)
 		return res;
 	if (!dm_task_get_info(task, &info) || !info.exists)
-		res = error_set(error, -ENOENT, "there is no device-mapper device %s", name);
-	else
-		*ret = makedev(info.major, info.minor);
-	dm_task_destroy(task);
-	return res;
+		return error_set(error, -ENOENT, "there is no device-mapper device %s", name);
+	*ret = makedev(info.major, info.minor);
+	return 0;
 }
 
 static int ask(int type, dev_t dev, struct dm_volume *ret, struct error *error)
 {
+	_cleanup_dm_task_ struct dm_task *task = begin(type, dev, NULL);
 	uint64_t start, length;
 	char *target_type, *params;
-	struct dm_task *task;
 	void *next = NULL;
-	int res = run(&task, type, dev, NULL, NULL, error);
+	int res = run(task, "ask about", dev, NULL, error);
 
 	if (res < 0)
 		return res;
@@ -107,7 +93,6 @@ static int ask(int type, dev_t dev, struct dm_volume *ret, struct error *error)
 		    (int)sizeof(ret->params))
 			ret->params[0] = '\0';
 	} while (next);
-	dm_task_destroy(task);
 	return 0;
 }
 
@@ -123,12 +108,11 @@ int dm_status(dev_t dev, struct dm_volume *ret, struct error *error)
 
 int dm_message(dev_t dev, const char *message, struct error *error)
 {
-	struct dm_task *task = NULL;
-	int res = run(&task, DM_DEVICE_TARGET_MSG, dev, NULL, message, error);
+	_cleanup_dm_task_ struct dm_task *task = begin(DM_DEVICE_TARGET_MSG, dev, NULL);
 
-	if (res == 0)
-		dm_task_destroy(task);
-	return res;
+	if (task && (!dm_task_set_sector(task, 0) || !dm_task_set_message(task, message)))
+		return dm_cannot("send a message to", message, error);
+	return run(task, "send a message to", dev, NULL, error);
 }
 
 bool dm_identity(const struct dm_volume *volume, char *ret, size_t length)
