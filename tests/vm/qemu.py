@@ -90,6 +90,9 @@ class VolatileServer:
                 raise OSError(f"nbdkit does not serve {self.path} (exit {self.process.poll()})")
             time.sleep(0.01)
 
+    def is_running(self):
+        return self.process is not None and self.process.poll() is None
+
     def stop(self):
         if self.process:
             self.process.kill()

@@ -130,7 +130,8 @@ class Guest:
         words = qemu.command_line(self.memory, self.processors)
         self._make_initrd()
         for server in self.volatile.values():
-            server.start()
+            if not server.is_running():
+                server.start()
         listeners = [qemu.Listener(self.folder / name) for name in ("agent", "qmp")]
         root = qemu.file_disk(self.files.root, "vmrun-root", **{"read-only": True})
         self.process = qemu.spawn([*words, *self._boot_words(), *qemu.disk_words([*self.disks, root]),
@@ -178,6 +179,11 @@ class Guest:
 
     def end(self):
         """At once. It may be booted again."""
+        self._end_qemu()
+        for server in self.volatile.values():
+            server.stop()
+
+    def _end_qemu(self):
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -185,8 +191,6 @@ class Guest:
             self.hearing.join()
             self.agent.close()
             self.qmp.close()
-        for server in self.volatile.values():
-            server.stop()
         self.awake.clear()
         self.process = self.hearing = None
 
@@ -307,13 +311,11 @@ class Guest:
 
     def reset(self):
         """The reset button: memory and what was mounted are lost, disks keep all that they were given. Boots anew."""
+        # In a new QEMU: one whose guest has run many programs takes an hour for the first steps of a kernel, since each write to memory that has
+        # held code walks through all that was ever translated there.
+        self._end_qemu()
         self._forget_commands()
-        self.begun = time.monotonic()
-        # Else -no-reboot would make this the end; or the BIOS would, which resets once more when it finds that it has run before.
-        self.qmp("set-action", reboot="reset")
-        self.qmp("system_reset")
-        self.wait_until_awake()
-        self.qmp("set-action", reboot="shutdown")
+        self.boot()
 
     def power_cut(self):
         """The plug, and then a boot: as reset(), and volatile disks lose what was not flushed."""
