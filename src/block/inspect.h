@@ -8,6 +8,8 @@
 
 #include "block/block.h"
 
+#include <sys/types.h>
+
 /* Fills facts for an open file or block device. Returns 0 or -errno with words; a fact that cannot be known
  * is empty. */
 int inspect_fd(int fd, struct block_facts *ret, struct error *error);
@@ -30,5 +32,11 @@ void inspect_holder(int fd, char *ret, unsigned length);
  * more than once.
  */
 void inspect_mounts(dev_t dev, void (*found)(void *data, const char *where, dev_t on), void *data);
+/*
+ * What a device is, as block_facts.id has it. Returns false when the words last only as long as this boot and this attachment: then
+ * they begin with INSPECT_PASSING.
+ */
+bool inspect_device_id(dev_t dev, char *ret, unsigned length);
+#define INSPECT_PASSING "boot:"
 /* What libblkid finds on a file or device, as block_facts.signature has it; "" for nothing. */
 void inspect_signature(int fd, char *ret, unsigned length);

@@ -98,7 +98,7 @@ static void passing_id(dev_t disk, char *ret, size_t length)
 
 	sysfs_boot_id(boot, sizeof(boot));
 	sysfs_device_line(disk, "diskseq", sequence, sizeof(sequence));
-	snprintf(ret, length, "boot:%s,%u:%u,seq%s", boot, major(disk), minor(disk), sequence);
+	snprintf(ret, length, INSPECT_PASSING "%s,%u:%u,seq%s", boot, major(disk), minor(disk), sequence);
 }
 
 /* The file system that a file is on: its device where that has a lasting name, else its UUID, else its
@@ -184,14 +184,25 @@ static bool device_id(dev_t dev, unsigned depth, char *ret, size_t length)
 	return lasting;
 }
 
+bool inspect_device_id(dev_t dev, char *ret, unsigned length)
+{
+	char text[512] = "";
+	bool lasting = device_id(dev, 0, text, sizeof(text));
+
+	shorten(text, length - 1);
+	snprintf(ret, length, "%s", text);
+	return lasting;
+}
+
 void inspect_id(const struct inspect_volume *volume, char *ret, size_t length)
 {
 	char text[512] = "";
 
-	if (volume->device)
-		device_id(volume->stat.st_rdev, 0, text, sizeof(text));
-	else
-		file_id(volume->fd, &volume->stat, 0, text, sizeof(text));
+	if (volume->device) {
+		inspect_device_id(volume->stat.st_rdev, ret, (unsigned)length);
+		return;
+	}
+	file_id(volume->fd, &volume->stat, 0, text, sizeof(text));
 	shorten(text, length - 1);
 	snprintf(ret, length, "%s", text);
 }
