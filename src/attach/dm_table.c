@@ -106,24 +106,32 @@ static bool is_device(const char *word, size_t length, dev_t *ret)
 	return true;
 }
 
+bool dm_params_next_device(const char *params, size_t *at, dev_t *ret)
+{
+	while (params[*at]) {
+		const char *word = params + *at + strspn(params + *at, " ");
+		size_t length = strcspn(word, " ");
+
+		*at = (size_t)(word - params) + length;
+		if (length > 0 && is_device(word, length, ret))
+			return true;
+	}
+	return false;
+}
+
 int dm_params_device(const char *params, size_t *ret_at, size_t *ret_length, dev_t *ret_device)
 {
-	unsigned found = 0;
+	size_t at = 0, first;
+	dev_t device;
 
-	for (size_t at = 0; params[at];) {
-		size_t length = strcspn(params + at, " ");
-		dev_t device;
-
-		if (length > 0 && is_device(params + at, length, &device)) {
-			*ret_at = at;
-			*ret_length = length;
-			*ret_device = device;
-			found++;
-		}
-		at += length;
-		at += strspn(params + at, " ");
-	}
-	return found == 1 ? 0 : -ENOENT;
+	if (!dm_params_next_device(params, &at, ret_device))
+		return -ENOENT;
+	first = at;
+	while (first > 0 && params[first - 1] != ' ')
+		first--;
+	*ret_at = first;
+	*ret_length = at - first;
+	return dm_params_next_device(params, &at, &device) ? -ENOENT : 0;
 }
 
 int dm_table_with_device(

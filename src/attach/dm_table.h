@@ -42,6 +42,8 @@ bool dm_table_is(const struct dm_table *table, const char *type);
 /* Fit for another dm_table_add(). */
 void dm_table_done(struct dm_table *table);
 
+/* The next word of `params` from `*at` on that names a device ("8:16"); false: there is none. *at: behind it. */
+bool dm_params_next_device(const char *params, size_t *at, dev_t *ret);
 /*
  * The only word of `params` that names a device ("8:16"): where it begins and how long it is. -ENOENT: there is none, or more than
  * one.

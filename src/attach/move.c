@@ -26,7 +26,7 @@ void move_say(struct move *move, const char *format, ...)
 	move->options.step(move->options.data, text);
 }
 
-static int enter_phase(struct move *move, enum move_phase phase, struct error *error)
+int move_enter_phase(struct move *move, enum move_phase phase, struct error *error)
 {
 	enum move_phase before = move->record.phase;
 	int res;
@@ -43,7 +43,7 @@ static int enter_phase(struct move *move, enum move_phase phase, struct error *e
 
 /* LVM's metadata */
 
-static int is_exchanged(struct move *move, bool *ret, struct error *error)
+int move_is_exchanged(struct move *move, bool *ret, struct error *error)
 {
 	const struct lvm_pair *pair = &move->record.lvm;
 	_cleanup_(cleanup_free) char *text = NULL;
@@ -65,7 +65,7 @@ static int exchange(struct move *move, bool wanted, struct error *error)
 
 	if (!move->record.lvm.group[0])
 		return 0;
-	res = is_exchanged(move, &exchanged, error);
+	res = move_is_exchanged(move, &exchanged, error);
 	if (res < 0 || exchanged == wanted)
 		return res;
 	move_say(move, "LVM's metadata of %s now say where the %s leg lies", move->record.lvm.group,
@@ -74,6 +74,17 @@ static int exchange(struct move *move, bool wanted, struct error *error)
 }
 
 /* Forward */
+
+static int clean_up_undone(struct move *move, struct error *error)
+{
+	int res = ENGINE(move, remove, error);
+
+	if (res == 0)
+		res = move_remove_legs(move, error);
+	if (res == 0)
+		move_record_forget(&move->folder);
+	return res;
+}
 
 static int wait_until_synced(struct move *move, struct error *error)
 {
@@ -107,14 +118,18 @@ static int wait_until_synced(struct move *move, struct error *error)
 static int forward_syncing(struct move *move, struct error *error)
 {
 	enum move_place place;
+	struct error ignored;
 	int res = move_make_legs(move, error);
 
 	if (res == 0)
 		res = ENGINE(move, make, error);
 	if (res == 0)
 		res = move_where(move, &place, error);
+	if (res < 0 && move->fresh)
+		clean_up_undone(move, &ignored);
 	if (res < 0)
 		return res;
+	move->fresh = false;
 	if (place == AT_ELSEWHERE || place == AT_NEW)
 		return error_set(error, -EBUSY,
 		    "somebody else changed the table of %s since; `blkmove move --undo %s` cleans up",
@@ -132,7 +147,7 @@ static int forward_syncing(struct move *move, struct error *error)
 
 static int forward_switch(struct move *move, struct error *error)
 {
-	int res = enter_phase(move, MOVE_SWITCHED, error);
+	int res = move_enter_phase(move, MOVE_SWITCHED, error);
 	struct error ignored;
 
 	if (res == 0)
@@ -141,9 +156,9 @@ static int forward_switch(struct move *move, struct error *error)
 		res = ENGINE(move, cut, error);
 	if (res == 0)
 		return 0;
-	/* The old leg counts still: so let it be found. */
-	if (exchange(move, false, &ignored) == 0)
-		enter_phase(move, MOVE_SYNCING, &ignored);
+	/* The old leg is to count still, and to be found. */
+	if (ENGINE(move, uncut, &ignored) == 0 && exchange(move, false, &ignored) == 0)
+		move_enter_phase(move, MOVE_SYNCING, &ignored);
 	return res;
 }
 
@@ -153,7 +168,7 @@ static int stay(struct move *move, struct error *error)
 	struct error ignored;
 
 	if (!move->options.engine->switches && exchange(move, false, &ignored) == 0)
-		enter_phase(move, MOVE_SYNCING, &ignored);
+		move_enter_phase(move, MOVE_SYNCING, &ignored);
 	return error_prefix(error, "the last step did not succeed, the mirror goes on");
 }
 
@@ -183,17 +198,12 @@ static int clean_up_moved(struct move *move, struct error *error)
 
 static int forward_finish(struct move *move, struct error *error)
 {
+	char old[256];
 	enum move_place place;
 	int res = 0;
 
-	if (move_is_remote(move))
-		return error_set(error, -EOPNOTSUPP,
-		    "%s is on another machine: %s goes on over the mirror's device, which leads there; it "
-		    "cannot be "
-		    "led there without it",
-		    move->record.target, move->record.device);
 	if (move->record.phase != MOVE_FINISHING)
-		res = enter_phase(move, MOVE_FINISHING, error);
+		res = move_enter_phase(move, MOVE_FINISHING, error);
 	if (res == 0)
 		res = move_where(move, &place, error);
 	/* Gone on with after a kill: the medium is not known yet. */
@@ -210,77 +220,55 @@ static int forward_finish(struct move *move, struct error *error)
 		    "somebody else changed the table of %s since; see `dmsetup table %s`",
 		    move->record.device, move->record.device);
 	}
-	move_say(move, "%s leads to %s now", move->record.device, move->record.target);
+	move_name_old(move, old, sizeof(old));
+	move_say(move,
+	    "%s leads to %s now; a copy that has the same UUIDs stays on %s, and nothing holds it from now "
+	    "on: wipe it "
+	    "(`wipefs -a`), or keep it from being found by them",
+	    move->record.device, move->record.target, old);
 	return clean_up_moved(move, error);
 }
 
-/* After a restart of the machine */
-
-/* Mirror and legs are gone; who had set the device up has done so again, from what LVM or he himself knows. */
-static int look_after_restart(struct move *move, struct error *error)
+static int forward_switched(struct move *move, struct error *error)
 {
-	struct move_record *record = &move->record;
-	enum move_place place = AT_ELSEWHERE;
-	bool new_counts = record->phase == MOVE_SWITCHED || record->phase == MOVE_FINISHING;
-	bool exchanged = false;
-	struct dm_facts facts;
-	struct error ignored;
-	int res = 0;
+	enum move_place place;
+	int res = find_medium(move, &place, error);
 
-	if (!move_record_is_of_another_boot(record) || move->leg_devices[0])
-		return 0;
-	if (record->lvm.group[0])
-		res = is_exchanged(move, &exchanged, error);
-	if (res < 0)
-		return res;
-	/* The exchange comes before the first write that only the new leg has. */
-	if (record->lvm.group[0])
-		new_counts = exchanged;
-	move_say(move, "the machine was started anew since; the %s leg has everything",
-	    new_counts ? "new" : "old");
-	res = ENGINE(move, forget, error);
-	if (res < 0)
-		return res;
-	if (!new_counts)
-		return record->phase == MOVE_UNDOING ? 0 : enter_phase(move, MOVE_SYNCING, error);
-	if (dm_look(record->device, &facts, &ignored) == 0)
-		(void)move_where(move, &place, &ignored);
-	if (place == AT_NEW)
-		return enter_phase(move, MOVE_FINISHING, error);
-	return error_set(error, -EPERM,
-	    "%s was switched to %s before the machine was started anew, and does not lead there now: what "
-	    "was written "
-	    "since the switch is on %s. Set it up to lead there; or `blkmove move --undo --keep-old %s` "
-	    "forgets that",
-	    record->device, record->target, record->target, record->device);
+	/* It may have been recorded, and nothing more. */
+	if (res == 0)
+		res = wait_until_synced(move, error);
+	return res == 0 ? forward_switch(move, error) : res;
 }
 
-int move_forward(struct move *move, enum move_until until, struct error *error)
+int move_forward(struct move *move, enum move_until until, enum move_until *ret_reached, struct error *error)
 {
-	int res = look_after_restart(move, error);
+	int res = move_is_restarted(move) ? move_forward_restarted(move, error) : 0;
 
-	if (res == 0 && move->record.phase == MOVE_UNDOING)
+	*ret_reached = MOVE_UNTIL_MOVED;
+	if (res != 0)
+		return res < 0 ? res : 0;
+	if (move->record.phase == MOVE_UNDOING)
 		return error_set(error, -EPERM,
 		    "the move of %s is being undone; `blkmove move --undo %s` goes on", move->record.device,
 		    move->record.device);
-	if (res == 0 && move->record.phase == MOVE_SYNCING) {
+	if (until == MOVE_UNTIL_MOVED && move_is_remote(move))
+		until = MOVE_UNTIL_SWITCHED;
+	if (move->record.phase == MOVE_SYNCING) {
+		*ret_reached = MOVE_UNTIL_SYNCED;
 		res = forward_syncing(move, error);
-		if (res == 0 && until == MOVE_UNTIL_SYNCED)
-			return 0;
-		if (res == 0)
-			res = forward_switch(move, error);
-	} else if (res == 0 && move->record.phase == MOVE_SWITCHED) {
-		enum move_place place;
-
-		/* It may have been recorded, and nothing more. */
-		res = find_medium(move, &place, error);
-		if (res == 0)
-			res = wait_until_synced(move, error);
-		if (res == 0)
-			res = forward_switch(move, error);
+		if (res < 0 || until == MOVE_UNTIL_SYNCED)
+			return res;
+		res = forward_switch(move, error);
+	} else if (move->record.phase == MOVE_SWITCHED) {
+		res = forward_switched(move, error);
 	}
-	if (res < 0 || until != MOVE_UNTIL_MOVED)
+	if (res < 0)
 		return res;
+	*ret_reached = until == MOVE_UNTIL_MOVED ? MOVE_UNTIL_MOVED : MOVE_UNTIL_SWITCHED;
+	/* Once it is being led there it must get there. */
+	if (until != MOVE_UNTIL_MOVED && move->record.phase != MOVE_FINISHING)
+		return 0;
+	*ret_reached = MOVE_UNTIL_MOVED;
 	return forward_finish(move, error);
 }
 
@@ -307,7 +295,7 @@ static int back_to_old(struct move *move, enum move_place place, struct error *e
 		if (res == 0)
 			res = exchange(move, false, error);
 		if (res == 0)
-			res = enter_phase(move, MOVE_UNDOING, error);
+			res = move_enter_phase(move, MOVE_UNDOING, error);
 	}
 	if (res == 0 && place == AT_MEDIUM)
 		res = move_lead(move, AT_OLD, error);
@@ -316,18 +304,6 @@ static int back_to_old(struct move *move, enum move_place place, struct error *e
 	return res;
 }
 
-static int clean_up_undone(struct move *move, struct error *error)
-{
-	int res = ENGINE(move, remove, error);
-
-	if (res == 0)
-		res = move_remove_legs(move, error);
-	if (res == 0)
-		move_record_forget(&move->folder);
-	return res;
-}
-
-/* Not after a restart of the machine: then nothing is left to be led back. */
 static int lead_back(struct move *move, struct error *error)
 {
 	enum move_place place;
@@ -346,15 +322,9 @@ static int lead_back(struct move *move, struct error *error)
 
 int move_undo(struct move *move, bool keep_old, struct error *error)
 {
-	bool restarted = move_record_is_of_another_boot(&move->record) && !move->leg_devices[0];
-	int res = restarted ? look_after_restart(move, error) : lead_back(move, error);
+	int res =
+	    move_is_restarted(move) ? move_undo_restarted(move, keep_old, error) : lead_back(move, error);
 
-	if (restarted && res == 0 && move_new_counts(move))
-		return error_set(error, -EPERM,
-		    "%s leads to %s already, which has everything: `blkmove move --resume %s` ends this move",
-		    move->record.device, move->record.target, move->record.device);
-	if (restarted && res == -EPERM && keep_old)
-		res = 0;
 	return res == 0 ? clean_up_undone(move, error) : res;
 }
 
@@ -396,4 +366,15 @@ dev_t move_leg_device(const struct move *move, bool new_leg)
 void move_set_medium(struct move *move, dev_t medium)
 {
 	move->medium = medium;
+}
+
+unsigned move_note(const struct move *move)
+{
+	return move->record.note;
+}
+
+int move_set_note(struct move *move, unsigned note, struct error *error)
+{
+	move->record.note = note;
+	return move_record_save(&move->record, &move->folder, error);
 }

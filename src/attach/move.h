@@ -48,6 +48,8 @@ struct move_options {
 	const char *state_dir;
 	const struct move_engine *engine;
 	void *engine_data;
+	/* The target's name once more, or NULL: after a restart nothing but the user's word may tell that it is the same. */
+	const char *overwrite;
 	/* What happens, for the user; every so often while it syncs. `progress` returns false to stop waiting. May be NULL. */
 	void (*step)(void *data, const char *text);
 	bool (*progress)(void *data, const struct move_progress *progress);
@@ -68,8 +70,11 @@ int move_continue(
 /* The name of the engine that the move was begun with. Of a record alone: no device need be there. */
 int move_engine_of(const char *device, const char *state_dir, char ret[16], struct error *error);
 
-/* -ECANCELED: `progress` said so; all is left as it is. */
-int move_forward(struct move *move, enum move_until until, struct error *error);
+/*
+ * *ret_reached: how far it came: further than `until` when it had been there, less for a remote target, which it can only be switched to.
+ * -ECANCELED: `progress` said so; all is left as it is.
+ */
+int move_forward(struct move *move, enum move_until until, enum move_until *ret_reached, struct error *error);
 /* `keep_old`: also where the old leg may lack what was written since the switch. */
 int move_undo(struct move *move, bool keep_old, struct error *error);
 struct move *move_free(struct move *move);
@@ -83,4 +88,9 @@ uint64_t move_pause_ns(const struct move *move);
 /* For engines: */
 const char *move_leg_name(const struct move *move, bool new_leg);
 dev_t move_leg_device(const struct move *move, bool new_leg);
+/* A device of the move's own with that table, unless it is there. */
+int move_make_device(const char *name, const struct dm_table *table, dev_t *ret, struct error *error);
 void move_set_medium(struct move *move, dev_t medium);
+/* A number of the engine's own that outlasts the process, but no restart of the machine; 0 until it is set. */
+unsigned move_note(const struct move *move);
+int move_set_note(struct move *move, unsigned note, struct error *error);

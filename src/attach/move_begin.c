@@ -3,6 +3,7 @@
 #include "attach/move_private.h"
 
 #include "base/cleanup.h"
+#include "block/inspect.h"
 #include "block/sysfs.h"
 
 #include <errno.h>
@@ -22,7 +23,7 @@ static int backing_sectors(void *data, dev_t device, uint64_t *ret)
 	return res;
 }
 
-/* A key may be in a keyring that is gone: then no table can be loaded in this one's place. */
+/* A key may be in a keyring of a process that has ended, as cryptsetup does it: then no table can be loaded in this one's place. */
 static int look_at_key(const char *name, struct error *error)
 {
 	struct dm_table table;
@@ -34,36 +35,36 @@ static int look_at_key(const char *name, struct error *error)
 	res = dm_load(name, true, &table, error);
 	dm_table_wipe(&table);
 	dm_clear(name, &ignored);
-	return res < 0 ? error_set(error, -EOPNOTSUPP,
-	                     "the table of %s cannot be loaded once more, its key may be in a keyring that "
-	                     "is gone: open it "
-	                     "with `cryptsetup open --disable-keyring`",
-	                     name)
-	               : 0;
+	if (res == -ENOKEY)
+		return error_set(error, -EOPNOTSUPP,
+		    "the key of %s is in a keyring that cannot be reached any more, so no other table can be "
+		    "loaded for "
+		    "it: run `cryptsetup refresh --disable-keyring %s`, while it stays in use, and move it "
+		    "then",
+		    name, name);
+	return res < 0 ? error_prefix(error, "the table of %s cannot be loaded once more", name) : 0;
 }
 
-static int look_at_device(struct move *move, const char *device, struct error *error)
+static int look_at_device(struct move *move, const struct dm_facts *facts, struct error *error)
 {
 	struct move_record *record = &move->record;
-	struct dm_facts facts;
 	struct dm_table table;
 	struct move_plan plan;
-	int res = dm_look_path(device, &facts, error);
+	int res;
 
-	if (res < 0)
-		return res;
-	if (facts.suspended || !facts.live_table)
+	if (facts->suspended || !facts->live_table)
 		return error_set(error, -EBUSY,
-		    "%s is suspended, or has no table; run `dmsetup resume %s` first", device, facts.name);
-	snprintf(record->device, sizeof(record->device), "%s", facts.name);
-	snprintf(record->uuid, sizeof(record->uuid), "%s", facts.uuid);
-	res = dm_get_table(facts.name, false, &table, error);
+		    "%s is suspended, or has no table; run `dmsetup resume %s` first", facts->name,
+		    facts->name);
+	snprintf(record->device, sizeof(record->device), "%s", facts->name);
+	snprintf(record->uuid, sizeof(record->uuid), "%s", facts->uuid);
+	res = dm_get_table(facts->name, false, &table, error);
 	if (res < 0)
 		return res;
 	res = move_plan_make(&plan, &table, backing_sectors, move, error);
 	dm_table_done(&table);
 	if (res < 0)
-		return error_prefix(error, "cannot move %s", device);
+		return error_prefix(error, "cannot move %s", facts->name);
 	record->kind = plan.kind;
 	record->sectors = plan.sectors;
 	if (plan.kind == MOVE_CONTENT) {
@@ -71,7 +72,7 @@ static int look_at_device(struct move *move, const char *device, struct error *e
 		plan.leg = (struct dm_table){0};
 	}
 	move_plan_done(&plan);
-	return record->kind == MOVE_BACKING ? look_at_key(facts.name, error) : 0;
+	return record->kind == MOVE_BACKING ? look_at_key(facts->name, error) : 0;
 }
 
 /* Whoever has it would write beside us: a claim of device-mapper's does not keep its own devices out. */
@@ -81,10 +82,13 @@ static int look_at_target(struct move *move, struct error *error)
 	struct sysfs_devices above = {0};
 	uint64_t sectors;
 	dev_t device;
-	int res = move_stat_device(record->target, &device, &sectors, error);
+	/* One that it was before, if there was one. */
+	int res = record->target_id[0] ? move_stat_target(move, &device, &sectors, error)
+	                               : move_stat_device(record->target, &device, &sectors, error);
 
 	if (res < 0)
 		return res;
+	inspect_device_id(device, record->target_id, sizeof(record->target_id));
 	if (sectors < record->sectors)
 		return error_set(error, -EINVAL,
 		    "%s has %llu bytes, and %llu are to be moved; take a larger one", record->target,
@@ -157,23 +161,54 @@ static int note_target(struct move *move, const char *target, bool remote, struc
 	return 0;
 }
 
-static int begin(struct move *move, const char *device, const char *target, bool remote, bool forget_at_boot,
-    struct error *error)
+static int look(struct move *move, const struct dm_facts *facts, bool forget_at_boot, struct error *error)
 {
-	struct move_record *record = &move->record;
-	int res = dm_check(error);
+	bool remote = move_is_remote(move);
+	int res = look_at_device(move, facts, error);
 
-	snprintf(record->engine, sizeof(record->engine), "%s", move->options.engine->name);
-	if (res == 0)
-		res = look_at_device(move, device, error);
-	if (res == 0)
-		res = note_target(move, target, remote, error);
 	if (res == 0)
 		res = move_name_legs(move, error);
 	if (res == 0 && !remote)
 		res = look_at_target(move, error);
+	return res == 0 ? look_at_lvm(move, remote, forget_at_boot, error) : res;
+}
+
+int move_look_again(struct move *move, struct error *error)
+{
+	struct move_record *record = &move->record, before = *record;
+	struct dm_facts facts;
+	int res = dm_look(record->device, &facts, error);
+
+	if (res < 0)
+		return error_prefix(error,
+		    "the machine was started anew since, and %s is not there: set it up", record->device);
+	record->old = record->last = (struct dm_table){0};
+	record->note = 0;
+	res = look(move, &facts, !before.lvm.group[0], error);
+	move_record_done(&before);
+	if (res == 0 && (record->kind != before.kind || record->sectors != before.sectors))
+		res = error_set(error, -EXDEV,
+		    "%s is another device, or of another size, since the machine was started anew: `blkmove "
+		    "move "
+		    "--undo %s` forgets the move",
+		    record->device, record->device);
+	return res;
+}
+
+static int begin(struct move *move, const char *device, const char *target, bool remote, bool forget_at_boot,
+    struct error *error)
+{
+	struct move_record *record = &move->record;
+	struct dm_facts facts;
+	int res = dm_check(error);
+
+	snprintf(record->engine, sizeof(record->engine), "%s", move->options.engine->name);
 	if (res == 0)
-		res = look_at_lvm(move, remote, forget_at_boot, error);
+		res = dm_look_path(device, &facts, error);
+	if (res == 0)
+		res = note_target(move, target, remote, error);
+	if (res == 0)
+		res = look(move, &facts, forget_at_boot, error);
 	if (res == 0)
 		res = move_folder_open(&move->folder, move->options.state_dir, record->device, true, error);
 	if (res == 0)
@@ -191,6 +226,7 @@ int move_begin(struct move **ret, const char *device, const char *target, bool r
 		return error_set(error, -ENOMEM, "cannot begin a move: out of memory");
 	move->options = *options;
 	move->folder.fd = -1;
+	move->fresh = true;
 	res = begin(move, device, target, remote, forget_at_boot, error);
 	if (res < 0)
 		move_free(move);
@@ -238,6 +274,16 @@ int move_engine_of(const char *device, const char *state_dir, char ret[16], stru
 	return res;
 }
 
+/* Killed while it swapped a table, it left the device waiting, with a table that is not to come by itself. The live one counts. */
+static int drop_half_a_swap(const struct dm_facts *facts, struct error *error)
+{
+	int res = 0;
+
+	if (facts->inactive_table)
+		res = dm_clear(facts->name, error);
+	return res == 0 && facts->suspended ? dm_resume(facts->name, error) : res;
+}
+
 int move_continue(
     struct move **ret, const char *device, const struct move_options *options, struct error *error)
 {
@@ -251,10 +297,13 @@ int move_continue(
 	move->options = *options;
 	move->folder.fd = -1;
 	res = load(move, device, error);
-	if (res == 0 && dm_look(move->record.device, &facts, &ignored) == 0 &&
-	    strcmp(facts.uuid, move->record.uuid))
-		res = error_set(
-		    error, -EXDEV, "%s is another device now than when its move began", move->record.device);
+	if (res == 0 && dm_look(move->record.device, &facts, &ignored) == 0) {
+		if (strcmp(facts.uuid, move->record.uuid))
+			res = error_set(error, -EXDEV, "%s is another device now than when its move began",
+			    move->record.device);
+		else if (!move_is_restarted(move))
+			res = drop_half_a_swap(&facts, error);
+	}
 	if (res < 0) {
 		move_free(move);
 		return res;

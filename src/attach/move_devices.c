@@ -2,6 +2,9 @@
 /* Devices and tables of a move: see move.h. The kernel is asked each time; nothing is believed that a killed process may have changed. */
 #include "attach/move_private.h"
 
+#include "block/inspect.h"
+#include "block/sysfs.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -46,6 +49,33 @@ int move_stat_device(const char *path, dev_t *ret, uint64_t *ret_sectors, struct
 	return 0;
 }
 
+int move_stat_target(struct move *move, dev_t *ret, uint64_t *ret_sectors, struct error *error)
+{
+	const struct move_record *record = &move->record;
+	char id[sizeof(record->target_id)];
+	int res = move_stat_device(record->target, ret, ret_sectors, error);
+
+	if (res < 0)
+		return res;
+	inspect_device_id(*ret, id, sizeof(id));
+	if (!strcmp(id, record->target_id))
+		return 0;
+	if (move_is_restarted(move) &&
+	    !strncmp(record->target_id, INSPECT_PASSING, strlen(INSPECT_PASSING))) {
+		if (move->options.overwrite && !strcmp(move->options.overwrite, record->target))
+			return 0;
+		return error_set(error, -EPERM,
+		    "%s has nothing by which it could be known again since the machine was started anew; if "
+		    "it "
+		    "is what it was, say --overwrite=%s",
+		    record->target, record->target);
+	}
+	return error_set(error, -EXDEV,
+	    "%s is another device (%s) than when the move of %s began (%s); see to it that it leads to the "
+	    "right one",
+	    record->target, id, record->device, record->target_id);
+}
+
 void move_find_legs(struct move *move)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -65,7 +95,7 @@ static int leg_table(struct move *move, bool new_leg, struct dm_table *ret, stru
 
 	*ret = (struct dm_table){0};
 	if (new_leg)
-		res = move_stat_device(record->target, &device, &sectors, error);
+		res = move_stat_target(move, &device, &sectors, error);
 	if (res < 0)
 		return res;
 	if (new_leg && sectors < record->sectors)
@@ -79,25 +109,61 @@ static int leg_table(struct move *move, bool new_leg, struct dm_table *ret, stru
 	return res < 0 ? error_set(error, res, "cannot make the legs: out of memory") : 0;
 }
 
+int move_make_device(const char *name, const struct dm_table *table, dev_t *ret, struct error *error)
+{
+	char uuid[DM_NAME_MAX];
+	struct dm_facts facts;
+	int res = dm_look(name, &facts, error);
+
+	/* Killed while it was made. */
+	if (res == 0 && !facts.live_table)
+		res = dm_remove(name, error) == 0 ? -ENXIO : error->code;
+	snprintf(uuid, sizeof(uuid), UUID_PREFIX "%.117s", name);
+	if (res == -ENXIO) {
+		res = dm_create(name, uuid, table, error);
+		if (res == 0)
+			res = dm_look(name, &facts, error);
+	}
+	/* Or while its table was swapped. */
+	if (res == 0 && facts.suspended)
+		res = dm_resume(name, error);
+	if (res == 0)
+		*ret = facts.device;
+	return res;
+}
+
+/* One of that name may be there that is another's, or of a move whose record was lost. */
+static int must_be(const char *name, const struct dm_table *wanted, struct error *error)
+{
+	struct dm_table table;
+	int res = dm_get_table(name, false, &table, error);
+
+	if (res == 0 && !dm_table_equal(&table, wanted))
+		res = error_set(error, -EEXIST,
+		    "there is a device %s that is not of this move; look at `dmsetup table %s`, and remove "
+		    "it",
+		    name, name);
+	dm_table_done(&table);
+	return res;
+}
+
 int move_make_legs(struct move *move, struct error *error)
 {
-	move_find_legs(move);
 	for (unsigned i = 0; i < 2; i++) {
 		struct dm_table table;
-		char uuid[DM_NAME_MAX];
 		int res;
 
-		if (move->leg_devices[i] || (i == 1 && move_is_remote(move)))
+		if (i == 1 && move_is_remote(move))
 			continue;
 		res = leg_table(move, i == 1, &table, error);
-		snprintf(uuid, sizeof(uuid), UUID_PREFIX "%.117s", move->leg_names[i]);
 		if (res == 0)
-			res = dm_create(move->leg_names[i], uuid, &table, error);
+			res = move_make_device(move->leg_names[i], &table, &move->leg_devices[i], error);
+		if (res == 0)
+			res = must_be(move->leg_names[i], &table, error);
 		dm_table_done(&table);
 		if (res < 0)
 			return res;
 	}
-	move_find_legs(move);
 	return 0;
 }
 
@@ -111,15 +177,17 @@ int move_remove_legs(struct move *move, struct error *error)
 	return res;
 }
 
-/* The device that the consumer's table lies on, where it is one alone; 0 if not. */
-static dev_t below(const struct dm_table *table)
+/* Whether the consumer's table is the one that leads to `device` and to nothing else. 0: no device. */
+static bool leads_to(const struct move *move, const struct dm_table *table, dev_t device)
 {
-	size_t at, length;
-	dev_t device = 0;
+	struct dm_table wanted = {0};
+	struct error ignored;
+	bool equal = device && move_plan_lead(move->record.kind, move->record.sectors, table, device, &wanted,
+	                           &ignored) == 0;
 
-	if (table->count != 1 || dm_params_device(table->targets[0].params, &at, &length, &device) < 0)
-		return 0;
-	return device;
+	equal = equal && dm_table_equal(table, &wanted);
+	dm_table_wipe(&wanted);
+	return equal;
 }
 
 int move_where(struct move *move, enum move_place *ret, struct error *error)
@@ -128,21 +196,20 @@ int move_where(struct move *move, enum move_place *ret, struct error *error)
 	uint64_t sectors;
 	struct error ignored;
 	struct dm_table table;
-	dev_t device, target = 0;
+	dev_t target = 0;
 	int res = dm_get_table(record->device, false, &table, error);
 
 	if (res < 0)
 		return error_prefix(error, "cannot see where %s leads", record->device);
 	if (!move_is_remote(move))
-		(void)move_stat_device(record->target, &target, &sectors, &ignored);
-	device = below(&table);
+		(void)move_stat_target(move, &target, &sectors, &ignored);
 	*ret = AT_ELSEWHERE;
 	if (record->kind == MOVE_CONTENT ? dm_table_equal(&table, &record->old)
-	                                 : device == record->old_device)
+	                                 : leads_to(move, &table, record->old_device))
 		*ret = AT_OLD;
-	else if (device && device == move->medium)
+	else if (leads_to(move, &table, move->medium))
 		*ret = AT_MEDIUM;
-	else if (record->last.count ? dm_table_equal(&table, &record->last) : device && device == target)
+	else if (record->last.count ? dm_table_equal(&table, &record->last) : leads_to(move, &table, target))
 		*ret = AT_NEW;
 	dm_table_wipe(&table);
 	return 0;
@@ -161,7 +228,7 @@ static int wanted_table(
 	if (place == AT_OLD)
 		device = record->old_device;
 	if (place == AT_NEW)
-		res = move_stat_device(record->target, &device, &sectors, error);
+		res = move_stat_target(move, &device, &sectors, error);
 	if (res < 0)
 		return res;
 	if (record->kind == MOVE_CONTENT && (place == AT_OLD || (place == AT_NEW && record->last.count))) {
@@ -197,6 +264,38 @@ int move_lead(struct move *move, enum move_place place, struct error *error)
 	if (pause_ns > move->pause_ns)
 		move->pause_ns = pause_ns;
 	return res;
+}
+
+static void add_name(dev_t device, char *ret, size_t length)
+{
+	size_t used = strlen(ret);
+	char name[64];
+
+	sysfs_device_name(device, name, sizeof(name));
+	if (used < length)
+		snprintf(ret + used, length - used, "%s/dev/%s", used ? ", " : "", name);
+}
+
+void move_name_old(const struct move *move, char *ret, size_t length)
+{
+	const struct move_record *record = &move->record;
+	struct sysfs_devices named = {0};
+	dev_t device;
+
+	ret[0] = '\0';
+	/* LVM's other volume is there now. */
+	if (record->lvm.group[0])
+		snprintf(ret, length, "%s", record->target);
+	else if (record->kind == MOVE_BACKING)
+		add_name(record->old_device, ret, length);
+	else
+		for (size_t i = 0; i < record->old.count; i++)
+			for (size_t at = 0;
+			     dm_params_next_device(record->old.targets[i].params, &at, &device);)
+				if (!sysfs_devices_has(&named, device) && named.count < SYSFS_DEVICES_MAX) {
+					named.devices[named.count++] = device;
+					add_name(device, ret, length);
+				}
 }
 
 int move_give_target(struct move *move, struct error *error)

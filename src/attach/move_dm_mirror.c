@@ -8,9 +8,11 @@
 #include "attach/move_dm_mirror.h"
 
 #include "attach/dm.h"
+#include "block/sysfs.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
@@ -23,14 +25,39 @@ static int medium_name(const struct move *move, char ret[DM_NAME_MAX])
 	    ret, DM_NAME_MAX, "%.100s" MOVE_DEVICE_SUFFIX "mirror", move_get_record(move)->device);
 }
 
-static int set_throttle(const struct move_dm_mirror_options *options)
+static unsigned get_throttle(void)
 {
-	FILE *file = options && options->throttle ? fopen(THROTTLE, "we") : NULL;
+	char line[16];
 
-	if (!file)
+	return sysfs_line(THROTTLE, line, sizeof(line)) == 0 ? (unsigned)strtoul(line, NULL, 10) : 0;
+}
+
+static int put_throttle(unsigned percent, struct error *error)
+{
+	FILE *file = fopen(THROTTLE, "we");
+	int res = !file || fprintf(file, "%u\n", percent) < 0 ? -errno : 0;
+
+	if (file && fclose(file) < 0)
+		res = -errno;
+	return res < 0 ? error_set(error, res, "cannot throttle the kernel's mirror by %s: %s", THROTTLE,
+	                     strerror(-res))
+	               : 0;
+}
+
+/* What the kernel had is noted: it is the same for all its mirrors, and outlasts them. */
+static int throttle(struct move_dm_mirror_options *options, struct move *move, struct error *error)
+{
+	int res = 0;
+
+	if (options->throttle == options->set)
 		return 0;
-	fprintf(file, "%u\n", options->throttle);
-	return fclose(file);
+	if (!move_note(move))
+		res = move_set_note(move, get_throttle(), error);
+	if (res == 0)
+		res = put_throttle(options->throttle, error);
+	if (res == 0)
+		options->set = options->throttle;
+	return res;
 }
 
 static int alone(const struct move *move, struct dm_table *ret, struct error *error)
@@ -43,28 +70,17 @@ static int alone(const struct move *move, struct dm_table *ret, struct error *er
 
 static int dm_mirror_make(void *data, struct move *move, struct error *error)
 {
-	char name[DM_NAME_MAX], uuid[DM_NAME_MAX];
-	struct dm_facts facts;
+	char name[DM_NAME_MAX];
 	struct dm_table table;
-	struct error ignored;
-	int res = 0;
+	dev_t device;
+	int res = alone(move, &table, error);
 
 	medium_name(move, name);
-	snprintf(uuid, sizeof(uuid), "BLKMOVE-%.120s", name);
-	if (dm_look(name, &facts, &ignored) < 0) {
-		res = alone(move, &table, error);
-		if (res == 0)
-			res = dm_create(name, uuid, &table, error);
-		dm_table_done(&table);
-		if (res == 0)
-			res = dm_look(name, &facts, error);
-	}
-	if (res < 0)
-		return res;
-	/* A process that was killed in between may have left it so. */
-	if (facts.suspended)
-		res = dm_resume(name, error);
-	move_set_medium(move, facts.device);
+	if (res == 0)
+		res = move_make_device(name, &table, &device, error);
+	dm_table_done(&table);
+	if (res == 0)
+		move_set_medium(move, device);
 	return res;
 }
 
@@ -80,22 +96,35 @@ static bool is_mirror(const char *name)
 	return found;
 }
 
+struct throttled {
+	struct move_dm_mirror_options *options;
+	struct move *move;
+};
+
+/* The kernel has the mirror's table by now, and so its module; the mirror has not begun. */
+static int throttle_first(void *data, struct error *error)
+{
+	struct throttled *throttled = data;
+
+	return throttle(throttled->options, throttled->move, error);
+}
+
 static int dm_mirror_sync(void *data, struct move *move, struct error *error)
 {
 	dev_t old = move_leg_device(move, false), new = move_leg_device(move, true);
 	struct dm_table table = {0};
 	char name[DM_NAME_MAX], params[160];
+	struct throttled throttled = {data, move};
 	int res;
 
-	set_throttle(data);
 	medium_name(move, name);
 	if (is_mirror(name))
-		return 0;
+		return throttle(data, move, error);
 	snprintf(params, sizeof(params), "core 2 %u sync 2 %u:%u 0 %u:%u 0", REGION_SECTORS, major(old),
 	    minor(old), major(new), minor(new));
 	if (dm_table_add(&table, 0, move_get_record(move)->sectors, "mirror", params) < 0)
 		return error_set(error, -ENOMEM, "cannot make a table: out of memory");
-	res = dm_swap(name, false, &table, NULL, NULL, NULL, error);
+	res = dm_swap(name, false, &table, throttle_first, &throttled, NULL, error);
 	dm_table_done(&table);
 	return res < 0 ? error_prefix(error, "cannot begin the mirror (is the module dm_mirror there?)") : 0;
 }
@@ -127,6 +156,8 @@ static int dm_mirror_look(void *data, struct move *move, struct move_progress *r
 
 	medium_name(move, name);
 	res = mirror_state(name, &done, &total, health, error);
+	if (res == 0)
+		res = throttle(data, move, error);
 	if (res < 0)
 		return res;
 	ret->total = bytes;
@@ -171,10 +202,12 @@ static int dm_mirror_uncut(void *data, struct move *move, struct error *error)
 
 static int dm_mirror_remove(void *data, struct move *move, struct error *error)
 {
+	unsigned before = move_note(move);
 	char name[DM_NAME_MAX];
+	int res = before ? put_throttle(before, error) : 0;
 
 	medium_name(move, name);
-	return dm_remove(name, error);
+	return res == 0 ? dm_remove(name, error) : res;
 }
 
 /* It is all in the kernel's memory. */

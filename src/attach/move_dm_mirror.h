@@ -12,6 +12,8 @@ extern const struct move_engine move_dm_mirror;
 
 /* Its data. */
 struct move_dm_mirror_options {
-	unsigned throttle; /* percent of the time that the copy may take, 1 to 100; 0: as the kernel has it */
-	                   /* 0 before it began: for the progress, and how busy the device is */
+	/* Percent of the time that the copies of all mirrors of the kernel's may take, 1 to 100; 0: as the kernel has it. May be changed
+	 * while the move goes on. */
+	unsigned throttle;
+	unsigned set; /* the engine's: what the kernel was told */
 };

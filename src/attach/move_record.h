@@ -24,13 +24,16 @@ struct move_record {
 	char engine[16];
 	char device[DM_NAME_MAX], uuid[DM_NAME_MAX]; /* the consumer's; uuid "" for none */
 	char target[512];                            /* as it was named, absolute */
+	char target_id[160];                         /* what it is (block/inspect.h); "" for a remote one */
 	char boot[40];                               /* the machine's boot id at the last record */
 	enum move_kind kind;
-	uint64_t sectors;    /* of a leg */
-	dev_t old_device;    /* kind backing: the old leg, as long as the machine runs */
+	uint64_t sectors; /* of a leg */
+	/* Numbers of devices are true as long as the machine runs. */
+	dev_t old_device;    /* kind backing: the old leg */
 	struct dm_table old; /* kind content: the old leg */
 	struct lvm_pair lvm; /* group "": the volumes are not LVM's, or not of one group */
 	char lvm_first[128]; /* where LVM's volume `moved` began before the move */
+	unsigned note;       /* the engine's own; 0: none */
 	struct dm_table
 	    last; /* the new leg, where it has a table of its own to which the device is led; else empty */
 };

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove move: moves a device-mapper device to another device while it is in use. */
+#include "attach/dm.h"
 #include "attach/move_dm_mirror.h"
+#include "base/parse_size.h"
 #include "base/state_dir.h"
 #include "cli/cli.h"
+#include "cli/move_govern.h"
 #include "cli/move_mirror.h"
 #include "sync/preflight.h"
 
@@ -33,6 +36,9 @@ enum option_key {
 	KEY_MIN_RATE,
 	KEY_MAX_RATE,
 	KEY_WINDOW,
+	KEY_SSH,
+	KEY_SSH_OPTION,
+	KEY_TIMEOUT,
 };
 
 struct move_command {
@@ -43,6 +49,10 @@ struct move_command {
 	const char *overwrite;
 	char state_dir[4096];
 	struct move_dm_mirror_options dm;
+	struct move_govern govern; /* of the engine dm */
+	unsigned throttle_max;     /* of --throttle */
+	dev_t device;
+	bool for_mirror; /* an option of the mirror's alone */
 	struct move_mirror mirror;
 	enum { ENGINE_AUTO, ENGINE_DM, ENGINE_BLKMOVE } engine;
 	struct endpoint endpoints[2];
@@ -55,7 +65,8 @@ struct move_command {
 static const char *const engines[] = {"auto", "dm", "blkmove", NULL};
 static const char *const untils[] = {"synced", "switched", "moved", NULL};
 /* In the order of their keys. */
-static const char *const passed_on[] = {"latency-target", "impact", "min-rate", "max-rate", "cutover-window"};
+static const char *const passed_on[] = {
+    "latency-target", "impact", "min-rate", "max-rate", "cutover-window", "ssh", "ssh-option", "timeout"};
 static volatile sig_atomic_t stopping;
 
 static void stop(int number)
@@ -71,7 +82,7 @@ static int set_throttle(struct move_command *command, const char *text)
 	if (end == text || (*end && strcmp(end, "%")) || value < 1 || value > 100)
 		return error_set(
 		    &command->error, -EINVAL, "--throttle=%s: write a percentage such as 20%%", text);
-	command->dm.throttle = (unsigned)value;
+	command->dm.throttle = command->throttle_max = (unsigned)value;
 	return 0;
 }
 
@@ -85,6 +96,23 @@ static int pass_on(struct move_command *command, const char *option, const char 
 		return error_set(&command->error, -ENOMEM, "too many options");
 	mirror->words[mirror->words_count++] = word;
 	return 0;
+}
+
+/* Of a pace, which the engine dm can keep as well, and whatever else the mirror knows. */
+static int set_pace(struct move_command *command, int key, const char *text)
+{
+	struct governor_options *options = &command->govern.options;
+	int res = 0;
+
+	if (key == KEY_LATENCY_TARGET)
+		res = cli_parse_duration("latency-target", text, &options->target_ns, &command->error);
+	else if (key == KEY_MIN_RATE)
+		res = parse_size(text, &options->min_rate, &command->error);
+	else if (key == KEY_MAX_RATE)
+		res = parse_size(text, &options->max_rate, &command->error);
+	else
+		command->for_mirror = true;
+	return res == 0 ? pass_on(command, passed_on[key - KEY_LATENCY_TARGET], text) : res;
 }
 
 static void check_words(const struct move_command *command, const struct argp_state *state)
@@ -145,9 +173,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		check_words(command, state);
 		break;
 	default:
-		if (key < KEY_LATENCY_TARGET || key > KEY_WINDOW)
+		if (key < KEY_LATENCY_TARGET || key > KEY_TIMEOUT)
 			return ARGP_ERR_UNKNOWN;
-		res = pass_on(command, passed_on[key - KEY_LATENCY_TARGET], arg);
+		res = set_pace(command, key, arg);
 		break;
 	}
 	if (res < 0)
@@ -165,9 +193,11 @@ static const struct argp_option argp_options[] = {
         1},
     {"throttle", KEY_THROTTLE, "PERCENT", 0, "dm: the part of the time that the copy may take", 1},
     {"latency-target", KEY_LATENCY_TARGET, "TIME", 0,
-        "blkmove: as for `blkmove mirror`, like those that follow", 1},
+        "keep the latency of the device's users below this; like those that follow", 1},
     {"impact", KEY_IMPACT, "PERCENT", 0, "", 1}, {"min-rate", KEY_MIN_RATE, "RATE", 0, "", 1},
     {"max-rate", KEY_MAX_RATE, "RATE", 0, "", 1}, {"cutover-window", KEY_WINDOW, "TIME", 0, "", 1},
+    {"ssh", KEY_SSH, "PROGRAM", 0, "for another machine, as for `blkmove mirror`, like those that follow", 1},
+    {"ssh-option", KEY_SSH_OPTION, "WORD", 0, "", 1}, {"timeout", KEY_TIMEOUT, "SECONDS", 0, "", 1},
     {"overwrite", KEY_OVERWRITE, "NAME", 0, "the new device's name once more: what it carries may be lost",
         2},
     {"until-restart", KEY_UNTIL_RESTART, NULL, 0,
@@ -214,6 +244,9 @@ static bool progress(void *data, const struct move_progress *now)
 		fprintf(stderr, "\r\033[K%u.%u %% of %.1f MiB", part / 10, part % 10,
 		    (double)now->total / (1 << 20));
 	command->shown = part;
+	if (move_governs(&command->govern))
+		command->dm.throttle = move_govern_percent(&command->govern, command->device, now->done,
+		    command->throttle_max ? command->throttle_max : 100);
 	return !stopping;
 }
 
@@ -265,10 +298,14 @@ static int look_at_endpoints(struct move_command *command, struct error *error)
 	command->remote = command->endpoints[1].kind != ENDPOINT_PATH;
 	if (command->endpoints[0].kind != ENDPOINT_PATH)
 		return error_set(error, -EINVAL, "%s is no device of this machine", command->words[0]);
-	if (command->engine == ENGINE_DM && (command->remote || command->mirror.words_count))
+	if (command->engine == ENGINE_DM && (command->remote || command->for_mirror))
 		return error_set(error, -EINVAL,
-		    "--engine=dm moves between two devices of this machine, and knows of no latency; leave "
-		    "--engine out");
+		    "--engine=dm moves between two devices of this machine: --impact, --cutover-window and "
+		    "what "
+		    "is for another machine are the mirror's; leave --engine out");
+	if (command->engine == ENGINE_BLKMOVE && command->throttle_max)
+		return error_set(error, -EINVAL,
+		    "--throttle is of the engine dm; the mirror has --max-rate and --latency-target");
 	if (command->engine == ENGINE_DM && command->until == MOVE_UNTIL_SWITCHED)
 		return error_set(error, -EINVAL, "--engine=dm has no step 'switched'; leave --engine out");
 	if (command->engine == ENGINE_AUTO)
@@ -310,10 +347,30 @@ static void say_end(struct move_command *command, const struct move *move, const
 		    record->device, record->target);
 }
 
+/* Whose users the pace is for. After a restart it may not be there. */
+static int find_device(struct move_command *command, const struct move *move, struct error *error)
+{
+	struct dm_facts facts;
+
+	if (!move_governs(&command->govern))
+		return 0;
+	if (dm_look(move_get_record(move)->device, &facts, error) < 0)
+		return error->code;
+	command->device = facts.device;
+	/* Slow, until the users were seen. */
+	command->dm.throttle = move_govern_percent(
+	    &command->govern, command->device, 0, command->throttle_max ? command->throttle_max : 100);
+	return 0;
+}
+
 static int run(struct move_command *command, struct error *error)
 {
-	struct move_options options = {
-	    .state_dir = command->state_dir, .step = step, .progress = progress, .data = command};
+	struct move_options options = {.state_dir = command->state_dir,
+	    .overwrite = command->overwrite,
+	    .step = step,
+	    .progress = progress,
+	    .data = command};
+	enum move_until reached = command->until;
 	static const char *const results[] = {"synced", "switched", "moved"};
 	struct move *move = NULL;
 	int res = choose_engine(command, error);
@@ -331,10 +388,12 @@ static int run(struct move_command *command, struct error *error)
 			    command->until_restart, &options, error);
 	}
 	if (res == 0)
-		res = command->undo ? move_undo(move, command->keep_old, error)
-		                    : move_forward(move, command->until, error);
+		res = find_device(command, move, error);
 	if (res == 0)
-		say_end(command, move, command->undo ? "undone" : results[command->until]);
+		res = command->undo ? move_undo(move, command->keep_old, error)
+		                    : move_forward(move, command->until, &reached, error);
+	if (res == 0)
+		say_end(command, move, command->undo ? "undone" : results[reached]);
 	move_free(move);
 	return res;
 }
@@ -354,12 +413,14 @@ int command_move(int argc, char **argv)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	command.mirror.state_dir = command.state_dir;
+	command.mirror.overwrite = command.overwrite;
 	res = run(&command, &error);
 	for (unsigned i = 0; i < 2; i++)
 		endpoint_done(&command.endpoints[i]);
 	for (unsigned i = 0; i < command.mirror.words_count; i++)
 		free((char *)command.mirror.words[i]);
 	if (res < 0)
-		return cli_fail(res == -EOPNOTSUPP ? JOB_REFUSED : cli_exit_code(res), &error);
+		return cli_fail(
+		    res == -EOPNOTSUPP || res == -EXDEV ? JOB_REFUSED : cli_exit_code(res), &error);
 	return JOB_OK;
 }

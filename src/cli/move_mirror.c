@@ -6,6 +6,7 @@
 #include "cli/control_client.h"
 #include "export/device.h"
 #include "ring/ring.h"
+#include "sync/job.h"
 #include "wire/child.h"
 
 #include <ctype.h>
@@ -64,7 +65,8 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 	length = pread(said, text, sizeof(text) - 1, 0);
 	text[length > 0 ? length : 0] = '\0';
 	text[strcspn(text, "\n")] = '\0';
-	return error_set(error, -EIO, "`blkmove %s` failed: %s", words[0], *text ? text : "it said nothing");
+	res = WIFEXITED(child.status) && WEXITSTATUS(child.status) == JOB_REFUSED ? -EPERM : -EIO;
+	return error_set(error, res, "`blkmove %s` failed: %s", words[0], *text ? text : "it said nothing");
 }
 
 /* One that gives no answer may be busy. One that has ended does not take the question. */
@@ -106,7 +108,7 @@ static bool is_known(const struct move_mirror *engine)
 static int begin(struct move_mirror *engine, struct move *move, struct error *error)
 {
 	const struct move_record *record = move_get_record(move);
-	char old[200], new[600], device[120], name[100], state_dir[4200], overwrite[620];
+	char old[200], new[600], device[120], name[100], state_dir[4200], overwrite[620] = "";
 	const char *words[MOVE_MIRROR_WORDS_MAX + 12];
 	unsigned count = 0;
 
@@ -118,15 +120,17 @@ static int begin(struct move_mirror *engine, struct move *move, struct error *er
 	snprintf(device, sizeof(device), "--device=%s", engine->name);
 	snprintf(name, sizeof(name), "--name=%s", engine->name);
 	snprintf(state_dir, sizeof(state_dir), "--state-dir=%s", engine->state_dir);
-	/* Judged before the move began. */
-	snprintf(overwrite, sizeof(overwrite), "--overwrite=%s", new);
+	/* A local one was judged before the move began. */
+	if (record->target[0] == '/' || engine->overwrite)
+		snprintf(overwrite, sizeof(overwrite), "--overwrite=%s",
+		    record->target[0] == '/' ? new : engine->overwrite);
 	words[count++] = "mirror";
 	words[count++] = device;
 	words[count++] = name;
 	words[count++] = state_dir;
 	words[count++] = "--cache=direct";
 	words[count++] = "--paused";
-	if (record->target[0] == '/')
+	if (overwrite[0])
 		words[count++] = overwrite;
 	for (unsigned i = 0; i < engine->words_count; i++)
 		words[count++] = engine->words[i];

@@ -13,6 +13,7 @@ struct move_mirror {
 	const char *state_dir;
 	const char *words[MOVE_MIRROR_WORDS_MAX]; /* further options of blkmove mirror, borrowed */
 	unsigned words_count;
+	const char *overwrite; /* the target's name, for a remote one; or NULL */
 
 	char name[80]; /* of the mirror; the engine's */
 };

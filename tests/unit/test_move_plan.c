@@ -127,7 +127,9 @@ static void test_record(void **state)
 	    .kind = MOVE_CONTENT,
 	    .sectors = 77777,
 	    .lvm = {.group = "vg", .moved = "lv", .target = "new"},
-	    .lvm_first = "pv0:12"};
+	    .lvm_first = "pv0:12",
+	    .note = 77,
+	    .target_id = "serial:X1,part2"};
 	struct move_record loaded;
 	struct move_folder folder, second;
 	char path[] = "/tmp/blkmove-XXXXXX";
@@ -146,6 +148,8 @@ static void test_record(void **state)
 	assert_string_equal(loaded.target, record.target);
 	assert_string_equal(loaded.lvm.target, "new");
 	assert_string_equal(loaded.lvm_first, "pv0:12");
+	assert_string_equal(loaded.target_id, "serial:X1,part2");
+	assert_int_equal(loaded.note, 77);
 	assert_int_equal(loaded.sectors, 77777);
 	assert_true(dm_table_equal(&loaded.old, &record.old));
 	assert_true(dm_table_equal(&loaded.last, &record.last));

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A move whose machine was started anew: mirror and legs are gone, and who had set the device up has done so again, from what LVM or he
+ * himself knows. Numbers of devices mean others now: none of the record's is used.
+ */
+#include "attach/move_private.h"
+
+#include <errno.h>
+#include <string.h>
+
+bool move_is_restarted(const struct move *move)
+{
+	return move_record_is_of_another_boot(&move->record);
+}
+
+/* The exchange in LVM's metadata comes before the first write that only the new leg has. */
+static int find_what_counts(struct move *move, bool *ret_new, struct error *error)
+{
+	const struct move_record *record = &move->record;
+
+	*ret_new = record->phase == MOVE_FINISHING ||
+	           (record->phase == MOVE_SWITCHED && move->options.engine->switches);
+	return move->record.lvm.group[0] ? move_is_exchanged(move, ret_new, error) : 0;
+}
+
+/* Whether who set the device up has led it to the target. LVM leads a volume where its metadata say, and they were looked at. */
+static int leads_to_target(struct move *move, bool *ret, struct error *error)
+{
+	struct dm_facts facts;
+	enum move_place place;
+	uint64_t sectors;
+	dev_t target;
+	int res = dm_look(move->record.device, &facts, error);
+
+	if (res < 0)
+		return error_prefix(error,
+		    "the machine was started anew since, and %s is not there: set it up",
+		    move->record.device);
+	*ret = false;
+	if (move_is_remote(move))
+		return 0;
+	res = move_stat_target(move, &target, &sectors, error);
+	if (res < 0)
+		return res;
+	/* The old leg's table means other devices now. */
+	dm_table_done(&move->record.old);
+	move->record.old_device = 0;
+	res = move_where(move, &place, error);
+	*ret = res == 0 && place == AT_NEW;
+	return res;
+}
+
+static int end_moved(struct move *move, struct error *error)
+{
+	int res = move->options.engine->forget(move->options.engine_data, move, error);
+
+	if (res < 0)
+		return res;
+	move_say(move, "%s leads to %s since the machine was started anew", move->record.device,
+	    move->record.target);
+	move->record.phase = MOVE_FINISHING;
+	move_record_forget(&move->folder);
+	return 1;
+}
+
+static int begin_again(struct move *move, struct error *error)
+{
+	int res = move_look_again(move, error);
+
+	move_say(move, "the machine was started anew since; the old leg has everything, and is copied again");
+	if (res == 0)
+		res = move->options.engine->forget(move->options.engine_data, move, error);
+	return res == 0 ? move_enter_phase(move, MOVE_SYNCING, error) : res;
+}
+
+static int say_what_is_lost(const struct move *move, struct error *error)
+{
+	const struct move_record *record = &move->record;
+
+	return error_set(error, -EPERM,
+	    "%s was switched to %s before the machine was started anew, and does not lead there now: what "
+	    "was "
+	    "written since the switch is on %s. Set %s up to lead there, and resume; or `blkmove move --undo "
+	    "--keep-old %s` forgets that",
+	    record->device, record->target, record->target, record->device, record->device);
+}
+
+int move_forward_restarted(struct move *move, struct error *error)
+{
+	bool new_counts, leads = false;
+	int res = find_what_counts(move, &new_counts, error);
+
+	if (res == 0 && !new_counts)
+		return move->record.phase == MOVE_UNDOING ? 0 : begin_again(move, error);
+	if (res == 0 && move->record.lvm.group[0])
+		return end_moved(move, error);
+	if (res == 0)
+		res = leads_to_target(move, &leads, error);
+	if (res < 0)
+		return res;
+	return leads ? end_moved(move, error) : say_what_is_lost(move, error);
+}
+
+/* Nothing has to be led back. */
+int move_undo_restarted(struct move *move, bool keep_old, struct error *error)
+{
+	struct move_record *record = &move->record;
+	bool new_counts, leads = false;
+	struct error ignored;
+	int res = find_what_counts(move, &new_counts, error);
+
+	if (res < 0)
+		return res;
+	if (new_counts && (record->lvm.group[0] || (leads_to_target(move, &leads, &ignored) == 0 && leads)))
+		return error_set(error, -EPERM,
+		    "%s leads to %s already, which has everything: `blkmove move --resume %s` ends this move",
+		    record->device, record->target, record->device);
+	if (new_counts && !keep_old)
+		return say_what_is_lost(move, error);
+	move_say(move, "the machine was started anew since; the old leg %s",
+	    new_counts ? "is kept as it is" : "has everything");
+	record->phase = MOVE_UNDOING;
+	record->note = 0;
+	return move->options.engine->forget(move->options.engine_data, move, error);
+}
