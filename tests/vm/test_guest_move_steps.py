@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""blkmove move, killed at each step, and the machine with it: it is always finished or undone, and nothing is lost or left behind.
+
+A step is a system call by which the command changes what outlasts it: a table, a device, the record. strace kills the command in it.
+BLKMOVE_STEPS=all takes every one; else some, by the seed.
+"""
+import os
+
+import pytest
+
+import moved
+from moved import KINDS, PATIENCE_S, InUse, Move
+
+SAMPLE = 4
+SIZE_MIB = 8
+STATE = "/var/lib/blkmove"
+MODULES = "for module in dm_mod dm_mirror dm_crypt; do modprobe $module; done; modprobe ublk_drv || modprobe nbd"
+
+
+def some_of(steps, random, count=SAMPLE):
+    return steps if os.environ.get("BLKMOVE_STEPS") == "all" or len(steps) <= count else random.sample(steps, count)
+
+
+def halts_of(move, engine):
+    """[(how far before, words of the command that is killed, its step)]: by moving it there, back, there, and undoing that. It is at its old place."""
+    device, halts = move.volume.device, []
+
+    def note(before, words, begins):
+        steps = move.steps_of(*(move.words(*words) if begins else [*words, device]))
+        halts.extend((before, words, step) for step in steps)
+
+    note(None, ("--until=synced", f"--engine={engine}"), True)
+    note("synced", ("--resume",), False)
+    assert move.volume.leads() == "new"
+    move.begin("--until=synced", f"--engine={engine}")
+    note("synced", ("--undo",), False)
+    if engine == "blkmove":
+        move.begin("--until=switched", f"--engine={engine}")
+        note("switched", ("--undo",), False)
+    move.begin("--engine=dm")
+    assert move.volume.leads() == "old"
+    return halts
+
+
+def halt_at(move, engine, halt):
+    before, words, step = halt
+    if before is None:
+        return move.kill_at(step, *move.words(*words))
+    move.begin(f"--until={before}", f"--engine={engine}")
+    return move.kill_at(step, *words, move.volume.device)
+
+
+def finish(move, onward):
+    """As was chosen, or as the program says that alone is left. Returns the leg that it says counts, or None if the move had ended."""
+    if not move.is_known():
+        return None
+    for way in (onward, "--undo" if onward == "--resume" else "--resume"):
+        command = move.guest.run(["blkmove", "move", way, "--json", move.volume.device], code=None, timeout_s=PATIENCE_S)
+        if command.code == 0:
+            return command.out.split('"leg":"')[1][:3]
+        assert command.code == 3 and ("--undo" in command.out or "--resume" in command.out), command.out
+    raise AssertionError(command.out)
+
+
+@pytest.mark.parametrize("engine", ["dm", "blkmove"])
+@pytest.mark.parametrize("kind", ["linear", "lvm", "crypt"])
+def test_h25_killed_at_each_step(guest, random, kind, engine):
+    """The command alone, or its mirror too; a file system in use all the while. Each ends with the next move to where it was not."""
+    guest.run(MODULES)
+    move = InUse(guest, random, kind)
+    move.begin_work()
+    for halt in some_of(halts_of(move, engine), random):
+        place, target = move.volume.leads(), move.volume.target
+        killed = halt_at(move, engine, halt)
+        if engine == "blkmove" and random.random() < 0.5:
+            guest.run("pkill -9 -f '^/proc/self/exe mirror' || [ $? = 1 ]")
+        onward = random.choice(["--resume", "--undo"])
+        print(f"{halt}: killed {killed}, then {onward}")
+        leg = finish(move, onward)
+        now = move.volume.leads()
+        assert now in ("old", "new")
+        assert leg is None or (now != place) == (leg == "new"), (leg, place, now)
+        move.nothing_is_left()
+        guest.run(f"dmsetup info -c --noheadings -o suspended,tables_loaded {move.volume.name} | grep -qx 'Active:Live'")
+        move.volume.spoil_other()
+        move.go_on(1)
+    move.begin("--engine=dm")
+    move.nothing_is_left()
+    move.volume.spoil_other()
+    move.go_on()
+    move.end()
+
+
+class Volume(Move):
+    """One of many on two disks, with a file system that is looked at before and after a restart."""
+
+    def __init__(self, disks, number, kind, engine):
+        self.number, self.engine, self.disks = number, engine, disks
+        super().__init__(disks.guest, KINDS[kind](disks.guest, f"v{number}", *disks.places(number)))
+        self.folder = f"/v/{number}"
+        self.guest.run(f"mkdir -p {self.folder}")
+        self.volume.set_up()
+        self.guest.run(f"mkfs.ext4 -q -E nodiscard {self.volume.device}; mount {self.volume.device} {self.folder}")
+        self.write("first")
+
+    def write(self, name):
+        """Known on the disk of the records only once it is on the volume."""
+        self.guest.run(f"""cd {self.folder}; dd if=/dev/urandom of={name} bs=300k count=1 status=none; sync -f .
+            md5sum {name} >>{STATE}/sums{self.number}; sync -f {STATE}""")
+
+    def check(self):
+        """The file system where it leads now, by a kernel that remembers nothing of it."""
+        self.guest.run(f"""mkdir -p {self.folder}; mount {self.volume.device} {self.folder}; cd {self.folder}
+            md5sum -c --quiet {STATE}/sums{self.number}; cd /; umount {self.folder}; e2fsck -fn {self.volume.device}""")
+
+
+class Disks:
+    """Two disks with a part for each volume, which keep their names over a restart, when the kernel's change."""
+
+    def __init__(self, guest, kind, count):
+        self.guest, self.kind, self.count = guest, kind, count
+        guest.add_disk("1M", "first")
+        size = (SIZE_MIB * count + 16) << 20
+        for name in ("old", "new"):
+            guest.add_disk(size, name)
+        self.state = guest.add_disk("16M", "state")
+        guest.run(f"mkfs.ext4 -q {self.state}")
+        self.set_up()
+        if kind == "lvm":
+            moved.make_group(guest, *self.places(0))
+
+    def set_up(self):
+        self.guest.run(f"""{MODULES}
+            mkdir -p {STATE} /dev/m; mount /dev/by-serial/state {STATE}""")
+        if self.kind == "lvm":
+            return
+        self.guest.run(f"""mkdir -p /dev/m; for disk in old new; do for i in $(seq {self.count}); do
+                addpart /dev/by-serial/$disk $i $((i * {SIZE_MIB} * 2048)) {SIZE_MIB * 2048}
+                ln -sf $(readlink -f /dev/by-serial/$disk)$i /dev/m/$disk$i
+            done; done""")
+
+    def places(self, number):
+        if self.kind == "lvm":
+            return "/dev/by-serial/old", "/dev/by-serial/new"
+        return f"/dev/m/old{number}", f"/dev/m/new{number}"
+
+    def restart(self):
+        """Disks have other numbers afterwards."""
+        before = self.guest.run("readlink -f /dev/by-serial/old").out
+        self.guest.remove_disks("first")
+        self.guest.reset()
+        assert self.guest.run("readlink -f /dev/by-serial/old").out != before
+        self.set_up()
+
+
+def finish_after_restart(one, onward, led):
+    """As halt and kind have it. `led`: where it led before."""
+    volume = one.volume
+    volume.set_up_after_restart("new" if led == "new" else "old")
+    one.check()
+    if one.is_known():
+        command = one.guest.run(["blkmove", "move", "--json", onward, volume.name], code=None, timeout_s=PATIENCE_S)
+        if command.code == 3 and "was switched to" in command.out:
+            # Both have everything: nothing was written since. One of the two ways out.
+            if onward == "--resume":
+                volume.remove()
+                volume.set_up("new")
+                one.move("--resume", volume.name)
+            else:
+                one.move("--undo", "--keep-old", volume.name)
+        elif command.code != 0:
+            assert command.code == 3, command.out
+            one.move("--undo" if onward == "--resume" else "--resume", volume.name)
+
+
+@pytest.mark.parametrize("kind", ["linear", "lvm", "crypt"])
+def test_h22_h27_restart_of_the_machine(guest, random, kind):
+    """A hard reset when each of many moves is at another of its steps. What the file systems were sure of is there, before and after."""
+    engines = ("dm", "blkmove")
+    count = 4
+    disks = Disks(guest, kind, 2 * count)
+    volumes = []
+    for engine in engines:
+        first = Volume(disks, len(volumes) + 1, kind, engine)
+        halts = some_of(halts_of(first, engine), random, count)
+        for i, halt in enumerate(halts):
+            one = first if i == 0 else Volume(disks, len(volumes) + 1, kind, engine)
+            volumes.append(one)
+            one.halt, one.killed = halt, halt_at(one, engine, halt)
+            if not one.volume.is_suspended():
+                one.write("second")
+            one.led = one.volume.leads()
+    disks.restart()
+    for one in volumes:
+        onward = random.choice(["--resume", "--undo"])
+        print(f"{one.engine} {one.halt}: killed {one.killed}, led {one.led}, then {onward}")
+        finish_after_restart(one, onward, one.led)
+        assert one.volume.leads() in ("old", "new")
+        one.nothing_is_left_of_it()
+        one.check()
+        one.begin("--engine=dm")
+        one.volume.spoil_other()
+        one.check()
+    volumes[0].nothing_is_left()
+    guest.run(f"umount {STATE}")
+    for one in volumes:
+        if kind != "lvm" or one is volumes[-1]:
+            one.volume.take_down()
