@@ -73,7 +73,8 @@ int dm_look_path(const char *path, struct dm_facts *ret, struct error *error)
 	return res;
 }
 
-static int get_targets(int type, const char *name, bool secrets, struct dm_table *ret, struct error *error)
+static int get_targets(
+    int type, const char *name, bool secrets, bool waiting, struct dm_table *ret, struct error *error)
 {
 	_cleanup_dm_task_ struct dm_task *task = dm_begin(type, name);
 	char *target_type, *params;
@@ -84,6 +85,8 @@ static int get_targets(int type, const char *name, bool secrets, struct dm_table
 	*ret = (struct dm_table){0};
 	if (task && secrets)
 		dm_task_secure_data(task);
+	if (task && waiting)
+		dm_task_query_inactive_table(task);
 	/* The size of the devices below does not matter: nothing is to be waited for. */
 	if (task && type == DM_DEVICE_STATUS)
 		dm_task_no_flush(task);
@@ -102,12 +105,17 @@ static int get_targets(int type, const char *name, bool secrets, struct dm_table
 
 int dm_get_table(const char *name, bool secrets, struct dm_table *ret, struct error *error)
 {
-	return get_targets(DM_DEVICE_TABLE, name, secrets, ret, error);
+	return get_targets(DM_DEVICE_TABLE, name, secrets, false, ret, error);
+}
+
+int dm_get_waiting(const char *name, struct dm_table *ret, struct error *error)
+{
+	return get_targets(DM_DEVICE_TABLE, name, false, true, ret, error);
 }
 
 int dm_get_status(const char *name, struct dm_table *ret, struct error *error)
 {
-	return get_targets(DM_DEVICE_STATUS, name, false, ret, error);
+	return get_targets(DM_DEVICE_STATUS, name, false, false, ret, error);
 }
 
 void dm_table_wipe(struct dm_table *table)

@@ -25,6 +25,8 @@ int dm_look_path(const char *path, struct dm_facts *ret, struct error *error);
  * ours: see dm_table_wipe().
  */
 int dm_get_table(const char *name, bool secrets, struct dm_table *ret, struct error *error);
+/* The table in the inactive slot; an empty one when there is none. */
+int dm_get_waiting(const char *name, struct dm_table *ret, struct error *error);
 /* Overwrites the parameters before they are freed. */
 void dm_table_wipe(struct dm_table *table);
 /* What the targets say of themselves, in the place of their parameters. */

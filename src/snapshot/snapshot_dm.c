@@ -375,50 +375,70 @@ static int remove_slot(struct snapshot *snapshot, unsigned slot, struct error *e
 	return res < 0 ? res : dm_remove(name, error);
 }
 
-/* Gives the device its own table again, if nothing needs the origin any more. */
-static int take_out(struct snapshot *snapshot, const struct dm_facts *real, struct error *error)
+/* Of a run that was killed just before the moment: the table that leads to the origin was loaded, and holds that. */
+static void drop_waiting(const char *name, dev_t origin)
 {
-	struct dm_facts source;
 	struct dm_table table;
 	struct error ignored;
-	bool led;
-	int res = 0;
+	size_t at, length;
+	dev_t device;
 
-	if (dm_look(snapshot->record.device, &source, &ignored) == 0) {
+	if (dm_get_waiting(name, &table, &ignored) < 0)
+		return;
+	if (dm_table_is(&table, "snapshot-origin") &&
+	    dm_params_device(table.targets[0].params, &at, &length, &device) == 0 && device == origin)
+		(void)dm_clear(name, &ignored);
+	dm_table_done(&table);
+}
+
+static int restore_table(const char *device, const char *real, struct error *error)
+{
+	struct dm_table table;
+	int res = dm_get_table(real, true, &table, error);
+
+	if (res == 0)
+		res = dm_swap(device, true, &table, NULL, NULL, NULL, error);
+	dm_table_wipe(&table);
+	return res;
+}
+
+/* Gives the device its own table again, if no snapshot of any series needs the origin any more. */
+static int take_out(struct snapshot *snapshot, const char *name, struct error *error)
+{
+	struct dm_facts real, source;
+	struct error ignored;
+	bool there, led = false;
+	int res;
+
+	if (dm_look(name, &real, &ignored) < 0)
+		return 0;
+	there = dm_look(snapshot->record.device, &source, &ignored) == 0;
+	if (there) {
 		snapshot->source = source;
 		(void)look_at_table(snapshot, &ignored);
-		led = snapshot->place.inserted && snapshot->place.origin == real->device;
-		/* Of a run that was killed before the moment. */
-		if (!led && real->open_count == 0 && source.inactive_table)
-			(void)dm_clear(source.name, &ignored);
-		if (led && real->open_count > 1)
-			return 0;
-		if (led) {
-			res = dm_get_table(real->name, true, &table, error);
-			if (res == 0)
-				res = dm_swap(source.name, true, &table, NULL, NULL, NULL, error);
-			dm_table_wipe(&table);
-		}
+		led = snapshot->place.inserted && snapshot->place.origin == real.device;
+		drop_waiting(source.name, real.device);
 	}
+	res = dm_look(name, &real, error);
+	if (res < 0 || (led && real.open_count > 1))
+		return res;
+	res = led ? restore_table(source.name, name, error) : 0;
 	if (res == 0)
-		res = dm_look(real->name, &source, error);
-	return res < 0 || source.open_count > 0 ? res : dm_remove(real->name, error);
+		res = dm_look(name, &real, error);
+	return res < 0 || real.open_count > 0 ? res : dm_remove(name, error);
 }
 
 static int clear(struct snapshot *snapshot, struct error *error)
 {
 	_cleanup_(cleanup_close) int lock = lock_origins(snapshot, error);
 	char name[DM_NAME_MAX];
-	struct dm_facts real;
-	struct error ignored;
 	int res = lock < 0 ? lock : 0;
 
 	for (unsigned slot = 0; slot < SNAPSHOT_SLOTS && res == 0; slot++)
 		res = remove_slot(snapshot, slot, error);
 	real_name(snapshot, name);
-	if (res == 0 && !snapshot->record.base[0] && !snapshot->record.fresh[0] &&
-	    dm_look(name, &real, &ignored) == 0)
-		res = take_out(snapshot, &real, error);
+	if (res == 0 && !snapshot->record.base[0] && !snapshot->record.fresh[0])
+		res = take_out(snapshot, name, error);
 	return res < 0 ? error_prefix(error, "cannot remove snapshots of %s", snapshot->record.device) : 0;
 }
 
