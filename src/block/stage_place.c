@@ -81,9 +81,10 @@ int stage_place_note(const struct stage_place *place, struct error *error)
 {
 	char folder[PATH_MAX], old[STAGE_PATH_MAX];
 	ssize_t length;
-	int res = folder_make(state_dir_path(folder, sizeof(folder)));
+	int res = 0;
 
-	if (res == 0 && strcmp(place->path, place->record)) {
+	state_dir_path(folder, sizeof(folder));
+	if (strcmp(place->path, place->record)) {
 		length = readlink(place->record, old, sizeof(old) - 1);
 		old[length > 0 ? length : 0] = '\0';
 		/* It was settled before: what is there counts for nothing. */

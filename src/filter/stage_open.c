@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Opens the target of an atomic round: the volume, the file for its stage, the view over both. Control path. */
 #include "base/folder.h"
+#include "base/state_dir.h"
 #include "block/driver.h"
 #include "block/stage.h"
 #include "filter/stage_view.h"
@@ -75,6 +76,14 @@ static int open_file(struct block **ret, struct ring *ring, const struct stage_p
 	return file_open(ret, ring, place->path, where, &file, error);
 }
 
+static int make_state_dir(struct error *error)
+{
+	char folder[PATH_MAX];
+	int res = folder_make(state_dir_path(folder, sizeof(folder)));
+
+	return res < 0 ? error_set(error, res, "cannot make %s: %s", folder, strerror(-res)) : 0;
+}
+
 static int open_view(struct block **ret, struct block *take_volume, const struct path_policy *policy,
     const struct block_open_options *options, struct staged *take_staged, struct error *error)
 {
@@ -93,11 +102,15 @@ static int open_view(struct block **ret, struct block *take_volume, const struct
 	if (res == 0)
 		res = find_place(take_staged->path, &facts, options, &take_staged->place, error);
 	if (res == 0)
-		res = stage_place_note(&take_staged->place, error);
+		res = make_state_dir(error);
 	if (res == 0)
 		res = open_file(
 		    &file, ring, &take_staged->place, policy, options, &facts, &layout, &view.resume, error);
+	/* What the policy refuses leaves no record. */
+	if (res == 0)
+		res = stage_place_note(&take_staged->place, error);
 	if (res < 0) {
+		block_free(file);
 		block_free(take_volume);
 		free(take_staged);
 		return res;
