@@ -142,6 +142,9 @@ int dm_create(const char *name, const char *uuid, const struct dm_table *table, 
 
 	if (task && (!dm_task_set_uuid(task, uuid) || (table && !add_targets(task, table))))
 		return dm_cannot("make the device", name, error);
+	/* There may be keys in it. */
+	if (task)
+		dm_task_secure_data(task);
 	/* The kernel tells udev of a device when it gets its first table. */
 	return table ? dm_do_with_udev(task, UDEV_FLAGS, "make the device", name, error)
 	             : dm_do(task, "make the device", name, error);
@@ -243,9 +246,8 @@ int dm_moment(const char *name, const char *inner, struct error *error)
 		return res;
 	res = resume_for(inner, &cookie, UDEV_FLAGS, error);
 	resumed = resume_for(name, &cookie, 0, &why);
-	/* It waits for whoever would read the suspended device. */
-	if (cookie)
-		dm_udev_wait(cookie);
+	/* Later than usual: udev may have to read the suspended device. Where there is no udev this makes the nodes. */
+	dm_udev_wait(cookie);
 	if (resumed == 0)
 		return res;
 	return error_set(
