@@ -18,16 +18,9 @@
 struct model {
 	double size, change, send, overhead;
 	double first_faster; /* times */
-	double noise;        /* part of a time that is chance */
 	struct rand rand;
 	double now_s, moment_s; /* of the round before */
-	double last_s;
 };
-
-static double chance(struct model *model)
-{
-	return 1 + model->noise * ((double)rand_below(&model->rand, 2001) / 1000 - 1);
-}
 
 static double bytes_to_move(const struct model *model, bool first)
 {
@@ -41,11 +34,10 @@ static struct round_figures run(struct model *model, bool first)
 	double bytes = bytes_to_move(model, first), rate = model->send * (first ? model->first_faster : 1);
 	struct round_figures figures = {.moment_s = model->now_s, .moved = (uint64_t)bytes};
 
-	figures.seconds = (model->overhead + bytes / rate) * chance(model);
+	figures.seconds = model->overhead + bytes / rate;
 	model->moment_s = model->now_s;
 	model->now_s += figures.seconds;
 	figures.ended_s = model->now_s;
-	model->last_s = figures.seconds;
 	return figures;
 }
 
