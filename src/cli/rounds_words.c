@@ -150,7 +150,7 @@ static void format_worth(const struct round_run *run, char *buf, size_t length)
 	case ROUNDS_NOT_STOPPED:
 	case ROUNDS_IN_USE:
 		snprintf(buf, length,
-		    "nothing was sent since the last round: %s; look whether the source still runs, then: %s",
+		    "nothing was sent since the last round: %s; look whether the source still runs; then %s",
 		    target, again);
 		break;
 	default:
@@ -185,6 +185,11 @@ static void say_end_event(struct round_run *run, enum job_result code, const cha
 	json_t *event = report_end_event(run->run.report, &run->progress, NULL, code, &run->error);
 	bool stopped = run->stopped_at_s > 0;
 
+	/* The last job's may have been a good one. */
+	json_object_set_new(event, "state",
+	    json_string(job_state_name(code == JOB_OK            ? JOB_COMPLETED
+	                               : code == JOB_INTERRUPTED ? JOB_CANCELLED
+	                                                         : JOB_FAILED)));
 	json_object_set_new(event, "rounds", json_integer(run->rounds.sent));
 	json_object_set_new(event, "outcome", json_string(names[run->rounds.end]));
 	if (worth)

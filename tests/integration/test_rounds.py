@@ -105,7 +105,7 @@ def test_what_events_say(program, write, source, target):
     stops = [event for event in events if event["event"] == "stop"]
     assert len(stops) == 1 and stops[0]["command"] == writer.stop and stops[0]["expected_verify_seconds"] > 0
     end = events[-1]
-    assert (end["event"], end["exit_code"], end["outcome"], end["rounds"]) == ("end", 0, "equal", 3)
+    assert (end["event"], end["state"], end["exit_code"], end["outcome"], end["rounds"]) == ("end", "completed", 0, "equal", 3)
     parts = sum(end[f"{part}_seconds"] for part in ("stop", "wait", "last", "verify"))
     assert end["verify_seconds"] > 0 and parts <= end["outage_seconds"] < parts + 1
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
@@ -134,9 +134,11 @@ def test_a_source_that_changes_faster_than_it_is_sent(folder, program, write, so
 def test_a_stop_command_that_fails(command, says, folder, program, write, source, target):
     """Nothing more is sent, the source goes on, and the next try begins where this one was."""
     writer = write(source)
-    done = program(*LIVE, "--rounds=2", "--then", f"cp {target} {folder}/then; {command}", "--then-timeout=1s", source, target,
+    done = program(*LIVE, "--json", "--rounds=2", "--then", f"cp {target} {folder}/then; {command}", "--then-timeout=1s", source, target,
                    code=NOT_STOPPED)
-    assert says in done.err and "nothing was sent since" in done.err, str(done)
+    end = done.events()[-1]
+    assert says in end["error"] and "nothing was sent since" in end["worth"] and end["worth"] in done.err, str(done)
+    assert (end["state"], end["outcome"]) == ("failed", "not-stopped")
     assert target.read_bytes() == (folder / "then").read_bytes() and writer.is_running()
     # What it has started has ended with it.
     wait_until(lambda: subprocess.run(["pgrep", "-f", "^sleep 60$"], stdout=subprocess.DEVNULL).returncode, "the end of its children")

@@ -22,9 +22,9 @@ STOP = f"echo stopping; touch {WORK}/stop; until [ -e {WORK}/sums ]; do sleep 0.
 class Move:
     """vg/live here, the disk `target` there."""
 
-    def __init__(self, pair, random):
+    def __init__(self, pair, random, address="10.77.0.2"):
         self.here, self.there = pair
-        self.random = random
+        self.random, self.address = random, address
         self.disk, self.target = self.here.add_disk("256M", "pv"), self.there.add_disk(f"{SIZE_M}M", "new")
         self.here.run("modprobe -a dm_thin_pool dm_snapshot")
         self.there.run("start-sshd")
@@ -41,7 +41,7 @@ class Move:
 
     def words(self, *more, then=STOP):
         return ["blkmove", "sync", "--json", "--snapshot=auto", "--timeout=600", "--progress=none", "--ssh-option=-i/root/.ssh/id", "--ssh-option=-oStrictHostKeyChecking=no", "--then", then,
-                *more, "/dev/vg/live", f"10.77.0.2:{self.target}"]
+                *more, "/dev/vg/live", f"{self.address}:{self.target}"]
 
     def start(self, *more, **how):
         return self.here.start(self.words(*more, **how))
