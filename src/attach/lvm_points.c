@@ -6,7 +6,6 @@
 #include "attach/lvm.h"
 #include "base/cleanup.h"
 #include "block/dm.h"
-#include "wire/child.h"
 
 #include <errno.h>
 #include <libdevmapper.h>
@@ -15,8 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-#define POINTS_MAX  2048u
-#define PATIENCE_MS 60000u
+#define POINTS_MAX 2048u
 
 struct volume {
 	char group[LVM_NAME_MAX], name[LVM_NAME_MAX];
@@ -97,18 +95,7 @@ int lvm_points_of(const char *text, const char *group, const char *volume, char 
 
 /* Commands */
 
-static int run(char *const *words, struct ring *ring, struct error *error)
-{
-	char said[400] = "";
-	int res = child_capture(words, ring, said, sizeof(said), PATIENCE_MS);
-
-	if (res == 0)
-		return 0;
-	return error_set(error, res, "`%s` failed: %s%s%.250s; run it to see why", words[0], strerror(-res),
-	    *said ? ": " : "", said);
-}
-
-static int make(const struct volume *volume, struct ring *ring, struct error *error)
+static int make(const struct volume *volume, struct error *error)
 {
 	char origin[2 * LVM_NAME_MAX + 2], name[2 * LVM_NAME_MAX], stamp[32] = "";
 	char *words[] = {
@@ -121,19 +108,19 @@ static int make(const struct volume *volume, struct ring *ring, struct error *er
 		strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%S", &tm);
 	snprintf(name, sizeof(name), "%s-point-%s.%03ldZ", volume->name, stamp, now.tv_nsec / 1000000);
 	snprintf(origin, sizeof(origin), "%s/%s", volume->group, volume->name);
-	return run(words, ring, error);
+	return lvm_run(words, error);
 }
 
-static int remove_point(const struct volume *volume, char *point, struct ring *ring, struct error *error)
+static int remove_point(const struct volume *volume, char *point, struct error *error)
 {
 	char name[2 * LVM_NAME_MAX + 2];
 	char *words[] = {"lvremove", "-y", "-q", name, NULL};
 
 	snprintf(name, sizeof(name), "%s/%s", volume->group, point);
-	return run(words, ring, error);
+	return lvm_run(words, error);
 }
 
-static int remove_oldest(const struct volume *volume, unsigned keep, struct ring *ring, struct error *error)
+static int remove_oldest(const struct volume *volume, unsigned keep, struct error *error)
 {
 	_cleanup_(cleanup_free) char *text = NULL;
 	_cleanup_(cleanup_free) char(*names)[LVM_NAME_MAX] = calloc(POINTS_MAX, LVM_NAME_MAX);
@@ -145,22 +132,22 @@ static int remove_oldest(const struct volume *volume, unsigned keep, struct ring
 	count = res < 0 ? res : lvm_points_of(text, volume->group, volume->name, names, POINTS_MAX, error);
 	res = count < 0 ? count : 0;
 	for (int i = 0; res == 0 && i + (int)keep < count; i++)
-		res = remove_point(volume, names[i], ring, error);
+		res = remove_point(volume, names[i], error);
 	return res;
 }
 
-int lvm_points(const char *path, unsigned keep, struct ring *ring, bool check_only, struct error *error)
+int lvm_points(const char *path, unsigned keep, bool check_only, struct error *error)
 {
 	struct volume volume;
 	int res = find_volume(path, &volume, error);
 
 	if (res < 0 || check_only)
 		return res;
-	res = make(&volume, ring, error);
+	res = make(&volume, error);
 	if (res < 0)
 		return error_prefix(
 		    error, "the volume is the new point, but no snapshot of it could be made");
-	res = remove_oldest(&volume, keep, ring, error);
+	res = remove_oldest(&volume, keep, error);
 	return res < 0 ? error_prefix(
 	                     error, "the volume is the new point, but its oldest ones could not be removed")
 	               : 0;

@@ -6,7 +6,6 @@
 #pragma once
 
 #include "base/error.h"
-#include "ring/ring.h"
 
 #include <stdbool.h>
 
@@ -16,7 +15,7 @@
  * A point of what the device at `path` holds now; then the oldest are removed until `keep` are left (at least 1). With `check_only`: whether that could be.
  * -EOPNOTSUPP with words for what is no thin volume of LVM's.
  */
-int lvm_points(const char *path, unsigned keep, struct ring *ring, bool check_only, struct error *error);
+int lvm_points(const char *path, unsigned keep, bool check_only, struct error *error);
 /* For tests: the volume's points in LVM's metadata, the oldest first, at most `max`. How many there are, or -errno with words. */
 int lvm_points_of(const char *text, const char *group, const char *volume, char (*ret_names)[128],
     unsigned max, struct error *error);

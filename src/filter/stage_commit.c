@@ -140,13 +140,6 @@ static int make_table(struct stage_view *view, struct stage_commit *ret)
 	return res;
 }
 
-static int flush_file(struct stage_view *view)
-{
-	struct block_io io = {.op = BLOCK_FLUSH};
-
-	return block_wait(view->file, &io);
-}
-
 static int write_commit(struct stage_view *view)
 {
 	struct block_io io = {
@@ -159,7 +152,7 @@ static int write_commit(struct stage_view *view)
 	view->undecided = true;
 	res = block_wait(view->file, &io);
 	free(io.buf);
-	return res == 0 && !PLANTED(PLANTED_STAGE_EARLY_APPLY) ? flush_file(view) : res;
+	return res == 0 && !PLANTED(PLANTED_STAGE_EARLY_APPLY) ? stage_view_flush_file(view) : res;
 }
 
 /* Nobody else wrote to the volume meanwhile, as far as that can be seen: what is staged is what differs from what it held. */
@@ -185,7 +178,7 @@ int stage_view_commit(struct stage_view *view, struct error *error)
 	if (res == 0)
 		res = make_table(view, &view->stage.commit);
 	if (res == 0 && view->stage.commit.entries && !PLANTED(PLANTED_STAGE_UNFLUSHED))
-		res = flush_file(view);
+		res = stage_view_flush_file(view);
 	if (res < 0)
 		return error_set(error, res, "its stage cannot be completed, and it was left as it is: %s",
 		    strerror(-res));

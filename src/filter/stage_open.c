@@ -16,7 +16,6 @@
 
 /* What the view calls back with. */
 struct staged {
-	struct ring *ring;
 	struct stage_place place;
 	char path[PATH_MAX];
 	stage_points *points;
@@ -32,7 +31,7 @@ static int make_point(void *data, struct error *error)
 {
 	struct staged *staged = data;
 
-	return staged->points(staged->path, staged->keep_points, staged->ring, false, error);
+	return staged->points(staged->path, staged->keep_points, false, error);
 }
 
 static int find_place(const char *path, const struct block_facts *facts,
@@ -127,18 +126,16 @@ static int begin(struct block **ret, struct block *take_volume, const char *path
     struct error *error)
 {
 	struct staged *staged = calloc(1, sizeof(*staged));
-	struct ring *ring = block_ring(take_volume);
 	int res = staged ? 0 : error_set(error, -ENOMEM, "out of memory");
 
 	if (res == 0 && options->keep_points)
-		res = points ? points(path, options->keep_points, ring, true, error)
+		res = points ? points(path, options->keep_points, true, error)
 		             : error_set(error, -EOPNOTSUPP, "points of it cannot be kept here");
 	if (res < 0) {
 		block_free(take_volume);
 		free(staged);
 		return res;
 	}
-	staged->ring = ring;
 	staged->points = points;
 	staged->keep_points = options->keep_points;
 	snprintf(staged->path, sizeof(staged->path), "%s", path);

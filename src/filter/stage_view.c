@@ -27,7 +27,7 @@ static struct stage_view *view_of(struct block *block)
 
 /* Flushing */
 
-static int flush_file(struct stage_view *view)
+int stage_view_flush_file(struct stage_view *view)
 {
 	struct block_io io = {.op = BLOCK_FLUSH};
 
@@ -57,7 +57,7 @@ static int flush_leaves(struct stage_view *view, uint8_t *bits, uint64_t *from)
 			break;
 		*from = leaves[count++] + 1;
 	}
-	res = PLANTED(PLANTED_STAGE_BITS_FIRST) && count ? 0 : flush_file(view);
+	res = PLANTED(PLANTED_STAGE_BITS_FIRST) && count ? 0 : stage_view_flush_file(view);
 	for (; res == 0 && written < count; written++)
 		res = write_leaf(view, leaves[written], bits + written * OVERLAY_LEAF_BYTES);
 	for (unsigned i = 0; res < 0 && i < count; i++)
@@ -213,7 +213,7 @@ static int begin(struct stage_view *view, struct error *error)
 	res = block_wait(view->file, &io);
 	free(io.buf);
 	if (res == 0)
-		res = flush_file(view);
+		res = stage_view_flush_file(view);
 	return res < 0 ? error_set(
 	                     error, res, "cannot write %s: %s", block_info(view->file)->name, strerror(-res))
 	               : 0;

@@ -32,7 +32,6 @@ int stage_view_new(struct block **ret, struct block *take_volume, struct block *
  * file_open(), and with options->stage NEW or RESUME a view over it. `policy` confines the stage's place, too. `points` makes a point of the volume
  * (options->keep_points): path and number; NULL: that is refused. -EOPNOTSUPP with words for a volume that can have no stage.
  */
-typedef int stage_points(
-    const char *path, unsigned keep, struct ring *ring, bool check_only, struct error *error);
+typedef int stage_points(const char *path, unsigned keep, bool check_only, struct error *error);
 int stage_view_open(struct block **ret, struct ring *ring, const char *path, const struct path_policy *policy,
     const struct block_open_options *options, stage_points *points, struct error *error);

@@ -26,6 +26,7 @@ struct stage_view {
 	bool over;      /* committed and applied */
 };
 
+int stage_view_flush_file(struct stage_view *view);
 /* Makes durable what is staged, and which blocks that is. */
 int stage_view_flush(struct stage_view *view);
 int stage_view_commit(struct stage_view *view, struct error *error);

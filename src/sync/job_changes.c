@@ -109,7 +109,8 @@ static int note_partial(struct job *job, const struct block_facts *target)
 
 void job_changes_forget(struct job *job)
 {
-	if (!job_writes(job))
+	/* Of an atomic run the target is changed by its commit alone, which may come after a link was lost. */
+	if (!job_writes(job) || (job->opened_before && !job->options.atomic))
 		return;
 	job->holds = JOB_HOLDS_UNKNOWN;
 	if (!job->options.state_dir)

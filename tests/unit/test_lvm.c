@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* LVM's metadata, as text: two volumes exchange their segments, and nothing else changes. */
 #include "attach/lvm.h"
+#include "attach/lvm_points.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -137,6 +138,32 @@ static void test_refusals(void **state)
 	assert_null(text);
 }
 
+static void test_points(void **state)
+{
+	static const char text[] =
+	    "vg0 {\n logical_volumes {\n"
+	    "  web { segment_count=1 segment1 { type=\"thin\" thin_pool=\"pool\" } }\n"
+	    "  web-point-20261121T213000.123Z { tags=[\"blkmove_point\"] segment1 { type=\"thin\" "
+	    "origin=\"web\" } }\n"
+	    "  web-point-20251121T213000.123Z { tags=[\"x\", \"blkmove_point\"] segment1 { type=\"thin\" "
+	    "origin=\"web\" } }\n"
+	    "  mine { tags=[\"keep\"] segment1 { type=\"thin\" origin=\"web\" } }\n"
+	    "  bare { segment1 { type=\"thin\" origin=\"web\" } }\n"
+	    "  other-point { tags=[\"blkmove_point\"] segment1 { type=\"thin\" origin=\"other\" } }\n"
+	    "  gone-point { tags=[\"blkmove_point\"] segment1 { type=\"thin\" } }\n"
+	    " }\n}\n";
+	char names[8][LVM_NAME_MAX];
+	struct error error = {0};
+
+	assert_int_equal(lvm_points_of(text, "vg0", "web", names, 8, &error), 2);
+	assert_string_equal(names[0], "web-point-20251121T213000.123Z");
+	assert_string_equal(names[1], "web-point-20261121T213000.123Z");
+	assert_int_equal(lvm_points_of(text, "vg0", "mine", names, 8, &error), 0);
+	assert_int_equal(lvm_points_of(text, "vg1", "web", names, 8, &error), -EBADMSG);
+	assert_int_equal(lvm_points_of("{", "vg0", "web", names, 8, &error), -EBADMSG);
+	assert_true(error.text[0]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -144,6 +171,7 @@ int main(void)
 	    cmocka_unit_test(test_exchange),
 	    cmocka_unit_test(test_space),
 	    cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_points),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
