@@ -15,6 +15,8 @@ class Linear:
 
     def __init__(self, guest, name="live", old=None, new=None):
         self.guest, self.name = guest, name
+        # Of the old place; not once it was moved there from elsewhere.
+        self.pieces = True
         self.old, self.new = old or guest.add_disk(SIZE + 512 * 77, "old"), new or guest.add_disk(SIZE + (3 << 20), "new")
 
     @property
@@ -22,8 +24,9 @@ class Linear:
         return f"/dev/mapper/{self.name}"
 
     def set_up(self, place="old"):
-        if place == "new":
-            self.guest.run(f'dmsetup create {self.name} --table "0 $(blockdev --getsz {self.old}) linear {self.new} 0"')
+        if place == "new" or not self.pieces:
+            disk = self.new if place == "new" else self.old
+            self.guest.run(f'dmsetup create {self.name} --table "0 $(blockdev --getsz {self.old}) linear {disk} 0"')
             return
         self.guest.run(f"""n=$(blockdev --getsz {self.old}); half=$((n / 2))
             printf '%s\\n' "0 $((n - half)) linear {self.old} $half" "$((n - half)) $half linear {self.old} 0" | dmsetup create {self.name}""")

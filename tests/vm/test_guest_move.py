@@ -103,7 +103,7 @@ def test_volume_of_another_group(moved):
 
 @kinds("linear")
 def test_h22_a_path_that_leads_elsewhere(moved):
-    """Refused at each step, until it leads where it did; also where there is nothing to know a device by."""
+    """Refused until it leads where it did; the way back does not need it."""
     guest, volume = moved.guest, moved.volume
     other = guest.add_disk("64M", "other")
     before = guest.run(f"md5sum {other}").out

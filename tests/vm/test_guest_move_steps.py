@@ -39,6 +39,7 @@ def halts_of(move, engine):
         note("switched", ("--undo",), False)
     move.begin("--engine=dm")
     assert move.volume.leads() == "old"
+    move.volume.pieces = False
     return halts
 
 
