@@ -154,17 +154,28 @@ static bool may_be_direct(const struct file *file, const struct block_io *io)
 }
 
 /*
+ * Of what offset and length of a direct request are multiples. Writes take whole pages: of two at once in one page, the buffered
+ * one could have the page cache write back, beside its own bytes, what was there before the direct one.
+ */
+static uint64_t direct_grain(const struct file *file, const struct block_io *io)
+{
+	return io->op == BLOCK_WRITE ? max_u64(file->options.direct_align, (uint64_t)getpagesize())
+	                             : file->options.direct_align;
+}
+
+/*
  * Submits the next piece of a read or write: driver_u64[0] bytes are done. Pieces are direct where position
  * and memory are aligned, else buffered.
  */
 static void submit_piece(struct file *file, struct block_io *io)
 {
 	uint64_t done = io->driver_u64[0], at = io->offset + done, left = io->length - done;
-	uint64_t align = file->options.direct_align;
+	uint64_t align = direct_grain(file, io);
 	char *buf = (char *)io->buf + done;
 	struct ring_op *op = &io->ring_op;
 	bool may = may_be_direct(file, io);
-	bool direct = may && at % align == 0 && left >= align && (uintptr_t)buf % align == 0;
+	bool direct =
+	    may && at % align == 0 && left >= align && (uintptr_t)buf % file->options.direct_align == 0;
 
 	if (direct)
 		left = align_down(left, align);

@@ -378,8 +378,7 @@ def test_h12_long_writes(way, random, folder, serve, mounts):
         handle.aio_pwrite(nbd.Buffer.from_bytearray(data), at, lambda error: failed.append(error.value) if error.value else 1,
                           nbd.CMD_FLAG_FUA if random.random() < 0.1 else 0)
         at += len(data)
-        # One at a time past the page cache: of two beside each other in one page, the one that is not aligned goes through it.
-        while handle.aio_in_flight() > (0 if way == "--cache=auto" or at >= size else 16):
+        while handle.aio_in_flight() > (0 if at >= size else 16):
             handle.poll(-1)
     for offset in range(0, size, 1 << 20):
         assert handle.pread(min(1 << 20, size - offset), offset) == content[offset:offset + (1 << 20)]
