@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A move by the kernel's mirror, and by one that can switch, killed at each of its steps, with and without a restart of the machine, over a device-mapper that is made up: tables
+ * A move by the kernel's mirror, and by one that can switch, killed at each of its steps, with and without a restart of the machine, over a device-mapper, and an LVM, that are made up: tables
  * that lead to two disks, of which each holds the number of the last write. Somebody writes before each step. Each run is a process.
  */
 #include "attach/dm.h"
@@ -25,9 +25,12 @@
 #define DEVICES 8
 #define TARGETS 3
 #define SECTORS 2048u
-#define NEW     "/made-up/new"
+#define NEW     (world->lvm ? "/made-up/target" : "/made-up/new")
 #define KILLED  9
 #define FD      1000
+/* Of no device that a machine has. */
+#define DISK   4000u
+#define MAPPED 4001u
 
 struct made_up_table {
 	unsigned count;
@@ -43,12 +46,13 @@ struct made_up_device {
 
 /* Shared with the processes that are killed. */
 static struct world {
-	struct made_up_device devices[DEVICES]; /* 253:INDEX */
-	unsigned minors[2];                     /* of the disks, 7:MINOR */
+	struct made_up_device devices[DEVICES]; /* MAPPED:INDEX */
+	unsigned minors[2];                     /* of the disks, DISK:MINOR */
 	unsigned data[2], written;
 	unsigned steps_left; /* 0: nobody is killed */
 	unsigned boot;
 	bool switches, switched; /* of the engine */
+	bool lvm, exchanged;     /* what LVM's metadata say */
 } * world;
 
 static char state_dir[] = "/tmp/blkmove-XXXXXX";
@@ -68,9 +72,9 @@ static unsigned leads_of(dev_t device, bool *ret_mirror)
 {
 	struct made_up_device *found;
 
-	if (major(device) == 7)
+	if (major(device) == DISK)
 		return minor(device) == world->minors[0] ? 1 : 2;
-	assert_int_equal(major(device), 253);
+	assert_int_equal(major(device), MAPPED);
 	found = &world->devices[minor(device)];
 	assert_true(found->exists && found->live.count > 0);
 	return found->suspended ? 0 : leads(&found->live, ret_mirror);
@@ -135,7 +139,7 @@ int dm_look(const char *name, struct dm_facts *ret, struct error *error)
 
 	if (!device)
 		return error_set(error, -ENXIO, "there is no device %s", name);
-	*ret = (struct dm_facts){.device = makedev(253, (unsigned)(device - world->devices)),
+	*ret = (struct dm_facts){.device = makedev(MAPPED, (unsigned)(device - world->devices)),
 	    .suspended = device->suspended,
 	    .live_table = device->live.count > 0,
 	    .inactive_table = device->waiting.count > 0};
@@ -282,6 +286,10 @@ bool __wrap_sysfs_boot_id(char *ret, size_t length)
 
 bool __wrap_inspect_device_id(dev_t dev, char *ret, unsigned length)
 {
+	if (major(dev) == MAPPED) {
+		snprintf(ret, length, "dm:%s", world->devices[minor(dev)].uuid);
+		return true;
+	}
 	snprintf(ret, length, "serial:%s", minor(dev) == world->minors[1] ? "new" : "another");
 	return true;
 }
@@ -304,14 +312,16 @@ int __wrap_move_record_save(struct move_record *record, const struct move_folder
 
 int __wrap_open64(const char *path, int flags, ...)
 {
-	return !strcmp(path, NEW) ? FD : __real_open64(path, flags, 0600);
+	return !strncmp(path, "/made-up/", 9) ? FD : __real_open64(path, flags, 0600);
 }
 
 int __wrap_fstat64(int fd, struct stat *ret)
 {
 	if (fd != FD)
 		return __real_fstat64(fd, ret);
-	*ret = (struct stat){.st_mode = S_IFBLK, .st_rdev = makedev(7, world->minors[1])};
+	*ret = (struct stat){.st_mode = S_IFBLK, .st_rdev = makedev(DISK, world->minors[1])};
+	if (world->lvm)
+		ret->st_rdev = makedev(MAPPED, (unsigned)(find("target") - world->devices));
 	return 0;
 }
 
@@ -323,6 +333,49 @@ int __wrap_close(int fd)
 int __wrap_ioctl(int fd, unsigned long request, void *ret)
 {
 	*(uint64_t *)ret = SECTORS * UINT64_C(512);
+	return 0;
+}
+
+/* In the place of LVM: two volumes of one group */
+
+bool __wrap_lvm_name(const char *name, const char *uuid, char *ret_group, char *ret_volume);
+int __wrap_lvm_read(const char *group, char **ret, struct error *error);
+int __wrap_lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
+int __wrap_lvm_exchange(const struct lvm_pair *pair, struct error *error);
+int __wrap_lvm_first(
+    const char *text, const char *group, const char *volume, char *ret, unsigned length, struct error *error);
+
+bool __wrap_lvm_name(const char *name, const char *uuid, char *ret_group, char *ret_volume)
+{
+	snprintf(ret_group, LVM_NAME_MAX, "group");
+	snprintf(ret_volume, LVM_NAME_MAX, "%s", name);
+	return !strncmp(uuid, "LVM-", 4);
+}
+
+int __wrap_lvm_read(const char *group, char **ret, struct error *error)
+{
+	*ret = strdup("");
+	return 0;
+}
+
+int __wrap_lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error)
+{
+	*ret = strdup("");
+	return 0;
+}
+
+int __wrap_lvm_exchange(const struct lvm_pair *pair, struct error *error)
+{
+	step();
+	world->exchanged = !world->exchanged;
+	step();
+	return 0;
+}
+
+int __wrap_lvm_first(
+    const char *text, const char *group, const char *volume, char *ret, unsigned length, struct error *error)
+{
+	snprintf(ret, length, "disk%u", world->exchanged);
 	return 0;
 }
 
@@ -401,19 +454,26 @@ static bool run_and_kill(enum order order, enum move_until until, unsigned at)
 	return WEXITSTATUS(status) == KILLED;
 }
 
-static void set_up(bool crypt, unsigned disk)
+static void set_up_one(const char *name, const char *uuid, bool crypt, unsigned disk)
 {
 	struct dm_table table = {0};
 	struct error error;
 	char params[96];
 
-	snprintf(params, sizeof(params), crypt ? "aes 00 0 7:%u 0" : "7:%u 0", world->minors[disk]);
+	snprintf(params, sizeof(params), crypt ? "aes 00 0 %u:%u 0" : "%u:%u 0", DISK, world->minors[disk]);
 	assert_int_equal(dm_table_add(&table, 0, SECTORS, crypt ? "crypt" : "linear", params), 0);
-	assert_int_equal(dm_create("consumer", "", &table, &error), 0);
+	assert_int_equal(dm_create(name, uuid, &table, &error), 0);
 	dm_table_done(&table);
 }
 
-/* Memory is lost; disks have each other's numbers. Who owns the device leads it where it led. */
+static void set_up(bool crypt, unsigned disk)
+{
+	set_up_one("consumer", world->lvm ? "LVM-consumer" : "", crypt, disk);
+	if (world->lvm)
+		set_up_one("target", "LVM-target", false, 1 - disk);
+}
+
+/* Memory is lost; disks have each other's numbers. Who owns the device leads it where it led; LVM, where its metadata say. */
 static void restart(bool crypt)
 {
 	unsigned led = consumer_leads(), minor_number = world->minors[0];
@@ -423,7 +483,8 @@ static void restart(bool crypt)
 	world->minors[0] = world->minors[1];
 	world->minors[1] = minor_number;
 	world->boot++;
-	set_up(crypt, led == 2 ? 1 : 0);
+	set_up(crypt, world->lvm ? world->exchanged : led == 2);
+	assert_int_equal(world->data[consumer_leads() - 1], world->written);
 }
 
 static bool is_known(void)
@@ -459,7 +520,14 @@ static void check_end(void)
 
 	for (unsigned i = 0; i < DEVICES; i++)
 		count += world->devices[i].exists;
-	assert_int_equal(count, 1);
+	assert_int_equal(count, world->lvm ? 2 : 1);
+	if (world->lvm) {
+		bool mirror = false;
+
+		assert_false(find("target")->suspended);
+		assert_int_equal(leads(&find("target")->live, &mirror), 3 - led);
+		assert_int_equal(world->exchanged, led == 2);
+	}
 	/* The table that a key was tried with, before there was a move, may wait: it is the same. */
 	if (find("consumer")->waiting.count)
 		assert_memory_equal(
@@ -469,23 +537,25 @@ static void check_end(void)
 	assert_false(is_known());
 }
 
-static void begin_anew(bool crypt, bool switches)
+static void begin_anew(bool crypt, bool switches, bool lvm)
 {
-	*world = (struct world){.minors = {1, 2}, .data = {1, 0}, .written = 1, .switches = switches};
+	*world =
+	    (struct world){.minors = {1, 2}, .data = {1, 0}, .written = 1, .switches = switches, .lvm = lvm};
 	set_up(crypt, 0);
 }
 
 /* Returns false when the command came to its end before step `at`. */
 static bool one_run(unsigned variant, enum order killed, enum order onward, unsigned at)
 {
-	bool crypt = variant & 1, restarts = variant & 2, switches = variant & 4, was_killed;
+	bool crypt = variant & 1, restarts = variant & 2, switches = variant & 4, lvm = variant & 8,
+	     was_killed;
 
-	begin_anew(crypt, switches);
+	begin_anew(crypt && !lvm, switches, lvm);
 	if (killed != BEGIN)
 		assert_int_equal(run(BEGIN, switches ? MOVE_UNTIL_SWITCHED : MOVE_UNTIL_SYNCED), 0);
 	was_killed = run_and_kill(killed, MOVE_UNTIL_MOVED, at);
 	if (restarts)
-		restart(crypt);
+		restart(crypt && !lvm);
 	finish(crypt, onward);
 	check_end();
 	/* And another move. */
@@ -499,8 +569,8 @@ static bool one_run(unsigned variant, enum order killed, enum order onward, unsi
 
 static void test_h22_h25_h27_each_step(void **state)
 {
-	for (unsigned variant = 0; variant < 48; variant++) {
-		enum order onward = variant & 8 ? UNDO : RESUME, killed = (enum order)(variant / 16);
+	for (unsigned variant = 0; variant < 96; variant++) {
+		enum order onward = variant & 16 ? UNDO : RESUME, killed = (enum order)(variant / 32);
 		unsigned at = 1;
 
 		while (one_run(variant, killed, onward, at))
