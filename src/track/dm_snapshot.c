@@ -163,21 +163,27 @@ static int look_at_source(const struct track_request *request, dev_t *ret_origin
 	return res;
 }
 
-/* Reads the store past the page cache, which knows nothing of what the kernel writes there. */
-static int read_store(
-    struct block *source, struct snapshot *snapshot, struct changes *changes, struct error *error)
+/* One of the devices below a snapshot. Past the page cache, which knows nothing of what the kernel writes there. */
+static int open_below(
+    struct block *source, const struct snapshot *snapshot, dev_t dev, struct block **ret, struct error *error)
 {
 	const struct block_open_options options = {.cache = CACHE_DIRECT};
 	struct endpoint endpoint = {.kind = ENDPOINT_PATH};
-	struct block *cow;
 	char path[320];
-	int res;
 
-	if (!dm_node(snapshot->cow, path, sizeof(path)))
-		return error_set(
-		    error, -ENOENT, "the store of %s has no node in /dev", snapshot->volume.name);
+	if (!dm_node(dev, path, sizeof(path)))
+		return error_set(error, -ENOENT, "the %s of %s has no node in /dev",
+		    dev == snapshot->cow ? "store" : "origin", snapshot->volume.name);
 	endpoint.name = endpoint.path = path;
-	res = block_open(&cow, block_ring(source), &endpoint, &options, error);
+	return block_open(ret, block_ring(source), &endpoint, &options, error);
+}
+
+static int read_store(
+    struct block *source, struct snapshot *snapshot, struct changes *changes, struct error *error)
+{
+	struct block *cow;
+	int res = open_below(source, snapshot, snapshot->cow, &cow, error);
+
 	if (res == 0) {
 		res = dm_snapshot_store_read(cow, changes, error);
 		block_free(cow);
@@ -189,6 +195,23 @@ static int read_store(
 		return error_prefix(error, "%s", snapshot->volume.name);
 	/* Given up meanwhile: it may lack what came last. */
 	return check_status(snapshot, error);
+}
+
+/*
+ * What the snapshot has in common with its origin may be in the cache of a disk yet. The kernel passes a flush of the snapshot to its
+ * store alone (snapshot_map()).
+ */
+static int flush_origin(struct block *source, const struct snapshot *snapshot, struct error *error)
+{
+	struct block_io flush = {.op = BLOCK_FLUSH};
+	struct block *origin;
+	int res = open_below(source, snapshot, snapshot->origin, &origin, error);
+
+	if (res < 0)
+		return res;
+	res = block_wait(origin, &flush);
+	block_free(origin);
+	return res;
 }
 
 static int check_pair(
@@ -276,7 +299,7 @@ static json_t *dm_snapshot_point(struct block *source, const char *path)
 
 	if (look_at_source(&request, &origin, &self, &is_self, &ignored) < 0 || !is_self)
 		return NULL;
-	return make_point(&self);
+	return flush_origin(source, &self, &ignored) < 0 ? NULL : make_point(&self);
 }
 
 const struct tracker track_dm_snapshot = {

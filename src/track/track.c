@@ -41,8 +41,7 @@ json_t *track_points(struct block *source, const char *path)
 		if (trackers[kind]->point)
 			/* NULL is passed over: then there is merely no point. */
 			json_array_append_new(points, trackers[kind]->point(source, path));
-	/* What a snapshot shares with its origin may be in the cache of a disk yet. Lost with the power after it was copied, it would
-	 * have changed, and no tracker would know. */
+	/* What is copied from the cache of a disk and then lost with the power would have changed, and no tracker would know. */
 	if (json_array_size(points) > 0 && block_wait(source, &flush) < 0)
 		json_array_clear(points);
 	return points;
