@@ -53,10 +53,15 @@ def _versions():
     return ", ".join(lines.splitlines()) or "unknown"
 
 
+def processor():
+    """A line of Markdown."""
+    return f"- Processor: {_cpu()}, {os.cpu_count()} of them; memory: {_memory():.0f} GiB; Linux {os.uname().release}"
+
+
 def describe(folder):
     """Lines of Markdown."""
     return [
-        f"- Processor: {_cpu()}, {os.cpu_count()} of them; memory: {_memory():.0f} GiB; Linux {os.uname().release}",
+        processor(),
         f"- Volumes on: {_file_system(folder)}; read and written there by fio: see the last table",
         f"- Peers: {_versions()}",
     ]
