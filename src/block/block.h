@@ -130,11 +130,13 @@ struct block_place {
  * gathers them where the volume is.
  */
 struct block_facts {
-	char id[160];        /* stable identity: what this volume is; empty: cannot be known */
-	char mark[160];      /* differs whenever the volume was written in between; empty: cannot be known */
-	char mounted[160];   /* where it, or a partition or mapping on it, is mounted or used as swap */
-	char held[160];      /* who holds it exclusively: dm-3, md0, loop1, another O_EXCL user */
-	char writer[160];    /* a process that has it open for writing: "pid 12 (qemu-system-x86)" */
+	char id[160];      /* stable identity: what this volume is; empty: cannot be known */
+	char mark[160];    /* differs whenever the volume was written in between; empty: cannot be known */
+	char mounted[160]; /* where it, or a partition or mapping on it, is mounted or used as swap */
+	char held[160];    /* who holds it exclusively: dm-3, md0, loop1, another O_EXCL user */
+	char writer[160];  /* a process that has it open for writing: "pid 12 (qemu-system-x86)" */
+	char blind
+	    [160]; /* why others may use it all the same, unseen: "the kernel shows only ..."; empty: they would be seen */
 	char signature[160]; /* by libblkid: "ext4, UUID 3a..., label srv"; "dos partition table" */
 	char boot[64]; /* changes when the machine of the volume is started anew; empty: cannot be known */
 	uint64_t allocated; /* bytes that the volume takes on its disk, as far as known; else its size */

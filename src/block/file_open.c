@@ -258,10 +258,10 @@ static int prepare(struct file_options *file, const struct block_open_options *o
 	/* A device's page cache may be older than the device: what a mounted file system writes passes it by. */
 	file->write_at_once = options->write_at_once;
 	file->cached_reads = options->cache == CACHE_AUTO && !file->device;
-	file->fresh_reads = options->cache != CACHE_BUFFERED && !file->cached_reads;
+	file->buffered = options->cache == CACHE_BUFFERED && (options->write || !file->device);
+	file->fresh_reads = !file->buffered && !file->cached_reads;
 	if (options->read_ahead && file->cached_reads)
 		read_ahead(file->fd);
-	file->buffered = options->cache == CACHE_BUFFERED;
 	if (!file->buffered || options->write)
 		file->fd_direct = reopen(file->fd, (options->write ? O_RDWR : O_RDONLY) | O_DIRECT);
 	return 0;

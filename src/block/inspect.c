@@ -56,6 +56,7 @@ int inspect_fd(int fd, struct block_facts *ret, struct error *error)
 	inspect_held(&volume, facts.held, sizeof(facts.held));
 	inspect_openers(&volume, &openers);
 	snprintf(facts.writer, sizeof(facts.writer), "%s", openers.writer);
+	inspect_blind(&volume, openers.hidden, facts.blind, sizeof(facts.blind));
 	inspect_signature(fd, facts.signature, sizeof(facts.signature));
 	sysfs_boot_id(facts.boot, sizeof(facts.boot));
 	/* Last: what was done up to here does not count as having been written since. */

@@ -34,8 +34,11 @@ struct inspect_openers {
 	char writer[160]; /* another process that may write: "pid 12 (qemu)" */
 	char opener[160]; /* another process that has the volume itself open in any way */
 	bool own_writer;  /* this process may write */
+	bool hidden;      /* there are processes that may not be looked into */
 };
 
 void inspect_openers(const struct inspect_volume *volume, struct inspect_openers *ret);
+/* Why users of the volume may be there that are not seen; `hidden` as inspect_openers() found it. */
+void inspect_blind(const struct inspect_volume *volume, bool hidden, char *ret, size_t length);
 /* "pid 12 (qemu)" */
 void inspect_process_name(long pid, char *ret, size_t length);

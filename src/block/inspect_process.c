@@ -1,16 +1,26 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which processes have a volume open, from /proc/PID/fd and /proc/PID/fdinfo. Without privileges only one's
- * own are seen. */
+/*
+ * Which processes have a volume open, from /proc/PID/fd and /proc/PID/fdinfo; and by QEMU's locks, which also those see who may not look
+ * into processes. What cannot be seen is said: nobody found is not nobody there.
+ */
 #include "base/cleanup.h"
 #include "block/inspect_private.h"
 
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+/* The number of the PID namespace that holds all others: PROC_PID_INIT_INO of the kernel's proc_ns.h. */
+#define FIRST_PID_NAMESPACE 0xeffffffcu
+/* QEMU has a read lock there while it may write: RAW_LOCK_PERM_BASE and BLK_PERM_WRITE of its block/file-posix.c and block-common.h. */
+#define QEMU_WRITE_LOCK 101
 
 void inspect_process_name(long pid, char *ret, size_t length)
 {
@@ -98,6 +108,9 @@ static void scan_process(struct scan *scan, long pid)
 
 	snprintf(path, sizeof(path), "/proc/%ld/fd", pid);
 	dir = opendir(path);
+	/* Else it has ended. */
+	if (!dir && (errno == EACCES || errno == EPERM))
+		scan->ret->hidden = true;
 	while (dir && (entry = readdir(dir))) {
 		if (!isdigit((unsigned char)entry->d_name[0]))
 			continue;
@@ -109,6 +122,13 @@ static void scan_process(struct scan *scan, long pid)
 		closedir(dir);
 }
 
+static bool qemu_may_write(int fd)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_WRITE_LOCK, .l_len = 1};
+
+	return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_RDLCK;
+}
+
 void inspect_openers(const struct inspect_volume *volume, struct inspect_openers *ret)
 {
 	struct scan scan = {.volume = volume, .devices = volume->above, .ret = ret};
@@ -116,7 +136,7 @@ void inspect_openers(const struct inspect_volume *volume, struct inspect_openers
 	DIR *dir = opendir("/proc");
 	dev_t disk;
 
-	*ret = (struct inspect_openers){0};
+	*ret = (struct inspect_openers){.hidden = !dir};
 	/* Who writes to the disk may write to its partition. */
 	if (volume->device && sysfs_partition(volume->stat.st_rdev, &disk) &&
 	    scan.devices.count < SYSFS_DEVICES_MAX)
@@ -126,4 +146,48 @@ void inspect_openers(const struct inspect_volume *volume, struct inspect_openers
 			scan_process(&scan, strtol(entry->d_name, NULL, 10));
 	if (dir)
 		closedir(dir);
+	if (!ret->writer[0] && !ret->own_writer && qemu_may_write(volume->fd))
+		snprintf(ret->writer, sizeof(ret->writer), "a process whose locks are QEMU's");
+}
+
+static bool is_shared_by_machines(const struct inspect_volume *volume)
+{
+	static const unsigned long shared[] = {
+	    0x6969 /* NFS */,
+	    0xff534d42 /* CIFS */,
+	    0xfe534d42 /* SMB2 */,
+	    0x517b /* SMB */,
+	    0x65735546 /* FUSE */,
+	    0x01021997 /* 9P */,
+	    0x00c36400 /* Ceph */,
+	    0x5346414f /* AFS */,
+	    0x6b414653 /* kAFS */,
+	    0x7461636f /* OCFS2 */,
+	    0x01161970 /* GFS2 */,
+	    0x0bd00bd0 /* Lustre */,
+	};
+	struct statfs fs;
+
+	if (volume->device)
+		return false;
+	if (fstatfs(volume->fd, &fs) < 0)
+		return true;
+	for (unsigned i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
+		if ((uint32_t)fs.f_type == shared[i])
+			return true;
+	return false;
+}
+
+void inspect_blind(const struct inspect_volume *volume, bool hidden, char *ret, size_t length)
+{
+	const char *why = "";
+	struct stat space;
+
+	if (is_shared_by_machines(volume))
+		why = "other machines may use what lies on its file system";
+	else if (hidden || geteuid() != 0)
+		why = "only root may see what other users' processes have open";
+	else if (stat("/proc/self/ns/pid", &space) < 0 || space.st_ino != FIRST_PID_NAMESPACE)
+		why = "processes outside of this container are not seen";
+	snprintf(ret, length, "%s", why);
 }

@@ -66,12 +66,12 @@ static json_t *places(const struct block_facts *facts)
 
 json_t *remote_json_facts(const struct block_facts *facts)
 {
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "id", control_text(facts->id),
-	    "boot", control_text(facts->boot), "mark", control_text(facts->mark), "mounted",
-	    control_text(facts->mounted), "held", control_text(facts->held), "writer",
-	    control_text(facts->writer), "signature", control_text(facts->signature), "allocated",
-	    (json_int_t)facts->allocated, "last_writer", (json_int_t)facts->last_writer, "places",
-	    places(facts));
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o}", "id",
+	    control_text(facts->id), "boot", control_text(facts->boot), "mark", control_text(facts->mark),
+	    "mounted", control_text(facts->mounted), "held", control_text(facts->held), "writer",
+	    control_text(facts->writer), "blind", control_text(facts->blind), "signature",
+	    control_text(facts->signature), "allocated", (json_int_t)facts->allocated, "last_writer",
+	    (json_int_t)facts->last_writer, "places", places(facts));
 }
 
 /* What earlier versions do not send is 0. */
@@ -186,6 +186,16 @@ static int get_boot(const json_t *json, struct block_facts *ret, struct error *e
 	           : 0;
 }
 
+/* An older agent does not say whether it saw all. */
+static int get_blind(const json_t *json, struct block_facts *ret, struct error *error)
+{
+	if (json_object_get(json, "blind"))
+		return control_get_text(json, "blind", ret->blind, sizeof(ret->blind), error);
+	snprintf(ret->blind, sizeof(ret->blind),
+	    "blkmove there is of an earlier version, which does not say what it could see");
+	return 0;
+}
+
 /* An older agent says nothing of places; more than there is room for are left out. */
 static int parse_places(const json_t *json, struct block_facts *ret, struct error *error)
 {
@@ -216,7 +226,7 @@ int remote_parse_facts(const void *payload, size_t length, struct block_facts *r
 
 	if (!json || control_get_text(json, "id", ret->id, sizeof(ret->id), error) < 0 ||
 	    control_get_text(json, "mark", ret->mark, sizeof(ret->mark), error) < 0 ||
-	    get_boot(json, ret, error) < 0 ||
+	    get_boot(json, ret, error) < 0 || get_blind(json, ret, error) < 0 ||
 	    control_get_text(json, "mounted", ret->mounted, sizeof(ret->mounted), error) < 0 ||
 	    control_get_text(json, "held", ret->held, sizeof(ret->held), error) < 0 ||
 	    control_get_text(json, "writer", ret->writer, sizeof(ret->writer), error) < 0 ||

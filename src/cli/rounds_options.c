@@ -39,6 +39,18 @@ static int set_rounds(struct cli_options *options, const char *text)
 	return 0;
 }
 
+static int set_timeout(struct cli_options *options, const char *text)
+{
+	uint64_t *ret = &options->rounds.timeout_ns;
+	int res = cli_parse_duration("then-timeout", text, ret, &options->error);
+
+	return res < 0 || *ret > 0
+	           ? res
+	           : error_set(&options->error, -EINVAL,
+	                 "--then-timeout=%s: nothing is stopped in no time; write how long it may take",
+	                 text);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
@@ -55,7 +67,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		options->rounds.then = arg;
 		break;
 	case KEY_THEN_TIMEOUT:
-		res = cli_parse_duration("then-timeout", arg, &options->rounds.timeout_ns, &options->error);
+		res = set_timeout(options, arg);
 		break;
 	case KEY_FINAL_VERIFY:
 		res = cli_choose(verify_names, "final-verify", arg, strlen(arg), &options->error);

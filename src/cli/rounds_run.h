@@ -27,13 +27,14 @@ struct round_run {
 
 	/* since the stop */
 	double stopped_at_s, stop_s, wait_s, last_s, last_verify_s;
-	bool was_free; /* before the command ran nobody was seen to use the source */
+	bool was_free;   /* before the command ran nobody used the source, and anybody would have been seen */
+	char blind[200]; /* why somebody may use the source unseen; "": that would be seen */
 };
 
 /* Seconds of the ring's clock. */
 double round_run_now_s(struct round_run *run);
 
-/* Whether it can be seen who uses the source: a server's client does not. */
+/* Whether there is anything to look at: a server's client does not see who else uses its volume. */
 bool rounds_can_look(const struct round_run *run);
 /* Each gives what became of it, with words in run->error. */
 enum rounds_event rounds_stop(struct round_run *run);

@@ -28,7 +28,17 @@ void rounds_stop_looking(struct round_run *run)
 	run->source = block_free(run->source);
 }
 
-/* Who uses the source: "" for nobody. -errno with words when it cannot be seen. */
+/* Why somebody may use the source and not be seen. */
+static void note_blind(struct round_run *run, const struct block_facts *facts)
+{
+	const char *why = facts->blind;
+
+	if (!why[0] && !facts->mark[0])
+		why = "nothing there tells when it was written";
+	snprintf(run->blind, sizeof(run->blind), "%s", why);
+}
+
+/* Who uses the source: "" for nobody who is seen, see run->blind. -errno with words when it cannot be looked at. */
 static int look(struct round_run *run, char *ret, size_t length, struct error *error)
 {
 	const struct cli_options *options = run->run.options;
@@ -43,6 +53,7 @@ static int look(struct round_run *run, char *ret, size_t length, struct error *e
 		res = block_facts(run->source, &facts, error);
 	if (res < 0)
 		return res;
+	note_blind(run, &facts);
 	if (facts.mounted[0])
 		snprintf(ret, length, "mounted (%s)", facts.mounted);
 	else if (facts.writer[0])
@@ -56,7 +67,8 @@ static bool is_seen_to_be_free(struct round_run *run)
 {
 	struct error ignored;
 	char user[256];
-	bool free = rounds_can_look(run) && look(run, user, sizeof(user), &ignored) == 0 && !user[0];
+	bool free = rounds_can_look(run) && look(run, user, sizeof(user), &ignored) == 0 && !user[0] &&
+	            !run->blind[0];
 
 	rounds_stop_looking(run);
 	return free;
@@ -124,6 +136,16 @@ static int run_command(struct round_run *run, struct error *error)
 	return judge_status(run, child.status, error);
 }
 
+/* Somebody may go on using it: a command that failed is not passed over. */
+static void say_unseen(struct round_run *run)
+{
+	char text[sizeof(run->error.text)];
+
+	snprintf(text, sizeof(text), "%s", run->error.text);
+	error_set(&run->error, run->error.code, "%s; whether %.200s is still in use cannot be seen (%s)",
+	    text, run->run.options->source.name, run->blind);
+}
+
 enum rounds_event rounds_stop(struct round_run *run)
 {
 	int res;
@@ -144,18 +166,20 @@ enum rounds_event rounds_stop(struct round_run *run)
 		report_warning(run->run.report, text);
 		run->error = (struct error){0};
 		res = 0;
-	}
+	} else if (res == -EIO && run->blind[0])
+		say_unseen(run);
 	return res < 0 ? ROUNDS_FAILED : ROUNDS_DONE;
 }
 
 static void say_blind(struct round_run *run)
 {
-	char text[400];
+	char text[500];
 
+	if (!run->blind[0])
+		return;
 	snprintf(text, sizeof(text),
-	    "whether %.200s is still in use cannot be seen, it is a server's: the stop command's word is "
-	    "taken",
-	    run->run.options->source.name);
+	    "whether %.200s is still in use cannot be seen (%.180s): the stop command's word is taken",
+	    run->run.options->source.name, run->blind);
 	report_warning(run->run.report, text);
 }
 
@@ -168,6 +192,7 @@ enum rounds_event rounds_wait(struct round_run *run)
 	int res = 0;
 
 	if (!rounds_can_look(run)) {
+		snprintf(run->blind, sizeof(run->blind), "it is a server's");
 		say_blind(run);
 		return ROUNDS_DONE;
 	}
@@ -188,5 +213,7 @@ enum rounds_event rounds_wait(struct round_run *run)
 		    "%.120s is %s still, %.0f s after the stop command '%.100s' was begun (--then-timeout)",
 		    options->source.name, user, round_run_now_s(run) - run->stopped_at_s,
 		    options->rounds.then);
+	else
+		say_blind(run);
 	return res < 0 ? ROUNDS_FAILED : ROUNDS_DONE;
 }

@@ -161,16 +161,21 @@ static void format_worth(const struct round_run *run, char *buf, size_t length)
 
 static void say_equal(struct round_run *run)
 {
-	char all[16], moved[16];
+	char all[16], moved[16], unseen[400] = "";
 
+	if (run->blind[0])
+		snprintf(unseen, sizeof(unseen), " if nobody uses %.120s, which could not be seen (%.180s)",
+		    source_name(run), run->blind);
 	size((double)run->progress.source_size, all);
 	size((double)(run->progress.sent + run->progress.zeroed), moved);
 	report_words(run->run.report, "last round: %s in %.1f s, then %.1f s of reading back", moved,
 	    run->last_s, run->last_verify_s);
 	report_words(run->run.report,
-	    "sync done: %s is equal to %s (%s), flushed and %s; it is safe to start there, and no more here",
+	    "sync done: %s is equal to %s (%s), flushed and %s; it is safe to start there%s, and no more "
+	    "here",
 	    target_name(run), source_name(run), all,
-	    run->run.options->rounds.verify_sent ? "verified, round by round" : "verified, all of it");
+	    run->run.options->rounds.verify_sent ? "verified, round by round" : "verified, all of it",
+	    unseen);
 	report_words(run->run.report,
 	    "out of use for %.1f s: stop command %.1f s, waiting %.1f s, last round %.1f s, "
 	    "verifying %.1f s",

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #define TERM_MS 500u
+#define LOOK_MS 10u
 
 /* In the child: only what is safe after fork(2). */
 static _Noreturn void run(char *const *argv, const int fds[3], bool group, int report)
@@ -137,18 +138,33 @@ bool child_wait(struct child *child, struct ring *ring, unsigned timeout_ms)
 	return true;
 }
 
+/* The leader is reaped; what it has started may go on. Its number is not given anew while there is a group of that name. */
+static void end_group(pid_t group, struct ring *ring, uint64_t end_ns)
+{
+	while (kill(-group, 0) == 0) {
+		if (ring_now_ns(ring) >= end_ns) {
+			kill(-group, SIGKILL);
+			return;
+		}
+		ring_wait_fd(ring, -1, 0, LOOK_MS);
+	}
+}
+
 void child_end(struct child *child, struct ring *ring)
 {
-	pid_t whom = child->group ? -child->pid : child->pid;
+	pid_t pid = child->pid, whom = child->group ? -pid : pid;
+	uint64_t end_ns = ring_now_ns(ring) + TERM_MS * UINT64_C(1000000);
 
-	if (child->pid == 0)
+	if (pid == 0)
 		return;
 	kill(whom, SIGTERM);
 	kill(whom, SIGCONT);
-	if (child_wait(child, ring, TERM_MS))
-		return;
-	kill(whom, SIGKILL);
-	reap(child, 0);
+	if (!child_wait(child, ring, TERM_MS)) {
+		kill(whom, SIGKILL);
+		reap(child, 0);
+	} else if (child->group) {
+		end_group(pid, ring, end_ns);
+	}
 }
 
 /* Where output goes. */

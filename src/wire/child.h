@@ -27,7 +27,7 @@ int child_start_group(struct child *ret, char *const *argv, const int fds[3], st
 int child_start_shell(struct child *ret, const char *text, const int fds[3], struct error *error);
 /* Waits for its end, at most so long. True when it has ended and is reaped. */
 bool child_wait(struct child *child, struct ring *ring, unsigned timeout_ms);
-/* Has it end: SIGTERM, and SIGKILL if that does not help soon. Reaps it. */
+/* Has it end, with all of its group: SIGTERM, and SIGKILL if that does not help soon. Reaps it. Does nothing once it is reaped. */
 void child_end(struct child *child, struct ring *ring);
 /* Runs argv and takes what it prints, at most size - 1 bytes. Returns 0 if it exited with 0 in time, else
  * -errno. */

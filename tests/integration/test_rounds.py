@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """sync --rounds: a volume that a real program writes to, round by round; then that is stopped, and the rest is sent."""
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from program import INTERRUPTED, LINK_LOST, OK, REFUSED, TROUBLE, wait_until
 MIB = 1 << 20
 SIZE = 24 * MIB + 12345
 DIVERGES, NOT_STOPPED = 8, 9
+F_OFD_SETLK = 37
 # Writes to a volume that it holds open, or to its first blocks, so many blocks of 4 KiB a second, and says when it has begun. SIGTERM ends
 # it, after a while.
 WRITER = """
@@ -130,7 +134,8 @@ def test_a_source_that_changes_faster_than_it_is_sent(folder, program, write, so
 
 
 @pytest.mark.parametrize("command, says", [("exit 3", "failed (exit 3)"), ("kill -9 $$", "ended by signal 9"),
-                                           ("sleep 60 & sleep 60", "had not ended after 1 s")])
+                                           ("sleep 300 & sleep 300", "had not ended after 1 s"),
+                                           ("(trap '' TERM; sleep 300); true", "had not ended after 1 s")])
 def test_a_stop_command_that_fails(command, says, folder, program, write, source, target):
     """Nothing more is sent, the source goes on, and the next try begins where this one was."""
     writer = write(source)
@@ -141,7 +146,7 @@ def test_a_stop_command_that_fails(command, says, folder, program, write, source
     assert (end["state"], end["outcome"]) == ("failed", "not-stopped")
     assert target.read_bytes() == (folder / "then").read_bytes() and writer.is_running()
     # What it has started has ended with it.
-    wait_until(lambda: subprocess.run(["pgrep", "-f", "^sleep 60$"], stdout=subprocess.DEVNULL).returncode, "the end of its children")
+    wait_until(lambda: subprocess.run(["pgrep", "-f", "^sleep 300$"], stdout=subprocess.DEVNULL).returncode, "the end of its children")
     program(*LIVE, "--rounds=1", "--then", writer.stop, source, target)
     equal(source, target)
 
@@ -230,6 +235,71 @@ def test_a_server_that_nobody_can_look_into(folder, program, servers, random, so
     assert "failed (exit 1)" in done.err, str(done)
 
 
+@pytest.fixture
+def as_nobody(folder, program, source, target):
+    """as_nobody(...): the program run by one who may not look into other users' processes; his are the state, and the target."""
+    os.chmod(folder, 0o777)
+    os.chmod(source, 0o644)
+    shutil.copy(program.path, folder / "blkmove")
+    os.chmod(folder / "blkmove", 0o755)
+    program.path = str(folder / "blkmove")
+    (folder / "own").mkdir()
+    for path in folder / "own", target:
+        shutil.chown(path, "nobody", "nogroup")
+    env = {"BLKMOVE_STATE_DIR": f"{folder}/own/state", "BLKMOVE_RUN_DIR": f"{folder}/own/run", "HOME": f"{folder}/own"}
+    return lambda *words, **more: program(*words, prefix=["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"], env=env, **more)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else needs root")
+def test_h20_users_that_may_not_be_seen(as_nobody, folder, source, target):
+    """Nobody seen is not nobody there: a failed stop is one, and what was not seen is said with the good news."""
+    with open(source, "r+b"):
+        done = as_nobody("sync", "--rounds=1", f"--then=cp {target} {folder}/then; false", source, target, code=NOT_STOPPED)
+        assert "failed (exit 1)" in done.err and "cannot be seen" in done.err and "only root may see" in done.err, str(done)
+        assert "safe to start" not in done.err and target.read_bytes() == (folder / "then").read_bytes()
+    done = as_nobody("sync", "--rounds=1", "--then=true", source, target)
+    equal(source, target)
+    warning, good = done.err.find("the stop command's word is taken"), done.err.find("safe to start there if nobody uses")
+    assert 0 <= warning < good and done.err.count("only root may see") == 2, str(done)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming somebody else needs root")
+def test_h20_a_guest_that_is_known_by_its_locks(as_nobody, folder, source, target):
+    """What QEMU locks of an image that it may write is seen by everybody."""
+    before = target.read_bytes()
+    with open(source, "rb") as image:
+        # struct flock: a read lock of byte 101.
+        fcntl.fcntl(image, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0))
+        done = as_nobody("sync", "--rounds=1", "--then=true", source, target, code=REFUSED)
+        assert "open for writing by a process whose locks are QEMU's" in done.err and target.read_bytes() == before, str(done)
+        done = as_nobody(*LIVE, "--rounds=1", "--then=true", "--then-timeout=1s", source, target, code=NOT_STOPPED)
+        assert "QEMU" in done.err and "nothing was sent since" in done.err, str(done)
+    as_nobody("sync", "--rounds=1", "--then=true", source, target)
+    equal(source, target)
+
+
+def test_h20_a_mounted_device_is_not_read_by_its_old_page_cache(folder, program, loops, mounts, random):
+    """A device's page cache does not hear of what its file system writes."""
+    image = folder / "disk"
+    image.write_bytes(bytes(32 * MIB))
+    device, target = loops.attach(image), folder / "new"
+    subprocess.run(["mkfs.ext4", "-q", device], check=True)
+    point = mounts(device)
+    (point / "data").write_bytes(random.randbytes(4 * MIB))
+    os.sync()
+    # Held open, it keeps what was read.
+    with open(device, "rb") as cached:
+        cached.read()
+        data = random.randbytes(4 * MIB)
+        with open(point / "data", "r+b") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        program("copy", "--cache=buffered", "--allow=live-source", device, target)
+        subprocess.run(["umount", point], check=True)
+    copy = mounts("-o", "loop", target)
+    assert first_difference((copy / "data").read_bytes(), data) is None
+
+
 def test_a_mounted_loop_device(folder, program, loops, mounts, target, random):
     """The stop is an umount; the file system holds what was written to it until then."""
     image = folder / "disk"
@@ -246,7 +316,7 @@ def test_a_mounted_loop_device(folder, program, loops, mounts, target, random):
     assert first_difference(subprocess.run(["dd", f"if={device}", "bs=1M", "status=none"], stdout=subprocess.PIPE, check=True).stdout,
                             target.read_bytes()) is None
     subprocess.run(["e2fsck", "-fn", target], check=True, stdout=subprocess.DEVNULL)
-    (mounts("-o", "loop,ro", target) / "last").read_bytes() == data
+    assert (mounts("-o", "loop,ro", target) / "last").read_bytes() == data
 
 
 def test_pause_throttle_and_status_hold_over_rounds(program, folder, write, source, target):
@@ -270,6 +340,7 @@ def test_pause_throttle_and_status_hold_over_rounds(program, folder, write, sour
     (["--rounds=3"], "needs --then"), (["--then=true"], "belong to --rounds"), (["--final-verify=sent"], "belong to --rounds"),
     (["--rounds=0", "--then=true"], "until:5s"), (["--rounds=until:", "--then=true"], "write a time"),
     (["--rounds=until:0s", "--then=true"], "no round takes no time"), (["--rounds=1x", "--then=true"], "until:5s"),
+    (["--rounds=1", "--then=true", "--then-timeout=0"], "in no time"),
     (["--rounds=1", "--then=true", "--dry-run"], "--dry-run"), (["--rounds=1", "--then=true", "--resume"], "--resume"),
     (["--rounds=1", "--then=true", "--on-read-error=list"], "--on-read-error"),
     (["--rounds=1", "--then=true", "--final-verify=sent", "--verify"], "leave one out"),
@@ -304,3 +375,6 @@ def test_only_what_was_sent_is_read_back(program, servers, folder, source, targe
     rounds = [event for event in done.events() if event["event"] == "round"]
     assert rounds[0]["verify_seconds"] > 0
     assert done.events()[-1]["outcome"] == "equal"
+    # What was cut off at the stop, the first round, is a hole in front. The last one reads all of it once, to find what differs.
+    read = sum(int(count, 16) for count in re.findall(r" Read id=.* count=(0x[0-9a-f]+) ", log.read_text()))
+    assert SIZE <= read < SIZE + 2 * MIB
