@@ -13,9 +13,32 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+int folder_sync(const char *folder)
+{
+	_cleanup_(cleanup_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	/* Not all file systems can. */
+	return fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
+}
+
+static int sync_above(const char *path)
+{
+	char above[PATH_MAX], *slash;
+
+	snprintf(above, sizeof(above), "%s", path);
+	slash = strrchr(above, '/');
+	if (!slash)
+		return folder_sync(".");
+	slash[slash == above] = '\0';
+	return folder_sync(above);
+}
+
 int folder_make(const char *folder)
 {
 	char path[PATH_MAX];
+	int res = 0;
 
 	if (snprintf(path, sizeof(path), "%s", folder) >= (int)sizeof(path))
 		return -ENAMETOOLONG;
@@ -25,11 +48,13 @@ int folder_make(const char *folder)
 		if (end != '/' && end != '\0')
 			continue;
 		*at = '\0';
-		if (mkdir(path, 0700) < 0 && errno != EEXIST)
-			return -errno;
+		if (mkdir(path, 0700) == 0)
+			res = sync_above(path);
+		else if (errno != EEXIST)
+			res = -errno;
 		*at = end;
-		if (end == '\0')
-			return 0;
+		if (res < 0 || end == '\0')
+			return res;
 	}
 }
 
@@ -73,12 +98,4 @@ int folder_put(int folder_fd, const char *name, const char *text)
 	else
 		(void)fsync(folder_fd);
 	return res;
-}
-
-void folder_sync(const char *folder)
-{
-	_cleanup_(cleanup_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd >= 0)
-		(void)fsync(fd);
 }

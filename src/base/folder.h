@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-/* Makes it, mode 0700, and those above it that are missing. 0 or -errno. */
+/* Makes it, mode 0700, and those above it that are missing, durably. 0 or -errno. */
 int folder_make(const char *path);
 /*
  * Opens a folder and locks it (flock(2)) until the descriptor is closed; makes it if it is to. Returns the descriptor; -EALREADY: somebody else has
@@ -13,5 +13,5 @@ int folder_make(const char *path);
 int folder_lock(const char *path, bool make);
 /* Replaces a file of a folder by this text, as a whole and durably: it has the old text or the new one. 0 or -errno. */
 int folder_put(int folder_fd, const char *name, const char *text);
-/* Names that came or went are on stable storage afterwards, as far as the file system can: else a power cut brings back what was. */
-void folder_sync(const char *path);
+/* Names that came or went are on stable storage afterwards, as far as the file system can: else a power cut brings back what was. 0 or -errno. */
+int folder_sync(const char *path);

@@ -4,7 +4,10 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
+
+#define SYSTEM "/var/lib/blkmove"
 
 const char *state_dir_path(char *buf, size_t length)
 {
@@ -14,10 +17,18 @@ const char *state_dir_path(char *buf, size_t length)
 	if (own && own[0])
 		snprintf(buf, length, "%s", own);
 	else if (geteuid() == 0)
-		snprintf(buf, length, "/var/lib/blkmove");
+		snprintf(buf, length, "%s", SYSTEM);
 	else if (state && state[0])
 		snprintf(buf, length, "%s/blkmove", state);
 	else
-		snprintf(buf, length, "%s/.local/state/blkmove", home ? home : "/tmp");
+		/* Without a home, what no one can make: not a folder that others may have made. */
+		snprintf(buf, length, "%s/.local/state/blkmove", home ? home : "/nonexistent");
 	return buf;
+}
+
+unsigned state_dir_all(char (*ret)[PATH_MAX])
+{
+	state_dir_path(ret[0], PATH_MAX);
+	snprintf(ret[1], PATH_MAX, "%s", SYSTEM);
+	return strcmp(ret[0], ret[1]) ? 2 : 1;
 }

@@ -53,15 +53,24 @@ int stage_place(int fd, const char *id, const char *folder, struct stage_place *
 /* Where it would lie beside an image file; false for a device. And its record. False: the name would be too long. */
 bool stage_place_beside(int fd, char *ret, size_t length);
 bool stage_place_record(const char *id, char *ret, size_t length);
-/* The record, durably. 0 or -errno with words. */
+/* The record, durably, after stage_clear_record(). 0 or -errno with words. */
 int stage_place_note(const struct stage_place *place, struct error *error);
-/* Removes stage and record, durably as far as the file system can. */
+/* Where a record leads; false: it is no link. */
+bool stage_place_read(const char *record, char *ret, size_t length);
+/* Removes record and stage, durably as far as the file system can. */
 void stage_place_remove(const struct stage_place *place);
 
 /*
  * Before a volume is used (file_open() calls it): looks for a stage of it that was committed and not applied, beside it and by its identity in the
  * state folder. STAGE_FOUND_APPLY applies it, 1: that was done; STAGE_FOUND_REFUSE refuses, -EBUSY with words; STAGE_FOUND_DROP removes a stage in
- * whatever state, 1: there was one. 0: there was none. -EBUSY with words, too, when it does not fit the volume or is damaged.
+ * whatever state, 1: there was one. 0: there was none. -EBUSY with words, too, when it does not fit the volume, is damaged, or
+ * cannot be reached where its record leads. What lies beside a volume and is another's is left alone.
  */
 enum stage_found { STAGE_FOUND_REFUSE, STAGE_FOUND_APPLY, STAGE_FOUND_DROP };
 int stage_settle(struct block *volume, int fd, enum stage_found what, struct error *error);
+/*
+ * Makes room: removes what an earlier round staged at `path`, and its record; or what the record of a place leads to, unless that is the place. 0; -EBUSY with
+ * words for what was committed, of whatever volume: nothing is removed; other -errno with words.
+ */
+int stage_clear(struct ring *ring, const char *path, struct error *error);
+int stage_clear_record(struct ring *ring, const struct stage_place *place, struct error *error);

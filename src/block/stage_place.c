@@ -80,33 +80,35 @@ static void sync_folder_of(const char *path)
 int stage_place_note(const struct stage_place *place, struct error *error)
 {
 	char folder[PATH_MAX], old[STAGE_PATH_MAX];
-	ssize_t length;
 	int res = 0;
 
 	state_dir_path(folder, sizeof(folder));
-	if (strcmp(place->path, place->record)) {
-		length = readlink(place->record, old, sizeof(old) - 1);
-		old[length > 0 ? length : 0] = '\0';
-		/* It was settled before: what is there counts for nothing. */
-		if (length > 0 && strcmp(old, place->path)) {
-			unlink(old);
-			unlink(place->record);
-		}
-		if (symlink(place->path, place->record) < 0 && errno != EEXIST)
-			res = -errno;
-	}
-	if (res < 0)
-		return error_set(error, res, "cannot note where its stage is in %s: %s; make room there",
-		    folder, strerror(-res));
-	folder_sync(folder);
-	return 0;
+	if (strcmp(place->path, place->record) && symlink(place->path, place->record) < 0)
+		res = -errno;
+	/* That of the stage that is gone on with. */
+	if (res == -EEXIST && stage_place_read(place->record, old, sizeof(old)) && !strcmp(old, place->path))
+		res = 0;
+	if (res == 0)
+		res = folder_sync(folder);
+	return res < 0 ? error_set(error, res,
+	                     "cannot note where its stage is in %s: %s; see what is the matter there", folder,
+	                     strerror(-res))
+	               : 0;
+}
+
+bool stage_place_read(const char *record, char *ret, size_t length)
+{
+	ssize_t got = readlink(record, ret, length - 1);
+
+	ret[got > 0 ? got : 0] = '\0';
+	return got > 0 && (size_t)got < length - 1;
 }
 
 void stage_place_remove(const struct stage_place *place)
 {
-	/* The stage first: a record of nothing does no harm. */
-	if (place->path[0] && unlink(place->path) == 0)
-		sync_folder_of(place->path);
+	/* The record first: without its stage it would say that this is lost. */
 	if (place->record[0] && unlink(place->record) == 0)
 		sync_folder_of(place->record);
+	if (place->path[0] && unlink(place->path) == 0)
+		sync_folder_of(place->path);
 }

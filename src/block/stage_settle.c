@@ -3,6 +3,7 @@
  * What an earlier run has left of a stage is brought to its end before anybody uses the volume. It is found beside an image file by its name, and by
  * the volume's identity in the state folder, whatever the volume is called by now.
  */
+#include "base/crc32c.h"
 #include "base/state_dir.h"
 #include "block/inspect.h"
 #include "block/open.h"
@@ -13,6 +14,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,24 +22,29 @@ struct settle {
 	struct block *volume;
 	enum stage_found what;
 	char id[160];
+	bool mine;         /* a stage of this volume was there */
+	char foreign[256]; /* "": else the volume that a committed stage beside it is for */
 	struct error *error;
 };
 
-/* Whether there is any: asking for a volume's identity takes longer. */
-static bool state_has_any(void)
+/* Whether there is any: asking for a volume's identity takes longer. 1, 0, or -errno with words. */
+static int state_has_any(const char *folder, bool of_another, struct error *error)
 {
-	char folder[PATH_MAX];
-	DIR *dir = opendir(state_dir_path(folder, sizeof(folder)));
+	DIR *dir = opendir(folder);
 	struct dirent *entry;
 	bool found = false;
 
-	while (dir && !found && (entry = readdir(dir))) {
+	if (!dir && (errno == ENOENT || (of_another && errno == EACCES)))
+		return 0;
+	if (!dir)
+		return error_set(
+		    error, -errno, "cannot look for stages in %.300s: %s", folder, strerror(errno));
+	while (!found && (entry = readdir(dir))) {
 		const char *end = strrchr(entry->d_name, '.');
 
 		found = end && !strcmp(end, ".stage");
 	}
-	if (dir)
-		closedir(dir);
+	closedir(dir);
 	return found;
 }
 
@@ -88,14 +95,23 @@ static int complete(const struct settle *settle, struct block *file, const struc
 	return 1;
 }
 
-static int judge(const struct settle *settle, struct block *file, const struct stage *stage)
+static int judge(struct settle *settle, struct block *file, const struct stage *stage)
 {
+	bool mine = !strcmp(stage->header.target_id, settle->id);
+
+	settle->mine |= mine;
+	/* One that another volume left, which had this name: it says nothing of this one. */
+	if (!mine && stage->state == STAGE_COMMITTED) {
+		if (!settle->id[0])
+			return refuse(settle, "it cannot be told whether that was this volume");
+		memcpy(settle->foreign, stage->header.name, sizeof(settle->foreign));
+	}
+	if (!mine)
+		return 0;
+	if (settle->what == STAGE_FOUND_DROP)
+		return 1;
 	if (stage->state == STAGE_FILLING)
 		return 0;
-	if (strcmp(stage->header.target_id, settle->id))
-		return stage->state == STAGE_COMMITTED
-		           ? refuse(settle, "that was for another volume of this name")
-		           : 0;
 	if (stage->state == STAGE_APPLIED)
 		return settle->what == STAGE_FOUND_APPLY ? 1 : 0;
 	if (stage->header.size != block_info(settle->volume)->size)
@@ -103,7 +119,7 @@ static int judge(const struct settle *settle, struct block *file, const struct s
 	return complete(settle, file, stage);
 }
 
-static int settle_one(const struct settle *settle, const struct stage_place *place)
+static int settle_one(struct settle *settle, const struct stage_place *place)
 {
 	const struct block_open_options options = {
 	    .write = settle->what != STAGE_FOUND_REFUSE, .stage = STAGE_IGNORE};
@@ -118,17 +134,18 @@ static int settle_one(const struct settle *settle, const struct stage_place *pla
 	if (res < 0)
 		return error_set(settle->error, res, "cannot open the stage of %.120s: %.300s",
 		    block_info(settle->volume)->name, why.text);
-	if (settle->what == STAGE_FOUND_DROP) {
+	res = stage_look(file, &stage, &why);
+	applied = res == 0 && stage.state == STAGE_APPLIED && settle->what != STAGE_FOUND_DROP;
+	if (res == 0)
+		res = judge(settle, file, &stage);
+	else if ((res == -ENODATA || res == -EBADMSG) && settle->what == STAGE_FOUND_DROP)
 		res = 1;
-	} else {
-		res = stage_look(file, &stage, &why);
-		applied = res == 0 && stage.state == STAGE_APPLIED;
-		res = res == -ENODATA ? 0 : res == -EBADMSG ? refuse(settle, why.text) : res;
-		if (res == 0 && why.code == 0)
-			res = judge(settle, file, &stage);
-		else if (res < 0 && res != -EBUSY)
-			*settle->error = why;
-	}
+	else if (res == -EBADMSG)
+		res = refuse(settle, why.text);
+	else if (res == -ENODATA)
+		res = 0;
+	else if (settle->error)
+		*settle->error = why;
 	/* While it is locked. */
 	if (res == 1)
 		stage_place_remove(place);
@@ -136,36 +153,134 @@ static int settle_one(const struct settle *settle, const struct stage_place *pla
 	return applied && res == 1 ? 0 : res;
 }
 
-static bool follow_record(const char *record, struct stage_place *place)
+/* The stage that a record leads to; a record of what is not there leaves in doubt what it was. */
+static int settle_record(struct settle *settle, const char *folder, const struct stage_place *beside)
 {
-	ssize_t length = readlink(record, place->path, sizeof(place->path) - 1);
+	struct stage_place noted = {0};
+	struct stat stat;
+	char name[17];
 
-	snprintf(place->record, sizeof(place->record), "%s", record);
-	if (length > 0)
-		place->path[length] = '\0';
-	else
-		memcpy(place->path, place->record, sizeof(place->path));
-	return access(place->path, F_OK) == 0;
+	if (snprintf(noted.record, sizeof(noted.record), "%s/%s.stage", folder,
+	        crc32c_name(settle->id, name)) >= (int)sizeof(noted.record))
+		return 0;
+	if (lstat(noted.record, &stat) < 0)
+		return errno == ENOENT || errno == EACCES
+		           ? 0
+		           : error_set(settle->error, -errno, "cannot look for its stage, %.300s: %s",
+		                 noted.record, strerror(errno));
+	if (!stage_place_read(noted.record, noted.path, sizeof(noted.path)))
+		memcpy(noted.path, noted.record, sizeof(noted.path));
+	if (beside->path[0] && !strcmp(noted.path, beside->path))
+		return 0;
+	if (access(noted.path, F_OK) == 0)
+		return settle_one(settle, &noted);
+	if (settle->what == STAGE_FOUND_DROP) {
+		noted.path[0] = '\0';
+		stage_place_remove(&noted);
+		return 1;
+	}
+	/* It moved together with its image. */
+	if (settle->mine)
+		return 0;
+	return error_set(settle->error, -EBUSY,
+	    "refused: %.120s may hold a mixture of two points: a round of sync --atomic was begun, and its "
+	    "stage %.200s cannot be reached; mount what it lies on, or give it up by `blkmove recover "
+	    "--drop`, "
+	    "then a sync makes the volume whole",
+	    block_info(settle->volume)->name, noted.path);
 }
 
 int stage_settle(struct block *volume, int fd, enum stage_found what, struct error *error)
 {
 	struct settle settle = {.volume = volume, .what = what, .error = error};
-	struct stage_place here = {0}, noted = {0};
-	char record[STAGE_PATH_MAX] = "";
+	struct stage_place here = {0};
+	char folders[2][PATH_MAX];
+	unsigned count = state_dir_all(folders);
 	bool beside = stage_place_beside(fd, here.path, sizeof(here.path)) && access(here.path, F_OK) == 0;
-	int res = 0, more = 0;
+	int res = 0, any = beside, done = 0;
 
-	if (!beside && !state_has_any())
-		return 0;
+	for (unsigned i = 0; any == 0 && i < count; i++)
+		any = state_has_any(folders[i], i > 0, error);
+	if (any <= 0)
+		return any;
 	inspect_identity(fd, settle.id, sizeof(settle.id));
-	if (settle.id[0] && !stage_place_record(settle.id, record, sizeof(record)))
-		record[0] = '\0';
-	snprintf(here.record, sizeof(here.record), "%s", record);
+	if (settle.id[0] && !stage_place_record(settle.id, here.record, sizeof(here.record)))
+		here.record[0] = '\0';
 	if (beside)
-		res = settle_one(&settle, &here);
-	if (res >= 0 && record[0] && follow_record(record, &noted) &&
-	    !(beside && !strcmp(noted.path, here.path)))
-		more = settle_one(&settle, &noted);
-	return res < 0 ? res : more < 0 ? more : res | more;
+		done = res = settle_one(&settle, &here);
+	else
+		here.path[0] = '\0';
+	for (unsigned i = 0; res >= 0 && settle.id[0] && i < count; i++) {
+		res = settle_record(&settle, folders[i], &here);
+		done |= res;
+	}
+	if (res < 0)
+		return res;
+	if (what == STAGE_FOUND_DROP && done == 0 && settle.foreign[0])
+		return error_set(error, -EBUSY,
+		    "refused: the stage %.200s was committed for another volume, which was %.120s then; "
+		    "complete it "
+		    "by `blkmove recover` with that volume's name now, or remove the file",
+		    here.path, settle.foreign);
+	return done;
+}
+
+/* Room for a new stage */
+
+int stage_clear(struct ring *ring, const char *path, struct error *error)
+{
+	const struct block_open_options options = {.write = true, .stage = STAGE_IGNORE};
+	struct stage_place place = {0};
+	struct stage stage = {0};
+	struct block *file;
+	struct error why = {0};
+	char leads[STAGE_PATH_MAX];
+	int res = file_open(&file, ring, path, NULL, &options, &why);
+
+	if (res == -ENOENT)
+		return 0;
+	if (res < 0)
+		return error_set(error, res, "%.300s", why.text);
+	res = stage_look(file, &stage, &why);
+	if (res == -EBADMSG || (res == 0 && stage.state == STAGE_COMMITTED)) {
+		res = error_set(error, -EBUSY,
+		    "the stage %.200s of an earlier round for %.120s was committed, or is damaged: run "
+		    "`blkmove "
+		    "recover` for "
+		    "that volume; if it is no more, remove the file",
+		    path, stage.header.name[0] ? stage.header.name : "an unknown volume");
+	} else if (res == 0 || res == -ENODATA) {
+		snprintf(place.path, sizeof(place.path), "%s", path);
+		if (!stage_place_record(stage.header.target_id, place.record, sizeof(place.record)) ||
+		    !stage_place_read(place.record, leads, sizeof(leads)) || strcmp(leads, path))
+			place.record[0] = '\0';
+		stage_place_remove(&place);
+		res = 0;
+	} else {
+		error_set(error, res, "%.300s", why.text);
+	}
+	block_free(file);
+	return res;
+}
+
+int stage_clear_record(struct ring *ring, const struct stage_place *place, struct error *error)
+{
+	struct stage_place old = {0};
+	struct stat stat;
+	int res;
+
+	if (lstat(place->record, &stat) < 0)
+		return errno == ENOENT ? 0
+		                       : error_set(error, -errno, "cannot look at %.300s: %s", place->record,
+		                             strerror(errno));
+	if (!stage_place_read(place->record, old.path, sizeof(old.path)))
+		return strcmp(place->path, place->record) ? stage_clear(ring, place->record, error) : 0;
+	if (!strcmp(old.path, place->path))
+		return 0;
+	res = stage_clear(ring, old.path, error);
+	old.path[0] = '\0';
+	memcpy(old.record, place->record, sizeof(old.record));
+	if (res == 0)
+		stage_place_remove(&old);
+	return res;
 }

@@ -3,17 +3,21 @@
  * blkmove recover: brings volumes to the point that an interrupted round of `sync --atomic` had committed. The work is that of any open for writing
  * (block/stage.h); here it is ordered by name, or for all that this machine has a record of.
  */
+#include "base/cleanup.h"
 #include "base/state_dir.h"
+#include "block/inspect.h"
 #include "block/stage.h"
 #include "cli/cli.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define RING_ENTRIES 64u
 
@@ -26,7 +30,9 @@ struct recover {
 	unsigned endpoints;
 };
 
-static int open_volume(struct recover *recover, const struct endpoint *endpoint, struct error *error)
+/* `needed`: what finds nothing to do has found the wrong one. */
+static int open_volume(
+    struct recover *recover, const struct endpoint *endpoint, bool needed, struct error *error)
 {
 	const struct block_open_options open = {.write = true,
 	    .stage = recover->drop ? STAGE_DROP : STAGE_SETTLE,
@@ -36,14 +42,19 @@ static int open_volume(struct recover *recover, const struct endpoint *endpoint,
 
 	if (res < 0)
 		return res;
-	if (!block_info(block)->recovered)
+	if (!block_info(block)->recovered && needed)
+		res = error_set(error, -ESTALE,
+		    "%.200s was not completed: its stage was not found by it; run "
+		    "`blkmove recover` with the name that the volume has now",
+		    endpoint->name);
+	else if (!block_info(block)->recovered)
 		printf("%s: nothing to do\n", endpoint->name);
 	else if (recover->drop)
 		printf("%s: its stage was given up; a sync makes it whole\n", endpoint->name);
 	else
 		printf("%s: it is the new point\n", endpoint->name);
 	block_free(block);
-	return 0;
+	return res;
 }
 
 /* Each record of the state folder */
@@ -75,15 +86,62 @@ static int look_at(struct recover *recover, const char *record, struct stage *re
 	return res;
 }
 
+/* Names change hands: after a restart another volume may have it, and it is not opened for writing. */
+static int check_name(const struct stage *stage, struct error *error)
+{
+	const char *name = stage->header.name;
+	_cleanup_(cleanup_close) int fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	char id[sizeof(stage->header.target_id)] = "";
+
+	if (fd < 0)
+		return error_set(error, -errno,
+		    "%.200s (%.120s) is not completed: it cannot be opened: %s; run `blkmove recover` with "
+		    "the "
+		    "name "
+		    "that this volume has now",
+		    name, stage->header.target_id, strerror(errno));
+	inspect_identity(fd, id, sizeof(id));
+	if (!strcmp(id, stage->header.target_id))
+		return 0;
+	return error_set(error, -ESTALE,
+	    "%.160s is another volume now (%.100s): that with a committed round (%.100s) is not completed; "
+	    "run "
+	    "`blkmove recover` with the name that it has now",
+	    name, id[0] ? id : "no identity", stage->header.target_id);
+}
+
+static int not_there(const char *record, struct error *error)
+{
+	char path[STAGE_PATH_MAX];
+
+	/* Removed since the folder was read. */
+	if (!stage_place_read(record, path, sizeof(path)))
+		return 0;
+	return error_set(error, -ENOENT,
+	    "%.200s: its stage %.300s cannot be reached, and its volume may hold a mixture; mount what it "
+	    "lies "
+	    "on; if it is lost, `blkmove recover --drop` with the volume's name, or remove the record",
+	    record, path);
+}
+
 static int handle(struct recover *recover, const char *record, struct error *error)
 {
 	struct endpoint endpoint = {.kind = ENDPOINT_PATH};
 	struct stage stage;
 	int res = look_at(recover, record, &stage, error);
 
-	/* A record of a stage that is gone, or of one that was never begun. */
-	if (res == -ENOENT || res == -ENODATA)
+	if (res == -ENOENT)
+		return not_there(record, error);
+	/* Never begun. */
+	if (res == -ENODATA)
 		return 0;
+	if (res == -EBADMSG) {
+		error->code = -EBUSY;
+		return error_prefix(error,
+		    "refused: give it up by `blkmove recover --drop` with its volume's name, "
+		    "and make that whole by a sync, or remove it if that is no more: %s",
+		    record);
+	}
 	if (res < 0)
 		return error_prefix(error, "%s", record);
 	if (!recover->all) {
@@ -93,18 +151,25 @@ static int handle(struct recover *recover, const char *record, struct error *err
 	if (stage.state != STAGE_COMMITTED)
 		return 0;
 	endpoint.path = endpoint.name = stage.header.name;
-	return open_volume(recover, &endpoint, error);
+	res = check_name(&stage, error);
+	return res < 0 ? res : open_volume(recover, &endpoint, true, error);
 }
 
-static int handle_all(struct recover *recover)
+static int handle_folder(struct recover *recover, const char *folder, bool of_another)
 {
-	char folder[PATH_MAX], record[PATH_MAX + NAME_MAX + 2];
-	DIR *dir = opendir(state_dir_path(folder, sizeof(folder)));
+	char record[2 * PATH_MAX + NAME_MAX + 2];
+	DIR *dir = opendir(folder);
 	struct dirent *entry;
-	struct error error;
+	struct error error = {0};
 	int res, code = JOB_OK;
 
-	while (dir && (entry = readdir(dir))) {
+	if (!dir && (errno == ENOENT || (of_another && errno == EACCES)))
+		return JOB_OK;
+	if (!dir) {
+		error_set(&error, -errno, "cannot look for stages in %.300s: %s", folder, strerror(errno));
+		return cli_fail(JOB_TROUBLE, &error);
+	}
+	while ((entry = readdir(dir))) {
 		const char *end = strrchr(entry->d_name, '.');
 
 		if (!end || strcmp(end, ".stage"))
@@ -114,8 +179,21 @@ static int handle_all(struct recover *recover)
 		if (res < 0)
 			code = cli_fail(cli_exit_code(res), &error);
 	}
-	if (dir)
-		closedir(dir);
+	closedir(dir);
+	return code;
+}
+
+static int handle_all(struct recover *recover)
+{
+	char folders[2][PATH_MAX];
+	unsigned count = state_dir_all(folders);
+	int code = JOB_OK;
+
+	for (unsigned i = 0; i < count; i++) {
+		int one = handle_folder(recover, folders[i], i > 0);
+
+		code = one == JOB_OK ? code : one;
+	}
 	return code;
 }
 
@@ -197,7 +275,7 @@ int command_recover(int argc, char **argv)
 	if (res == JOB_OK && !recover.endpoints) {
 		res = handle_all(&recover);
 	} else if (res == JOB_OK) {
-		res = open_volume(&recover, &recover.options.target, &error);
+		res = open_volume(&recover, &recover.options.target, false, &error);
 		if (res < 0)
 			res = cli_fail(cli_exit_code(res), &error);
 	}

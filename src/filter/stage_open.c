@@ -47,16 +47,20 @@ static int find_place(const char *path, const struct block_facts *facts,
 }
 
 /* The file of an interrupted round, if it may be kept, else a new one. */
-static int open_file(struct block **ret, struct ring *ring, const struct stage_place *place,
+static int open_file(struct block **ret, struct ring *ring, struct stage_place *place,
     const struct path_policy *policy, const struct block_open_options *options,
     const struct block_facts *facts, const struct stage_layout *layout, bool *ret_kept, struct error *error)
 {
-	const struct path_policy *where = strcmp(place->path, place->record) ? policy : NULL;
+	bool apart = strcmp(place->path, place->record);
+	const struct path_policy *where = apart ? policy : NULL;
 	struct block_open_options file = {.write = true, .cache = options->cache, .stage = STAGE_IGNORE};
 	struct block *block;
-	int res;
+	struct error why = {0};
+	int res = stage_clear_record(ring, place, error);
 
 	*ret_kept = false;
+	if (res < 0)
+		return res;
 	if (access(place->path, F_OK) == 0) {
 		res = file_open(&block, ring, place->path, where, &file, error);
 		if (res < 0)
@@ -67,8 +71,15 @@ static int open_file(struct block **ret, struct ring *ring, const struct stage_p
 			*ret = block;
 			return 0;
 		}
-		unlink(place->path);
 		block_free(block);
+		res = stage_clear(ring, place->path, &why);
+		/* Another volume's, which had this name. */
+		if (res == -EBUSY && apart && !options->stage_dir) {
+			memcpy(place->path, place->record, sizeof(place->path));
+			return open_file(ret, ring, place, policy, options, facts, layout, ret_kept, error);
+		}
+		if (res < 0)
+			return error_set(error, res, "%s", why.text);
 	}
 	file.create = true;
 	file.create_size = layout->length;
@@ -83,21 +94,41 @@ static int make_state_dir(struct error *error)
 	return res < 0 ? error_set(error, res, "cannot make %s: %s", folder, strerror(-res)) : 0;
 }
 
+#define NAME_ROOM sizeof(((struct stage_header *)0)->name)
+
+/* As it was named: what a link leads to may be another volume after a restart. */
+static int absolute(const char *path, char *ret, struct error *error)
+{
+	char here[PATH_MAX] = "";
+	int length;
+
+	if (path[0] != '/' && !getcwd(here, sizeof(here)))
+		return error_set(error, -errno, "cannot learn the working directory: %s", strerror(errno));
+	length = snprintf(ret, NAME_ROOM, "%s%s%s", here, path[0] == '/' ? "" : "/", path);
+	return length < (int)NAME_ROOM ? 0
+	                               : error_set(error, -ENAMETOOLONG,
+	                                     "its name is longer than %zu bytes, and `blkmove recover` "
+	                                     "could not find it; give it a shorter one, by a link",
+	                                     NAME_ROOM - 1);
+}
+
 static int open_view(struct block **ret, struct block *take_volume, const struct path_policy *policy,
     const struct block_open_options *options, struct staged *take_staged, struct error *error)
 {
+	char name[NAME_ROOM] = "";
 	struct stage_view_options view = {
-	    .remove = remove_stage, .free = free, .data = take_staged, .name = take_staged->path};
+	    .remove = remove_stage, .free = free, .data = take_staged, .name = name};
 	struct ring *ring = block_ring(take_volume);
 	struct block_facts facts = {0};
 	struct stage_layout layout;
-	char name[PATH_MAX];
 	struct block *file = NULL;
 	int res = block_facts(take_volume, &facts, error);
 
 	if (res == 0 && !stage_layout(block_info(take_volume)->size, &layout))
 		res = error_set(error, -EOPNOTSUPP, "a volume of %llu bytes can have no stage",
 		    (unsigned long long)block_info(take_volume)->size);
+	if (res == 0)
+		res = absolute(take_staged->path, name, error);
 	if (res == 0)
 		res = find_place(take_staged->path, &facts, options, &take_staged->place, error);
 	if (res == 0)
@@ -108,14 +139,14 @@ static int open_view(struct block **ret, struct block *take_volume, const struct
 	/* What the policy refuses leaves no record. */
 	if (res == 0)
 		res = stage_place_note(&take_staged->place, error);
+	if (res < 0 && file && !view.resume)
+		unlink(take_staged->place.path);
 	if (res < 0) {
 		block_free(file);
 		block_free(take_volume);
 		free(take_staged);
 		return res;
 	}
-	if (realpath(take_staged->path, name))
-		view.name = name;
 	view.target_id = facts.id;
 	view.applied = options->keep_points ? make_point : NULL;
 	return stage_view_new(ret, take_volume, file, &view, error);

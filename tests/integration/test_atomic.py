@@ -416,3 +416,141 @@ def test_agent_that_is_confined(point, folder, sshd, program):
     key = sshd.key(f'command="BLKMOVE_STATE_DIR={program.state} {program.path} agent --allow {folder}"')
     program("sync", "--atomic", "--ssh", key, point.source, f"there:{point.target}")
     assert point.holds() == "new"
+
+
+# Places of stages
+
+def test_h17_stage_where_another_one_was(point, mounts, loops, program):
+    """A stage of the state folder, then one elsewhere, and the reverse: each is found, whatever an earlier round left there."""
+    for path in (point.source, point.target):
+        os.truncate(path, 16 * MIB)
+    device, elsewhere = loops.attach(point.target), mounts("-t", "tmpfs", "-o", "size=64M", "none")
+    for before, after in (["--atomic", f"--atomic={elsewhere}"], [f"--atomic={elsewhere}", "--atomic"]):
+        running = program.start("sync", before, "--rate=8M", point.source, device)
+        program.wait_for_position(running, 8 * MIB)
+        running.kill()
+        running.end(-signal.SIGKILL)
+        record, = records(program)
+        running = program.start("sync", after, "--rate=8M", point.source, device)
+        program.wait_for_position(running, 4 * MIB)
+        record, = records(program)
+        assert record.is_symlink() == (after != "--atomic")
+        assert len(list(elsewhere.iterdir())) == (after != "--atomic")
+        running.kill(signal.SIGINT)
+        running.end(INTERRUPTED)
+        program("recover", "--drop", device)
+        assert not records(program) and not list(elsewhere.iterdir())
+
+
+def test_h27_stage_that_is_not_there(point, mounts, folder, program):
+    """What it lies on is not mounted: the target is in doubt for all, until it is there again or given up."""
+    target = half_applied(program, point, mounts, folder)
+    stage, = folder.glob("*.stage")
+    away = stage.rename(folder / "away")
+    mixture = target.read_bytes()
+    assert str(stage) in program("recover", code=TROUBLE).err
+    assert str(stage) in program("recover", "--all", code=TROUBLE).err
+    for words in (["recover", target], ["sync", point.source, target], ["sync", "--atomic", point.source, target], ["verify", point.source, target]):
+        done = program(*words, code=(REFUSED, TROUBLE))
+        assert str(stage) in done.err and "--drop" in done.err, str(done)
+    assert target.read_bytes() == mixture
+    away.rename(stage)
+    program("recover", "--all")
+    assert point.holds() == "new" and not records(program)
+
+
+def test_h17_stage_that_was_given_up_comes_back(point, mounts, folder, program):
+    """Given up while it was away: it is not applied over what was written since."""
+    target = half_applied(program, point, mounts, folder)
+    stage, = folder.glob("*.stage")
+    away = stage.rename(folder / "away")
+    program("recover", "--drop", target)
+    program("sync", point.source, target)
+    assert point.holds() == "new" and not records(program)
+    point.next()
+    away.rename(stage)
+    program("sync", point.source, target)
+    assert point.holds() == "new"
+    done = program("sync", f"--atomic={folder}", point.source, target, code=REFUSED)
+    assert str(stage) in done.err and stage.exists()
+    stage.unlink()
+    program("sync", f"--atomic={folder}", point.source, target)
+    assert not records(program)
+
+
+def test_h17_volume_has_another_name(point, mounts, folder, random, program):
+    """--all writes to no volume that has taken the name, and says that the right one was not completed."""
+    target = half_applied(program, point, mounts, folder)
+    moved = target.rename(target.with_name("moved"))
+    done = program("recover", "--all", code=TROUBLE)
+    assert str(target) in done.err
+    other = random.randbytes(len(point.old))
+    target.write_bytes(other)
+    done = program("recover", "--all", code=TROUBLE)
+    assert "another volume" in done.err and str(target) in done.err
+    assert target.read_bytes() == other and len(records(program)) == 1
+    assert "it is the new point" in program("recover", moved).out.decode()
+    point.target = moved
+    assert point.holds() == "new" and not records(program)
+
+
+def test_h17_named_by_a_link(point, mounts, folder, program):
+    """What was named is noted, not where that led: a link may lead elsewhere after a restart."""
+    target = half_applied(program, point, mounts, folder)
+    program("recover", target)
+    link = folder / "link"
+    link.symlink_to(target)
+    point.next()
+    running = program.start("sync", "--atomic", "--rate=8M", point.source, link)
+    program.wait_for_position(running, 4 * MIB)
+    assert str(link) in program("recover").out.decode()
+    running.end()
+
+
+def test_h17_stage_of_a_renamed_image(mounts, point, random, program):
+    """Another image has the name now. It is in no doubt; its rounds do not touch the stage of the renamed one, nor does --drop."""
+    target = half_applied_beside(program, point, mounts)
+    stage = target.with_name("target.blkmove-stage")
+    moved = target.rename(target.with_name("moved"))
+    target.write_bytes(random.randbytes(len(point.old)))
+    program("digest", target)
+    done = program("recover", "--drop", target, code=REFUSED)
+    assert "another volume" in done.err and stage.exists()
+    program("sync", "--atomic", point.source, target)
+    assert point.holds() == "new" and stage.exists()
+    program("digest", moved, code=(REFUSED, TROUBLE))
+    program("recover", moved)
+    point.target = moved
+    assert point.holds() == "new" and not stage.exists() and not records(program)
+
+
+def half_applied_beside(program, point, mounts):
+    """The same as half_applied(), with its stage beside the target: the room that this takes is freed, and taken, in the right moment."""
+    disk = mounts("-t", "tmpfs", "-o", f"size={4 * len(point.old)}", "none")
+    elsewhere = disk / "elsewhere"
+    elsewhere.mkdir()
+    target = half_applied(program, point, mounts, elsewhere)
+    stage, = elsewhere.glob("*.stage")
+    record, = records(program)
+    beside = target.with_name("target.blkmove-stage")
+    shutil.copy(stage, beside)
+    record.unlink()
+    record.symlink_to(beside)
+    stage.unlink()
+    return target
+
+
+def test_h17_other_state_folder(point, mounts, folder, program):
+    """Without a folder that can be read nothing is said of a stage."""
+    target = half_applied(program, point, mounts, folder)
+    state = program.state
+    hidden = state.rename(state.with_name("hidden"))
+    state.write_bytes(b"")
+    program("recover", code=TROUBLE)
+    program("recover", "--all", code=TROUBLE)
+    program("recover", target, code=TROUBLE)
+    assert point.holds() == "mixture"
+    state.unlink()
+    hidden.rename(state)
+    program("recover", target)
+    assert point.holds() == "new"
