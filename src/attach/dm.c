@@ -177,11 +177,28 @@ int dm_suspend(const char *name, struct error *error)
 	return dm_do(task, "suspend the device", name, error);
 }
 
-int dm_resume(const char *name, struct error *error)
+/*
+ * With the cookie, but without the wait for it. Where there is none to be had (they are semaphores, of which a machine has so many) udev is not waited
+ * for: whoever waits for the device comes first.
+ */
+static int resume_for(const char *name, uint32_t *cookie, uint16_t flags, struct error *error)
 {
 	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_RESUME, name);
 
-	return dm_do_with_udev(task, 0, "resume the device", name, error);
+	if (task && !dm_task_set_cookie(task, cookie, flags)) {
+		dm_end(&task);
+		task = dm_begin(DM_DEVICE_RESUME, name);
+	}
+	return dm_do(task, "resume the device", name, error);
+}
+
+int dm_resume(const char *name, struct error *error)
+{
+	uint32_t cookie = 0;
+	int res = resume_for(name, &cookie, 0, error);
+
+	dm_udev_wait(cookie);
+	return res;
 }
 
 int dm_remove(const char *name, struct error *error)
@@ -224,26 +241,21 @@ int dm_swap(const char *name, bool secrets, const struct dm_table *table,
 	return error_prefix(error, "%s may be suspended, run `dmsetup resume %s`", name, name);
 }
 
-/* With the cookie, but without the wait for it. */
-static int resume_for(const char *name, uint32_t *cookie, uint16_t flags, struct error *error)
-{
-	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_RESUME, name);
-
-	if (task && !dm_task_set_cookie(task, cookie, flags))
-		return dm_cannot("resume the device", name, error);
-	return dm_do(task, "resume the device", name, error);
-}
-
 int dm_moment(const char *name, const char *inner, struct error *error)
 {
 	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_SUSPEND, name);
 	uint32_t cookie = 0;
 	struct error why;
-	int res = dm_do(task, "suspend the device", name, error);
-	int resumed;
+	int resumed, res;
 
-	if (res < 0)
+	/* Before, as it may fail. */
+	if (!dm_udev_create_cookie(&cookie))
+		return dm_cannot("get a semaphore (`ipcs -s` lists them) for", name, error);
+	res = dm_do(task, "suspend the device", name, error);
+	if (res < 0) {
+		dm_udev_wait(cookie);
 		return res;
+	}
 	res = resume_for(inner, &cookie, UDEV_FLAGS, error);
 	resumed = resume_for(name, &cookie, 0, &why);
 	/* Later than usual: udev may have to read the suspended device. Where there is no udev this makes the nodes. */

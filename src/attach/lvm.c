@@ -14,11 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <unistd.h>
 
 #define UUID_PREFIX  "LVM-"
 #define UUID_LENGTH  68u /* with the prefix, the group's id and the volume's; a part of a volume has more */
 #define LOCKS        "/run/lock/lvm"
 #define PATIENCE_MS  60000u
+#define LOOK_MS      100u
 #define METADATA_MAX (64u << 20)
 #define RING_ENTRIES 8u
 
@@ -262,7 +264,34 @@ int lvm_space_of(
 
 /* Disks */
 
-int lvm_run(char *const *words, struct error *error)
+/* Nothing of it is held: what is locked just now is waited for before a command begins that must not be killed any more. */
+static int wait_for_group(const char *group, struct error *error)
+{
+	char path[LVM_NAME_MAX + sizeof(LOCKS) + 4];
+	_cleanup_(cleanup_close) int fd = -1;
+
+	snprintf(path, sizeof(path), LOCKS "/V_%s", group);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	for (unsigned waited_ms = 0; fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0; waited_ms += LOOK_MS) {
+		if (errno != EWOULDBLOCK || waited_ms >= PATIENCE_MS)
+			return error_set(error, -EBUSY,
+			    "LVM's group %s is locked (%s); see which of LVM's commands is at work on it",
+			    group, path);
+		usleep(LOOK_MS * 1000);
+	}
+	return 0;
+}
+
+int lvm_run(const char *group, char *const *words, struct error *error)
+{
+	int res = group ? wait_for_group(group, error) : 0;
+
+	/* Killed while it has a volume suspended it would leave that so: whoever uses the volume would wait for ever. */
+	return res < 0 ? res : child_run(words, NULL, 0, error);
+}
+
+/* What only reads may be killed. */
+static int ask(char *const *words, struct error *error)
 {
 	struct ring *ring;
 	int res = ring_new(&ring, RING_ENTRIES, error);
@@ -327,7 +356,7 @@ static int read_group(const char *group, bool locked, char **ret, struct error *
 	if (res < 0)
 		return res;
 	snprintf(path, sizeof(path), "%s/metadata", folder);
-	res = lvm_run(words, error);
+	res = ask(words, error);
 	*ret = res == 0 ? read_all(path) : NULL;
 	remove_folder(folder, path);
 	if (res == 0 && !*ret)
@@ -366,7 +395,7 @@ static int write_group(const char *group, const char *text, struct error *error)
 	snprintf(path, sizeof(path), "%s/metadata", folder);
 	res = write_all(path, text, error);
 	if (res == 0)
-		res = lvm_run(words, error);
+		res = lvm_run(NULL, words, error);
 	remove_folder(folder, path);
 	return res;
 }

@@ -36,8 +36,11 @@ struct lvm_space {
 /* By the metadata of `text`. -ENOENT or -EBADMSG with words. */
 int lvm_space_of(
     const char *text, const char *group, const char *volume, struct lvm_space *ret, struct error *error);
-/* Runs one of LVM's commands; with what it says in the words of an error. Waits for at most a minute. */
-int lvm_run(char *const *words, struct error *error);
+/*
+ * Runs one of LVM's commands that change something, to its end; with what it says in the words of an error. Waits for at most a minute
+ * until nobody has `group` locked (-EBUSY), but then for as long as it takes. NULL: the caller has locked it.
+ */
+int lvm_run(const char *group, char *const *words, struct error *error);
 /* The group's metadata as they are; the caller frees *ret. */
 int lvm_read(const char *group, char **ret, struct error *error);
 /* Exchanges them on the disks, durably. Run again it exchanges them back: lvm_first() tells which of both it is. */

@@ -108,7 +108,7 @@ static int make(const struct volume *volume, struct error *error)
 		strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%S", &tm);
 	snprintf(name, sizeof(name), "%s-point-%s.%03ldZ", volume->name, stamp, now.tv_nsec / 1000000);
 	snprintf(origin, sizeof(origin), "%s/%s", volume->group, volume->name);
-	return lvm_run(words, error);
+	return lvm_run(volume->group, words, error);
 }
 
 static int remove_point(const struct volume *volume, char *point, struct error *error)
@@ -117,7 +117,7 @@ static int remove_point(const struct volume *volume, char *point, struct error *
 	char *words[] = {"lvremove", "-y", "-q", name, NULL};
 
 	snprintf(name, sizeof(name), "%s/%s", volume->group, point);
-	return lvm_run(words, error);
+	return lvm_run(volume->group, words, error);
 }
 
 static int remove_oldest(const struct volume *volume, unsigned keep, struct error *error)

@@ -325,24 +325,39 @@ static int load_origin(struct snapshot *snapshot, struct error *error)
 	return res;
 }
 
-/* While the device is suspended nothing of ours may have to be read from it. */
-static int moment(struct snapshot *snapshot, struct error *error)
+/* While the device is suspended nothing of ours may have to be read from it; if we are killed, the guard resumes it. */
+static int begin_pause(struct snapshot_guard *guard, struct error *error)
+{
+	int res = snapshot_guard_suspending(guard, true, error);
+
+	if (res == 0)
+		(void)mlockall(MCL_CURRENT);
+	return res;
+}
+
+/* `res`: what became of it meanwhile; the first error counts. */
+static int end_pause(struct snapshot_guard *guard, int res, struct error *error)
 {
 	struct error why;
-	int res, told;
+	int told;
 
-	res = snapshot_guard_suspending(&snapshot->guard, true, error);
-	if (res < 0)
-		return res;
-	(void)mlockall(MCL_CURRENT);
-	res = dm_moment(snapshot->source.name, snapshot->record.fresh, error);
 	munlockall();
-	told = snapshot_guard_suspending(&snapshot->guard, false, &why);
+	told = snapshot_guard_suspending(guard, false, &why);
 	if (res == 0 && told < 0) {
 		*error = why;
 		res = told;
 	}
 	return res;
+}
+
+static int moment(struct snapshot *snapshot, struct error *error)
+{
+	int res = begin_pause(&snapshot->guard, error);
+
+	if (res < 0)
+		return res;
+	res = dm_moment(snapshot->source.name, snapshot->record.fresh, error);
+	return end_pause(&snapshot->guard, res, error);
 }
 
 static int make(struct snapshot *snapshot, struct error *error)
@@ -393,11 +408,17 @@ static void drop_waiting(const char *name, dev_t origin)
 
 static int restore_table(const char *device, const char *real, struct error *error)
 {
+	struct snapshot_guard guard = {.fd = -1, .device = device};
 	struct dm_table table;
 	int res = dm_get_table(real, true, &table, error);
 
 	if (res == 0)
-		res = dm_swap(device, true, &table, NULL, NULL, NULL, error);
+		res = snapshot_guard_start(&guard, error);
+	if (res == 0)
+		res = begin_pause(&guard, error);
+	if (res == 0)
+		res = end_pause(&guard, dm_swap(device, true, &table, NULL, NULL, NULL, error), error);
+	snapshot_guard_end(&guard);
 	dm_table_wipe(&table);
 	return res;
 }

@@ -19,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define TRIES_MAX 30u /* seconds */
+
 enum order {
 	FREEZE = 'f',
 	THAW = 't',
@@ -46,16 +48,28 @@ static time_t now_s(void)
 	return now.tv_sec;
 }
 
+/* By what is seen, not by what is said. 1: it was suspended. */
+static int make_run(const char *device)
+{
+	struct dm_facts facts;
+	struct error ignored;
+	int res = dm_look(device, &facts, &ignored);
+
+	/* What is gone is not suspended. */
+	if (res < 0 || !facts.suspended)
+		return res == -ENXIO ? 0 : res;
+	res = dm_resume(device, &ignored);
+	return res < 0 ? res : 1;
+}
+
 static void undo(struct duty *duty)
 {
-	struct error ignored;
-
-	if (duty->suspended)
-		(void)dm_resume(duty->guard->device, &ignored);
+	/* The one who suspends may be about to: then it is looked at again soon. */
+	if (duty->suspended && make_run(duty->guard->device) > 0)
+		duty->suspended = false;
 	while (duty->frozen > 0)
 		(void)ioctl(duty->guard->mounts[--duty->frozen], FITHAW, 0);
-	duty->suspended = false;
-	duty->deadline = 0;
+	duty->deadline = duty->suspended ? now_s() + 1 : 0;
 }
 
 static int freeze(struct duty *duty)
@@ -76,6 +90,8 @@ static int freeze(struct duty *duty)
 /* Its answer. */
 static int obey(struct duty *duty, char order)
 {
+	int res;
+
 	switch (order) {
 	case FREEZE:
 		return freeze(duty);
@@ -88,6 +104,9 @@ static int obey(struct duty *duty, char order)
 			duty->deadline = now_s() + SNAPSHOT_GUARD_PATIENCE_S;
 		return 0;
 	case RESUMED:
+		res = duty->suspended ? make_run(duty->guard->device) : 0;
+		if (res < 0)
+			return res;
 		duty->suspended = false;
 		if (!duty->frozen)
 			duty->deadline = 0;
@@ -147,6 +166,9 @@ static _Noreturn void keep_guard(const struct snapshot_guard *guard, int fd)
 	while (next_order(&duty, fd))
 		;
 	undo(&duty);
+	/* Nobody else is there to do it. */
+	for (unsigned tries = 0; duty.suspended && make_run(guard->device) < 0 && tries < TRIES_MAX; tries++)
+		sleep(1);
 	if (duty.owes_hook && guard->hook) {
 		set_signals(SIG_DFL);
 		dup2(STDERR_FILENO, STDOUT_FILENO);
@@ -218,9 +240,6 @@ int snapshot_guard_freeze(struct snapshot_guard *guard, struct error *error)
 {
 	int res;
 
-	/* Most is written out while nobody waits. */
-	for (unsigned i = 0; i < guard->mounts_count; i++)
-		(void)syncfs(guard->mounts[i]);
 	guard->frozen = true;
 	res = order(guard, FREEZE, error);
 	if (res < 0 && res != -ECHILD)
@@ -252,10 +271,17 @@ int snapshot_guard_suspending(struct snapshot_guard *guard, bool suspending, str
 {
 	int res = order(guard, suspending ? SUSPENDING : RESUMED, error);
 
+	if (res == -ECHILD && !suspending)
+		(void)make_run(guard->device);
+
 	if (res == -ETIMEDOUT)
-		error_set(error, res,
+		return error_set(error, res,
 		    "%s was suspended for more than %u s, and was resumed before the snapshot was there",
 		    guard->device, SNAPSHOT_GUARD_PATIENCE_S);
+	if (res < 0 && res != -ECHILD)
+		error_set(error, res,
+		    "cannot see to it that %s is not suspended (%s); run `dmsetup resume %s`", guard->device,
+		    strerror(-res), guard->device);
 	return res;
 }
 

@@ -33,7 +33,10 @@ int snapshot_guard_start(struct snapshot_guard *guard, struct error *error);
 int snapshot_guard_freeze(struct snapshot_guard *guard, struct error *error);
 /* -ETIMEDOUT with words when they had been thawed before. They are thawed in any case. */
 int snapshot_guard_thaw(struct snapshot_guard *guard, struct error *error);
-/* The device is about to be suspended, or was resumed: -ETIMEDOUT with words when that had been done already. */
+/*
+ * The device is about to be suspended, or was resumed: it looks, and resumes it if that is not so. -ETIMEDOUT with words when that had been
+ * done already.
+ */
 int snapshot_guard_suspending(struct snapshot_guard *guard, bool suspending, struct error *error);
 /* The hook must run from now on, or need not any more. */
 int snapshot_guard_owes_hook(struct snapshot_guard *guard, bool owes, struct error *error);

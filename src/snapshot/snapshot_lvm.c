@@ -78,7 +78,7 @@ static int make(struct snapshot *snapshot, bool thick, struct error *error)
 	snprintf(origin, sizeof(origin), "%s/%s", snapshot->group, snapshot->volume);
 	snprintf(tag, sizeof(tag), TAG "%s", snapshot->record.id);
 	snprintf(extents, sizeof(extents), "%" PRIu64, snapshot->extents);
-	return lvm_run(words, error);
+	return lvm_run(snapshot->group, words, error);
 }
 
 static int make_thick(struct snapshot *snapshot, struct error *error)
@@ -101,11 +101,11 @@ static int clear(struct snapshot *snapshot, struct error *error)
 
 	snprintf(which, sizeof(which), "lv_tags={" TAG "%s} && lv_name!=\"%s\" && lv_name!=\"%s\"",
 	    record->id, record->base, record->fresh);
-	res = lvm_run(words, error);
+	res = lvm_run(snapshot->group, words, error);
 	/* Somebody may look at it for a moment, as udev does. */
 	if (res < 0) {
 		sleep(1);
-		res = lvm_run(words, error);
+		res = lvm_run(snapshot->group, words, error);
 	}
 	return res < 0 ? error_prefix(
 	                     error, "cannot remove snapshots of %s/%s", snapshot->group, snapshot->volume)

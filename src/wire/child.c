@@ -208,12 +208,29 @@ static int collect(int fd, struct ring *ring, struct collected *to, uint64_t end
 	return res;
 }
 
+/* Without a deadline: to the child's end, whoever else may have the pipe by then. */
+static void collect_to_end(struct child *child, int fd, struct collected *to)
+{
+	struct pollfd polls[] = {{.fd = fd, .events = POLLIN}, {.fd = child->pidfd, .events = POLLIN}};
+
+	while (child->pid != 0) {
+		/* Without a pidfd: look every 10 ms. */
+		if (poll(polls, 2, child->pidfd < 0 ? 10 : -1) < 0)
+			continue;
+		if (polls[0].revents == 0)
+			reap(child, WNOHANG);
+		else if (take(to, fd) <= 0)
+			polls[0].fd = -1;
+	}
+	to->text[to->used] = '\0';
+}
+
+/* `ring` NULL: no deadline. */
 static int capture(char *const *argv, struct ring *ring, struct collected *to, bool errors_too,
     unsigned timeout_ms, struct error *error)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	_cleanup_(cleanup_close) int in = -1;
-	uint64_t end_ns = ring_now_ns(ring) + timeout_ms * UINT64_C(1000000);
 	struct child child;
 	int fds[2], res;
 
@@ -224,8 +241,11 @@ static int capture(char *const *argv, struct ring *ring, struct collected *to, b
 	close(fds[1]);
 	if (res < 0)
 		return res;
-	res = collect(in, ring, to, end_ns);
-	if (res == 0 && !child_wait(&child, ring, timeout_ms))
+	if (ring)
+		res = collect(in, ring, to, ring_now_ns(ring) + timeout_ms * UINT64_C(1000000));
+	else
+		collect_to_end(&child, in, to);
+	if (res == 0 && ring && !child_wait(&child, ring, timeout_ms))
 		res = -ETIMEDOUT;
 	child_end(&child, ring);
 	if (res == 0 && child.status != 0)

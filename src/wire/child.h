@@ -32,5 +32,8 @@ void child_end(struct child *child, struct ring *ring);
 /* Runs argv and takes what it prints, at most size - 1 bytes. Returns 0 if it exited with 0 in time, else
  * -errno. */
 int child_capture(char *const *argv, struct ring *ring, char *ret, size_t size, unsigned timeout_ms);
-/* Runs a tool, for its effect. Returns 0 if it exited with 0 in time, else -errno with words, among them what it said. */
+/*
+ * Runs a tool, for its effect. Returns 0 if it exited with 0 in time, else -errno with words, among them what it said. `ring` NULL: it must not be
+ * killed in the middle, so there is no deadline, and the call blocks.
+ */
 int child_run(char *const *argv, struct ring *ring, unsigned timeout_ms, struct error *error);
