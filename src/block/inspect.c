@@ -41,6 +41,19 @@ void inspect_identity(int fd, char *ret, unsigned length)
 		inspect_id(&volume, ret, length);
 }
 
+int inspect_where(int fd, struct block_facts *ret, struct error *error)
+{
+	struct inspect_volume volume;
+	int res = look(&volume, fd);
+
+	if (res < 0)
+		return error_set(error, res, "cannot look at the volume: %s", strerror(-res));
+	*ret = (struct block_facts){0};
+	inspect_id(&volume, ret->id, sizeof(ret->id));
+	inspect_places(&volume, ret);
+	return 0;
+}
+
 int inspect_fd(int fd, struct block_facts *ret, struct error *error)
 {
 	struct inspect_volume volume;

@@ -13,6 +13,13 @@
 /* Fills facts for an open file or block device. Returns 0 or -errno with words; a fact that cannot be known
  * is empty. */
 int inspect_fd(int fd, struct block_facts *ret, struct error *error);
+/* Its id and places alone, at once. */
+int inspect_where(int fd, struct block_facts *ret, struct error *error);
+/*
+ * A place of which both have bytes, or NULL: what one volume lies upon may be the other. That both lie upon a third, as two volumes of
+ * one group do, is no harm.
+ */
+const struct block_place *inspect_common(const struct block_facts *a, const struct block_facts *b);
 /* block_facts.id alone; "" when it cannot be known. */
 void inspect_identity(int fd, char *ret, unsigned length);
 /*

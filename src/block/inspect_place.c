@@ -109,3 +109,20 @@ void inspect_places(const struct inspect_volume *volume, struct block_facts *fac
 	else
 		file_places(volume, 0, TO_THE_END, 0, facts);
 }
+
+static bool have_common_bytes(const struct block_place *a, const struct block_place *b)
+{
+	return !strcmp(a->id, b->id) && a->offset < b->offset + b->length &&
+	       b->offset < a->offset + a->length;
+}
+
+const struct block_place *inspect_common(const struct block_facts *a, const struct block_facts *b)
+{
+	for (unsigned i = 0; i < a->places_count && b->places_count; i++)
+		if (have_common_bytes(&a->places[i], &b->places[0]))
+			return &a->places[i];
+	for (unsigned i = 0; i < b->places_count && a->places_count; i++)
+		if (have_common_bytes(&b->places[i], &a->places[0]))
+			return &b->places[i];
+	return NULL;
+}

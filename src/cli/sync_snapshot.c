@@ -118,6 +118,7 @@ static int open_series(struct sync_snapshot *sync, struct snapshot **ret, struct
 	const struct cli_snapshot *snapshot = &options->snapshot;
 	const struct snapshot_options series = {.source = options->source.path,
 	    .target = options->target.name,
+	    .target_path = options->target.kind == ENDPOINT_PATH ? options->target.path : NULL,
 	    .state_dir = options->state_dir,
 	    .store = snapshot->store,
 	    .size = snapshot->size,

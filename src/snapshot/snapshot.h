@@ -25,6 +25,7 @@ struct snapshot_options {
 	const char *source;         /* path of a device of this machine */
 	const char *target;         /* as it was named: the base is of this source for this target */
 	const char *state_dir;      /* where the record lies */
+	const char *target_path;    /* where that is on this machine; NULL: on another one */
 	const char *store;          /* plain devices: the device that takes what is overwritten; or NULL */
 	uint64_t size;              /* LVM, thick: bytes for what is overwritten; 0: chosen */
 	unsigned fill_max;          /* percent; 0: SNAPSHOT_FILL_MAX */

@@ -8,7 +8,6 @@
 
 #include "attach/dm.h"
 #include "base/cleanup.h"
-#include "block/inspect.h"
 #include "snapshot/snapshot_place.h"
 #include "snapshot/snapshot_private.h"
 
@@ -27,7 +26,6 @@
 #include <unistd.h>
 
 #define UUID_PREFIX "BLKMOVE-"
-#define SIGNATURE   "DM_snapshot_cow" /* libblkid's word for a store that was used before */
 
 /* Names: NAME-blkmove-real, and of a series NAME-blkmove-ID-0, NAME-blkmove-ID-store0... */
 static void real_name(const struct snapshot *snapshot, char ret[DM_NAME_MAX])
@@ -114,26 +112,6 @@ static bool is_ours(const struct snapshot *snapshot, unsigned slot, dev_t store)
 	return ours;
 }
 
-static int judge_store(const char *store, int fd, struct error *error)
-{
-	struct block_facts facts;
-	int res = inspect_fd(fd, &facts, error);
-
-	if (res < 0)
-		return res;
-	if (facts.mounted[0])
-		return error_set(
-		    error, -EPERM, "the store %s is mounted at %s; name another", store, facts.mounted);
-	if (facts.held[0] || facts.writer[0])
-		return error_set(error, -EPERM, "the store %s is in use by %s; name another", store,
-		    facts.held[0] ? facts.held : facts.writer);
-	if (facts.signature[0] && strncmp(facts.signature, SIGNATURE, strlen(SIGNATURE)))
-		return error_set(error, -EPERM,
-		    "the store %s carries %s, which would be lost; `wipefs -a %s` first, if that may be",
-		    store, facts.signature, store);
-	return 0;
-}
-
 static int look_at_store(struct snapshot *snapshot, struct error *error)
 {
 	struct snapshot_dm_place *place = &snapshot->place;
@@ -152,8 +130,8 @@ static int look_at_store(struct snapshot *snapshot, struct error *error)
 	if (fd < 0 || fstat(fd, &facts) < 0 || !S_ISBLK(facts.st_mode) || ioctl(fd, BLKGETSIZE64, &bytes) < 0)
 		return error_set(error, -EPERM, "the store %s is no block device that can be opened", store);
 	place->store = facts.st_rdev;
-	if (!is_ours(snapshot, 0, place->store) && !is_ours(snapshot, 1, place->store))
-		res = judge_store(store, fd, error);
+	res = snapshot_store_judge(
+	    snapshot, fd, is_ours(snapshot, 0, place->store) || is_ours(snapshot, 1, place->store), error);
 	if (res == 0 && snapshot_place_half(bytes / 512, place->slot, &place->begin, &place->length) < 0)
 		res = error_set(error, -EPERM,
 		    "the store %s is too small: it takes two snapshots, of %u MiB each at least", store,

@@ -61,3 +61,5 @@ void snapshot_draw(char ret[SNAPSHOT_ID_LENGTH + 1]);
 int snapshot_fill_of(const char *path, char *what, size_t length, struct error *error);
 /* snapshot_take.c: see snapshot.h. The kind has prepared, and it is recorded. */
 int snapshot_take_moment(struct snapshot *snapshot, struct error *error);
+/* snapshot_store.c: whether the open device may be the store; -EPERM with words. `ours`: it is one already. */
+int snapshot_store_judge(const struct snapshot *snapshot, int fd, bool ours, struct error *error);

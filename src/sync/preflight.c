@@ -4,32 +4,15 @@
 
 #include "base/bytes.h"
 #include "base/parse_size.h"
+#include "block/inspect.h"
 
 #include <errno.h>
 #include <string.h>
 
-static bool have_common_bytes(const struct block_place *a, const struct block_place *b)
-{
-	return !strcmp(a->id, b->id) && a->offset < b->offset + b->length &&
-	       b->offset < a->offset + a->length;
-}
-
-/* What one volume lies upon may be the other. That both lie upon a third, as two volumes of one group do, is no harm. */
-static const struct block_place *common_place(const struct block_facts *a, const struct block_facts *b)
-{
-	for (unsigned i = 0; i < a->places_count && b->places_count; i++)
-		if (have_common_bytes(&a->places[i], &b->places[0]))
-			return &a->places[i];
-	for (unsigned i = 0; i < b->places_count && a->places_count; i++)
-		if (have_common_bytes(&b->places[i], &a->places[0]))
-			return &b->places[i];
-	return NULL;
-}
-
 static int check_same(const struct preflight *p, struct error *error)
 {
 	const struct block_facts *source = p->source_facts, *target = p->target_facts;
-	const struct block_place *place = common_place(source, target);
+	const struct block_place *place = inspect_common(source, target);
 
 	if (p->allow & ALLOW_SAME)
 		return 0;

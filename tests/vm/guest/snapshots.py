@@ -293,6 +293,14 @@ def test_h27_refusals():
     refused("--snapshot-store=", source=source)
     run("lvcreate", "-qy", "-Wn", "-L", "4M", "-n", "tiny", "away")
     refused("too small", source=source, options=["--snapshot-store=/dev/away/tiny"])
+    # Its first bytes would be overwritten: the source, what lies on it or below it, the target.
+    fill(source)
+    run("dmsetup", "create", "upon", "--table", f"0 {MEGS * 1024} linear {source} 2048")
+    held = content(source), content(TARGET)
+    for store in source, "/dev/mapper/upon", "/dev/vg/below", TARGET:
+        refused("bytes in common", source=source, options=[f"--snapshot-store={store}"])
+    check((content(source), content(TARGET)) == held, "a refusal has written")
+    run("dmsetup", "remove", "upon")
     run("mkfs.ext4", "-q", "-F", STORE)
     refused("carries ext4", "wipefs", source=source, options=PLAIN_STORE)
     MOUNT.mkdir(exist_ok=True)
