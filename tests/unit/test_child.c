@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Tools that are run for their effect: with a deadline, and to their end. */
 #include "wire/child.h"
 
