@@ -247,7 +247,8 @@ static int capture(char *const *argv, struct ring *ring, struct collected *to, b
 		collect_to_end(&child, in, to);
 	if (res == 0 && ring && !child_wait(&child, ring, timeout_ms))
 		res = -ETIMEDOUT;
-	child_end(&child, ring);
+	if (ring)
+		child_end(&child, ring);
 	if (res == 0 && child.status != 0)
 		res = -EIO;
 	return res < 0 ? error_set(error, res, "`%s` failed: %s", argv[0], strerror(-res)) : 0;
