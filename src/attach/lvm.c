@@ -24,14 +24,12 @@
 #define METADATA_MAX (64u << 20)
 #define RING_ENTRIES 8u
 
-bool lvm_name(const char *dm_name, const char *dm_uuid, char *ret_group, char *ret_volume)
+bool lvm_split(const char *dm_name, char *ret_group, char *ret_volume)
 {
 	char *group = NULL, *volume = NULL, *layer = NULL;
 	struct dm_pool *pool;
 	bool found = false;
 
-	if (strncmp(dm_uuid, UUID_PREFIX, strlen(UUID_PREFIX)) || strlen(dm_uuid) != UUID_LENGTH)
-		return false;
 	pool = dm_pool_create("names", 1024);
 	if (pool && dm_split_lvm_name(pool, dm_name, &group, &volume, &layer) && *volume && !*layer)
 		found = snprintf(ret_group, LVM_NAME_MAX, "%s", group) < (int)LVM_NAME_MAX &&
@@ -39,6 +37,12 @@ bool lvm_name(const char *dm_name, const char *dm_uuid, char *ret_group, char *r
 	if (pool)
 		dm_pool_destroy(pool);
 	return found;
+}
+
+bool lvm_name(const char *dm_name, const char *dm_uuid, char *ret_group, char *ret_volume)
+{
+	return strncmp(dm_uuid, UUID_PREFIX, strlen(UUID_PREFIX)) == 0 && strlen(dm_uuid) == UUID_LENGTH &&
+	       lvm_split(dm_name, ret_group, ret_volume);
 }
 
 /* Editing */

@@ -21,6 +21,8 @@ struct lvm_pair {
 
 /* Group and volume of a device with this name and uuid; false when it is none of LVM's, or a part of one. */
 bool lvm_name(const char *dm_name, const char *dm_uuid, char *ret_group, char *ret_volume);
+/* The same by the name alone, of a volume that may be gone: whether it was one of LVM's the caller knows. */
+bool lvm_split(const char *dm_name, char *ret_group, char *ret_volume);
 
 /*
  * Metadata in which the two have exchanged their segments; the caller frees *ret. -EOPNOTSUPP with words if one of them is more than

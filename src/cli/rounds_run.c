@@ -83,7 +83,7 @@ static void note_round(
 static void send_round(struct round_run *run)
 {
 	struct job_options job = job_options(run);
-	double begun_s = round_run_now_s(run);
+	double begun_s = round_run_now_s(run), ended_s;
 	struct round_figures figures = {0};
 	enum rounds_event event;
 	time_t moment;
@@ -93,8 +93,12 @@ static void send_round(struct round_run *run)
 	job.verify = run->run.options->rounds.verify_sent;
 	job.verify_sent = job.verify && run->rounds.sent > 0;
 	event = take_snapshot(run, &job);
-	figures.moment_s = round_run_now_s(run);
-	moment = time(NULL);
+	/* A hook after the snapshot may have taken long. */
+	ended_s = round_run_now_s(run);
+	figures.moment_s = event == ROUNDS_DONE && run->run.snapshot.snapshot
+	                       ? (double)snapshot_moment_ns(run->run.snapshot.snapshot) / 1e9
+	                       : ended_s;
+	moment = time(NULL) - (time_t)(ended_s - figures.moment_s);
 	if (event == ROUNDS_DONE)
 		event = run_one(run, &job);
 	if (event != ROUNDS_DONE) {

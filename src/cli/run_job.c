@@ -79,11 +79,11 @@ static void tick(void *data)
 	struct run *run = data;
 	struct job_progress progress;
 
+	sync_snapshot_look(&run->snapshot, run->job);
 	if (!run->job)
 		return;
 	job_progress(run->job, &progress);
 	report_tick(run->report, &progress, ring_now_ns(run->ring));
-	sync_snapshot_look(&run->snapshot, run->job);
 	if (run->give_up_ns && progress.state == JOB_OPENING && ring_now_ns(run->ring) >= run->give_up_ns)
 		end_at_once(run);
 }

@@ -169,14 +169,29 @@ int sync_snapshot_take(struct sync_snapshot *sync, struct job_options *job, stru
 	return 0;
 }
 
+static bool is_past_opening(struct job *job)
+{
+	struct job_progress progress;
+
+	job_progress(job, &progress);
+	return progress.state != JOB_CREATED && progress.state != JOB_OPENING;
+}
+
 void sync_snapshot_look(struct sync_snapshot *sync, struct job *job)
 {
 	uint64_t now_ns = ring_now_ns(sync->ring);
 
-	if (!sync->source.path || sync->stop.code || now_ns < sync->next_ns)
+	if (!sync->snapshot || sync->stop.code || now_ns < sync->next_ns)
 		return;
 	sync->next_ns = now_ns + LOOK_NS;
-	if (snapshot_watch(sync->snapshot, &sync->stop) < 0)
+	if (!sync->source.path) {
+		/* Not while a job may be about to ask the base. */
+		if (!job || is_past_opening(job))
+			snapshot_watch_base(sync->snapshot);
+		return;
+	}
+	/* Not while it is being made, or settled. */
+	if (job && snapshot_watch(sync->snapshot, &sync->stop) < 0)
 		job_cancel(job);
 }
 
@@ -201,9 +216,12 @@ enum job_result sync_snapshot_end(
 		job_close(job);
 	keep = keep_after(sync, job, result == JOB_OK);
 	if (keep == SNAPSHOT_KEEP_NONE && result == JOB_OK && sync->options->snapshot.mode == SNAPSHOT_AUTO)
-		sync->say(sync->data, "it could not be noted that the target holds this snapshot, so it is "
-		                      "not kept: the next run "
-		                      "compares everything");
+		sync->say(sync->data,
+		    "it could not be noted that the target holds this snapshot, so it is "
+		    "not kept: the next run "
+		    "compares everything. Of a thin volume the pool may hold its metadata "
+		    "for a run that was killed; if nobody else does: `dmsetup message POOL 0 "
+		    "release_metadata_snap`");
 	if (snapshot_settle(sync->snapshot, keep, &why) < 0)
 		sync->say(sync->data, why.text);
 	sync->source = (struct endpoint){0};

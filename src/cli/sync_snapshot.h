@@ -29,7 +29,10 @@ int sync_snapshot_drop(struct cli_options *options);
 int sync_snapshot_open(struct sync_snapshot *sync, struct error *error);
 /* Makes a snapshot, and has the job read it. Again and again, with an end between. */
 int sync_snapshot_take(struct sync_snapshot *sync, struct job_options *job, struct error *error);
-/* Some times a second while the job runs: cancels it when there is no more room. */
+/*
+ * Some times a second: cancels the job when there is no more room. Between jobs (NULL), and while one reads the source itself, the base
+ * goes when its pool gets full.
+ */
 void sync_snapshot_look(struct sync_snapshot *sync, struct job *job);
 /*
  * The job has run (NULL: it could not be made): what it left behind is kept or removed; job_close() is called. Returns the result, which becomes JOB_TROUBLE with words when the run was

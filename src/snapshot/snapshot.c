@@ -9,6 +9,7 @@
 #include "block/dm.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -49,6 +50,40 @@ int snapshot_save(struct snapshot *snapshot, struct error *error)
 	return snapshot_record_save(&snapshot->record, snapshot->folder_fd, snapshot->folder, error);
 }
 
+/* Of a volume of LVM's that is gone, by its record: its snapshots may be there still, to be removed. */
+static bool find_series(struct snapshot *snapshot)
+{
+	const struct snapshot_options *options = &snapshot->options;
+	struct snapshot_record record;
+	char folder[sizeof(snapshot->folder)];
+	struct error ignored;
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(folder, sizeof(folder), "%s/snapshots", options->state_dir);
+	dir = opendir(folder);
+	while (dir && !found && (entry = readdir(dir))) {
+		if (snprintf(snapshot->folder, sizeof(snapshot->folder), "%s/%s", folder, entry->d_name) >=
+		        (int)sizeof(snapshot->folder) ||
+		    entry->d_name[0] == '.' ||
+		    snapshot_record_load(&record, snapshot->folder, &ignored) < 0 || !record.id[0])
+			continue;
+		found = !strcmp(record.source, options->source) && !strcmp(record.target, options->target) &&
+		        strcmp(record.kind, snapshot_dm.name) &&
+		        lvm_split(record.device, snapshot->group, snapshot->volume);
+	}
+	if (dir)
+		closedir(dir);
+	if (!found) {
+		snapshot->folder[0] = '\0';
+		return false;
+	}
+	snapshot->kind = strcmp(record.kind, snapshot_thin.name) ? &snapshot_lvm : &snapshot_thin;
+	snprintf(snapshot->record.device, DM_NAME_MAX, "%s", record.device);
+	return true;
+}
+
 /* What the source is, and so how it is snapshotted. */
 static int look_at_source(struct snapshot *snapshot, struct error *error)
 {
@@ -57,6 +92,8 @@ static int look_at_source(struct snapshot *snapshot, struct error *error)
 	struct error why;
 	int res = dm_look_path(path, &snapshot->source, &why);
 
+	if (res == -ENOENT && find_series(snapshot))
+		return 0;
 	if (res == -ENOENT && strncmp(path, "/dev/mapper/", 12) == 0) {
 		/* Its snapshots may be there still, to be removed. */
 		snprintf(snapshot->record.device, DM_NAME_MAX, "%s", path + 12);
@@ -94,7 +131,8 @@ static int open_folder(struct snapshot *snapshot, struct error *error)
 	snprintf(key, sizeof(key), "%s\n%s",
 	    snapshot->kind == &snapshot_dm ? snapshot->record.device : source->uuid,
 	    snapshot->options.target);
-	if (snprintf(snapshot->folder, sizeof(snapshot->folder), "%s/snapshots/%s",
+	if (!snapshot->folder[0] &&
+	    snprintf(snapshot->folder, sizeof(snapshot->folder), "%s/snapshots/%s",
 	        snapshot->options.state_dir, crc32c_name(key, name)) >= (int)sizeof(snapshot->folder))
 		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");
 	snapshot->folder_fd = folder_lock(snapshot->folder, true);
@@ -136,13 +174,13 @@ static int load(struct snapshot *snapshot, struct error *error)
 	return 0;
 }
 
-/* Without a record there is nothing of ours. */
-static int clean_up(struct snapshot *snapshot, struct error *error)
+/* Without one there is nothing of ours. */
+static bool has_record(const struct snapshot *snapshot)
 {
 	char path[600];
 
 	snprintf(path, sizeof(path), "%s/record.json", snapshot->folder);
-	return access(path, F_OK) < 0 ? 0 : snapshot->kind->clear(snapshot, error);
+	return access(path, F_OK) == 0;
 }
 
 int snapshot_open(struct snapshot **ret, const struct snapshot_options *options, struct error *error)
@@ -162,7 +200,7 @@ int snapshot_open(struct snapshot **ret, const struct snapshot_options *options,
 	if (res == 0)
 		res = load(snapshot, error);
 	if (res == 0)
-		res = clean_up(snapshot, error);
+		res = has_record(snapshot) ? snapshot->kind->clear(snapshot, error) : 0;
 	if (res < 0) {
 		snapshot_close(snapshot);
 		return res;
@@ -200,6 +238,11 @@ const char *snapshot_base(const struct snapshot *snapshot)
 	return snapshot->record.base[0] ? snapshot->record.base : NULL;
 }
 
+uint64_t snapshot_moment_ns(const struct snapshot *snapshot)
+{
+	return snapshot->moment_ns;
+}
+
 int snapshot_watch(struct snapshot *snapshot, struct error *error)
 {
 	unsigned max = snapshot->options.fill_max;
@@ -218,6 +261,27 @@ int snapshot_watch(struct snapshot *snapshot, struct error *error)
 	    snapshot->kind->advice);
 }
 
+void snapshot_watch_base(struct snapshot *snapshot)
+{
+	unsigned max = snapshot->options.fill_max;
+	char what[200];
+	struct error why;
+	int fill;
+
+	/* A store of its own gets full to nobody's harm. */
+	if (!snapshot->kind->shared || !snapshot->pool || !snapshot->record.base[0] ||
+	    snapshot->record.fresh[0])
+		return;
+	fill = snapshot->kind->fill(snapshot, what, sizeof(what), &why);
+	if (fill < 0 || (unsigned)fill < max)
+		return;
+	snapshot_say(snapshot,
+	    "%s is %d %% full, and at %u %% the base goes: what comes next compares everything; %s", what,
+	    fill, max, snapshot->kind->advice);
+	if (snapshot_settle(snapshot, SNAPSHOT_KEEP_NONE, &why) < 0)
+		snapshot_say(snapshot, "%s", why.text);
+}
+
 int snapshot_settle(struct snapshot *snapshot, enum snapshot_keep keep, struct error *error)
 {
 	struct snapshot_record *record = &snapshot->record;
@@ -231,6 +295,8 @@ int snapshot_settle(struct snapshot *snapshot, enum snapshot_keep keep, struct e
 	if (keep == SNAPSHOT_KEEP_NONE)
 		record->base[0] = '\0';
 	record->fresh[0] = '\0';
+	if (!record->base[0] && !has_record(snapshot))
+		return 0;
 	/* Where this fails the record still names the older base, or none: then the next run keeps nothing that is not there. */
 	res = snapshot_save(snapshot, error);
 	cleared = snapshot->kind->clear(snapshot, &why);

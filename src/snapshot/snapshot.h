@@ -62,6 +62,12 @@ const char *snapshot_base(const struct snapshot *snapshot);
 /* While the fresh one is read, every second or so: -ENOSPC with words when its store, or its pool, gets full. Waits for nothing. */
 int snapshot_watch(struct snapshot *snapshot, struct error *error);
 /*
+ * When there is no fresh one: removes the base, and says so, when a pool that others need is so full.
+ */
+void snapshot_watch_base(struct snapshot *snapshot);
+/* When the fresh one was made, by ring_now_ns(). */
+uint64_t snapshot_moment_ns(const struct snapshot *snapshot);
+/*
  * What became of the run; nothing may have the fresh one open any more. Removes what is not kept. Afterwards there is no fresh one. When
  * something cannot be removed, with words, it stays in the record, and the next snapshot_open() tries again.
  */

@@ -167,8 +167,10 @@ static int prepare_thin(struct snapshot *snapshot, struct error *error)
 	if ((unsigned)res >= max)
 		return error_set(error, -EPERM,
 		    "%s is %d %% full, and at %u %% no snapshot is made, as all volumes of a full pool stop; "
-		    "extend it (lvextend), or say with --snapshot-fill= how full it may get",
-		    what, res, max);
+		    "extend it (lvextend), %sor say with --snapshot-fill= how full it may get",
+		    what, res, max,
+		    snapshot->record.base[0] ? "remove what earlier runs kept in it with --snapshot=drop, "
+		                             : "");
 	name_next(snapshot);
 	return 0;
 }

@@ -26,6 +26,16 @@ int snapshot_place_half(uint64_t sectors, unsigned slot, uint64_t *ret_begin, ui
 	return 0;
 }
 
+/* "CIPHER-MODE-plain ", and "CIPHER " alone means that: 2^44 more is the same number then. */
+static bool numbers_are_short(const char *params)
+{
+	size_t length = strcspn(params, " ");
+	const char plain[] = "-plain";
+
+	return !memchr(params, '-', length) ||
+	       (length >= strlen(plain) && !memcmp(params + length - strlen(plain), plain, strlen(plain)));
+}
+
 static int crypt_table(const char *params, dev_t device, uint64_t begin, uint64_t length,
     struct dm_table *ret, struct error *error)
 {
@@ -39,6 +49,11 @@ static int crypt_table(const char *params, dev_t device, uint64_t begin, uint64_
 	        &major_number, &minor_number, &sector, &rest) != 4 ||
 	    rest == 0)
 		return error_set(error, -EOPNOTSUPP, "its crypt table is not understood");
+	if (numbers_are_short(params))
+		return error_set(error, -EOPNOTSUPP,
+		    "its cipher counts sectors with 32 bits (plain), so that its store would be encrypted by "
+		    "the "
+		    "same numbers once more; plain64 would do");
 	if (params[key] == ':')
 		return error_set(error, -EOPNOTSUPP,
 		    "its key is in the kernel's keyring, where it cannot be had a second time; open it with "

@@ -37,6 +37,7 @@ struct snapshot {
 	char path[400];         /* of the fresh one */
 	struct snapshot_guard guard;
 	bool overfull; /* a watch has said so */
+	uint64_t moment_ns;
 
 	/* LVM */
 	char group[LVM_NAME_MAX], volume[LVM_NAME_MAX];

@@ -194,6 +194,7 @@ static int make(struct snapshot *snapshot, struct error *error)
 	res = guard->mounts_count ? snapshot_guard_freeze(guard, error) : 0;
 	if (res == 0)
 		res = snapshot->kind->make(snapshot, error);
+	snapshot->moment_ns = ring_now_ns(snapshot->options.ring);
 	thawed = snapshot_guard_thaw(guard, &why);
 	if (res == 0 && thawed < 0) {
 		*error = why;

@@ -21,7 +21,14 @@ const char *track_name(enum track_kind kind)
 int track_changes(
     enum track_kind kind, const struct track_request *request, struct track_changes *ret, struct error *error)
 {
+	struct block_io flush = {.op = BLOCK_FLUSH};
+	int res;
+
 	*ret = (struct track_changes){0};
+	/* What is dirty in the source's cache yet is read, and so in the target, before a tracker below has seen it written. */
+	res = request->path ? block_wait(request->source, &flush) : 0;
+	if (res < 0)
+		return error_set(error, res, "the source's cache cannot be written out: %s", strerror(-res));
 	return trackers[kind]->changes(request, ret, error);
 }
 

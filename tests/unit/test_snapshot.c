@@ -135,6 +135,10 @@ static void test_table_of_a_store(void **state)
 	    table_of("crypt", "aes-xts-plain64 :64:logon:cryptsetup:x-d0 0 8:16 32768", &table, &error),
 	    -EOPNOTSUPP);
 	assert_non_null(strstr(error.text, "--disable-keyring"));
+	/* 32 bits of a sector's number: the store would be encrypted by the numbers of the origin. */
+	assert_int_equal(
+	    table_of("crypt", "aes-cbc-plain 0123abcd 7 8:16 4096", &table, &error), -EOPNOTSUPP);
+	assert_int_equal(table_of("crypt", "aes 0123abcd 7 8:16 4096", &table, &error), -EOPNOTSUPP);
 	assert_int_equal(
 	    table_of("crypt", "capi:gcm(aes)-random 01 0 8:16 0 1 integrity:28:aead", &table, &error),
 	    -EOPNOTSUPP);
