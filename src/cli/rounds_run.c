@@ -19,7 +19,7 @@ static struct job_options job_options(const struct round_run *run)
 	struct job_options job = run->run.options->job;
 
 	/* What is not done is found by the base, not by a journal. */
-	job.no_journal = true;
+	job.no_journal = job.no_resume = true;
 	return job;
 }
 
@@ -121,7 +121,9 @@ static enum rounds_event send_last(struct round_run *run)
 	job.verify = true;
 	job.verify_sent = run->run.options->rounds.verify_sent;
 	event = run_one(run, &job);
-	sync_snapshot_end_series(&run->run.snapshot, run->holds, event == ROUNDS_DONE);
+	/* Of a good end, which somebody waits for, it is said first. */
+	if (event != ROUNDS_DONE)
+		sync_snapshot_end_series(&run->run.snapshot, run->holds, false);
 	run->last_s = run->job_s - run->verify_s;
 	run->last_verify_s = run->verify_s;
 	return event;

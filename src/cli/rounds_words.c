@@ -215,6 +215,7 @@ void rounds_say_end(struct round_run *run, enum job_result code)
 
 	if (code == JOB_OK) {
 		say_equal(run);
+		sync_snapshot_end_series(&run->run.snapshot, run->holds, true);
 		say_end_event(run, code, NULL);
 		return;
 	}

@@ -49,9 +49,9 @@ static int set_interrupted(const struct run *run, struct error *error)
 	if (options->job.atomic)
 		return error_set(error, -ECANCELED,
 		    "interrupted; %.200s is the old point (or, if it was being applied, the new one once "
-		    "`blkmove recover` was run): go on with "
-		    "--resume, or run anew",
-		    options->target.name);
+		    "`blkmove recover` was run): %s",
+		    options->target.name,
+		    options->job.no_resume ? "run it again" : "go on with --resume, or run anew");
 	return error_set(error, -ECANCELED,
 	    keeps_journal(options) ? "interrupted; the target is not usable yet, but the journal holds what "
 	                             "was done: go on with --resume"

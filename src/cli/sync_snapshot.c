@@ -108,7 +108,7 @@ int sync_snapshot_check(struct cli_options *options)
 		    "--resume out: "
 		    "what is equal already is not sent again");
 	/* There is nothing that a journal could go on with. */
-	options->no_journal = options->job.no_journal = true;
+	options->no_journal = options->job.no_journal = options->job.no_resume = true;
 	return 0;
 }
 

@@ -238,9 +238,9 @@ static void say_atomic(struct job *job, int res)
 		    "--atomic=DIR",
 		    why.text, name);
 	else if (job->wrote)
-		error_set(&job->error, res,
-		    "%.280s; %.90s is as it was: go on with what is staged by --resume, or run anew",
-		    why.text, name);
+		error_set(&job->error, res, "%.280s; %.90s is as it was: %s", why.text, name,
+		    job->options.no_resume ? "run it again"
+		                           : "go on with what is staged by --resume, or run anew");
 }
 
 static enum job_result judge_failure(struct job *job, int res)

@@ -87,6 +87,7 @@ struct job_options {
 	uint32_t top_granularity; /* sync: first block size compared; 0: chosen */
 	const char *state_dir;    /* where journals lie; NULL: no journal, no resume */
 	bool no_journal;          /* keep none; an earlier one of this target is removed */
+	bool no_resume;           /* words do not offer --resume: the command does not take it */
 	unsigned retries;         /* how often in a row a lost link is tried again without progress */
 	uint64_t checkpoint_ns;   /* 0: 2 s */
 

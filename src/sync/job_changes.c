@@ -93,7 +93,8 @@ int job_changes_begin(struct job *job)
 	if (job->opened_before || job->options.kind == JOB_VERIFY || block_info(job->source)->stream)
 		return 0;
 	/* Before the first look at what changed, so that nothing falls between. */
-	job->points = track_points(job->source, known_changes_path(job->options.source));
+	job->points = track_points(
+	    job->source, known_changes_path(job->options.source), job->options.allow & ALLOW_LIVE_SOURCE);
 	if (!job->points)
 		return error_set(&job->error, -ENOMEM, "out of memory");
 	return wants_tracker(job) ? find_changes(job) : 0;

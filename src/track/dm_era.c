@@ -130,9 +130,7 @@ static int read_metadata(struct era *era, uint64_t since, struct changes *change
 	res = dm_tool_hold(&held, era->volume.dev, "take_metadata_snap", "drop_metadata_snap", error);
 	if (res < 0)
 		return res;
-	res = read_status(era, error);
-	if (res == 0)
-		res = list(era, since, changes, error);
+	res = list(era, since, changes, error);
 	return dm_tool_release(&held, res, error);
 }
 
@@ -157,13 +155,10 @@ static int dm_era_changes(const struct track_request *request, struct track_chan
 	if (res < 0)
 		return res;
 	snprintf(ret->base, sizeof(ret->base), "era %" PRIu64, since);
-	/* In place of the one that track_points() gave, which is older and would name more. */
-	ret->points = json_array();
-	json_array_append_new(ret->points, make_point(&era));
 	return 0;
 }
 
-static json_t *dm_era_point(struct block *source, const char *path)
+static json_t *dm_era_point(struct block *source, const char *path, bool live)
 {
 	const struct track_request request = {.source = source, .path = path};
 	struct era era = {0};
@@ -173,7 +168,11 @@ static json_t *dm_era_point(struct block *source, const char *path)
 		return NULL;
 	/* What was written so far is not to be named again by the next run: it is of the era that ends here. */
 	dm_message(era.volume.dev, "checkpoint", &ignored);
-	return read_status(&era, &ignored) < 0 ? NULL : make_point(&era);
+	/*
+	 * But a write that is under way is of the era that it began in, and reaches the device later than it is read, perhaps: of a source
+	 * that is written, the era that ends here is named again.
+	 */
+	return !live && read_status(&era, &ignored) < 0 ? NULL : make_point(&era);
 }
 
 const struct tracker track_dm_era = {.name = "dm-era", .changes = dm_era_changes, .point = dm_era_point};

@@ -289,7 +289,7 @@ static int dm_snapshot_changes(
 	return res;
 }
 
-static json_t *dm_snapshot_point(struct block *source, const char *path)
+static json_t *dm_snapshot_point(struct block *source, const char *path, bool live)
 {
 	const struct track_request request = {.source = source, .path = path};
 	struct snapshot self;

@@ -258,7 +258,7 @@ static int dm_thin_changes(
 	return res;
 }
 
-static json_t *dm_thin_point(struct block *source, const char *path)
+static json_t *dm_thin_point(struct block *source, const char *path, bool live)
 {
 	const struct track_request request = {.source = source, .path = path};
 	struct thin_details details;

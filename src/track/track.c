@@ -39,7 +39,7 @@ void track_changes_done(struct track_changes *changes)
 	changes->points = NULL;
 }
 
-json_t *track_points(struct block *source, const char *path)
+json_t *track_points(struct block *source, const char *path, bool live)
 {
 	struct block_io flush = {.op = BLOCK_FLUSH};
 	json_t *points = json_array();
@@ -47,7 +47,7 @@ json_t *track_points(struct block *source, const char *path)
 	for (int kind = 0; points && kind < TRACK_KINDS; kind++)
 		if (trackers[kind]->point)
 			/* NULL is passed over: then there is merely no point. */
-			json_array_append_new(points, trackers[kind]->point(source, path));
+			json_array_append_new(points, trackers[kind]->point(source, path, live));
 	/* What is copied from the cache of a disk and then lost with the power would have changed, and no tracker would know. */
 	if (json_array_size(points) > 0 && block_wait(source, &flush) < 0)
 		json_array_clear(points);

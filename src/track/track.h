@@ -44,6 +44,7 @@ int track_changes(enum track_kind kind, const struct track_request *request, str
 void track_changes_done(struct track_changes *changes);
 /*
  * What a target holds, for later runs, once the source was copied to it: an array of points, empty where no tracker knows the source.
- * To be asked before the first read of it: flushes it, so that it stays that base when the machine loses its power. NULL if out of memory.
+ * To be asked before the first read of it: flushes it, so that it stays that base when the machine loses its power. `live`: it may be written
+ * meanwhile, so that writes may be under way. NULL if out of memory.
  */
-json_t *track_points(struct block *source, const char *path);
+json_t *track_points(struct block *source, const char *path, bool live);

@@ -9,7 +9,7 @@ struct tracker {
 	const char *name;
 	int (*changes)(const struct track_request *request, struct track_changes *ret, struct error *error);
 	/* NULL: a base of this kind is always the user's word. Returns a point, or NULL where there is none. */
-	json_t *(*point)(struct block *source, const char *path);
+	json_t *(*point)(struct block *source, const char *path, bool live);
 };
 
 extern const struct tracker track_dm_snapshot, track_dm_thin, track_dm_era, track_nbd_bitmap;

@@ -8,7 +8,7 @@ import pytest
 DM_SNAPSHOT = """lvm_snapshots h10_lvm_any_order h14_lvm_doubts h09_lvm_resized h09_lvm_merged lvm_larger_store h13_lvm_small_writes h27_lvm_full_snapshot
     h27_lvm_snapshot_fills_up_meanwhile h12_raw_odd_sizes h09_raw_resized h11_raw_gap raw_kinds_that_do_not_serve""".split()
 DM_THIN = "h12_lvm_thin h14_lvm_thin_doubts lvm_thin_release h13_lvm_thin_small_writes h09_lvm_thin_resized_and_merged h27_lvm_thin_full_pool".split()
-DM_ERA = "h12_era h14_era_doubts".split()
+DM_ERA = "h12_era h12_era_writes_under_way h14_era_doubts".split()
 MIRROR = "mirror_lvm mirror_lvm_thin mirror_era".split()
 TIMEOUT_S = 1500
 

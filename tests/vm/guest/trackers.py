@@ -511,6 +511,27 @@ def test_h12_era():
         run("dmsetup", "remove", "era")
 
 
+def test_h12_era_writes_under_way():
+    """A write that came before a round and lands when the round has read: the next one sends it."""
+    run("modprobe", "dm-delay")
+    run("dmsetup", "create", "slow", "--table", f"0 4000 delay {FIRST} 0 0 {FIRST} 0 8000 {FIRST} 0 0")
+    source = make_era(4000, 8, data="/dev/mapper/slow")
+    target = image("target", 4000 * SECTOR)
+    copy(source, target)
+    write = ["dd", "if=/dev/urandom", f"of={source}", "bs=4k", "count=1", "oflag=direct", "conv=notrunc", "status=none"]
+    # Once its block is of this era the kernel lets it pass.
+    run(*write)
+    late = subprocess.Popen(write)
+    time.sleep(0.3)
+    blkmove("sync", "--allow=live-source", source, target)
+    check(late.poll() is None, "the write was over before the round was")
+    check(late.wait() == 0, "the write failed")
+    sync(source, target, tracked=True)
+    target.unlink()
+    run("dmsetup", "remove", "era")
+    run("dmsetup", "remove", "slow")
+
+
 def test_h14_era_doubts():
     source = make_era(20001, 64)
     target = image("target", 20001 * SECTOR)
