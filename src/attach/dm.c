@@ -26,6 +26,11 @@ int dm_check(struct error *error)
 	    "this kernel has no device-mapper, or it is not allowed; run `modprobe dm_mod`, as root");
 }
 
+void dm_release(void)
+{
+	dm_lib_release();
+}
+
 static int fill_facts(struct dm_task *task, struct dm_facts *ret)
 {
 	struct dm_info info;

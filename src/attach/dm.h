@@ -16,6 +16,8 @@ struct dm_facts {
 
 /* 0; -ENXIO with words when the kernel or the user has no device-mapper. */
 int dm_check(struct error *error);
+/* Closes what the library keeps open; the next call opens it anew. For a process that is about to close all descriptors. */
+void dm_release(void);
 /* By name; -ENXIO when there is none. */
 int dm_look(const char *name, struct dm_facts *ret, struct error *error);
 /* The device that a path leads to; -ENOTBLK when it is none of device-mapper's. */

@@ -317,6 +317,7 @@ void snapshot_settle_later(struct snapshot *snapshot, enum snapshot_keep keep)
 	setsid();
 	for (size_t i = 0; i < sizeof(to_ignore) / sizeof(to_ignore[0]); i++)
 		signal(to_ignore[i], SIG_IGN);
+	dm_release();
 	/* Else the child itself would have it open. */
 	if (snapshot->folder_fd > 3)
 		close_range(3, (unsigned)snapshot->folder_fd - 1, 0);

@@ -240,6 +240,9 @@ int snapshot_guard_freeze(struct snapshot_guard *guard, struct error *error)
 {
 	int res;
 
+	/* Most is written out while nobody waits. */
+	for (unsigned i = 0; i < guard->mounts_count; i++)
+		(void)syncfs(guard->mounts[i]);
 	guard->frozen = true;
 	res = order(guard, FREEZE, error);
 	if (res < 0 && res != -ECHILD)

@@ -176,10 +176,18 @@ static int find_mounts(struct snapshot *snapshot, struct error *error)
 
 static void sync_mount(void *data, const char *where, dev_t on)
 {
-	_cleanup_(cleanup_close) int fd = open(where, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	const struct snapshot *snapshot = data;
+	_cleanup_(cleanup_close) int fd =
+	    on == snapshot->source.device ? open(where, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
 
 	if (fd >= 0)
 		(void)syncfs(fd);
+}
+
+/* The moment freezes what lies directly on the source: most is written out while nobody waits. */
+static void sync_own_mount(struct snapshot *snapshot)
+{
+	inspect_mounts(snapshot->source.device, sync_mount, snapshot);
 }
 
 /* Both: the snapshot and the thaw; the first error counts. */
@@ -189,8 +197,7 @@ static int make(struct snapshot *snapshot, struct error *error)
 	struct error why;
 	int res, thawed;
 
-	/* The moment freezes what lies directly on the source, too: most is written out while nobody waits. */
-	inspect_mounts(snapshot->source.device, sync_mount, NULL);
+	sync_own_mount(snapshot);
 	res = guard->mounts_count ? snapshot_guard_freeze(guard, error) : 0;
 	if (res == 0)
 		res = snapshot->kind->make(snapshot, error);
@@ -251,6 +258,9 @@ int snapshot_take_moment(struct snapshot *snapshot, struct error *error)
 	}
 	if (res == 0)
 		res = snapshot_guard_start(guard, error);
+	/* Also before somebody holds still for us. */
+	if (res == 0 && snapshot->options.before)
+		sync_own_mount(snapshot);
 	if (res == 0)
 		res = take_between_hooks(snapshot, error);
 	snapshot_guard_end(guard);
