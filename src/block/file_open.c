@@ -273,8 +273,9 @@ static int settle(struct block *block, int fd, const struct block_open_options *
 	enum stage_found what = !options->write                ? STAGE_FOUND_REFUSE
 	                        : options->stage == STAGE_DROP ? STAGE_FOUND_DROP
 	                                                       : STAGE_FOUND_APPLY;
-	int res =
-	    options->stage == STAGE_IGNORE || block->info.created ? 0 : stage_settle(block, fd, what, error);
+	int res = options->stage == STAGE_IGNORE || block->info.created
+	              ? 0
+	              : stage_settle(block, fd, what, options->force_held, error);
 
 	block->info.recovered = res == 1;
 	if (res < 0)

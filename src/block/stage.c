@@ -196,7 +196,7 @@ static int check_batch(struct walk *walk)
 	for (unsigned i = 0; res == 0 && i < walk->batch->count; i++) {
 		const struct stage_piece *piece = &walk->batch->pieces[i];
 
-		if (piece->entry.kind == EXTENT_DATA && !holds_either(piece))
+		if (!holds_either(piece))
 			res = error_set(walk->error, -ESTALE,
 			    "it was written since by somebody else, at byte %llu or behind it",
 			    (unsigned long long)piece->entry.offset);
@@ -243,7 +243,7 @@ static int read_back(struct walk *walk)
 	for (unsigned i = 0; res == 0 && i < walk->batch->count; i++) {
 		const struct stage_piece *piece = &walk->batch->pieces[i];
 
-		if (piece->entry.kind == EXTENT_DATA && memcmp(piece->old, piece->fresh, piece->entry.length))
+		if (memcmp(piece->old, piece->fresh, piece->entry.length))
 			res = error_set(walk->error, -EIO,
 			    "%s reads back differently from what was written, at byte %llu or behind it: "
 			    "check "
@@ -263,14 +263,16 @@ static int flush(struct block *block, struct error *error)
 	return res;
 }
 
-static int note_applied(struct block *file, const struct stage *stage, struct error *error)
+static int put_mark(struct block *file, const struct stage *stage, enum stage_mark mark, struct error *error)
 {
-	struct block_io io = {.op = BLOCK_WRITE, .offset = stage->layout.applied_at, .length = STAGE_BLOCK};
+	struct block_io io = {.op = BLOCK_WRITE,
+	    .offset = mark == STAGE_MARK_COMMIT ? stage->layout.commit_at : stage->layout.applied_at,
+	    .length = STAGE_BLOCK};
 	int res;
 
 	if (posix_memalign(&io.buf, STAGE_BLOCK, STAGE_BLOCK))
 		return error_set(error, -ENOMEM, "out of memory");
-	stage_encode_commit(io.buf, STAGE_MARK_APPLIED, &stage->commit);
+	stage_encode_commit(io.buf, mark, &stage->commit);
 	res = block_wait(file, &io);
 	free(io.buf);
 	if (res < 0)
@@ -288,5 +290,10 @@ int stage_apply(struct block *file, const struct stage *stage, struct block *vol
 		res = flush(volume, error);
 	if (res == 0)
 		res = walk_table(&walk, read_back);
-	return res < 0 ? res : note_applied(file, stage, error);
+	return res < 0 ? res : put_mark(file, stage, STAGE_MARK_APPLIED, error);
+}
+
+int stage_renew(struct block *file, const struct stage *stage, struct error *error)
+{
+	return put_mark(file, stage, STAGE_MARK_COMMIT, error);
 }

@@ -31,9 +31,14 @@ bool stage_is_resumable(struct block *file, const char *id, uint64_t size);
 /*
  * Before it is applied by another process than the one that committed it: -EBADMSG with words when it is damaged, -ESTALE with words
  * when the volume holds anything else than the old and the new point there, sector by sector: somebody wrote to it since. The
- * volume is only read. Where the stage has zeros that cannot be seen.
+ * volume is only read.
  */
 int stage_check(struct block *file, const struct stage *stage, struct block *volume, struct error *error);
+/*
+ * Makes the commit durable, before another process than the one that wrote it applies the stage: that one may have been killed before its
+ * flush, and then a power cut could take the commit away when half of it was applied. 0 or -errno with words.
+ */
+int stage_renew(struct block *file, const struct stage *stage, struct error *error);
 /* Writes it to the volume, flushes, reads back, and notes in the file that this was done. Can be repeated. With words. */
 int stage_apply(struct block *file, const struct stage *stage, struct block *volume, struct error *error);
 
@@ -64,10 +69,10 @@ void stage_place_remove(const struct stage_place *place);
  * Before a volume is used (file_open() calls it): looks for a stage of it that was committed and not applied, beside it and by its identity in the
  * state folder. STAGE_FOUND_APPLY applies it, 1: that was done; STAGE_FOUND_REFUSE refuses, -EBUSY with words; STAGE_FOUND_DROP removes a stage in
  * whatever state, 1: there was one. 0: there was none. -EBUSY with words, too, when it does not fit the volume, is damaged, or
- * cannot be reached where its record leads. What lies beside a volume and is another's is left alone.
+ * cannot be reached where its record leads; and, unless used_ok, when somebody uses the volume to which it would be applied. What lies beside a volume and is another's is left alone.
  */
 enum stage_found { STAGE_FOUND_REFUSE, STAGE_FOUND_APPLY, STAGE_FOUND_DROP };
-int stage_settle(struct block *volume, int fd, enum stage_found what, struct error *error);
+int stage_settle(struct block *volume, int fd, enum stage_found what, bool used_ok, struct error *error);
 /*
  * Makes room: removes what an earlier round staged at `path`, and its record; or what the record of a place leads to, unless that is the place. 0; -EBUSY with
  * words for what was committed, of whatever volume: nothing is removed; other -errno with words.

@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct stage_batch *stage_batch_new(void)
 {
@@ -38,8 +39,7 @@ struct stage_piece *stage_batch_add(struct stage_batch *batch, const struct stag
 	piece->entry = *entry;
 	piece->fresh = batch->fresh + batch->bytes;
 	piece->old = batch->old + batch->bytes;
-	if (entry->kind == EXTENT_DATA)
-		batch->bytes += align_up(entry->length, STAGE_BLOCK);
+	batch->bytes += align_up(entry->length, STAGE_BLOCK);
 	batch->count++;
 	return piece;
 }
@@ -67,18 +67,20 @@ int stage_batch_run(struct stage_batch *batch, enum stage_step step, struct bloc
 	batch->done = false;
 	for (unsigned i = 0; i < batch->count; i++) {
 		struct stage_piece *piece = &batch->pieces[i];
-		bool zero = piece->entry.kind == EXTENT_ZERO;
+		bool zero = piece->entry.kind == EXTENT_ZERO, write = step == STAGE_WRITE_FRESH;
 
-		if (zero && step != STAGE_WRITE_FRESH)
+		if (zero && step == STAGE_READ_FRESH) {
+			memset(piece->fresh, 0, piece->entry.length);
 			continue;
-		piece->io = (struct block_io){.op = zero                        ? BLOCK_ZERO
-		                                    : step == STAGE_WRITE_FRESH ? BLOCK_WRITE
-		                                                                : BLOCK_READ,
+		}
+		piece->io = (struct block_io){.op = !write ? BLOCK_READ
+		                                    : zero ? BLOCK_ZERO
+		                                           : BLOCK_WRITE,
 		    .offset = piece->entry.offset,
 		    .length = piece->entry.length,
-		    .buf = zero                     ? NULL
-		           : step == STAGE_READ_OLD ? piece->old
-		                                    : piece->fresh,
+		    .buf = step == STAGE_READ_OLD ? piece->old
+		           : write && zero        ? NULL
+		                                  : piece->fresh,
 		    .done = piece_done};
 		batch->pending++;
 		block_submit(block, &piece->io);

@@ -11,7 +11,7 @@
 struct stage_piece {
 	struct stage_batch *batch;
 	struct stage_entry entry;
-	uint8_t *fresh, *old; /* of a DATA entry: of the stage, of the volume */
+	uint8_t *fresh, *old; /* of the stage, of the volume */
 	struct block_io io;
 	uint32_t sums[STAGE_SUMS_MAX];
 };
@@ -41,7 +41,7 @@ static inline void stage_batch_clear(struct stage_batch *batch)
 }
 
 enum stage_step {
-	STAGE_READ_FRESH,  /* the data, from the stage */
+	STAGE_READ_FRESH,  /* the data, from the stage; zeros */
 	STAGE_READ_OLD,    /* from the volume */
 	STAGE_WRITE_FRESH, /* the data, and zeros, to the volume */
 };

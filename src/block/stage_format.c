@@ -128,8 +128,7 @@ int stage_parse_entry(const uint8_t *bytes, uint64_t from, uint64_t size, struct
 	uint32_t kind = get_le32(bytes + 16);
 
 	if (entry.offset < from || entry.offset >= size || entry.offset % STAGE_BLOCK || entry.length == 0 ||
-	    entry.length > size - entry.offset || kind > EXTENT_ZERO ||
-	    (kind == EXTENT_DATA && entry.length > STAGE_PIECE))
+	    entry.length > size - entry.offset || kind > EXTENT_ZERO || entry.length > STAGE_PIECE)
 		return -EBADMSG;
 	/* Whole blocks, but for the volume's end. */
 	if (entry.length % STAGE_BLOCK && entry.offset + entry.length != size)

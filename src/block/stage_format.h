@@ -13,7 +13,7 @@
 
 #define STAGE_BLOCK       4096u
 #define STAGE_SECTOR      512u       /* of the volume, for the sums of what it held before */
-#define STAGE_PIECE       (1u << 20) /* longest DATA entry, bytes */
+#define STAGE_PIECE       (1u << 20) /* longest entry, bytes */
 #define STAGE_SUMS_MAX    (STAGE_PIECE / STAGE_SECTOR)
 #define STAGE_ID          16u
 #define STAGE_ENTRY_BYTES 24u
@@ -42,7 +42,7 @@ struct stage_commit {
 	uint32_t table_crc; /* CRC-32C of the table */
 };
 
-/* What a range is to become. A DATA entry is followed by a CRC-32C of each 512 bytes that the volume held there before. */
+/* What a range is to become. Each entry is followed by a CRC-32C of each 512 bytes that the volume held there before. */
 struct stage_entry {
 	uint64_t offset, length;
 	enum extent_kind kind;
@@ -53,7 +53,7 @@ struct stage_entry {
 bool stage_layout(uint64_t size, struct stage_layout *ret);
 static inline unsigned stage_sums(const struct stage_entry *entry)
 {
-	return entry->kind == EXTENT_DATA ? (unsigned)((entry->length + STAGE_SECTOR - 1) / STAGE_SECTOR) : 0;
+	return (unsigned)((entry->length + STAGE_SECTOR - 1) / STAGE_SECTOR);
 }
 
 /* Each block is STAGE_BLOCK bytes. Parsing: 0, -ENODATA for a block of zeros, -EBADMSG for a damaged one. */

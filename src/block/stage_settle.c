@@ -20,6 +20,8 @@
 
 struct settle {
 	struct block *volume;
+	int fd;
+	bool used_ok;
 	enum stage_found what;
 	char id[160];
 	bool mine;         /* a stage of this volume was there */
@@ -67,6 +69,23 @@ static int refuse(const struct settle *settle, const char *why)
 	    block_info(settle->volume)->name, why);
 }
 
+/* Nothing is written below somebody who uses it. */
+static int check_use(const struct settle *settle)
+{
+	const char *name = block_info(settle->volume)->name;
+	struct block_facts facts = {0};
+	int res = settle->used_ok ? 0 : inspect_fd(settle->fd, &facts, settle->error);
+	const char *use = facts.mounted[0] ? facts.mounted : facts.held[0] ? facts.held : facts.writer;
+
+	if (res < 0 || !use[0])
+		return res;
+	return error_set(settle->error, -EBUSY,
+	    "refused: %.120s must be brought to the point that a round of sync --atomic committed, but is in "
+	    "use (%.160s), and may show a "
+	    "mixture of two points there: end that, then run `blkmove recover %.120s`",
+	    name, use, name);
+}
+
 static int complete(const struct settle *settle, struct block *file, const struct stage *stage)
 {
 	const char *name = block_info(settle->volume)->name;
@@ -81,9 +100,14 @@ static int complete(const struct settle *settle, struct block *file, const struc
 		    "that was interrupted: until then it may hold a mixture; run `blkmove recover %.100s` "
 		    "first",
 		    name, time_of(stage->commit.committed, when, sizeof(when)), name);
+	res = check_use(settle);
+	if (res < 0)
+		return res;
 	res = stage_check(file, stage, settle->volume, &why);
 	if (res == -ESTALE || res == -EBADMSG)
 		return refuse(settle, why.text);
+	if (res == 0)
+		res = stage_renew(file, stage, &why);
 	if (res == 0)
 		res = stage_apply(file, stage, settle->volume, &why);
 	if (res < 0)
@@ -190,9 +214,9 @@ static int settle_record(struct settle *settle, const char *folder, const struct
 	    block_info(settle->volume)->name, noted.path);
 }
 
-int stage_settle(struct block *volume, int fd, enum stage_found what, struct error *error)
+int stage_settle(struct block *volume, int fd, enum stage_found what, bool used_ok, struct error *error)
 {
-	struct settle settle = {.volume = volume, .what = what, .error = error};
+	struct settle settle = {.volume = volume, .fd = fd, .what = what, .used_ok = used_ok, .error = error};
 	struct stage_place here = {0};
 	char folders[2][PATH_MAX];
 	unsigned count = state_dir_all(folders);

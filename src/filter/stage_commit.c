@@ -36,16 +36,17 @@ static int finish_batch(struct maker *maker)
 		struct stage_piece *piece = &batch->pieces[i];
 		uint64_t length = piece->entry.length;
 
-		maker->commit.zero_bytes += piece->entry.kind == EXTENT_ZERO ? length : 0;
-		if (piece->entry.kind == EXTENT_DATA) {
-			if (!memcmp(piece->fresh, piece->old, length))
-				continue;
+		if (!memcmp(piece->fresh, piece->old, length))
+			continue;
+		if (piece->entry.kind == EXTENT_ZERO) {
+			maker->commit.zero_bytes += length;
+		} else {
 			maker->commit.data_bytes += length;
 			piece->entry.crc = crc32c(0, piece->fresh, length);
-			for (unsigned s = 0; s < stage_sums(&piece->entry); s++)
-				piece->sums[s] = crc32c(0, piece->old + s * STAGE_SECTOR,
-				    min_u64(STAGE_SECTOR, length - s * STAGE_SECTOR));
 		}
+		for (unsigned s = 0; s < stage_sums(&piece->entry); s++)
+			piece->sums[s] = crc32c(0, piece->old + s * STAGE_SECTOR,
+			    min_u64(STAGE_SECTOR, length - s * STAGE_SECTOR));
 		res = stage_table_put(&maker->table, &piece->entry, piece->sums);
 	}
 	stage_batch_clear(batch);
@@ -67,7 +68,7 @@ static int add_extent(struct maker *maker, const struct extent *extent)
 
 	while (res == 0 && at < end) {
 		entry.offset = at;
-		entry.length = extent->kind == EXTENT_ZERO ? end - at : min_u64(end - at, STAGE_PIECE);
+		entry.length = min_u64(end - at, STAGE_PIECE);
 		res = add(maker, &entry);
 		at += entry.length;
 	}

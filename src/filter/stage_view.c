@@ -197,8 +197,9 @@ static const struct block_driver view_driver = {
 static int begin(struct stage_view *view, struct error *error)
 {
 	struct stage_header *header = &view->stage.header;
+	/* With the two marks before it, still zero: a disk that gets full later has room for them. */
 	struct block_io io = {
-	    .op = BLOCK_WRITE, .offset = view->stage.layout.header_at, .length = STAGE_BLOCK};
+	    .op = BLOCK_WRITE, .offset = view->stage.layout.applied_at, .length = 3 * STAGE_BLOCK};
 	int res;
 
 	header->size = view->stage.layout.size;
@@ -207,9 +208,10 @@ static int begin(struct stage_view *view, struct error *error)
 	snprintf(header->name, sizeof(header->name), "%s", view->options.name);
 	if (getrandom(header->id, sizeof(header->id), 0) != sizeof(header->id))
 		return error_set(error, -EIO, "cannot draw a random number");
-	if (posix_memalign(&io.buf, STAGE_BLOCK, STAGE_BLOCK))
+	if (posix_memalign(&io.buf, STAGE_BLOCK, io.length))
 		return error_set(error, -ENOMEM, "out of memory");
-	stage_encode_header(io.buf, header);
+	memset(io.buf, 0, io.length);
+	stage_encode_header((uint8_t *)io.buf + 2 * STAGE_BLOCK, header);
 	res = block_wait(view->file, &io);
 	free(io.buf);
 	if (res == 0)

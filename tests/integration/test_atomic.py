@@ -313,10 +313,10 @@ def test_committed_is_found_under_another_name(point, mounts, folder, program):
     assert point.holds() == "new" and not records(program)
 
 
-def differing_block(point):
-    """Where a block of data of the new point begins, which the old one does not have."""
+def differing_block(point, zeros=False):
+    """Where a block of data, or zeros, of the new point begins, which the old one does not have."""
     return next(i for i in range(0, len(point.old), 4096) if point.old[i:i + 4096] != point.new[i:i + 4096]
-                and bytes(point.new[i:i + 4096]) != bytes(4096))
+                and (bytes(point.new[i:i + 4096]) == bytes(4096)) == zeros)
 
 
 def damage(path, at):
@@ -349,10 +349,14 @@ def test_damaged_stage(what, point, mounts, folder, program):
     assert point.holds() == "new"
 
 
-def test_h10_target_written_since(point, mounts, folder, program):
-    """What somebody else wrote after the crash is not overwritten."""
+@pytest.mark.parametrize("zeros", [False, True])
+def test_h10_target_written_since(zeros, point, mounts, folder, program):
+    """What somebody else wrote after the crash is not overwritten, nor where the stage has zeros: there a guest writes that was started too early."""
+    if zeros:
+        point.new[8192:262144] = bytes(262144 - 8192)
+        point.source.write_bytes(point.new)
     target = half_applied(program, point, mounts, folder)
-    at = differing_block(point)
+    at = differing_block(point, zeros)
     with open(target, "r+b") as file:
         file.seek(at)
         file.write(b"somebody else")
@@ -361,6 +365,21 @@ def test_h10_target_written_since(point, mounts, folder, program):
     assert "somebody else" in done.err
     program("sync", "--atomic", point.source, target, code=REFUSED)
     assert target.read_bytes() == before
+
+
+def test_h21_nothing_is_applied_under_a_user(point, mounts, loops, folder, program):
+    target = half_applied(program, point, mounts, folder)
+    before = target.read_bytes()
+    with open(target, "r+b"):
+        for words in (["recover", target], ["sync", point.source, target], ["sync", "--atomic", point.source, target]):
+            done = program(*words, code=REFUSED)
+            assert "is in use" in done.err and f"pid {os.getpid()}" in done.err
+    assert target.read_bytes() == before
+    device = loops.attach(target)
+    assert "is in use" in program("recover", target, code=REFUSED).err and target.read_bytes() == before
+    loops.detach(device)
+    program("recover", target)
+    assert point.holds() == "new"
 
 
 def test_h09_target_resized_since(point, mounts, folder, program):

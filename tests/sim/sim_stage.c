@@ -317,6 +317,8 @@ static int settle(struct world *world)
 	else if (res == 0 && stage.state == STAGE_COMMITTED) {
 		res = stage_check(file, &stage, volume, &error);
 		if (res == 0)
+			res = stage_renew(file, &stage, &error);
+		if (res == 0)
 			res = stage_apply(file, &stage, volume, &error);
 		if (res == 0)
 			remove_file(world);

@@ -249,8 +249,10 @@ static void test_entries(void **state)
 		stage_encode_entry(bytes, &rows[i].entry);
 		assert_int_equal(stage_parse_entry(bytes, rows[i].from, 10007, &entry), rows[i].res);
 	}
-	stage_encode_entry(bytes, &(struct stage_entry){0, STAGE_PIECE + 4096, EXTENT_DATA, 0});
-	assert_int_equal(stage_parse_entry(bytes, 0, UINT64_C(1) << 40, &entry), -EBADMSG);
+	for (unsigned kind = EXTENT_DATA; kind <= EXTENT_ZERO; kind++) {
+		stage_encode_entry(bytes, &(struct stage_entry){0, STAGE_PIECE + 4096, kind, 0});
+		assert_int_equal(stage_parse_entry(bytes, 0, UINT64_C(1) << 40, &entry), -EBADMSG);
+	}
 }
 
 /* Rounds */
