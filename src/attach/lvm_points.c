@@ -65,15 +65,32 @@ static bool is_point_of(const struct dm_config_node *volume, const char *origin)
 	return has_tag(volume) && !strcmp(of, origin);
 }
 
-static int compare_names(const void *a, const void *b)
+struct point {
+	char name[LVM_NAME_MAX];
+	uint64_t transaction; /* of the pool, which counts up: clocks and names may be changed */
+};
+
+static int compare_points(const void *left, const void *right)
 {
-	return strcmp(a, b);
+	const struct point *a = left, *b = right;
+
+	return a->transaction < b->transaction   ? -1
+	       : a->transaction > b->transaction ? 1
+	                                         : strcmp(a->name, b->name);
+}
+
+static void note_point(const struct dm_config_node *volume, struct point *ret)
+{
+	snprintf(ret->name, sizeof(ret->name), "%s", volume->key);
+	ret->transaction =
+	    (uint64_t)dm_config_find_int64(child_of(volume, "segment1")->child, "transaction_id", 0);
 }
 
 int lvm_points_of(const char *text, const char *group, const char *volume, char (*ret_names)[LVM_NAME_MAX],
     unsigned max, struct error *error)
 {
-	struct dm_config_tree *tree = dm_config_from_string(text);
+	_cleanup_(cleanup_free) struct point *points = calloc(max, sizeof(*points));
+	struct dm_config_tree *tree = points ? dm_config_from_string(text) : NULL;
 	const struct dm_config_node *root = tree ? tree->root : NULL, *list;
 	unsigned count = 0;
 
@@ -83,13 +100,16 @@ int lvm_points_of(const char *text, const char *group, const char *volume, char 
 	for (const struct dm_config_node *node = list ? list->child : NULL; node && count < max;
 	     node = node->sib)
 		if (is_point_of(node, volume) && strlen(node->key) < LVM_NAME_MAX)
-			snprintf(ret_names[count++], LVM_NAME_MAX, "%s", node->key);
+			note_point(node, &points[count++]);
 	if (tree)
 		dm_config_destroy(tree);
+	if (!points)
+		return error_set(error, -ENOMEM, "out of memory");
 	if (!list)
 		return error_set(error, -EBADMSG, "LVM's metadata of the group %s make no sense", group);
-	/* Their names end with their time. */
-	qsort(ret_names, count, LVM_NAME_MAX, compare_names);
+	qsort(points, count, sizeof(*points), compare_points);
+	for (unsigned i = 0; i < count; i++)
+		memcpy(ret_names[i], points[i].name, LVM_NAME_MAX);
 	return (int)count;
 }
 

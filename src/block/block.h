@@ -113,6 +113,7 @@ struct block_info {
 	bool holes_trusted;
 	bool tells_changes; /* BLOCK_CHANGED can be asked for: block_open_options.changes_since */
 	bool staged;        /* what is written lies in a stage until BLOCK_COMMIT */
+	bool settles;       /* whoever opened it there looks for what a round has left: recovered is known */
 	bool recovered;     /* this open completed an earlier round's stage, or dropped it (STAGE_DROP) */
 	bool no_flush; /* FLUSH does nothing: when writes are on stable storage, the far side alone knows */
 };

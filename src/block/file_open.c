@@ -277,6 +277,7 @@ static int settle(struct block *block, int fd, const struct block_open_options *
 	              ? 0
 	              : stage_settle(block, fd, what, options->force_held, error);
 
+	block->info.settles = options->stage != STAGE_IGNORE;
 	block->info.recovered = res == 1;
 	if (res < 0)
 		block_free(block);

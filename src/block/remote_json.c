@@ -171,6 +171,8 @@ int remote_parse_opened(const void *payload, size_t length, struct block_info *r
 	/* An older agent does not say, and did not write out a target's dirty data. */
 	ret->holes_trusted = json_is_true(json_object_get(json, "holes_trusted"));
 	ret->staged = json_is_true(json_object_get(json, "staged"));
+	/* An older agent knows nothing of stages, and does not say. */
+	ret->settles = json_is_boolean(json_object_get(json, "recovered"));
 	ret->recovered = json_is_true(json_object_get(json, "recovered"));
 	ret->sector_size = (uint32_t)sector;
 	ret->request_align = (uint32_t)align;

@@ -42,7 +42,13 @@ static int open_volume(
 
 	if (res < 0)
 		return res;
-	if (!block_info(block)->recovered && needed)
+	if (!block_info(block)->settles)
+		res = error_set(error, -EOPNOTSUPP,
+		    "%.200s: blkmove there is older than this one, and knows nothing of stages: nothing was "
+		    "looked "
+		    "for; install the same release there, then run this again",
+		    endpoint->name);
+	else if (!block_info(block)->recovered && needed)
 		res = error_set(error, -ESTALE,
 		    "%.200s was not completed: its stage was not found by it; run "
 		    "`blkmove recover` with the name that the volume has now",
@@ -224,6 +230,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (recover->all && (recover->endpoints || recover->drop))
 			argp_failure(state, JOB_TROUBLE, 0,
 			    "--all is for all, and never drops a stage; leave the rest out");
+		if (recover->endpoints && options->target.kind != ENDPOINT_PATH &&
+		    options->target.kind != ENDPOINT_SSH)
+			argp_failure(state, JOB_TROUBLE, 0,
+			    "%s: recover works on the machine that has the volume: name a device, an image "
+			    "file, or HOST:PATH",
+			    options->target.name);
 		if (recover->drop && !recover->endpoints)
 			argp_failure(state, JOB_TROUBLE, 0, "--drop needs the name of the volume");
 		return 0;

@@ -164,6 +164,28 @@ static void test_points(void **state)
 	assert_true(error.text[0]);
 }
 
+/* The oldest is the one that was made first, whatever its name: after `lvrename`, and after a clock that was set back. */
+static void test_points_by_age(void **state)
+{
+	static const char text[] =
+	    "vg0 {\n logical_volumes {\n"
+	    "  www { segment1 { type=\"thin\" transaction_id=1 thin_pool=\"pool\" } }\n"
+	    "  www-point-20251121T213000.123Z { tags=[\"blkmove_point\"] segment1 { type=\"thin\" "
+	    "transaction_id=12 origin=\"www\" } }\n"
+	    "  www-point-20261121T213000.123Z { tags=[\"blkmove_point\"] segment1 { type=\"thin\" "
+	    "transaction_id=9 origin=\"www\" } }\n"
+	    "  zzz-point-20241121T213000.123Z { tags=[\"blkmove_point\"] segment1 { type=\"thin\" "
+	    "transaction_id=2 origin=\"www\" } }\n"
+	    " }\n}\n";
+	char names[8][LVM_NAME_MAX];
+	struct error error = {0};
+
+	assert_int_equal(lvm_points_of(text, "vg0", "www", names, 8, &error), 3);
+	assert_string_equal(names[0], "zzz-point-20241121T213000.123Z");
+	assert_string_equal(names[1], "www-point-20261121T213000.123Z");
+	assert_string_equal(names[2], "www-point-20251121T213000.123Z");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -172,6 +194,7 @@ int main(void)
 	    cmocka_unit_test(test_space),
 	    cmocka_unit_test(test_refusals),
 	    cmocka_unit_test(test_points),
+	    cmocka_unit_test(test_points_by_age),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

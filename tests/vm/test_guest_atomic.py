@@ -87,7 +87,7 @@ def test_h25_power_cut_while_a_round_is_staged_and_applied(guest, folder, random
 
 
 def test_points_of_a_thin_volume(guest, random):
-    """The last two points of three rounds, each of which is what it was; a crash while a fourth is applied leaves them so."""
+    """The last two points of three rounds, each of which is what it was when its round ended."""
     pv = guest.add_disk("160M", "pv")
     guest.put(random.randbytes(8 * MIB), "/tmp/source")
     guest.run(f"""modprobe dm-thin-pool; pvcreate -q {pv}; vgcreate -q vg {pv}
