@@ -436,6 +436,12 @@ static const struct block_driver file_driver = {
     .free = file_free,
 };
 
+int file_fd(const struct block *block)
+{
+	assert(block->driver == &file_driver);
+	return container_of(block, const struct file, block)->options.fd;
+}
+
 int file_new(struct block **ret, struct ring *ring, const struct file_options *options, struct error *error)
 {
 	struct file *file = calloc(1, sizeof(*file));

@@ -18,3 +18,5 @@ struct file_options {
 
 /* Takes both descriptors, also on failure. Descriptors of a simulated ring are not closed here. */
 int file_new(struct block **ret, struct ring *ring, const struct file_options *options, struct error *error);
+/* The descriptor of what file_open() opened, borrowed. */
+int file_fd(const struct block *block);

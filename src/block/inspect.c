@@ -32,13 +32,12 @@ static int look(struct inspect_volume *volume, int fd)
 	return 0;
 }
 
-void inspect_identity(int fd, char *ret, unsigned length)
+bool inspect_identity(int fd, char *ret, unsigned length)
 {
 	struct inspect_volume volume;
 
 	ret[0] = '\0';
-	if (look(&volume, fd) == 0)
-		inspect_id(&volume, ret, length);
+	return look(&volume, fd) == 0 && inspect_id(&volume, ret, length);
 }
 
 int inspect_where(int fd, struct block_facts *ret, struct error *error)

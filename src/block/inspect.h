@@ -20,8 +20,8 @@ int inspect_where(int fd, struct block_facts *ret, struct error *error);
  * one group do, is no harm.
  */
 const struct block_place *inspect_common(const struct block_facts *a, const struct block_facts *b);
-/* block_facts.id alone; "" when it cannot be known. */
-void inspect_identity(int fd, char *ret, unsigned length);
+/* block_facts.id alone; "" when it cannot be known. Whether the volume still has it after a restart, if it is there then. */
+bool inspect_identity(int fd, char *ret, unsigned length);
 /*
  * Takes the writer's lock (flock(2) LOCK_EX, also honoured by udev) on the open volume until the descriptor
  * closes. Returns 0, or -EALREADY with "... is in use by another blkmove, pid N (command)" naming the lock's

@@ -101,22 +101,39 @@ static void passing_id(dev_t disk, char *ret, size_t length)
 	snprintf(ret, length, INSPECT_PASSING "%s,%u:%u,seq%s", boot, major(disk), minor(disk), sequence);
 }
 
+/* Where statfs(2)'s number is made from a UUID; others make it from a device number, which is another after a restart. */
+static bool has_lasting_number(unsigned long type)
+{
+	static const unsigned long types[] = {
+	    0xef53 /* ext2, ext3, ext4 */,
+	    0x9123683e /* Btrfs */,
+	    0x2fc12fc1 /* ZFS */,
+	    0xca451a4e /* bcachefs */,
+	    0x01021994 /* tmpfs: a UUID of its own, and a file there does not outlast it */,
+	};
+
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (type == types[i])
+			return true;
+	return false;
+}
+
 /* The file system that a file is on: its device where that has a lasting name, else its UUID, else its
- * number. */
-static void file_system_id(int fd, dev_t dev, unsigned depth, char *ret, size_t length)
+ * number. Returns whether this stays what it is, or goes together with its files. */
+static bool file_system_id(int fd, dev_t dev, unsigned depth, char *ret, size_t length)
 {
 	struct fs_uuid uuid = {0};
-	struct statfs stat;
+	struct statfs stat = {0};
 	uint32_t id[2] = {0};
 
 	if (depth < DEPTH_MAX && sysfs_device_has(dev, "dev") && device_id(dev, depth + 1, ret, length))
-		return;
+		return true;
 	if (ioctl(fd, IOC_GET_FS_UUID, &uuid) == 0 && uuid.length == 16) {
 		int used = snprintf(ret, length, "fs:");
 
 		for (int i = 0; i < 16; i++)
 			used += snprintf(ret + used, length - (size_t)used, "%02x", uuid.uuid[i]);
-		return;
+		return true;
 	}
 	if (fstatfs(fd, &stat) == 0)
 		memcpy(id, &stat.f_fsid, sizeof(id));
@@ -124,24 +141,25 @@ static void file_system_id(int fd, dev_t dev, unsigned depth, char *ret, size_t 
 		snprintf(ret, length, "fsid:%08x%08x", id[0], id[1]);
 	else
 		snprintf(ret, length, "dev:%u:%u", major(dev), minor(dev));
+	return (id[0] || id[1]) && has_lasting_number((uint32_t)stat.f_type);
 }
 
 /* Inode numbers are used again; the time of birth tells one file from the next. */
-static void file_id(int fd, const struct stat *stat, unsigned depth, char *ret, size_t length)
+static bool file_id(int fd, const struct stat *stat, unsigned depth, char *ret, size_t length)
 {
 	char file_system[512], birth[64] = "";
 	struct statx more;
-
-	file_system_id(fd, stat->st_dev, depth, file_system, sizeof(file_system));
+	bool lasting = file_system_id(fd, stat->st_dev, depth, file_system, sizeof(file_system));
 	shorten(file_system, 80);
 	if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &more) == 0 && (more.stx_mask & STATX_BTIME))
 		snprintf(birth, sizeof(birth), ",born%lld.%09u", (long long)more.stx_btime.tv_sec,
 		    more.stx_btime.tv_nsec);
 	snprintf(ret, length, "file:%.80s,ino%llu%s", file_system, (unsigned long long)stat->st_ino, birth);
+	return lasting;
 }
 
-/* A loop device is what lies behind it. Returns false when that cannot be named lastingly. */
-static bool loop_id(const struct sysfs_loop *loop, unsigned depth, char *ret, size_t length)
+/* A loop device is what lies behind it. Returns false when that cannot be named in this boot; clears *lasting when it can in no other. */
+static bool loop_id(const struct sysfs_loop *loop, unsigned depth, char *ret, size_t length, bool *lasting)
 {
 	_cleanup_(cleanup_close) int fd = -1;
 	char backing[512];
@@ -156,7 +174,7 @@ static bool loop_id(const struct sysfs_loop *loop, unsigned depth, char *ret, si
 		fd = open(loop->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 		if (fd < 0 || fstat(fd, &stat) < 0 || stat.st_dev != loop->dev || stat.st_ino != loop->inode)
 			return false;
-		file_id(fd, &stat, depth + 1, backing, sizeof(backing));
+		*lasting &= file_id(fd, &stat, depth + 1, backing, sizeof(backing));
 	}
 	snprintf(ret, length, "loop:%s,off%llu,max%llu", backing, (unsigned long long)loop->offset,
 	    (unsigned long long)loop->size_limit);
@@ -170,18 +188,18 @@ static bool device_id(dev_t dev, unsigned depth, char *ret, size_t length)
 	unsigned partition = sysfs_partition(dev, &disk);
 	struct sysfs_loop loop;
 	char text[1024] = "";
-	bool lasting = disk_own_id(disk, text, sizeof(text));
+	bool lasting = true, named = disk_own_id(disk, text, sizeof(text));
 
-	if (!lasting && sysfs_loop(disk, &loop))
-		lasting = loop_id(&loop, depth, text, sizeof(text));
-	if (!lasting)
+	if (!named && sysfs_loop(disk, &loop))
+		named = loop_id(&loop, depth, text, sizeof(text), &lasting);
+	if (!named)
 		passing_id(disk, text, sizeof(text));
 	shorten(text, 140);
 	if (partition)
 		snprintf(ret, length, "%.140s,part%u", text, partition);
 	else
 		snprintf(ret, length, "%.140s", text);
-	return lasting;
+	return named && lasting;
 }
 
 bool inspect_device_id(dev_t dev, char *ret, unsigned length)
@@ -194,15 +212,15 @@ bool inspect_device_id(dev_t dev, char *ret, unsigned length)
 	return lasting;
 }
 
-void inspect_id(const struct inspect_volume *volume, char *ret, size_t length)
+bool inspect_id(const struct inspect_volume *volume, char *ret, size_t length)
 {
 	char text[512] = "";
+	bool lasting;
 
-	if (volume->device) {
-		inspect_device_id(volume->stat.st_rdev, ret, (unsigned)length);
-		return;
-	}
-	file_id(volume->fd, &volume->stat, 0, text, sizeof(text));
+	if (volume->device)
+		return inspect_device_id(volume->stat.st_rdev, ret, (unsigned)length);
+	lasting = file_id(volume->fd, &volume->stat, 0, text, sizeof(text));
 	shorten(text, length - 1);
 	snprintf(ret, length, "%s", text);
+	return lasting;
 }

@@ -17,8 +17,8 @@ struct inspect_volume {
 	struct sysfs_devices above; /* the device and all that lies upon it, or upon the file */
 };
 
-/* inspect_identity.c */
-void inspect_id(const struct inspect_volume *volume, char *ret, size_t length);
+/* inspect_identity.c. Whether it outlasts a restart. */
+bool inspect_id(const struct inspect_volume *volume, char *ret, size_t length);
 /* inspect_place.c: sets places and places_count. */
 void inspect_places(const struct inspect_volume *volume, struct block_facts *facts);
 /* inspect_mark.c. May wait some milliseconds until a time stamp has passed, and for a device's page cache to

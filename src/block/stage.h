@@ -55,6 +55,11 @@ struct stage_place {
  * device. -EOPNOTSUPP with words for a volume that cannot be known again after a restart.
  */
 int stage_place(int fd, const char *id, const char *folder, struct stage_place *ret, struct error *error);
+/*
+ * Whether volume, stage and record will find each other after a power cut; the folders are there. -EOPNOTSUPP with words: the volume cannot be known
+ * again then, or stage or record lie in memory while the volume does not.
+ */
+int stage_place_lasts(int fd, const struct stage_place *place, struct error *error);
 /* Where it would lie beside an image file; false for a device. And its record. False: the name would be too long. */
 bool stage_place_beside(int fd, char *ret, size_t length);
 bool stage_place_record(const char *id, char *ret, size_t length);

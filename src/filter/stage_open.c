@@ -3,11 +3,11 @@
 #include "base/folder.h"
 #include "base/state_dir.h"
 #include "block/driver.h"
+#include "block/file.h"
 #include "block/stage.h"
 #include "filter/stage_view.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,18 +32,6 @@ static int make_point(void *data, struct error *error)
 	struct staged *staged = data;
 
 	return staged->points(staged->path, staged->keep_points, false, error);
-}
-
-static int find_place(const char *path, const struct block_facts *facts,
-    const struct block_open_options *options, struct stage_place *ret, struct error *error)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), res;
-
-	if (fd < 0)
-		return error_set(error, -errno, "%s", strerror(errno));
-	res = stage_place(fd, facts->id, options->stage_dir, ret, error);
-	close(fd);
-	return res;
 }
 
 /* The file of an interrupted round, if it may be kept, else a new one. */
@@ -130,9 +118,12 @@ static int open_view(struct block **ret, struct block *take_volume, const struct
 	if (res == 0)
 		res = absolute(take_staged->path, name, error);
 	if (res == 0)
-		res = find_place(take_staged->path, &facts, options, &take_staged->place, error);
+		res = stage_place(
+		    file_fd(take_volume), facts.id, options->stage_dir, &take_staged->place, error);
 	if (res == 0)
 		res = make_state_dir(error);
+	if (res == 0)
+		res = stage_place_lasts(file_fd(take_volume), &take_staged->place, error);
 	if (res == 0)
 		res = open_file(
 		    &file, ring, &take_staged->place, policy, options, &facts, &layout, &view.resume, error);
