@@ -146,7 +146,7 @@ void inspect_openers(const struct inspect_volume *volume, struct inspect_openers
 			scan_process(&scan, strtol(entry->d_name, NULL, 10));
 	if (dir)
 		closedir(dir);
-	if (!ret->writer[0] && !ret->own_writer && qemu_may_write(volume->fd))
+	if (!ret->writer[0] && qemu_may_write(volume->fd))
 		snprintf(ret->writer, sizeof(ret->writer), "a process whose locks are QEMU's");
 }
 
