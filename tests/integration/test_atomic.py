@@ -253,7 +253,7 @@ def test_h25_remote_killed_at_random_moments(random, point, stage, far, program)
             for pid in agents(running.pid):
                 os.kill(pid, signal.SIGKILL)
         running.end((-signal.SIGKILL, OK, LINK_LOST, TROUBLE))
-        wait_until(lambda: program("recover", *far, f"there:{point.target}", code=None).code == OK, "the agent to be gone")
+        wait_until(lambda: program("recover", *far, f"there:{point.target}", code=None).code == OK, "the agent to be gone", timeout_s=120)
         assert point.holds() in ("old", "new")
     program("sync", "--atomic", "--verify", *far, point.source, f"there:{point.target}")
     assert point.holds() == "new"

@@ -61,7 +61,7 @@ def test_h25_power_cut_while_a_round_is_staged_and_applied(guest, folder, random
     assert "nothing to do" in world.recover()
     # While it is applied: the disk has lost whatever it liked of it.
     world.start(1, "--resume")
-    guest.run(f"until {STATE} blkmove recover | grep -q COMMITTED; do :; done; usleep 100000 2>/dev/null || sleep 0.1")
+    guest.run(f"until {STATE} blkmove recover | grep -q COMMITTED; do :; done")
     world.cut()
     listed = guest.run(f"{STATE} blkmove recover").out
     if "COMMITTED" in listed:
@@ -104,7 +104,8 @@ def test_points_of_a_thin_volume(guest, random):
     points = guest.run("lvs --noheadings -o lv_name --sort lv_time -S 'lv_tags={blkmove_point}' vg").out.split()
     assert len(points) == 2 and all(point.startswith("web-point-2") for point in points)
     # Not in the way of anybody: neither active nor writable.
-    assert set(guest.run("lvs --noheadings -o lv_attr -S 'lv_tags={blkmove_point}' vg").out.split()) == {"Vri---tz-k"}
+    for attributes in guest.run("lvs --noheadings -o lv_attr -S 'lv_tags={blkmove_point}' vg").out.split():
+        assert (attributes[1], attributes[4], attributes[9]) == ("r", "-", "k")
     guest.run("lvs vg/mine")
     for point, expected in zip(points, sums[1:]):
         guest.run(f"lvchange -ay -K vg/{point}; vgmknodes")
