@@ -134,12 +134,12 @@ def test_a_source_that_changes_faster_than_it_is_sent(folder, program, write, so
 
 
 @pytest.mark.parametrize("command, says", [("exit 3", "failed (exit 3)"), ("kill -9 $$", "ended by signal 9"),
-                                           ("sleep 300 & sleep 300", "had not ended after 1 s"),
-                                           ("(trap '' TERM; sleep 300); true", "had not ended after 1 s")])
+                                           ("sleep 300 & sleep 300", "had not ended after 5 s"),
+                                           ("(trap '' TERM; sleep 300); true", "had not ended after 5 s")])
 def test_a_stop_command_that_fails(command, says, folder, program, write, source, target):
     """Nothing more is sent, the source goes on, and the next try begins where this one was."""
     writer = write(source)
-    done = program(*LIVE, "--json", "--rounds=2", "--then", f"cp {target} {folder}/then; {command}", "--then-timeout=1s", source, target,
+    done = program(*LIVE, "--json", "--rounds=2", "--then", f"cp {target} {folder}/then; {command}", "--then-timeout=5s", source, target,
                    code=NOT_STOPPED)
     end = done.events()[-1]
     assert says in end["error"] and "nothing was sent since" in end["worth"] and end["worth"] in done.err, str(done)
@@ -162,7 +162,7 @@ def test_a_stop_that_takes_effect_later(program, write, source, target):
 def test_h20_a_source_that_is_not_stopped(folder, program, write, source, target):
     """The command says that all is well, and somebody writes still: what the target has is left as it is, and not called done."""
     writer = write(source)
-    done = program(*LIVE, "--rounds=1", "--then", f"cp {target} {folder}/then", "--then-timeout=1s", source, target, code=NOT_STOPPED)
+    done = program(*LIVE, "--rounds=1", "--then", f"cp {target} {folder}/then", "--then-timeout=5s", source, target, code=NOT_STOPPED)
     assert f"open for writing by pid {writer.process.pid}" in done.err and "nothing was sent since" in done.err, str(done)
     assert target.read_bytes() == (folder / "then").read_bytes()
 
