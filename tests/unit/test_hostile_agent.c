@@ -412,6 +412,16 @@ static void test_answers(void **state)
 }
 
 /* The right answer is taken; its repetition breaks the link, and the request ends once. */
+/* An agent that knows nothing of stages does not say that there was none. */
+static void test_older_than_stages(void **state)
+{
+	struct agent agent;
+
+	agent_open(&agent);
+	assert_false(block_info(agent.remote)->settles);
+	agent_done(&agent);
+}
+
 static void test_answered_twice(void **state)
 {
 	uint8_t memory[LENGTH];
@@ -534,6 +544,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_answers),
+	    cmocka_unit_test(test_older_than_stages),
 	    cmocka_unit_test(test_answered_twice),
 	    cmocka_unit_test(test_answer_before_the_end),
 	    cmocka_unit_test(test_alive_and_idle),
