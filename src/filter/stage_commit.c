@@ -183,6 +183,11 @@ int stage_view_commit(struct stage_view *view, struct error *error)
 	if (res < 0)
 		return error_set(error, res, "its stage cannot be completed, and it was left as it is: %s",
 		    strerror(-res));
+	/* The table took its time. */
+	if (view->stage.commit.entries)
+		res = check_volume(view, error);
+	if (res < 0)
+		return res;
 	if (view->stage.commit.entries) {
 		res = write_commit(view);
 		if (res < 0)

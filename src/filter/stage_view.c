@@ -95,6 +95,8 @@ static int carry_out(struct stage_view *view, struct block_io *io)
 		res = stage_view_commit(view, &error);
 	if (res == -ENOSPC && !view->undecided)
 		view->full = true;
+	if (io->flags & BLOCK_COMMIT)
+		view->closing = false;
 	if (res < 0 && io->error && io->flags & BLOCK_COMMIT)
 		error_set(io->error, res, "%s", error.text[0] ? error.text : strerror(-res));
 	return res;
@@ -124,7 +126,7 @@ static void begin_work(struct ring_op *op, int res)
 		return;
 	while ((node = list_pop(&view->waiting)))
 		block_complete_later(&view->filter.block, container_of(node, struct block_io, node), res);
-	view->working = false;
+	view->working = view->closing = false;
 }
 
 /* The driver */
@@ -134,6 +136,7 @@ static void answered(struct filter *filter, struct block_io *io, int res)
 	struct stage_view *view = container_of(filter, struct stage_view, filter);
 
 	view->full |= res == -ENOSPC;
+	view->writing--;
 	block_complete(io, res);
 }
 
@@ -143,6 +146,12 @@ static void view_submit(struct block *block, struct block_io *io)
 
 	switch (io->op) {
 	case BLOCK_FLUSH:
+		/* What is written from here on, or may be, is in no table. */
+		if (io->flags & BLOCK_COMMIT && (view->writing || view->closing)) {
+			block_complete_later(block, io, -EBUSY);
+			return;
+		}
+		view->closing |= (io->flags & BLOCK_COMMIT) != 0;
 		list_append(&view->waiting, &io->node);
 		if (!view->working)
 			ring_defer(block->ring, &view->begin, 0);
@@ -151,10 +160,12 @@ static void view_submit(struct block *block, struct block_io *io)
 	case BLOCK_WRITE:
 	case BLOCK_ZERO:
 	case BLOCK_TRIM:
-		if (view->undecided)
+		if (view->undecided || view->closing) {
 			block_complete_later(block, io, -EROFS);
-		else
-			filter_child(&view->filter, io, answered);
+			return;
+		}
+		view->writing++;
+		filter_child(&view->filter, io, answered);
 		return;
 	default:
 		filter_forward(&view->filter, io);

@@ -21,9 +21,11 @@ struct stage_view {
 	struct ring_op begin;
 	struct fiber *fiber; /* carries them out, one after the other; or has ended; or NULL */
 	bool working;
-	bool full;      /* the file could not grow: nobody can go on with it */
-	bool undecided; /* the commit was tried: it may be there */
-	bool over;      /* committed and applied */
+	unsigned writing; /* writes under way */
+	bool closing;     /* a commit is under way: no more writes */
+	bool full;        /* the file could not grow: nobody can go on with it */
+	bool undecided;   /* the commit was tried: it may be there */
+	bool over;        /* committed and applied */
 };
 
 int stage_view_flush_file(struct stage_view *view);

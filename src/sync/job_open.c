@@ -147,6 +147,10 @@ static const char *reopen_doubt(const struct job *job, const struct block_facts 
 		return target->last_writer ? "the target was written while the link was away"
 		                           : "it cannot be known whether the target was written while the "
 		                             "link was away";
+	/* The new stage knows of no earlier writes. What was asked to be committed writes itself. */
+	if (job->options.atomic && target_again && !job->committing &&
+	    strcmp(target->mark, job->target_facts.mark))
+		return "the target was written while the link was away";
 	if ((!source->id[0] || !source->mark[0] || !target->id[0]) && !job->options.assume_unchanged)
 		return "it cannot be known whether the link leads to the same volumes, unwritten";
 	return NULL;
@@ -169,6 +173,8 @@ static int reopen_checks(
 	if (doubt) {
 		job_warn(job, "%s: comparing all of it", doubt);
 		job->source_facts = *source;
+		if (job->target)
+			job->target_facts = *target;
 		job_distrust(job);
 	}
 	return 0;
@@ -220,6 +226,11 @@ static int first_checks(struct job *job, const struct block_facts *source, const
 		    block_info(job->target)->name);
 	if (res == 0)
 		res = judge(job, source, target);
+	if (res == 0 && job->options.atomic && job_writes(job) && !target->mark[0])
+		job_warn(job,
+		    "whether somebody else writes to %s during the round cannot be seen there: take care "
+		    "that nobody does",
+		    block_info(job->target)->name);
 	if (res == 0 && job_writes(job) && block_info(job->target)->no_flush)
 		job_warn(job,
 		    "%s cannot be flushed (its server offers neither FLUSH nor FUA): after a power cut there "

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the stage of an atomic round may lie, what it refuses, and what is said of its end."""
 import os
+import pathlib
 import shutil
 
 import pytest
 
-from processes import agents  # noqa: F401
 from program import REFUSED, TROUBLE
 
 MIB = 1 << 20
@@ -81,3 +81,19 @@ def test_h25_target_without_lasting_identity(points, mounts, program):
     assert "no identity that outlasts a restart" in refused(program, points, "--atomic")
     program("sync", points.source, points.target)
     assert points.holds() == "new"
+
+
+# What recover cannot do
+
+def test_recover_needs_an_agent_that_knows_stages(points, folder, sshd, program):
+    """An earlier agent opens the target, answers without `recovered`, and has looked for nothing."""
+    agent, earlier = folder / "agent", folder / "earlier"
+    code = pathlib.Path(program.path).read_bytes()
+    assert b"\0recovered\0" in code
+    earlier.write_bytes(code.replace(b"\0recovered\0", b"\0rexovered\0"))
+    earlier.chmod(0o755)
+    agent.write_text(f"#!/bin/sh\nexport BLKMOVE_STATE_DIR='{program.state}'\nexec {earlier} \"$@\"\n")
+    agent.chmod(0o755)
+    for more in [], ["--drop"]:
+        done = program("recover", *more, "--ssh", sshd.ssh, "--agent-path", agent, f"there:{points.target}", code=TROUBLE)
+        assert "knows nothing of stages" in done.err and "nothing to do" not in done.out.decode(), str(done)

@@ -390,6 +390,53 @@ static void test_h10_written_during_the_round(void **state)
 	world_free(world);
 }
 
+struct asked {
+	struct block_io io;
+	bool done;
+	int res;
+};
+
+static void answered(struct block_io *io, int res)
+{
+	struct asked *asked = container_of(io, struct asked, io);
+
+	asked->done = true;
+	asked->res = res;
+}
+
+/* What comes after the commit was asked for is in no table; nor is what has not ended by then. */
+static void test_h10_writes_beside_the_commit(void **state)
+{
+	struct world *world = world_new();
+	struct error error = {0};
+	uint8_t byte = 1;
+	struct asked write = {
+	    .io = {.op = BLOCK_WRITE, .offset = 9, .length = 1, .buf = &byte, .done = answered}};
+	struct asked commit = {.io = {.op = BLOCK_FLUSH, .flags = BLOCK_COMMIT, .done = answered}};
+	struct asked again = commit, late = write;
+	struct block *view;
+
+	begin(world);
+	view = open_view(world, &error);
+	assert_int_equal(write_fresh(world, view), 0);
+	block_submit(view, &write.io);
+	block_submit(view, &commit.io);
+	assert_int_equal(ring_run_until(world->ring, &commit.done), 0);
+	assert_int_equal(ring_run_until(world->ring, &write.done), 0);
+	assert_int_equal(write.res, 0);
+	assert_int_equal(commit.res, -EBUSY);
+	block_submit(view, &again.io);
+	block_submit(view, &late.io);
+	assert_int_equal(ring_run_until(world->ring, &again.done), 0);
+	assert_int_equal(ring_run_until(world->ring, &late.done), 0);
+	assert_int_equal(late.res, -EROFS);
+	assert_int_equal(again.res, 0);
+	keep(world);
+	assert_int_equal(world->volume_bytes[9], 1);
+	block_free(view);
+	world_free(world);
+}
+
 /* Recovery */
 
 static void test_h25_committed_is_completed(void **state)
@@ -484,6 +531,7 @@ int main(void)
 	    cmocka_unit_test(test_h02_every_request_fails_once),
 	    cmocka_unit_test(test_h27_full),
 	    cmocka_unit_test(test_h10_written_during_the_round),
+	    cmocka_unit_test(test_h10_writes_beside_the_commit),
 	    cmocka_unit_test(test_h25_committed_is_completed),
 	    cmocka_unit_test(test_h10_written_since),
 	    cmocka_unit_test(test_damaged),
