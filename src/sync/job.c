@@ -228,6 +228,8 @@ static void say_atomic(struct job *job, int res)
 
 	if (res == -ECANCELED && job->cancelled)
 		why = (struct error){.text = "interrupted"};
+	if (job->committing && job->commit_told)
+		return;
 	if (job->committing)
 		error_set(&job->error, res,
 		    "%.330s; it is the old point or the new one once `blkmove recover` was run", why.text);

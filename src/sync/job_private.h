@@ -51,8 +51,9 @@ struct job {
 	bool moved_lost;        /* there was no memory for it: all is verified */
 	bool bad_lost;          /* there was no memory for a bad range */
 	uint64_t differing_ranges, differing_bytes;
-	bool committing; /* of an atomic run: the target may be written to from now on */
-	bool wrote;      /* the target may have been written to */
+	bool committing;  /* of an atomic run: the target may be written to from now on */
+	bool commit_told; /* it failed, and what was said of that says what the target is */
+	bool wrote;       /* the target may have been written to */
 	struct journal *journal;
 	int journal_fd;
 	struct copy *copy;          /* while data moves */

@@ -166,6 +166,7 @@ int job_commit(struct job *job)
 	job_changes_forget(job);
 	job->committing = true;
 	res = block_wait(job->target, &io);
+	job->commit_told = res < 0 && why.text[0];
 	if (res < 0)
 		return error_set(&job->error, res, "cannot bring %.120s to its new point: %.300s",
 		    block_info(job->target)->name, why.text[0] ? why.text : strerror(-res));

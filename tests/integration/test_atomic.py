@@ -423,7 +423,7 @@ def test_h10_target_written_during_the_round(point, stage, program):
         file.write(b"somebody else")
     before = point.target.read_bytes()
     done = running.end(TROUBLE)
-    assert "somebody else wrote" in done.err
+    assert "somebody else wrote" in done.err and "left as it is" in done.err and "recover" not in done.err, str(done)
     assert point.target.read_bytes() == before
 
 
