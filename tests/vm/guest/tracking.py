@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 
@@ -147,5 +148,7 @@ def make_era(sectors, block, metadata=SECOND, data=FIRST):
 def clear():
     for group in "vg", "away":
         run("vgremove", "-qfy", group)
+        # A link of an LVM command that was killed: the kernel knows no such volume any more, and vgcreate would refuse the name.
+        shutil.rmtree(f"/dev/{group}", ignore_errors=True)
     for disk in FIRST, SECOND:
         run("wipefs", "-qa", disk)
