@@ -4,6 +4,7 @@
  * a path or a device number proves nothing, since both are used again (OSSA-2023-003).
  */
 #include "base/cleanup.h"
+#include "block/file_system.h"
 #include "block/inspect_private.h"
 
 #include <fcntl.h>
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -101,23 +101,6 @@ static void passing_id(dev_t disk, char *ret, size_t length)
 	snprintf(ret, length, INSPECT_PASSING "%s,%u:%u,seq%s", boot, major(disk), minor(disk), sequence);
 }
 
-/* Where statfs(2)'s number is made from a UUID; others make it from a device number, which is another after a restart. */
-static bool has_lasting_number(unsigned long type)
-{
-	static const unsigned long types[] = {
-	    0xef53 /* ext2, ext3, ext4 */,
-	    0x9123683e /* Btrfs */,
-	    0x2fc12fc1 /* ZFS */,
-	    0xca451a4e /* bcachefs */,
-	    0x01021994 /* tmpfs: a UUID of its own, and a file there does not outlast it */,
-	};
-
-	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
-		if (type == types[i])
-			return true;
-	return false;
-}
-
 /* The file system that a file is on: its device where that has a lasting name, else its UUID, else its
  * number. Returns whether this stays what it is, or goes together with its files. */
 static bool file_system_id(int fd, dev_t dev, unsigned depth, char *ret, size_t length)
@@ -141,7 +124,7 @@ static bool file_system_id(int fd, dev_t dev, unsigned depth, char *ret, size_t 
 		snprintf(ret, length, "fsid:%08x%08x", id[0], id[1]);
 	else
 		snprintf(ret, length, "dev:%u:%u", major(dev), minor(dev));
-	return (id[0] || id[1]) && has_lasting_number((uint32_t)stat.f_type);
+	return (id[0] || id[1]) && file_system_traits(&stat) & FILE_SYSTEM_LASTING_ID;
 }
 
 /* Inode numbers are used again; the time of birth tells one file from the next. */

@@ -7,6 +7,7 @@
  */
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "block/file_system.h"
 #include "block/inspect_private.h"
 
 #include <errno.h>
@@ -14,7 +15,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/statfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,37 +47,12 @@ static bool settle(int fd, struct stat *stat)
 	return false;
 }
 
-/* File systems whose times are kept by somebody else, or are coarse. */
-static bool times_can_be_trusted(int fd)
-{
-	static const unsigned long doubtful[] = {
-	    0x6969 /* NFS */,
-	    0xff534d42 /* CIFS */,
-	    0xfe534d42 /* SMB2 */,
-	    0x517b /* SMB */,
-	    0x65735546 /* FUSE */,
-	    0x01021997 /* 9P */,
-	    0x00c36400 /* Ceph */,
-	    0x5346414f /* AFS */,
-	    0x6b414653 /* kAFS */,
-	    0x4d44 /* FAT */,
-	    0x2011bab0 /* exFAT */,
-	    0x7461636f /* OCFS2 */,
-	    0x01161970 /* GFS2 */,
-	};
-	struct statfs stat;
-
-	if (fstatfs(fd, &stat) < 0)
-		return false;
-	for (size_t i = 0; i < sizeof(doubtful) / sizeof(doubtful[0]); i++)
-		if ((uint32_t)stat.f_type == doubtful[i])
-			return false;
-	return true;
-}
-
 static void file_mark(int fd, struct stat stat, char *ret, size_t length)
 {
-	if (!times_can_be_trusted(fd) || !settle(fd, &stat))
+	struct statfs kind;
+
+	if (fstatfs(fd, &kind) < 0 || file_system_traits(&kind) & FILE_SYSTEM_COARSE_TIMES ||
+	    !settle(fd, &stat))
 		return;
 	snprintf(ret, length, "c%lld.%09ld,m%lld.%09ld,size%llu", (long long)stat.st_ctim.tv_sec,
 	    stat.st_ctim.tv_nsec, (long long)stat.st_mtim.tv_sec, stat.st_mtim.tv_nsec,

@@ -4,6 +4,7 @@
  * into processes. What cannot be seen is said: nobody found is not nobody there.
  */
 #include "base/cleanup.h"
+#include "block/file_system.h"
 #include "block/inspect_private.h"
 
 #include <ctype.h>
@@ -152,30 +153,11 @@ void inspect_openers(const struct inspect_volume *volume, struct inspect_openers
 
 static bool is_shared_by_machines(const struct inspect_volume *volume)
 {
-	static const unsigned long shared[] = {
-	    0x6969 /* NFS */,
-	    0xff534d42 /* CIFS */,
-	    0xfe534d42 /* SMB2 */,
-	    0x517b /* SMB */,
-	    0x65735546 /* FUSE */,
-	    0x01021997 /* 9P */,
-	    0x00c36400 /* Ceph */,
-	    0x5346414f /* AFS */,
-	    0x6b414653 /* kAFS */,
-	    0x7461636f /* OCFS2 */,
-	    0x01161970 /* GFS2 */,
-	    0x0bd00bd0 /* Lustre */,
-	};
-	struct statfs fs;
+	struct statfs stat;
 
 	if (volume->device)
 		return false;
-	if (fstatfs(volume->fd, &fs) < 0)
-		return true;
-	for (unsigned i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
-		if ((uint32_t)fs.f_type == shared[i])
-			return true;
-	return false;
+	return fstatfs(volume->fd, &stat) < 0 || file_system_traits(&stat) & FILE_SYSTEM_SHARED;
 }
 
 void inspect_blind(const struct inspect_volume *volume, bool hidden, char *ret, size_t length)

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Whether a stage will be found again: what lies in memory, or has no lasting name, is not there after a power cut. */
+#include "block/file_system.h"
 #include "block/inspect.h"
 #include "block/stage.h"
 
 #include <errno.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 
 /* A folder in memory serves only a volume that goes together with it. */
 static int check_folder(const struct stat *volume, const char *path, const char *advice, struct error *error)
@@ -24,7 +23,7 @@ static int check_folder(const struct stat *volume, const char *path, const char 
 	if (statfs(slash ? folder : ".", &kind) < 0 || stat(slash ? folder : ".", &stat_of) < 0)
 		return error_set(error, -errno, "cannot look at the folder %.300s for its stage: %s", folder,
 		    strerror(errno));
-	if (kind.f_type != TMPFS_MAGIC && kind.f_type != RAMFS_MAGIC)
+	if (!(file_system_traits(&kind) & FILE_SYSTEM_IN_MEMORY))
 		return 0;
 	if (S_ISREG(volume->st_mode) && volume->st_dev == stat_of.st_dev)
 		return 0;
