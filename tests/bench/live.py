@@ -99,7 +99,7 @@ class LoadFailed(Exception):
     pass
 
 
-TROUBLES = (LoadFailed, RuntimeError, OSError, ValueError, subprocess.SubprocessError)  # what a server that fails leads to
+TROUBLES = (LoadFailed, RuntimeError, OSError, ValueError, LookupError, subprocess.SubprocessError)  # what a server that fails leads to
 
 
 def _takes(pid, number):
@@ -330,7 +330,10 @@ class QemuMirror(Service):
         self.execute("blockdev-mirror", **{"job-id": "job", "device": "source", "target": "target", "sync": "full", "copy-mode": copy_mode})
 
     def remaining(self):
-        job = self.execute("query-block-jobs")[0]
+        jobs = self.execute("query-block-jobs")
+        if not jobs:
+            raise RuntimeError("the job is gone")  # it failed
+        job = jobs[0]
         return job["len"] - job["offset"], job["ready"]
 
     def __exit__(self, *why):
