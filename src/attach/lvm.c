@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define UUID_PREFIX  "LVM-"
@@ -373,19 +374,33 @@ int lvm_read(const char *group, char **ret, struct error *error)
 	return read_group(group, false, ret, error);
 }
 
+/* Who unlocks a group takes the file away: what was waited for may be the lock of a file that nobody else finds. */
+static bool is_named(int fd, const char *path)
+{
+	struct stat ours, named;
+
+	return fstat(fd, &ours) == 0 && stat(path, &named) == 0 && ours.st_dev == named.st_dev &&
+	       ours.st_ino == named.st_ino;
+}
+
 /* LVM's own lock on the group (locking_type 1): nobody changes it between our reading and our writing. */
 static int lock_group(const char *group, struct error *error)
 {
 	char path[LVM_NAME_MAX + sizeof(LOCKS) + 4];
-	int fd;
+	int fd = -1;
 
 	snprintf(path, sizeof(path), LOCKS "/V_%s", group);
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd >= 0 && flock(fd, LOCK_EX) == 0)
-		return fd;
-	error_set(error, -errno, "cannot lock LVM's group %s (%s): %s", group, path, strerror(errno));
-	cleanup_close(&fd);
-	return error->code;
+	do {
+		cleanup_close(&fd);
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		if (fd < 0 || flock(fd, LOCK_EX) < 0) {
+			error_set(error, -errno, "cannot lock LVM's group %s (%s): %s", group, path,
+			    strerror(errno));
+			cleanup_close(&fd);
+			return error->code;
+		}
+	} while (!is_named(fd, path));
+	return fd;
 }
 
 static int write_group(const char *group, const char *text, struct error *error)

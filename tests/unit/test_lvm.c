@@ -1,16 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* LVM's metadata, as text: two volumes exchange their segments, and nothing else changes. */
+/* LVM's metadata, as text: two volumes exchange their segments, and nothing else changes; and while they do, nobody else changes it. */
 #include "attach/lvm.h"
 #include "attach/lvm_points.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
+
+#include "shell.h"
 
 /* As vgcfgbackup(8) writes it. */
 #define TEXT(type) \
@@ -186,11 +193,98 @@ static void test_points_by_age(void **state)
 	assert_string_equal(names[2], "www-point-20251121T213000.123Z");
 }
 
+#define LOCKS "/run/lock/lvm"
+#define LOCK  LOCKS "/V_vg"
+
+static bool is_waited_for(ino_t inode)
+{
+	FILE *locks = fopen("/proc/locks", "re");
+	char line[256], word[32];
+	bool found = false;
+
+	snprintf(word, sizeof(word), ":%lu ", (unsigned long)inode);
+	while (locks && !found && fgets(line, sizeof(line), locks))
+		found = strstr(line, "-> FLOCK") && strstr(line, word);
+	if (locks)
+		fclose(locks);
+	return found;
+}
+
+/* As LVM unlocks: the file goes while somebody waits for its lock. 0: somebody did. */
+static _Noreturn void hold_and_take_away(int said)
+{
+	int fd = open(LOCK, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	struct stat facts;
+
+	if (fd < 0 || flock(fd, LOCK_EX) < 0 || fstat(fd, &facts) < 0 || write(said, "", 1) != 1)
+		_exit(1);
+	for (unsigned i = 0; i < 2000; i++) {
+		if (is_waited_for(facts.st_ino))
+			_exit(unlink(LOCK) < 0);
+		usleep(10000);
+	}
+	_exit(1);
+}
+
+/* vgcfgbackup and vgcfgrestore that note when the group is not locked. */
+static void make_programs(const char *folder)
+{
+	char path[64];
+	FILE *text;
+
+	snprintf(path, sizeof(path), "%s/text", folder);
+	text = fopen(path, "we");
+	assert_non_null(text);
+	assert_true(fputs(TEXT("striped"), text) >= 0);
+	assert_int_equal(fclose(text), 0);
+	run("cd %s; look='flock -n " LOCK " echo unlocked >>%s/seen'; "
+	    "printf '#!/bin/sh\n%%s\ncp %s/text $2\n' \"$look\" >vgcfgbackup; "
+	    "printf '#!/bin/sh\n%%s\ncp $4 %s/restored\n' \"$look\" >vgcfgrestore; chmod 700 vgcfg*",
+	    folder, folder, folder, folder);
+}
+
+/* Whoever changed the group meanwhile would lose what he did. */
+static void test_exchange_keeps_others_out(void **state)
+{
+	char folder[] = "/tmp/lvm-XXXXXX", path[4200], *before = strdup(getenv("PATH"));
+	bool made = mkdir(LOCKS, 0700) == 0;
+	int fds[2], status;
+	struct error error = {0};
+	char byte;
+	pid_t holder;
+
+	if (access(LOCKS, W_OK) < 0) {
+		free(before);
+		skip();
+	}
+	assert_non_null(mkdtemp(folder));
+	make_programs(folder);
+	assert_int_equal(pipe(fds), 0);
+	holder = fork();
+	if (holder == 0)
+		hold_and_take_away(fds[1]);
+	assert_int_equal(read(fds[0], &byte, 1), 1);
+	snprintf(path, sizeof(path), "%s:%s", folder, before);
+	setenv("PATH", path, 1);
+	assert_int_equal(lvm_exchange(&pair, &error), 0);
+	setenv("PATH", before, 1);
+	assert_int_equal(waitpid(holder, &status, 0), holder);
+	assert_int_equal(status, 0);
+	run("cd %s; test -s restored; test ! -s seen", folder);
+	run("rm -r %s; rm -f " LOCK, folder);
+	if (made)
+		rmdir(LOCKS);
+	close(fds[0]);
+	close(fds[1]);
+	free(before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_names),
 	    cmocka_unit_test(test_exchange),
+	    cmocka_unit_test(test_exchange_keeps_others_out),
 	    cmocka_unit_test(test_space),
 	    cmocka_unit_test(test_refusals),
 	    cmocka_unit_test(test_points),
