@@ -162,7 +162,7 @@ class Move:
         call, number = step
         command = shlex.join(["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}", PROGRAM, "move",
                               "--quiet", *words])
-        return self.guest.run(f"{command} || [ $? = 137 ] && echo killed").out.count("killed") > 0
+        return "killed" in self.guest.run(f"{command} || {{ [ $? = 137 ]; echo killed; }}").out
 
     def is_known(self):
         return "yes" in self.guest.run(f"[ ! -e /var/lib/blkmove/moves/{self.volume.name}/record.json ] || echo yes").out

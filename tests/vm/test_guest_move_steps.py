@@ -70,9 +70,11 @@ def test_h25_killed_at_each_step(guest, random, kind, engine):
     guest.run(MODULES)
     move = InUse(guest, random, kind)
     move.begin_work()
+    kills = 0
     for halt in some_of(halts_of(move, engine), random):
         place, target = move.volume.leads(), move.volume.target
         killed = halt_at(move, engine, halt)
+        kills += killed
         if engine == "blkmove" and random.random() < 0.5:
             guest.run("pkill -9 -f '^/proc/self/exe mirror' || [ $? = 1 ]")
         onward = random.choice(["--resume", "--undo"])
@@ -85,6 +87,7 @@ def test_h25_killed_at_each_step(guest, random, kind, engine):
         guest.run(f"dmsetup info -c --noheadings -o suspended,tables_loaded {move.volume.name} | grep -qx 'Active:Live'")
         move.volume.spoil_other()
         move.go_on(1)
+    assert kills > 0
     move.begin("--engine=dm")
     move.nothing_is_left()
     move.volume.spoil_other()
@@ -191,6 +194,7 @@ def test_h22_h27_restart_of_the_machine(guest, random, kind):
             if not one.volume.is_suspended():
                 one.write("second")
             one.led = one.volume.leads()
+    assert any(one.killed for one in volumes)
     disks.restart()
     for one in volumes:
         onward = random.choice(["--resume", "--undo"])
