@@ -56,14 +56,16 @@ def nbd_disk(serial, path=None, port=None, **options):
 
 
 def size_of(word):
-    """Bytes of "64M", or None for what is no size."""
+    """Bytes of "64M", a number of them as it is, or None for what is no size."""
+    if isinstance(word, int):
+        return word
     found = re.fullmatch(r"(\d+)([KMG])", str(word))
     return int(found[1]) << {"K": 10, "M": 20, "G": 30}[found[2]] if found else None
 
 
 def new_file(path, size):
     with open(path, "wb") as file:
-        file.truncate(size)
+        file.truncate(int(size))  # None is no size, but truncate() takes it
     return path
 
 
@@ -139,7 +141,8 @@ class Qmp:
         return json.loads(line)
 
     def __call__(self, execute, **arguments):
-        arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
+        if "_" not in execute:  # the oldest commands have it in all their names, others in none
+            arguments = {name.replace("_", "-"): value for name, value in arguments.items()}
         self.file.write(json.dumps({"execute": execute, "arguments": arguments}).encode() + b"\n")
         self.file.flush()
         while True:

@@ -4,6 +4,7 @@ import qemu
 
 MIB = 1 << 20
 SIZE = 20 * MIB + 512 * 7
+BLOCKS = -(-SIZE // 4096)
 STATE = "BLKMOVE_STATE_DIR=/state BLKMOVE_RUN_DIR=/run/blkmove"
 
 
@@ -11,33 +12,47 @@ class World:
     """A guest with two points of a volume, the volume that holds the first, and the disk for its stage. All but the points lose what is not flushed."""
 
     def __init__(self, guest, folder, random):
-        self.guest, self.number = guest, 0
+        self.guest = guest
         self.paths = [folder / "points0", folder / "points1"]
         image = bytearray(random.randbytes(SIZE))
         for path in self.paths:
             path.write_bytes(image)
-            # Most of it: the round takes long enough to be cut.
-            for _ in range(40):
+            # Half of it.
+            for _ in range(120):
                 length = random.choice([512, 4096, 300 * 1024])
                 at = random.randrange(SIZE - length) & ~511
                 image[at:at + length] = bytes(length) if random.randrange(4) == 0 else random.randbytes(length)
             guest.add_disk(qemu.file_disk(path, path.name))
-        self.target = guest.add_volatile_disk(str(SIZE), "target")
+        target = guest.add_volatile_disk(SIZE, "target")
         state = guest.add_volatile_disk("64M", "state")
-        guest.run(f"modprobe ext4; mkfs.ext4 -q {state}; dd if=/dev/by-serial/points0 of={self.target} bs=1M oflag=direct conv=fsync status=none")
+        guest.run(f"modprobe ext4; mkfs.ext4 -q {state}; dd if=/dev/by-serial/points0 of={target} bs=4M oflag=direct conv=fsync status=none")
         self.mount()
+        assert self.holds() == 0
 
     def mount(self):
         self.guest.run("modprobe ext4; mkdir -p /state; mount $(readlink -f /dev/by-serial/state) /state")
 
-    def start(self, point, *more):
-        return self.guest.start(f"{STATE} exec blkmove sync --atomic {' '.join(more)} /dev/by-serial/points{point} /dev/by-serial/target")
+    def start(self, words):
+        return self.guest.start(f"{STATE} exec blkmove {words} /dev/by-serial/target")
 
-    def cut(self):
-        self.guest.power_cut()
+    def find(self):
+        """After a boot."""
         for serial in ("points0", "points1", "target", "state"):
             self.guest.path_of(serial)
         self.mount()
+
+    def cut_while_applied(self, interrupt, words):
+        """What these words run has brought some writes to the volume to an end, and not all."""
+        # Sectors.
+        written = "read -ra stat </sys/block/$(basename $(readlink -f /dev/by-serial/target))/stat; written=${stat[6]}"
+        before = int(self.guest.run(f"{written}; echo $written").out)
+        self.guest.slow_writes("target", MIB)
+        working = self.start(words)
+        self.guest.run(f"while {written}; [ $written = {before} ]; do sleep 0.1; done")
+        assert working.is_running(), working.out
+        interrupt()
+        self.find()
+        assert "COMMITTED AND NOT COMPLETED" in self.listed()
 
     def holds(self):
         """Which point it is; None: neither."""
@@ -46,44 +61,56 @@ class World:
                 return point
         return None
 
-    def recover(self, *words):
-        return self.guest.run(f"{STATE} blkmove recover {' '.join(words)} /dev/by-serial/target").out
+    def staged(self):
+        """How many blocks are noted as staged (docs/formats/stage.md)."""
+        bits = self.guest.run(f"dd if=$(ls /state/*.stage) bs=4096 skip={BLOCKS} count=1 status=none").output
+        return int.from_bytes(bits, "little").bit_count()
+
+    def wait_for_staged(self, above):
+        while (staged := self.staged()) <= above:
+            self.guest.run("sleep 0.5")
+        return staged
+
+    def listed(self):
+        return self.guest.run(f"{STATE} blkmove recover").out
+
+    def recover(self):
+        return self.start("recover").wait().out
 
 
 def test_h25_power_cut_while_a_round_is_staged_and_applied(guest, folder, random):
     world = World(guest, folder, random)
     # While it is staged, after a checkpoint: the old point, and what was staged can be gone on with.
-    staging = world.start(1, "--rate=2M")
-    guest.run("sleep 5")
-    assert staging.is_running()
-    world.cut()
+    staging = world.start("sync --atomic --rate=400k /dev/by-serial/points1")
+    guest.run(f"until {STATE} blkmove recover | grep -q 'under way'; do sleep 0.5; done")
+    noted = world.wait_for_staged(above=0)
+    # What the next checkpoint notes comes after the end of that one.
+    world.wait_for_staged(above=noted)
+    assert staging.is_running(), staging.out
+    guest.power_cut()
+    world.find()
     assert world.holds() == 0
+    assert "was interrupted before its commit" in world.listed()
+    assert world.staged() >= noted
     assert "nothing to do" in world.recover()
-    # While it is applied: the disk has lost whatever it liked of it.
-    world.start(1, "--resume")
-    guest.run(f"until {STATE} blkmove recover | grep -q COMMITTED; do :; done")
-    world.cut()
-    listed = guest.run(f"{STATE} blkmove recover").out
-    if "COMMITTED" in listed:
-        refused = guest.run(f"{STATE} blkmove verify /dev/by-serial/points1 /dev/by-serial/target", code=2)
-        assert "blkmove recover" in refused.out
-        assert "it is the new point" in world.recover()
+    # While it is applied: the disk loses all of that. What could not be told from the old point is refused all the same.
+    world.cut_while_applied(guest.power_cut, "sync --atomic --resume /dev/by-serial/points1")
+    refused = guest.run(f"{STATE} blkmove verify /dev/by-serial/points1 /dev/by-serial/target", code=2)
+    assert "blkmove recover" in refused.out
+    assert world.holds() == 0
+    assert "it is the new point" in world.recover()
     assert world.holds() == 1
     assert guest.run("ls /state").out.split() == ["lost+found"]
-    # While that is completed: once more the same.
-    world.start(0)
-    guest.run(f"until {STATE} blkmove recover | grep -q COMMITTED; do :; done")
-    guest.reset()
-    for serial in ("points0", "points1", "target", "state"):
-        guest.path_of(serial)
-    world.mount()
-    guest.start(f"{STATE} exec blkmove recover /dev/by-serial/target")
-    guest.run("sleep 0.3")
-    world.cut()
-    world.recover()
+    # By a reset: the disk has a mixture, and keeps it. And while that is completed, once more.
+    world.cut_while_applied(guest.reset, "sync --atomic /dev/by-serial/points0")
+    assert world.holds() is None
+    guest.run("sync /dev/by-serial/target")
+    world.cut_while_applied(guest.power_cut, "recover")
+    assert world.holds() is None
+    assert "it is the new point" in world.recover()
     assert world.holds() == 0
+    assert guest.run("ls /state").out.split() == ["lost+found"]
     guest.run("umount /state")
-    guest.kernel_says()
 
 
 def test_points_of_a_thin_volume(guest, random):

@@ -268,7 +268,7 @@ class Guest:
         """While it runs. Returns its path in the guest."""
         if not isinstance(disk, qemu.Disk):
             serial = serial or f"disk{next(self.numbers)}"
-            disk = qemu.file_disk(qemu.new_file(self.folder / serial, qemu.size_of(disk) or int(disk)), serial)
+            disk = qemu.file_disk(qemu.new_file(self.folder / serial, qemu.size_of(disk)), serial)
         self.qmp("blockdev-add", **disk.backend())
         self.qmp("device_add", **disk.device())
         self.disks.append(disk)
@@ -280,6 +280,11 @@ class Guest:
         server.start()
         self.volatile[serial] = server
         return self.add_disk(qemu.nbd_disk(serial, path=server.socket_path))
+
+    def slow_writes(self, serial, bytes_a_second):
+        """Until the next boot."""
+        limits = {"bps": 0, "bps_rd": 0, "bps_wr": bytes_a_second, "iops": 0, "iops_rd": 0, "iops_wr": 0}
+        self.qmp("block_set_io_throttle", id=f"/machine/peripheral/dev-{serial}/virtio-backend", **limits)
 
     def path_of(self, serial):
         """There is no udevd: this makes the link /dev/by-serial/SERIAL, as the boot does. The path is the disk's own, /dev/vdX."""
