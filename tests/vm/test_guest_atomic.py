@@ -119,7 +119,7 @@ def test_points_of_a_thin_volume(guest, random):
     guest.put(random.randbytes(8 * MIB), "/tmp/source")
     guest.run(f"""modprobe dm-thin-pool; pvcreate -q {pv}; vgcreate -q vg {pv}
         lvcreate -qy --type thin-pool -L 100M --poolmetadatasize 4M -Zn -n pool vg; lvcreate -qy -Wn -V 8M -T vg/pool -n web
-        lvcreate -qy -Wn -an -Zn -L 8M -n thick vg; lvcreate -qy -s -n mine vg/web; lvchange -ay vg/thick; vgmknodes""")
+        lvcreate -qy -Wn -an -Zn -L 8M -n thick vg; lvcreate -qy -s -n mine vg/web; lvchange -ay vg/thick""")
     refused = guest.run("blkmove sync --atomic --keep-points=2 /tmp/source /dev/vg/thick", code=None)
     assert refused.code in (2, 3) and "no thin volume" in refused.out
     sums = []
@@ -135,7 +135,7 @@ def test_points_of_a_thin_volume(guest, random):
         assert (attributes[1], attributes[4], attributes[9]) == ("r", "-", "k")
     guest.run("lvs vg/mine")
     for point, expected in zip(points, sums[1:]):
-        guest.run(f"lvchange -ay -K vg/{point}; vgmknodes")
+        guest.run(f"lvchange -ay -K vg/{point}")
         assert guest.run(f"md5sum </dev/vg/{point}").out == expected
         guest.run(f"lvchange -an vg/{point}")
     guest.run("vgremove -ffy vg; pvremove -q $(readlink -f /dev/by-serial/pv); rm -f /tmp/source")

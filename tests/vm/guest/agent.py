@@ -90,12 +90,16 @@ def main():
         boot = file.read().strip()
     os.write(PORT, b"\n")
     say(hello=boot)
-    rest = b""
+    begun = []  # parts of a line: it may have many
     while True:
         part = os.read(PORT, PART)
         if not part:
             return  # nobody is there any more
-        *lines, rest = (rest + part).split(b"\n")
+        end, *more = part.split(b"\n")
+        begun.append(end)
+        if not more:
+            continue
+        lines, begun = [b"".join(begun), *more[:-1]], more[-1:]
         for line in lines:
             try:
                 message = json.loads(line)
