@@ -38,9 +38,6 @@ int move_enter_phase(struct move *move, enum move_phase phase, struct error *err
 	return res;
 }
 
-#define ENGINE(move, function, error) \
-	(move)->options.engine->function((move)->options.engine_data, (move), (error))
-
 /* LVM's metadata */
 
 int move_is_exchanged(struct move *move, bool *ret, struct error *error)

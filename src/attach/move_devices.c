@@ -247,7 +247,7 @@ static int leave(void *data, struct error *error)
 {
 	struct move *move = data;
 
-	return move->options.engine->leave(move->options.engine_data, move, error);
+	return ENGINE(move, leave, error);
 }
 
 int move_lead(struct move *move, enum move_place place, struct error *error)

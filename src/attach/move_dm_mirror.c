@@ -91,7 +91,7 @@ static bool is_mirror(const char *name)
 	bool found = false;
 
 	if (dm_get_table(name, false, &table, &ignored) == 0)
-		found = table.count == 1 && !strcmp(table.targets[0].type, "mirror");
+		found = dm_table_is(&table, "mirror");
 	dm_table_done(&table);
 	return found;
 }
@@ -139,7 +139,7 @@ static int mirror_state(
 
 	if (res < 0)
 		return res;
-	if (status.count != 1 || strcmp(status.targets[0].type, "mirror") ||
+	if (!dm_table_is(&status, "mirror") ||
 	    sscanf(status.targets[0].params, "2 %*s %*s %llu/%llu 1 %3s", &done, &total, ret_health) != 3)
 		res = error_set(error, -EIO, "%s is no mirror any more", name);
 	dm_table_done(&status);

@@ -22,6 +22,10 @@ struct move {
 	    fresh; /* begun by this process, and the device was not led anywhere yet: to give it up changes nothing */
 };
 
+/* Has the engine make, sync, cut... */
+#define ENGINE(move, function, error) \
+	(move)->options.engine->function((move)->options.engine_data, (move), (error))
+
 __attribute__((format(printf, 2, 3))) void move_say(struct move *move, const char *format, ...);
 /* Records it before it takes effect. */
 int move_enter_phase(struct move *move, enum move_phase phase, struct error *error);

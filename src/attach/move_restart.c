@@ -52,7 +52,7 @@ static int leads_to_target(struct move *move, bool *ret, struct error *error)
 
 static int end_moved(struct move *move, struct error *error)
 {
-	int res = move->options.engine->forget(move->options.engine_data, move, error);
+	int res = ENGINE(move, forget, error);
 
 	if (res < 0)
 		return res;
@@ -69,7 +69,7 @@ static int begin_again(struct move *move, struct error *error)
 
 	move_say(move, "the machine was started anew since; the old leg has everything, and is copied again");
 	if (res == 0)
-		res = move->options.engine->forget(move->options.engine_data, move, error);
+		res = ENGINE(move, forget, error);
 	return res == 0 ? move_enter_phase(move, MOVE_SYNCING, error) : res;
 }
 
@@ -121,5 +121,5 @@ int move_undo_restarted(struct move *move, bool keep_old, struct error *error)
 	    new_counts ? "is kept as it is" : "has everything");
 	record->phase = MOVE_UNDOING;
 	record->note = 0;
-	return move->options.engine->forget(move->options.engine_data, move, error);
+	return ENGINE(move, forget, error);
 }
