@@ -11,7 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LVM_NAME_MAX 128u
+#define LVM_NAME_MAX  128u
+#define LVM_POINT_TAG "blkmove_point"
 
 struct lvm_pair {
 	char group[LVM_NAME_MAX];
@@ -38,6 +39,12 @@ struct lvm_space {
 /* By the metadata of `text`. -ENOENT or -EBADMSG with words. */
 int lvm_space_of(
     const char *text, const char *group, const char *volume, struct lvm_space *ret, struct error *error);
+/*
+ * The points of a volume (lvm_points.h), the oldest first, at most `max`; by the metadata of `text`. How many there are, or -errno
+ * with words.
+ */
+int lvm_points_of(const char *text, const char *group, const char *volume, char (*ret_names)[LVM_NAME_MAX],
+    unsigned max, struct error *error);
 /*
  * Runs one of LVM's commands that change something, to its end; with what it says in the words of an error. Waits for at most a minute
  * until nobody has `group` locked (-EBUSY), but then for as long as it takes. NULL: the caller has locked it.

@@ -2,13 +2,11 @@
 /* lvcreate(8) and lvremove(8) make and remove points; which there are, LVM's metadata say (lvm.h). */
 #include "attach/lvm_points.h"
 
-#include "attach/dm.h"
 #include "attach/lvm.h"
 #include "base/cleanup.h"
 #include "block/dm.h"
 
 #include <errno.h>
-#include <libdevmapper.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,84 +34,6 @@ static int find_volume(const char *path, struct volume *ret, struct error *error
 		    path);
 	return 0;
 }
-
-/* Metadata */
-
-static const struct dm_config_node *child_of(const struct dm_config_node *node, const char *key)
-{
-	for (const struct dm_config_node *child = node ? node->child : NULL; child; child = child->sib)
-		if (!strcmp(child->key, key))
-			return child;
-	return NULL;
-}
-
-static bool has_tag(const struct dm_config_node *volume)
-{
-	const struct dm_config_node *tags = child_of(volume, "tags");
-
-	for (const struct dm_config_value *value = tags ? tags->v : NULL; value; value = value->next)
-		if (value->type == DM_CFG_STRING && !strcmp(value->v.str, LVM_POINT_TAG))
-			return true;
-	return false;
-}
-
-static bool is_point_of(const struct dm_config_node *volume, const char *origin)
-{
-	const struct dm_config_node *segment = child_of(volume, "segment1");
-	const char *of = segment ? dm_config_find_str(segment->child, "origin", "") : "";
-
-	return has_tag(volume) && !strcmp(of, origin);
-}
-
-struct point {
-	char name[LVM_NAME_MAX];
-	uint64_t transaction; /* of the pool, which counts up: clocks and names may be changed */
-};
-
-static int compare_points(const void *left, const void *right)
-{
-	const struct point *a = left, *b = right;
-
-	return a->transaction < b->transaction   ? -1
-	       : a->transaction > b->transaction ? 1
-	                                         : strcmp(a->name, b->name);
-}
-
-static void note_point(const struct dm_config_node *volume, struct point *ret)
-{
-	snprintf(ret->name, sizeof(ret->name), "%s", volume->key);
-	ret->transaction =
-	    (uint64_t)dm_config_find_int64(child_of(volume, "segment1")->child, "transaction_id", 0);
-}
-
-int lvm_points_of(const char *text, const char *group, const char *volume, char (*ret_names)[LVM_NAME_MAX],
-    unsigned max, struct error *error)
-{
-	_cleanup_(cleanup_free) struct point *points = calloc(max, sizeof(*points));
-	struct dm_config_tree *tree = points ? dm_config_from_string(text) : NULL;
-	const struct dm_config_node *root = tree ? tree->root : NULL, *list;
-	unsigned count = 0;
-
-	while (root && strcmp(root->key, group))
-		root = root->sib;
-	list = child_of(root, "logical_volumes");
-	for (const struct dm_config_node *node = list ? list->child : NULL; node && count < max;
-	     node = node->sib)
-		if (is_point_of(node, volume) && strlen(node->key) < LVM_NAME_MAX)
-			note_point(node, &points[count++]);
-	if (tree)
-		dm_config_destroy(tree);
-	if (!points)
-		return error_set(error, -ENOMEM, "out of memory");
-	if (!list)
-		return error_set(error, -EBADMSG, "LVM's metadata of the group %s make no sense", group);
-	qsort(points, count, sizeof(*points), compare_points);
-	for (unsigned i = 0; i < count; i++)
-		memcpy(ret_names[i], points[i].name, LVM_NAME_MAX);
-	return (int)count;
-}
-
-/* Commands */
 
 static int make(const struct volume *volume, struct error *error)
 {

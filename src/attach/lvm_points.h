@@ -9,13 +9,8 @@
 
 #include <stdbool.h>
 
-#define LVM_POINT_TAG "blkmove_point"
-
 /*
  * A point of what the device at `path` holds now; then the oldest are removed until `keep` are left (at least 1). With `check_only`: whether that could be.
  * -EOPNOTSUPP with words for what is no thin volume of LVM's.
  */
 int lvm_points(const char *path, unsigned keep, bool check_only, struct error *error);
-/* For tests: the volume's points in LVM's metadata, the oldest first, at most `max`. How many there are, or -errno with words. */
-int lvm_points_of(const char *text, const char *group, const char *volume, char (*ret_names)[128],
-    unsigned max, struct error *error);
