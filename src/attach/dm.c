@@ -141,10 +141,12 @@ static bool add_targets(struct dm_task *task, const struct dm_table *table)
 	return true;
 }
 
-int dm_create(const char *name, const char *uuid, const struct dm_table *table, struct error *error)
+int dm_create(const char *name, const struct dm_table *table, struct error *error)
 {
 	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_CREATE, name);
+	char uuid[DM_NAME_MAX];
 
+	snprintf(uuid, sizeof(uuid), "BLKMOVE-%.120s", name);
 	if (task && (!dm_task_set_uuid(task, uuid) || (table && !add_targets(task, table))))
 		return dm_cannot("make the device", name, error);
 	/* There may be keys in it. */

@@ -33,8 +33,11 @@ int dm_get_waiting(const char *name, struct dm_table *ret, struct error *error);
 void dm_table_wipe(struct dm_table *table);
 /* What the targets say of themselves, in the place of their parameters. */
 int dm_get_status(const char *name, struct dm_table *ret, struct error *error);
-/* Makes a device and lets it run; without a table (NULL) it waits for dm_load() and dm_resume(). The uuid must not be used yet. */
-int dm_create(const char *name, const char *uuid, const struct dm_table *table, struct error *error);
+/*
+ * Makes a device of our own, with the uuid BLKMOVE-NAME (a name of at most 120 bytes), and lets it run; without a table (NULL) it
+ * waits for dm_load() and dm_resume().
+ */
+int dm_create(const char *name, const struct dm_table *table, struct error *error);
 /* Into the inactive slot. */
 int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error);
 /* Empties the inactive slot. */

@@ -14,8 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define UUID_PREFIX "BLKMOVE-"
-
 static const char *const leg_words[2] = {"old", "new"};
 
 int move_name_legs(struct move *move, struct error *error)
@@ -111,16 +109,14 @@ static int leg_table(struct move *move, bool new_leg, struct dm_table *ret, stru
 
 int move_make_device(const char *name, const struct dm_table *table, dev_t *ret, struct error *error)
 {
-	char uuid[DM_NAME_MAX];
 	struct dm_facts facts;
 	int res = dm_look(name, &facts, error);
 
 	/* Killed while it was made. */
 	if (res == 0 && !facts.live_table)
 		res = dm_remove(name, error) == 0 ? -ENXIO : error->code;
-	snprintf(uuid, sizeof(uuid), UUID_PREFIX "%.117s", name);
 	if (res == -ENXIO) {
-		res = dm_create(name, uuid, table, error);
+		res = dm_create(name, table, error);
 		if (res == 0)
 			res = dm_look(name, &facts, error);
 	}

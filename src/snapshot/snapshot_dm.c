@@ -25,8 +25,6 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define UUID_PREFIX "BLKMOVE-"
-
 /* Names: NAME-blkmove-real, and of a series NAME-blkmove-ID-0, NAME-blkmove-ID-store0... */
 static void real_name(const struct snapshot *snapshot, char ret[DM_NAME_MAX])
 {
@@ -37,14 +35,6 @@ static void slot_name(const struct snapshot *snapshot, const char *what, unsigne
 {
 	snprintf(ret, DM_NAME_MAX, "%.90s-blkmove-%.8s-%s%u", snapshot->record.device, snapshot->record.id,
 	    what, slot);
-}
-
-static int create(const char *name, const struct dm_table *table, struct error *error)
-{
-	char uuid[DM_NAME_MAX];
-
-	snprintf(uuid, sizeof(uuid), UUID_PREFIX "%.118s", name);
-	return dm_create(name, uuid, table, error);
 }
 
 static int table_failed(struct snapshot *snapshot, int res, struct error *error)
@@ -192,7 +182,7 @@ static int make_store(struct snapshot *snapshot, const struct dm_table *now, str
 	slot_name(snapshot, "store", place->slot, name);
 	if (res < 0)
 		return table_failed(snapshot, res, error);
-	res = create(name, &table, error);
+	res = dm_create(name, &table, error);
 	dm_table_wipe(&table);
 	return res == 0 ? wipe_header(name, error) : res;
 }
@@ -209,7 +199,7 @@ static int make_origin(struct snapshot *snapshot, const struct dm_table *now, st
 
 	real_name(snapshot, name);
 	if (dm_get_table(name, true, &there, &ignored) < 0) {
-		res = create(name, now, error);
+		res = dm_create(name, now, error);
 	} else {
 		if (!dm_table_equal(&there, now))
 			res = error_set(error, -EEXIST,
@@ -244,7 +234,7 @@ static int make_waiting(struct snapshot *snapshot, struct error *error)
 	if (dm_table_add(&table, 0, place->sectors, "snapshot", params) < 0)
 		res = error_set(error, -ENOMEM, "cannot make a table: out of memory");
 	if (res == 0)
-		res = create(snapshot->record.fresh, NULL, error);
+		res = dm_create(snapshot->record.fresh, NULL, error);
 	if (res == 0)
 		res = dm_load(snapshot->record.fresh, false, &table, error);
 	dm_table_done(&table);

@@ -227,7 +227,7 @@ int dm_resume(const char *name, struct error *error)
 	return 0;
 }
 
-int dm_create(const char *name, const char *uuid, const struct dm_table *table, struct error *error)
+static int make_device(const char *name, const char *uuid, const struct dm_table *table, struct error *error)
 {
 	unsigned i = 0;
 	int res;
@@ -241,6 +241,14 @@ int dm_create(const char *name, const char *uuid, const struct dm_table *table, 
 	snprintf(world->devices[i].uuid, DM_NAME_MAX, "%s", uuid);
 	res = dm_load(name, false, table, error);
 	return res == 0 ? dm_resume(name, error) : res;
+}
+
+int dm_create(const char *name, const struct dm_table *table, struct error *error)
+{
+	char uuid[DM_NAME_MAX];
+
+	snprintf(uuid, sizeof(uuid), "BLKMOVE-%.120s", name);
+	return make_device(name, uuid, table, error);
 }
 
 int dm_remove(const char *name, struct error *error)
@@ -462,7 +470,7 @@ static void set_up_one(const char *name, const char *uuid, bool crypt, unsigned 
 
 	snprintf(params, sizeof(params), crypt ? "aes 00 0 %u:%u 0" : "%u:%u 0", DISK, world->minors[disk]);
 	assert_int_equal(dm_table_add(&table, 0, SECTORS, crypt ? "crypt" : "linear", params), 0);
-	assert_int_equal(dm_create(name, uuid, &table, &error), 0);
+	assert_int_equal(make_device(name, uuid, &table, &error), 0);
 	dm_table_done(&table);
 }
 
