@@ -129,6 +129,13 @@ int mirror_files_write(struct mirror_files *files, const char *file, json_t *tak
 	return res;
 }
 
+json_t *mirror_files_read(const struct mirror_files *files, const char *file)
+{
+	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, file, O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+}
+
 bool mirror_files_let_go(const struct mirror_files *files)
 {
 	return faccessat(files->dir_fd, LET_GO, F_OK, 0) == 0;
@@ -166,8 +173,7 @@ int mirror_files_save_command(
 
 json_t *mirror_files_load_command(struct mirror_files *files, struct error *error)
 {
-	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "command", O_RDONLY | O_CLOEXEC);
-	json_t *json = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+	json_t *json = mirror_files_read(files, "command");
 
 	if (json_is_string(json_object_get(json, "folder")) && json_is_array(json_object_get(json, "words")))
 		return json;
@@ -193,9 +199,7 @@ int mirror_files_save_judged(
 
 json_t *mirror_files_load_judged(struct mirror_files *files)
 {
-	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "judged", O_RDONLY | O_CLOEXEC);
-
-	return fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+	return mirror_files_read(files, "judged");
 }
 
 int mirror_files_save_pending(
@@ -209,8 +213,7 @@ int mirror_files_save_pending(
 
 void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending *ret)
 {
-	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, "pending", O_RDONLY | O_CLOEXEC);
-	json_t *json = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+	json_t *json = mirror_files_read(files, "pending");
 
 	*ret = (struct mirror_pending){.cutover = json_is_true(json_object_get(json, "cutover")),
 	    .cutover_at = json_integer_value(json_object_get(json, "cutover_at")),

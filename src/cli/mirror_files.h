@@ -47,6 +47,8 @@ int mirror_files_save_command(
 json_t *mirror_files_load_command(struct mirror_files *files, struct error *error);
 /* Appends nothing: the file is this JSON, on stable storage. Takes `json`. */
 int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error);
+/* What such a file says, which the caller frees; NULL when it is not there, or no JSON. */
+json_t *mirror_files_read(const struct mirror_files *files, const char *file);
 /* The legs' identities, on stable storage, before the first write to the target: without a map the mirror is known by them. */
 int mirror_files_save_judged(
     struct mirror_files *files, const char *source_id, const char *target_id, struct error *error);

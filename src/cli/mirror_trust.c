@@ -40,8 +40,7 @@ static void name_places(const struct mirror_files *files, uint64_t number, struc
 /* The number of the last start, and whether that was since this machine was started; false: there was none. */
 static bool read_opened(const struct mirror_files *files, uint64_t *ret_number, bool *ret_same_boot)
 {
-	_cleanup_(cleanup_close) int fd = openat(files->dir_fd, OPENED, O_RDONLY | O_CLOEXEC);
-	json_t *json = fd >= 0 ? json_loadfd(fd, 0, NULL) : NULL;
+	json_t *json = mirror_files_read(files, OPENED);
 	const char *boot = json_string_value(json_object_get(json, "boot"));
 	const char *token = json_string_value(json_object_get(json, "token"));
 	char now[64];
