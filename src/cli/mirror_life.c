@@ -380,26 +380,26 @@ int mirror_save_pending(struct mirror_run *run, struct error *error)
 	return mirror_files_save_pending(&run->files, &pending, error);
 }
 
-int mirror_drop_plan(struct mirror_run *run, struct error *error)
+/* Nothing of it is to be done any more; it stands when that cannot be kept. */
+static int drop_pending(struct mirror_run *run, bool *pending, struct error *error)
 {
-	bool before = run->plans;
+	bool before = *pending;
 	int res;
 
-	run->plans = false;
+	*pending = false;
 	res = before ? mirror_save_pending(run, error) : 0;
-	run->plans = res < 0;
+	*pending = res < 0;
 	return res;
+}
+
+int mirror_drop_plan(struct mirror_run *run, struct error *error)
+{
+	return drop_pending(run, &run->plans, error);
 }
 
 int mirror_note_unpaused(struct mirror_run *run, struct error *error)
 {
-	bool before = run->command.paused;
-	int res;
-
-	run->command.paused = false;
-	res = before ? mirror_save_pending(run, error) : 0;
-	run->command.paused = res < 0;
-	return res;
+	return drop_pending(run, &run->command.paused, error);
 }
 
 /* It is ordered once; whatever comes of that, the mirror goes on. */
