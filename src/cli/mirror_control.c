@@ -268,22 +268,27 @@ static int let_target_go(struct mirror_run *run, struct error *error)
 	return res < 0 ? res : mirror_job_let_target_go(run->job);
 }
 
-static json_t *pause_or_resume(struct mirror_run *run, const json_t *request, bool paused)
+static json_t *pause_copy(struct mirror_run *run, const json_t *request)
 {
-	bool target = paused && json_is_true(json_object_get(request, "target"));
 	struct error error = {0};
-	int res = 0;
 
-	if (!paused)
-		res = mirror_files_set_let_go(&run->files, false, &error);
-	if (!paused && res == 0)
+	if (!json_is_true(json_object_get(request, "target"))) {
+		mirror_job_pause(run->job, true);
+		return control_ok();
+	}
+	return let_target_go(run, &error) < 0 ? control_refuse("%s", error.text) : control_ok();
+}
+
+static json_t *resume_copy(struct mirror_run *run)
+{
+	struct error error = {0};
+	int res = mirror_files_set_let_go(&run->files, false, &error);
+
+	if (res == 0)
 		res = mirror_note_unpaused(run, &error);
-	if (target)
-		res = let_target_go(run, &error);
 	if (res < 0)
 		return control_refuse("%s", error.text);
-	if (!target)
-		mirror_job_pause(run->job, paused);
+	mirror_job_pause(run->job, false);
 	return control_ok();
 }
 
@@ -333,8 +338,10 @@ json_t *mirror_answer(void *data, const json_t *request)
 		return mirror_status_json(run);
 	if (!strcmp(command, "throttle"))
 		return throttle(run, request);
-	if (!strcmp(command, "pause") || !strcmp(command, "resume"))
-		return pause_or_resume(run, request, command[0] == 'p');
+	if (!strcmp(command, "pause"))
+		return pause_copy(run, request);
+	if (!strcmp(command, "resume"))
+		return resume_copy(run);
 	res = !strcmp(command, "cutover") ? get_terms(request, &terms, &error) : 0;
 	if (res == 0)
 		res = mirror_order(run, command, &error);
