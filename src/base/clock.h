@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* How long something took, for control paths that have no ring to ask. */
+/* Monotonic time. Who has a ring asks that, which may be a simulation's. */
 #pragma once
 
 #include <stdint.h>

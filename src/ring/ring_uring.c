@@ -5,13 +5,14 @@
  */
 #include "ring/ring.h"
 
+#include "base/clock.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 struct ring_uring {
 	struct ring ring;
@@ -223,10 +224,7 @@ static void uring_linger(struct ring *base, uint64_t ns)
 
 static uint64_t uring_now_ns(struct ring *ring)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	return clock_now_ns();
 }
 
 /* What has come while the loop did other things is told from what ends a wait: by looking first. */
