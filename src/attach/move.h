@@ -15,10 +15,9 @@
 struct move;
 
 struct move_progress {
-	uint64_t total, done;    /* bytes */
-	bool synced;             /* both legs have everything, and get everything */
-	char trouble[256];       /* "": none; the copy cannot go on by itself */
-	uint64_t clients_p99_ns; /* 0: not known */
+	uint64_t total, done; /* bytes */
+	bool synced;          /* both legs have everything, and get everything */
+	char trouble[256];    /* "": none; the copy cannot go on by itself */
 };
 
 struct move_engine {

@@ -194,7 +194,6 @@ static int mirror_look(void *data, struct move *move, struct move_progress *ret,
 	if (!strcmp(state, "failed") || !strcmp(state, "cancelled"))
 		snprintf(ret->trouble, sizeof(ret->trouble), "the mirror is %s%s%.200s", state,
 		    trouble ? ": " : "", trouble ? trouble : "");
-	ret->clients_p99_ns = control_number(status, "p99_us") * 1000;
 	json_decref(status);
 	return 0;
 }
