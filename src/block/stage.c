@@ -276,9 +276,9 @@ static int put_mark(struct block *file, const struct stage *stage, enum stage_ma
 	res = block_wait(file, &io);
 	free(io.buf);
 	if (res < 0)
-		return error_set(
+		error_set(
 		    error, res, "cannot write the stage %s: %s", block_info(file)->name, strerror(-res));
-	return flush(file, error);
+	return res;
 }
 
 int stage_apply(struct block *file, const struct stage *stage, struct block *volume, struct error *error)
@@ -290,10 +290,14 @@ int stage_apply(struct block *file, const struct stage *stage, struct block *vol
 		res = flush(volume, error);
 	if (res == 0)
 		res = walk_table(&walk, read_back);
-	return res < 0 ? res : put_mark(file, stage, STAGE_MARK_APPLIED, error);
+	if (res == 0)
+		res = put_mark(file, stage, STAGE_MARK_APPLIED, error);
+	return res < 0 ? res : flush(file, error);
 }
 
-int stage_renew(struct block *file, const struct stage *stage, struct error *error)
+int stage_put_commit(struct block *file, const struct stage *stage, struct error *error)
 {
-	return put_mark(file, stage, STAGE_MARK_COMMIT, error);
+	int res = put_mark(file, stage, STAGE_MARK_COMMIT, error);
+
+	return res < 0 || PLANTED(PLANTED_STAGE_EARLY_APPLY) ? res : flush(file, error);
 }

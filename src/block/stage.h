@@ -35,10 +35,10 @@ bool stage_is_resumable(struct block *file, const char *id, uint64_t size);
  */
 int stage_check(struct block *file, const struct stage *stage, struct block *volume, struct error *error);
 /*
- * Makes the commit durable, before another process than the one that wrote it applies the stage: that one may have been killed before its
- * flush, and then a power cut could take the commit away when half of it was applied. 0 or -errno with words.
+ * Writes the commit, durably. Once more before another process than the one that wrote it applies the stage: that one may have been killed before
+ * its flush, and then a power cut could take the commit away when half of it was applied. 0 or -errno with words.
  */
-int stage_renew(struct block *file, const struct stage *stage, struct error *error);
+int stage_put_commit(struct block *file, const struct stage *stage, struct error *error);
 /* Writes it to the volume, flushes, reads back, and notes in the file that this was done. Can be repeated. With words. */
 int stage_apply(struct block *file, const struct stage *stage, struct block *volume, struct error *error);
 

@@ -107,7 +107,7 @@ static int complete(const struct settle *settle, struct block *file, const struc
 	if (res == -ESTALE || res == -EBADMSG)
 		return refuse(settle, why.text);
 	if (res == 0)
-		res = stage_renew(file, stage, &why);
+		res = stage_put_commit(file, stage, &why);
 	if (res == 0)
 		res = stage_apply(file, stage, settle->volume, &why);
 	if (res < 0)

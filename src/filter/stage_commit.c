@@ -141,21 +141,6 @@ static int make_table(struct stage_view *view, struct stage_commit *ret)
 	return res;
 }
 
-static int write_commit(struct stage_view *view)
-{
-	struct block_io io = {
-	    .op = BLOCK_WRITE, .offset = view->stage.layout.commit_at, .length = STAGE_BLOCK};
-	int res;
-
-	if (posix_memalign(&io.buf, STAGE_BLOCK, STAGE_BLOCK))
-		return -ENOMEM;
-	stage_encode_commit(io.buf, STAGE_MARK_COMMIT, &view->stage.commit);
-	view->undecided = true;
-	res = block_wait(view->file, &io);
-	free(io.buf);
-	return res == 0 && !PLANTED(PLANTED_STAGE_EARLY_APPLY) ? stage_view_flush_file(view) : res;
-}
-
 /* Nobody else wrote to the volume meanwhile, as far as that can be seen: what is staged is what differs from what it held. */
 static int check_volume(struct stage_view *view, struct error *error)
 {
@@ -189,7 +174,8 @@ int stage_view_commit(struct stage_view *view, struct error *error)
 	if (res < 0)
 		return res;
 	if (view->stage.commit.entries) {
-		res = write_commit(view);
+		view->undecided = true;
+		res = stage_put_commit(view->file, &view->stage, NULL);
 		if (res < 0)
 			return error_set(error, res,
 			    "its stage cannot be written: %s; whether the round counts is known when that is "

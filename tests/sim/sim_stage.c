@@ -317,7 +317,7 @@ static int settle(struct world *world)
 	else if (res == 0 && stage.state == STAGE_COMMITTED) {
 		res = stage_check(file, &stage, volume, &error);
 		if (res == 0)
-			res = stage_renew(file, &stage, &error);
+			res = stage_put_commit(file, &stage, &error);
 		if (res == 0)
 			res = stage_apply(file, &stage, volume, &error);
 		if (res == 0)
