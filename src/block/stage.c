@@ -15,14 +15,9 @@
 
 /* Looking */
 
-static int read_block(struct block *file, uint64_t at, uint8_t *ret, struct error *error)
+static int unreadable(struct block *file, int res, struct error *error)
 {
-	struct block_io io = {.op = BLOCK_READ, .offset = at, .length = STAGE_BLOCK, .buf = ret};
-	int res = block_wait(file, &io);
-
-	if (res < 0)
-		error_set(error, res, "cannot read the stage %s: %s", block_info(file)->name, strerror(-res));
-	return res;
+	return error_set(error, res, "cannot read the stage %s: %s", block_info(file)->name, strerror(-res));
 }
 
 static int damaged(struct block *file, const char *what, struct error *error)
@@ -61,20 +56,18 @@ static int judge(struct block *file, const uint8_t *blocks, struct stage *ret, s
 int stage_look(struct block *file, struct stage *ret, struct error *error)
 {
 	uint64_t size = block_info(file)->size;
-	void *blocks = NULL;
-	int res = 0;
+	struct block_io io = {.op = BLOCK_READ, .length = 3 * STAGE_BLOCK};
+	int res;
 
 	/* Made, and not yet as long as it is to be. */
-	if (size < 3 * STAGE_BLOCK)
+	if (size < io.length)
 		return -ENODATA;
-	if (posix_memalign(&blocks, STAGE_BLOCK, 3 * STAGE_BLOCK))
+	if (posix_memalign(&io.buf, STAGE_BLOCK, io.length))
 		return error_set(error, -ENOMEM, "out of memory");
-	for (unsigned i = 0; res == 0 && i < 3; i++)
-		res = read_block(
-		    file, size - (3 - i) * STAGE_BLOCK, (uint8_t *)blocks + i * STAGE_BLOCK, error);
-	if (res == 0)
-		res = judge(file, blocks, ret, error);
-	free(blocks);
+	io.offset = size - io.length;
+	res = block_wait(file, &io);
+	res = res < 0 ? unreadable(file, res, error) : judge(file, io.buf, ret, error);
+	free(io.buf);
 	return res;
 }
 
@@ -112,10 +105,7 @@ static int fill(struct walk *walk)
 	}
 	if (res == -EBADMSG)
 		return damaged(walk->file, "its table", walk->error);
-	if (res < 0)
-		return error_set(walk->error, res, "cannot read the stage %s: %s",
-		    block_info(walk->file)->name, strerror(-res));
-	return 0;
+	return res < 0 ? unreadable(walk->file, res, walk->error) : 0;
 }
 
 /* The data of the batch, which must be what was committed. */
@@ -124,8 +114,7 @@ static int fetch(struct walk *walk)
 	int res = stage_batch_run(walk->batch, STAGE_READ_FRESH, walk->file);
 
 	if (res < 0)
-		return error_set(walk->error, res, "cannot read the stage %s: %s",
-		    block_info(walk->file)->name, strerror(-res));
+		return unreadable(walk->file, res, walk->error);
 	for (unsigned i = 0; i < walk->batch->count; i++) {
 		const struct stage_piece *piece = &walk->batch->pieces[i];
 

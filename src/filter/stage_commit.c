@@ -80,15 +80,10 @@ static int add_run(struct maker *maker, uint64_t at, uint64_t end)
 {
 	int res = 0;
 
-	while (res >= 0 && at < end) {
+	while (res == 0 && at < end) {
 		struct extent extent;
-		struct block_io io = {.op = BLOCK_EXTENTS,
-		    .offset = at,
-		    .length = end - at,
-		    .extents = &extent,
-		    .extents_max = 1};
 
-		res = block_wait(maker->view->file, &io);
+		res = stage_view_extent(maker->view, at, end, &extent);
 		if (res < 0)
 			break;
 		if (extent.kind == EXTENT_ZERO && at + extent.length < end)
@@ -100,7 +95,7 @@ static int add_run(struct maker *maker, uint64_t at, uint64_t end)
 		res = add_extent(maker, &extent);
 		at += extent.length;
 	}
-	return res < 0 ? res : 0;
+	return res;
 }
 
 static int add_all(struct maker *maker)

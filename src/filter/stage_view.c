@@ -84,20 +84,21 @@ int stage_view_flush(struct stage_view *view)
 
 static int carry_out(struct stage_view *view, struct block_io *io)
 {
+	bool commit = io->flags & BLOCK_COMMIT;
 	struct error error = {0};
 	int res;
 
-	if (!(io->flags & BLOCK_COMMIT) && !view->over)
-		res = stage_view_flush(view);
-	else if (view->over || view->undecided)
-		res = io->flags & BLOCK_COMMIT ? error_set(&error, -EROFS, "it was committed already") : 0;
+	if (!commit)
+		res = view->over ? 0 : stage_view_flush(view);
+	else if (view->undecided)
+		res = error_set(&error, -EROFS, "it was committed already");
 	else
 		res = stage_view_commit(view, &error);
 	if (res == -ENOSPC && !view->undecided)
 		view->full = true;
-	if (io->flags & BLOCK_COMMIT)
+	if (commit)
 		view->closing = false;
-	if (res < 0 && io->error && io->flags & BLOCK_COMMIT)
+	if (commit && res < 0 && io->error)
 		error_set(io->error, res, "%s", error.text[0] ? error.text : strerror(-res));
 	return res;
 }
@@ -183,7 +184,7 @@ static bool is_empty(const struct stage_view *view)
 static void view_free(struct block *block)
 {
 	struct stage_view *view = view_of(block);
-	bool useless = !view->undecided && !view->over && (view->full || is_empty(view));
+	bool useless = !view->undecided && (view->full || is_empty(view));
 
 	assert(list_empty(&view->waiting) && !view->working);
 	fiber_free(view->fiber);
@@ -232,6 +233,15 @@ static int begin(struct stage_view *view, struct error *error)
 	               : 0;
 }
 
+int stage_view_extent(struct stage_view *view, uint64_t at, uint64_t end, struct extent *ret)
+{
+	struct block_io io = {
+	    .op = BLOCK_EXTENTS, .offset = at, .length = end - at, .extents = ret, .extents_max = 1};
+	int res = block_wait(view->file, &io);
+
+	return res < 0 ? res : 0;
+}
+
 static int load_leaves(struct stage_view *view, uint64_t at, uint64_t end, uint8_t *buf)
 {
 	uint64_t map_at = view->stage.layout.map_at;
@@ -255,16 +265,11 @@ static int load(struct stage_view *view, struct error *error)
 	void *buf = NULL;
 	int res = posix_memalign(&buf, STAGE_BLOCK, OVERLAY_LEAF_BYTES) ? -ENOMEM : 0;
 
-	while (res >= 0 && at < end) {
+	while (res == 0 && at < end) {
 		struct extent extent;
-		struct block_io io = {.op = BLOCK_EXTENTS,
-		    .offset = at,
-		    .length = end - at,
-		    .extents = &extent,
-		    .extents_max = 1};
 		uint64_t next;
 
-		res = block_wait(view->file, &io);
+		res = stage_view_extent(view, at, end, &extent);
 		if (res < 0)
 			break;
 		next = min_u64(end, align_up(extent.offset + extent.length, OVERLAY_LEAF_BYTES));
@@ -287,6 +292,7 @@ static int open_stage(struct stage_view *view, struct error *error)
 	res = stage_look(view->file, &view->stage, error);
 	return res < 0 ? res : load(view, error);
 }
+
 int stage_view_new(struct block **ret, struct block *take_volume, struct block *take_file,
     const struct stage_view_options *options, struct error *error)
 {

@@ -25,10 +25,12 @@ struct stage_view {
 	bool closing;     /* a commit is under way: no more writes */
 	bool full;        /* the file could not grow: nobody can go on with it */
 	bool undecided;   /* the commit was tried: it may be there */
-	bool over;        /* committed and applied */
+	bool over;        /* undecided, and then committed and applied */
 };
 
 int stage_view_flush_file(struct stage_view *view);
+/* What the file has from `at` on, a part of it or all up to `end`. 0 or -errno. */
+int stage_view_extent(struct stage_view *view, uint64_t at, uint64_t end, struct extent *ret);
 /* Makes durable what is staged, and which blocks that is. */
 int stage_view_flush(struct stage_view *view);
 int stage_view_commit(struct stage_view *view, struct error *error);
