@@ -15,9 +15,11 @@
 
 /* Looking */
 
+/* A bad medium's -ENODATA is no stage that was never begun: that would be passed over, or removed. */
 static int unreadable(struct block *file, int res, struct error *error)
 {
-	return error_set(error, res, "cannot read the stage %s: %s", block_info(file)->name, strerror(-res));
+	return error_set(error, res == -ENODATA ? -EIO : res, "cannot read the stage %s: %s",
+	    block_info(file)->name, strerror(-res));
 }
 
 static int damaged(struct block *file, const char *what, struct error *error)

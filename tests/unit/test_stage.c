@@ -501,6 +501,25 @@ static void test_damaged(void **state)
 	world_free(world);
 }
 
+/* The kernel's code for a bad medium is the one of a stage that was never begun. */
+static void test_h02_unreadable(void **state)
+{
+	const struct fault_rule rule = {.result = -ENODATA, .ops = 1u << BLOCK_READ, .nth = 1, .times = 1};
+	struct world *world = world_new();
+	struct error error = {0};
+	struct stage stage;
+
+	half_apply(world);
+	begin(world);
+	fault_add(world->faulty_file, &rule);
+	assert_int_equal(stage_look(world->faulty_file, &stage, &error), -EIO);
+	assert_non_null(strstr(error.text, "cannot read the stage"));
+	assert_int_equal(stage_look(world->faulty_file, &stage, &error), 0);
+	assert_int_equal(stage.state, STAGE_COMMITTED);
+	end(world);
+	world_free(world);
+}
+
 static void test_h17_resumable(void **state)
 {
 	struct world *world = world_new();
@@ -536,6 +555,7 @@ int main(void)
 	    cmocka_unit_test(test_h25_committed_is_completed),
 	    cmocka_unit_test(test_h10_written_since),
 	    cmocka_unit_test(test_damaged),
+	    cmocka_unit_test(test_h02_unreadable),
 	    cmocka_unit_test(test_h17_resumable),
 	};
 
