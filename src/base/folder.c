@@ -23,21 +23,22 @@ int folder_sync(const char *folder)
 	return fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
 }
 
-static int sync_above(const char *path)
+const char *folder_above(const char *path, char *buf, size_t length)
 {
-	char above[PATH_MAX], *slash;
+	char *slash;
 
-	snprintf(above, sizeof(above), "%s", path);
-	slash = strrchr(above, '/');
+	snprintf(buf, length, "%s", path);
+	slash = strrchr(buf, '/');
 	if (!slash)
-		return folder_sync(".");
-	slash[slash == above] = '\0';
-	return folder_sync(above);
+		snprintf(buf, length, ".");
+	else
+		slash[slash == buf] = '\0';
+	return buf;
 }
 
 int folder_make(const char *folder)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], above[PATH_MAX];
 	int res = 0;
 
 	if (snprintf(path, sizeof(path), "%s", folder) >= (int)sizeof(path))
@@ -49,7 +50,7 @@ int folder_make(const char *folder)
 			continue;
 		*at = '\0';
 		if (mkdir(path, 0700) == 0)
-			res = sync_above(path);
+			res = folder_sync(folder_above(path, above, sizeof(above)));
 		else if (errno != EEXIST)
 			res = -errno;
 		*at = end;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 
 /* Makes it, mode 0700, and those above it that are missing, durably. 0 or -errno. */
 int folder_make(const char *path);
@@ -15,3 +16,5 @@ int folder_lock(const char *path, bool make);
 int folder_put(int folder_fd, const char *name, const char *text);
 /* Names that came or went are on stable storage afterwards, as far as the file system can: else a power cut brings back what was. 0 or -errno. */
 int folder_sync(const char *path);
+/* The folder that this name lies in; "." where none is named. Returns buf. */
+const char *folder_above(const char *path, char *buf, size_t length);

@@ -50,23 +50,32 @@ struct stage_place {
 	char record[STAGE_PATH_MAX]; /* a symbolic link to path, or path itself */
 };
 
+/* The identity of an open file or device. -EOPNOTSUPP with words for one that cannot be known again after a restart: it can have no stage. */
+int stage_identity(int fd, char *ret, unsigned length, struct error *error);
 /*
  * The place for a stage of an open file or device with this identity: in `folder`, or NULL: beside an image file, in the state folder for a
- * device. -EOPNOTSUPP with words for a volume that cannot be known again after a restart.
+ * device. 0 or -errno with words.
  */
 int stage_place(int fd, const char *id, const char *folder, struct stage_place *ret, struct error *error);
 /*
- * Whether volume, stage and record will find each other after a power cut; the folders are there. -EOPNOTSUPP with words: the volume cannot be known
- * again then, or stage or record lie in memory while the volume does not.
+ * Whether stage and record will be there after a power cut, if the volume is; the folders are there. -EOPNOTSUPP with words: one lies in memory while
+ * the volume does not.
  */
 int stage_place_lasts(int fd, const struct stage_place *place, struct error *error);
-/* Where it would lie beside an image file; false for a device. And its record. False: the name would be too long. */
+/* Where it would lie beside an image file; false for a device. In a folder. And its record. False: the name would be too long. */
 bool stage_place_beside(int fd, char *ret, size_t length);
+bool stage_place_in(const char *folder, const char *id, char *ret, size_t length);
 bool stage_place_record(const char *id, char *ret, size_t length);
 /* The record, durably, after stage_clear_record(). 0 or -errno with words. */
 int stage_place_note(const struct stage_place *place, struct error *error);
 /* Where a record leads; false: it is no link. */
 bool stage_place_read(const char *record, char *ret, size_t length);
+/*
+ * Calls each() with every record of a state folder, until it returns something else than 0; returns that. 0: there is no such folder, or it is another
+ * user's and closed to this one. -errno with words: it cannot be read.
+ */
+int stage_place_each(const char *folder, bool of_another, int (*each)(void *data, const char *record),
+    void *data, struct error *error);
 /* Removes record and stage, durably as far as the file system can. */
 void stage_place_remove(const struct stage_place *place);
 

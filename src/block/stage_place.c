@@ -5,6 +5,7 @@
 #include "base/state_dir.h"
 #include "block/stage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -12,7 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SUFFIX ".blkmove-stage"
+#define BESIDE ".blkmove-stage"
+#define RECORD ".stage"
 
 /* The name under which an open file is now; false when it has none. */
 static bool name_of(int fd, char *ret, size_t length)
@@ -34,47 +36,32 @@ bool stage_place_beside(int fd, char *ret, size_t length)
 	struct stat stat;
 
 	return fstat(fd, &stat) == 0 && S_ISREG(stat.st_mode) && name_of(fd, name, sizeof(name)) &&
-	       snprintf(ret, length, "%s" SUFFIX, name) < (int)length;
+	       snprintf(ret, length, "%s" BESIDE, name) < (int)length;
+}
+
+bool stage_place_in(const char *folder, const char *id, char *ret, size_t length)
+{
+	char name[17];
+
+	return snprintf(ret, length, "%s/%s" RECORD, folder, crc32c_name(id, name)) < (int)length;
 }
 
 bool stage_place_record(const char *id, char *ret, size_t length)
 {
-	char folder[PATH_MAX], name[17];
+	char folder[PATH_MAX];
 
-	state_dir_path(folder, sizeof(folder));
-	return snprintf(ret, length, "%s/%s.stage", folder, crc32c_name(id, name)) < (int)length;
+	return stage_place_in(state_dir_path(folder, sizeof(folder)), id, ret, length);
 }
 
 int stage_place(int fd, const char *id, const char *folder, struct stage_place *ret, struct error *error)
 {
-	char name[17];
-	bool fits;
+	bool fits = stage_place_record(id, ret->record, sizeof(ret->record));
 
-	if (!id[0] || !strncmp(id, "boot:", 5))
-		return error_set(error, -EOPNOTSUPP,
-		    "it has no identity that outlasts a restart (no serial, WWID or UUID), so that its stage "
-		    "could not be told to be its own after a power cut; use a logical volume, an image file, "
-		    "or "
-		    "a disk with a serial");
-	fits = stage_place_record(id, ret->record, sizeof(ret->record));
 	if (folder)
-		fits = fits && snprintf(ret->path, sizeof(ret->path), "%s/%s.stage", folder,
-		                   crc32c_name(id, name)) < (int)sizeof(ret->path);
+		fits = fits && stage_place_in(folder, id, ret->path, sizeof(ret->path));
 	else if (!stage_place_beside(fd, ret->path, sizeof(ret->path)))
 		memcpy(ret->path, ret->record, sizeof(ret->path));
 	return fits ? 0 : error_set(error, -ENAMETOOLONG, "the name of its stage would be too long");
-}
-
-static void sync_folder_of(const char *path)
-{
-	char folder[STAGE_PATH_MAX], *slash;
-
-	snprintf(folder, sizeof(folder), "%s", path);
-	slash = strrchr(folder, '/');
-	if (!slash)
-		return;
-	slash[slash == folder] = '\0';
-	folder_sync(folder);
 }
 
 int stage_place_note(const struct stage_place *place, struct error *error)
@@ -104,11 +91,42 @@ bool stage_place_read(const char *record, char *ret, size_t length)
 	return got > 0 && (size_t)got < length - 1;
 }
 
+int stage_place_each(const char *folder, bool of_another, int (*each)(void *data, const char *record),
+    void *data, struct error *error)
+{
+	char record[STAGE_PATH_MAX];
+	DIR *dir = opendir(folder);
+	struct dirent *entry;
+	int res = 0;
+
+	if (!dir && (errno == ENOENT || (of_another && errno == EACCES)))
+		return 0;
+	if (!dir)
+		return error_set(
+		    error, -errno, "cannot look for stages in %.300s: %s", folder, strerror(errno));
+	while (res == 0 && (entry = readdir(dir))) {
+		const char *end = strrchr(entry->d_name, '.');
+
+		if (!end || strcmp(end, RECORD))
+			continue;
+		snprintf(record, sizeof(record), "%s/%s", folder, entry->d_name);
+		res = each(data, record);
+	}
+	closedir(dir);
+	return res;
+}
+
+static void remove_name(const char *path)
+{
+	char folder[STAGE_PATH_MAX];
+
+	if (path[0] && unlink(path) == 0)
+		folder_sync(folder_above(path, folder, sizeof(folder)));
+}
+
 void stage_place_remove(const struct stage_place *place)
 {
 	/* The record first: without its stage it would say that this is lost. */
-	if (place->record[0] && unlink(place->record) == 0)
-		sync_folder_of(place->record);
-	if (place->path[0] && unlink(place->path) == 0)
-		sync_folder_of(place->path);
+	remove_name(place->record);
+	remove_name(place->path);
 }

@@ -3,13 +3,11 @@
  * What an earlier run has left of a stage is brought to its end before anybody uses the volume. It is found beside an image file by its name, and by
  * the volume's identity in the state folder, whatever the volume is called by now.
  */
-#include "base/crc32c.h"
 #include "base/state_dir.h"
 #include "block/inspect.h"
 #include "block/open.h"
 #include "block/stage.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -29,25 +27,9 @@ struct settle {
 	struct error *error;
 };
 
-/* Whether there is any: asking for a volume's identity takes longer. 1, 0, or -errno with words. */
-static int state_has_any(const char *folder, bool of_another, struct error *error)
+static int one_is_there(void *data, const char *record)
 {
-	DIR *dir = opendir(folder);
-	struct dirent *entry;
-	bool found = false;
-
-	if (!dir && (errno == ENOENT || (of_another && errno == EACCES)))
-		return 0;
-	if (!dir)
-		return error_set(
-		    error, -errno, "cannot look for stages in %.300s: %s", folder, strerror(errno));
-	while (!found && (entry = readdir(dir))) {
-		const char *end = strrchr(entry->d_name, '.');
-
-		found = end && !strcmp(end, ".stage");
-	}
-	closedir(dir);
-	return found;
+	return 1;
 }
 
 static const char *time_of(uint64_t seconds, char *buf, size_t length)
@@ -182,10 +164,8 @@ static int settle_record(struct settle *settle, const char *folder, const struct
 {
 	struct stage_place noted = {0};
 	struct stat stat;
-	char name[17];
 
-	if (snprintf(noted.record, sizeof(noted.record), "%s/%s.stage", folder,
-	        crc32c_name(settle->id, name)) >= (int)sizeof(noted.record))
+	if (!stage_place_in(folder, settle->id, noted.record, sizeof(noted.record)))
 		return 0;
 	if (lstat(noted.record, &stat) < 0)
 		return errno == ENOENT || errno == EACCES
@@ -223,8 +203,9 @@ int stage_settle(struct block *volume, int fd, enum stage_found what, bool used_
 	bool beside = stage_place_beside(fd, here.path, sizeof(here.path)) && access(here.path, F_OK) == 0;
 	int res = 0, any = beside, done = 0;
 
+	/* Asking for a volume's identity takes longer. */
 	for (unsigned i = 0; any == 0 && i < count; i++)
-		any = state_has_any(folders[i], i > 0, error);
+		any = stage_place_each(folders[i], i > 0, one_is_there, NULL, error);
 	if (any <= 0)
 		return any;
 	inspect_identity(fd, settle.id, sizeof(settle.id));

@@ -9,7 +9,6 @@
 #include "block/stage.h"
 #include "cli/cli.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -28,6 +27,7 @@ struct recover {
 	struct ring *ring;
 	bool drop, all;
 	unsigned endpoints;
+	int code; /* of the last record that could not be handled */
 };
 
 /* `needed`: what finds nothing to do has found the wrong one. */
@@ -161,46 +161,27 @@ static int handle(struct recover *recover, const char *record, struct error *err
 	return res < 0 ? res : open_volume(recover, &endpoint, true, error);
 }
 
-static int handle_folder(struct recover *recover, const char *folder, bool of_another)
+static int handle_next(void *data, const char *record)
 {
-	char record[2 * PATH_MAX + NAME_MAX + 2];
-	DIR *dir = opendir(folder);
-	struct dirent *entry;
+	struct recover *recover = data;
 	struct error error = {0};
-	int res, code = JOB_OK;
+	int res = handle(recover, record, &error);
 
-	if (!dir && (errno == ENOENT || (of_another && errno == EACCES)))
-		return JOB_OK;
-	if (!dir) {
-		error_set(&error, -errno, "cannot look for stages in %.300s: %s", folder, strerror(errno));
-		return cli_fail(JOB_TROUBLE, &error);
-	}
-	while ((entry = readdir(dir))) {
-		const char *end = strrchr(entry->d_name, '.');
-
-		if (!end || strcmp(end, ".stage"))
-			continue;
-		snprintf(record, sizeof(record), "%s/%s", folder, entry->d_name);
-		res = handle(recover, record, &error);
-		if (res < 0)
-			code = cli_fail(cli_exit_code(res), &error);
-	}
-	closedir(dir);
-	return code;
+	if (res < 0)
+		recover->code = cli_fail(cli_exit_code(res), &error);
+	return 0;
 }
 
 static int handle_all(struct recover *recover)
 {
 	char folders[2][PATH_MAX];
 	unsigned count = state_dir_all(folders);
-	int code = JOB_OK;
+	struct error error = {0};
 
-	for (unsigned i = 0; i < count; i++) {
-		int one = handle_folder(recover, folders[i], i > 0);
-
-		code = one == JOB_OK ? code : one;
-	}
-	return code;
+	for (unsigned i = 0; i < count; i++)
+		if (stage_place_each(folders[i], i > 0, handle_next, recover, &error) < 0)
+			recover->code = cli_fail(JOB_TROUBLE, &error);
+	return recover->code;
 }
 
 /* The command line */

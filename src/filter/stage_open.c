@@ -36,8 +36,8 @@ static int make_point(void *data, struct error *error)
 
 /* The file of an interrupted round, if it may be kept, else a new one. */
 static int open_file(struct block **ret, struct ring *ring, struct stage_place *place,
-    const struct path_policy *policy, const struct block_open_options *options,
-    const struct block_facts *facts, const struct stage_layout *layout, bool *ret_kept, struct error *error)
+    const struct path_policy *policy, const struct block_open_options *options, const char *id,
+    const struct stage_layout *layout, bool *ret_kept, struct error *error)
 {
 	bool apart = strcmp(place->path, place->record);
 	const struct path_policy *where = apart ? policy : NULL;
@@ -53,8 +53,7 @@ static int open_file(struct block **ret, struct ring *ring, struct stage_place *
 		res = file_open(&block, ring, place->path, where, &file, error);
 		if (res < 0)
 			return res;
-		*ret_kept =
-		    options->stage == STAGE_RESUME && stage_is_resumable(block, facts->id, layout->size);
+		*ret_kept = options->stage == STAGE_RESUME && stage_is_resumable(block, id, layout->size);
 		if (*ret_kept) {
 			*ret = block;
 			return 0;
@@ -64,7 +63,7 @@ static int open_file(struct block **ret, struct ring *ring, struct stage_place *
 		/* Another volume's, which had this name. */
 		if (res == -EBUSY && apart && !options->stage_dir) {
 			memcpy(place->path, place->record, sizeof(place->path));
-			return open_file(ret, ring, place, policy, options, facts, layout, ret_kept, error);
+			return open_file(ret, ring, place, policy, options, id, layout, ret_kept, error);
 		}
 		if (res < 0)
 			return error_set(error, res, "%s", why.text);
@@ -103,14 +102,13 @@ static int absolute(const char *path, char *ret, struct error *error)
 static int open_view(struct block **ret, struct block *take_volume, const struct path_policy *policy,
     const struct block_open_options *options, struct staged *take_staged, struct error *error)
 {
-	char name[NAME_ROOM] = "";
+	char name[NAME_ROOM] = "", id[sizeof(((struct block_facts *)0)->id)] = "";
 	struct stage_view_options view = {
-	    .remove = remove_stage, .free = free, .data = take_staged, .name = name};
+	    .remove = remove_stage, .free = free, .data = take_staged, .target_id = id, .name = name};
 	struct ring *ring = block_ring(take_volume);
-	struct block_facts facts = {0};
 	struct stage_layout layout;
 	struct block *file = NULL;
-	int res = block_facts(take_volume, &facts, error);
+	int fd = file_fd(take_volume), res = stage_identity(fd, id, sizeof(id), error);
 
 	if (res == 0 && !stage_layout(block_info(take_volume)->size, &layout))
 		res = error_set(error, -EOPNOTSUPP, "a volume of %llu bytes can have no stage",
@@ -118,15 +116,14 @@ static int open_view(struct block **ret, struct block *take_volume, const struct
 	if (res == 0)
 		res = absolute(take_staged->path, name, error);
 	if (res == 0)
-		res = stage_place(
-		    file_fd(take_volume), facts.id, options->stage_dir, &take_staged->place, error);
+		res = stage_place(fd, id, options->stage_dir, &take_staged->place, error);
 	if (res == 0)
 		res = make_state_dir(error);
 	if (res == 0)
-		res = stage_place_lasts(file_fd(take_volume), &take_staged->place, error);
+		res = stage_place_lasts(fd, &take_staged->place, error);
 	if (res == 0)
 		res = open_file(
-		    &file, ring, &take_staged->place, policy, options, &facts, &layout, &view.resume, error);
+		    &file, ring, &take_staged->place, policy, options, id, &layout, &view.resume, error);
 	/* What the policy refuses leaves no record. */
 	if (res == 0)
 		res = stage_place_note(&take_staged->place, error);
@@ -138,7 +135,6 @@ static int open_view(struct block **ret, struct block *take_volume, const struct
 		free(take_staged);
 		return res;
 	}
-	view.target_id = facts.id;
 	view.applied = options->keep_points ? make_point : NULL;
 	return stage_view_new(ret, take_volume, file, &view, error);
 }
