@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from images import changed, first_difference, noise
+from images import changed, first_difference, flip, noise
 from processes import agents
 from program import DIFFERS, INTERRUPTED, LINK_LOST, OK, REFUSED, TROUBLE, wait_until
 
@@ -329,14 +329,6 @@ def differing_block(point, zeros=False):
                 and (bytes(point.new[i:i + 4096]) == bytes(4096)) == zeros)
 
 
-def damage(path, at):
-    with open(path, "r+b") as file:
-        file.seek(at)
-        byte = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte[0] ^ 0x40]))
-
-
 @pytest.mark.parametrize("what", ["data", "table", "commit", "header"])
 def test_damaged_stage(what, point, mounts, folder, program):
     """It is refused before anything is written, until it is given up; then a sync makes the target whole."""
@@ -346,7 +338,7 @@ def test_damaged_stage(what, point, mounts, folder, program):
     blocks = -(-len(point.old) // 4096)
     map_at = blocks * 4096
     table_at = map_at + -(-((blocks + 7) // 8) // 4096) * 4096
-    damage(stage, {"data": differing_block(point), "table": table_at + 30, "commit": length - 8192 + 33, "header": length - 4096 + 100}[what])
+    flip(stage, {"data": differing_block(point), "table": table_at + 30, "commit": length - 8192 + 33, "header": length - 4096 + 100}[what], 0x40)
     before = target.read_bytes()
     done = program("recover", target, code=REFUSED)
     assert "--drop" in done.err and "damaged" in done.err

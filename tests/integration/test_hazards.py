@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from images import Image, first_difference, noise, put, random_image
+from images import Image, first_difference, flip, noise, put, random_image
 from program import BAD_RANGES, DIFFERS, INTERRUPTED, LINK_LOST, OK, REFUSED, TROUBLE, wait_until
 
 MIB = 1 << 20
@@ -17,14 +17,6 @@ LONG = 24 * MIB
 def write(path, data):
     Image(data).write(path)
     return path
-
-
-def flip(path, offset, bit=0x10):
-    with open(path, "r+b", buffering=0) as file:
-        file.seek(offset)
-        byte = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte[0] ^ bit]))
 
 
 def descriptors(pid, path):

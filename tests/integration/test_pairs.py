@@ -65,14 +65,6 @@ class Pair:
         assert self.source.path.read_bytes() == self.before
 
 
-def flip(path, offset):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte[0] ^ 0x10]))
-
-
 def round_of(random, world, program, options, kinds):
     pair = Pair(random, world, kinds)
     extra = ["--verify"] if random.random() < 0.25 else []

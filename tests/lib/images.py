@@ -152,6 +152,15 @@ def noise(random, size):
     return Image(data)
 
 
+def flip(path, offset, bit=0x10):
+    """One bit of a file, as damage does it."""
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ bit]))
+
+
 def first_difference(a, b):
     """None when equal, else words that say where."""
     if bytes(a) == bytes(b):
