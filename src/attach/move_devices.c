@@ -239,23 +239,64 @@ static int wanted_table(
 	return res;
 }
 
-static int leave(void *data, struct error *error)
-{
-	struct move *move = data;
+/* A swap of the user's table, and the leg that he is led to, or that counts in the medium. */
+struct swap {
+	struct move *move;
+	enum move_place place;
+	const char *leg_name;
+	int leg_fd;
+};
 
-	return ENGINE(move, leave, error);
+/*
+ * What a mirror writes by parts of pages lies in the page cache of its leg, which is not the page cache of whatever the user is led to: it would be written
+ * back some time, over what he has written since. And what is cached of a leg from before he was led through it is old by then.
+ */
+static int empty_cache(const struct swap *swap, struct error *error)
+{
+	if (fsync(swap->leg_fd) == 0 && ioctl(swap->leg_fd, BLKFLSBUF, 0) == 0)
+		return 0;
+	return error_set(
+	    error, -errno, "cannot write out the page cache of %s: %s", swap->leg_name, strerror(errno));
+}
+
+/* The user waits: nobody writes to that leg. */
+static int while_suspended(void *data, struct error *error)
+{
+	struct swap *swap = data;
+	struct move *move = swap->move;
+	int res = swap->place == AT_NEW ? ENGINE(move, leave, error) : 0;
+
+	return res == 0 ? empty_cache(swap, error) : res;
+}
+
+static int open_leg(struct swap *swap, struct error *error)
+{
+	char path[DM_NAME_MAX + 16];
+
+	snprintf(path, sizeof(path), "/dev/mapper/%s", swap->leg_name);
+	swap->leg_fd = open(path, O_RDONLY | O_CLOEXEC);
+	return swap->leg_fd < 0 ? error_set(error, -errno, "cannot open %s: %s", path, strerror(errno)) : 0;
 }
 
 int move_lead(struct move *move, enum move_place place, struct error *error)
 {
+	struct swap swap = {
+	    .move = move, .place = place, .leg_name = move->leg_names[place == AT_NEW], .leg_fd = -1};
 	bool secrets = move->record.kind == MOVE_BACKING;
 	struct dm_table table;
 	uint64_t pause_ns = 0;
+	struct error ignored;
 	int res = wanted_table(move, place, secrets, &table, error);
 
 	if (res == 0)
-		res = dm_swap(move->record.device, secrets, &table, place == AT_NEW ? leave : NULL, move,
-		    &pause_ns, error);
+		res = open_leg(&swap, error);
+	/* Little is left for when the user waits. */
+	if (res == 0)
+		(void)empty_cache(&swap, &ignored);
+	if (res == 0)
+		res = dm_swap(move->record.device, secrets, &table, while_suspended, &swap, &pause_ns, error);
+	if (swap.leg_fd >= 0)
+		close(swap.leg_fd);
 	dm_table_wipe(&table);
 	if (pause_ns > move->pause_ns)
 		move->pause_ns = pause_ns;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A move by the kernel's mirror, and by one that can switch, killed at each of its steps, with and without a restart of the machine, over a device-mapper, and an LVM, that are made up: tables
- * that lead to two disks, of which each holds the number of the last write. Somebody writes before each step. Each run is a process.
+ * that lead to two disks, of which each holds the number of the last write, and page caches of the legs. Somebody writes before each step. Each run is a process.
  */
 #include "attach/dm.h"
 #include "attach/move_dm_mirror.h"
 #include "attach/move_private.h"
 
 #include <errno.h>
+#include <linux/fs.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -49,12 +50,14 @@ static struct world {
 	struct made_up_device devices[DEVICES]; /* MAPPED:INDEX */
 	unsigned minors[2];                     /* of the disks, DISK:MINOR */
 	unsigned data[2], written;
+	unsigned cached[2];  /* in the page cache of a leg, not written back yet; 0: nothing */
 	unsigned steps_left; /* 0: nobody is killed */
 	unsigned boot;
 	bool switches, switched; /* of the engine */
 	bool lvm, exchanged;     /* what LVM's metadata say */
 } * world;
 
+static const char *const legs[2] = {"consumer-blkmove-old", "consumer-blkmove-new"};
 static char state_dir[] = "/tmp/blkmove-XXXXXX";
 
 static struct made_up_device *find(const char *name)
@@ -108,15 +111,38 @@ static unsigned consumer_leads(void)
 	return consumer->suspended ? 0 : leads(&consumer->live, &mirror);
 }
 
+/* By a leg, and not to the disk itself. */
+static bool consumer_is_mirrored(void)
+{
+	const struct made_up_table *table = &find("consumer")->live;
+	size_t at = 0;
+	dev_t device = 0;
+
+	return dm_params_next_device(table->params[0], &at, &device) && major(device) == MAPPED;
+}
+
 static void write_something(void)
 {
 	unsigned to = find("consumer") ? consumer_leads() : 0;
 
 	if (to)
 		world->written++;
-	for (unsigned i = 0; i < 2; i++)
-		if (to & (1u << i))
+	for (unsigned i = 0; i < 2; i++) {
+		if (!(to & (1u << i)))
+			continue;
+		/* A mirror that is a process writes parts of pages so. */
+		if (world->switches && consumer_is_mirrored())
+			world->cached[i] = world->written;
+		else
 			world->data[i] = world->written;
+	}
+}
+
+static void write_back(unsigned disk)
+{
+	if (world->cached[disk])
+		world->data[disk] = world->cached[disk];
+	world->cached[disk] = 0;
 }
 
 static void step(void)
@@ -222,6 +248,8 @@ int dm_resume(const char *name, struct error *error)
 	device->suspended = false;
 	/* It copies at once. */
 	leads(&device->live, &mirror);
+	for (unsigned i = 0; mirror && i < 2; i++)
+		write_back(i);
 	if (mirror)
 		world->data[1] = world->data[0] > world->data[1] ? world->data[0] : world->data[1];
 	return 0;
@@ -254,6 +282,10 @@ int dm_create(const char *name, const struct dm_table *table, struct error *erro
 int dm_remove(const char *name, struct error *error)
 {
 	step();
+	/* Who had a leg open has closed it by now. */
+	for (unsigned i = 0; i < 2; i++)
+		if (!strcmp(name, legs[i]))
+			write_back(i);
 	if (find(name))
 		find(name)->exists = false;
 	return 0;
@@ -284,6 +316,8 @@ int __real_fstat64(int fd, struct stat *ret);
 int __wrap_fstat64(int fd, struct stat *ret);
 int __real_close(int fd);
 int __wrap_close(int fd);
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
 int __wrap_ioctl(int fd, unsigned long request, void *ret);
 
 bool __wrap_sysfs_boot_id(char *ret, size_t length)
@@ -320,6 +354,11 @@ int __wrap_move_record_save(struct move_record *record, const struct move_folder
 
 int __wrap_open64(const char *path, int flags, ...)
 {
+	for (int i = 0; i < 2; i++)
+		if (!strncmp(path, "/dev/mapper/", 12) && !strcmp(path + 12, legs[i])) {
+			assert_non_null(find(legs[i]));
+			return FD + 1 + i;
+		}
 	return !strncmp(path, "/made-up/", 9) ? FD : __real_open64(path, flags, 0600);
 }
 
@@ -335,12 +374,21 @@ int __wrap_fstat64(int fd, struct stat *ret)
 
 int __wrap_close(int fd)
 {
-	return fd == FD ? 0 : __real_close(fd);
+	return fd >= FD && fd <= FD + 2 ? 0 : __real_close(fd);
+}
+
+int __wrap_fsync(int fd)
+{
+	if (fd <= FD || fd > FD + 2)
+		return __real_fsync(fd);
+	write_back((unsigned)(fd - FD - 1));
+	return 0;
 }
 
 int __wrap_ioctl(int fd, unsigned long request, void *ret)
 {
-	*(uint64_t *)ret = SECTORS * UINT64_C(512);
+	if (request != BLKFLSBUF)
+		*(uint64_t *)ret = SECTORS * UINT64_C(512);
 	return 0;
 }
 
@@ -488,6 +536,9 @@ static void restart(bool crypt)
 
 	for (unsigned i = 0; i < DEVICES; i++)
 		world->devices[i].exists = false;
+	/* The user had flushed all that he wrote. */
+	for (unsigned i = 0; i < 2; i++)
+		write_back(i);
 	world->minors[0] = world->minors[1];
 	world->minors[1] = minor_number;
 	world->boot++;

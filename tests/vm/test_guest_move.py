@@ -40,6 +40,23 @@ def test_move_with_a_live_mirror(moved):
     moved.end_with("--engine=blkmove")
 
 
+@kinds("linear")
+def test_h13_sectors_that_nobody_flushes(moved):
+    """A mirror has parts of pages in the page cache of its legs: none is written back over what came after the legs were left."""
+    guest = moved.guest
+    guest.run("modprobe ublk_drv || modprobe nbd; rm -rf /run/work; mkdir /run/work")
+    moved.work = guest.start(["sectors.py", moved.volume.device, "/run/work", moved.random.randrange(1 << 32)])
+    moved.work.wait_for("READY")
+    moved.begin("--engine=blkmove", "--until=switched")
+    moved.go_on()
+    moved.move("--undo", moved.volume.device)
+    moved.go_on(6)
+    assert moved.begin("--engine=blkmove")[-1]["leg"] == "new"
+    moved.go_on(6)
+    moved.end()
+    moved.nothing_is_left()
+
+
 def move_it(moved):
     moved.begin_work()
     moved.end_with()
