@@ -13,14 +13,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Not all file systems can. */
+static int sync_fd(int folder_fd)
+{
+	return fsync(folder_fd) < 0 && errno != EINVAL ? -errno : 0;
+}
+
 int folder_sync(const char *folder)
 {
 	_cleanup_(cleanup_close) int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
 		return -errno;
-	/* Not all file systems can. */
-	return fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
+	return sync_fd(fd);
 }
 
 const char *folder_above(const char *path, char *buf, size_t length)
@@ -96,7 +101,5 @@ int folder_put(int folder_fd, const char *name, const char *text)
 		res = -errno;
 	if (res < 0)
 		unlinkat(folder_fd, fresh, 0);
-	else
-		(void)fsync(folder_fd);
-	return res;
+	return res < 0 ? res : sync_fd(folder_fd);
 }

@@ -12,7 +12,10 @@ int folder_make(const char *path);
  * locked it; -ENOENT: there is none; or another -errno.
  */
 int folder_lock(const char *path, bool make);
-/* Replaces a file of a folder by this text, as a whole and durably: it has the old text or the new one. 0 or -errno. */
+/*
+ * Replaces a file of a folder by this text, as a whole and durably: it has the old text or the new one. 0 or -errno: then the new one may be there
+ * all the same, until a power cut.
+ */
 int folder_put(int folder_fd, const char *name, const char *text);
 /* Names that came or went are on stable storage afterwards, as far as the file system can: else a power cut brings back what was. 0 or -errno. */
 int folder_sync(const char *path);
