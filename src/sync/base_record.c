@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One small JSON object a target; a new one takes the place of the old one by rename(2). */
+/* One small JSON object a target; a new one takes the place of the old one as a whole. */
 #include "sync/base_record.h"
 
 #include "base/bytes.h"
@@ -17,14 +17,23 @@
 #define VERSION         1
 #define VERSION_PARTIAL 2 /* of a run that has not ended: who does not know it believes nothing */
 #define FILE_MAX        (1 << 20)
+#define NAME_BYTES      32
 #define PARTIAL_MAX     8192u         /* ranges; more are made fewer and larger */
 #define PARTIAL_GRAIN   (64ull << 10) /* bytes */
 
-static bool path_of(const char *state_dir, const char *target_id, char *ret, size_t length)
+static const char *name_of(const char *target_id, char buf[NAME_BYTES])
 {
 	char name[17];
 
-	return snprintf(ret, length, "%s/%s.base", state_dir, crc32c_name(target_id, name)) < (int)length;
+	snprintf(buf, NAME_BYTES, "%s.base", crc32c_name(target_id, name));
+	return buf;
+}
+
+static bool path_of(const char *state_dir, const char *target_id, char *ret, size_t length)
+{
+	char name[NAME_BYTES];
+
+	return snprintf(ret, length, "%s/%s", state_dir, name_of(target_id, name)) < (int)length;
 }
 
 static bool is(const json_t *record, const char *key, const char *value)
@@ -120,18 +129,6 @@ json_t *base_record_load(const char *state_dir, const struct block_facts *target
 	return points;
 }
 
-static int write_file(const char *path, const char *text)
-{
-	_cleanup_(cleanup_close) int fd =
-	    open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	size_t length = strlen(text);
-	ssize_t wrote = fd < 0 ? -1 : write(fd, text, length);
-
-	if (wrote >= 0 && (size_t)wrote != length)
-		return -ENOSPC;
-	return wrote < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
 static json_t *make(const struct block_facts *target, uint64_t size, const json_t *points, int version)
 {
 	return json_pack("{s:i, s:o, s:o, s:I, s:O}", "version", version, "target_id",
@@ -144,27 +141,21 @@ static int save(
     const char *state_dir, const struct block_facts *target, json_t *take_record, struct error *error)
 {
 	_cleanup_(cleanup_free) char *text = take_record ? json_dumps(take_record, JSON_COMPACT) : NULL;
-	char path[4200], fresh[4210];
-	int res = 0;
+	_cleanup_(cleanup_close) int folder = -1;
+	char name[NAME_BYTES];
+	int res;
 
 	json_decref(take_record);
 	if (!target->id[0] || !target->mark[0])
 		return error_set(error, -EOPNOTSUPP,
 		    "it could not be seen whether somebody writes to the target meanwhile");
-	if (!text || !path_of(state_dir, target->id, path, sizeof(path)))
+	if (!text)
 		return error_set(error, -ENOMEM, "out of memory");
-	snprintf(fresh, sizeof(fresh), "%s.new", path);
 	res = folder_make(state_dir);
+	folder = res < 0 ? -1 : open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (res == 0)
-		res = write_file(fresh, text);
-	if (res == 0 && rename(fresh, path) < 0)
-		res = -errno;
-	if (res < 0) {
-		unlink(fresh);
-		return error_set(error, res, "cannot write in %s: %s", state_dir, strerror(-res));
-	}
-	folder_sync(state_dir);
-	return 0;
+		res = folder < 0 ? -errno : folder_put(folder, name_of(target->id, name), text);
+	return res < 0 ? error_set(error, res, "cannot write in %s: %s", state_dir, strerror(-res)) : 0;
 }
 
 int base_record_save(const char *state_dir, const struct block_facts *target, uint64_t size,
