@@ -89,6 +89,15 @@ int range_set_add(struct range_set *set, uint64_t offset, uint64_t length)
 	return 0;
 }
 
+int range_set_add_all(struct range_set *set, const struct range_set *other)
+{
+	int res = 0;
+
+	for (size_t i = 0; res == 0 && i < other->count; i++)
+		res = range_set_add(set, other->ranges[i].offset, other->ranges[i].length);
+	return res;
+}
+
 bool range_set_contains(const struct range_set *set, uint64_t offset, uint64_t length)
 {
 	struct range gap;

@@ -21,6 +21,8 @@ void range_set_init(struct range_set *set);
 void range_set_done(struct range_set *set);
 /* Adds [offset, offset+length), merging. Returns 0 or -ENOMEM (the set is unchanged). */
 int range_set_add(struct range_set *set, uint64_t offset, uint64_t length);
+/* The same for all ranges of another set; after -ENOMEM the set has some of them. */
+int range_set_add_all(struct range_set *set, const struct range_set *other);
 /* True when all of [offset, offset+length) is in the set. */
 bool range_set_contains(const struct range_set *set, uint64_t offset, uint64_t length);
 /*

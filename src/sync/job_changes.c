@@ -38,10 +38,8 @@ static void adopt(struct job *job, struct track_changes *changes)
 /* What an earlier run may have written before it was ended is changed, too: not all trackers would name it. */
 static int add_partial(struct job *job, const struct range_set *partial)
 {
-	int res = 0;
+	int res = range_set_add_all(&job->changed, partial);
 
-	for (size_t i = 0; res == 0 && i < partial->count; i++)
-		res = range_set_add(&job->changed, partial->ranges[i].offset, partial->ranges[i].length);
 	if (res == 0 && partial->count)
 		job_warn(job, "an earlier run was ended halfway: what it may have written is sent again");
 	return res < 0 ? error_set(&job->error, res, "out of memory") : 0;

@@ -11,9 +11,8 @@ static void arm(struct job *job);
 static void checkpoint_end(struct job *job, int res)
 {
 	job->checkpoint_busy = false;
-	for (size_t i = 0; res == 0 && i < job->flushing.count; i++)
-		res =
-		    range_set_add(&job->done, job->flushing.ranges[i].offset, job->flushing.ranges[i].length);
+	if (res == 0)
+		res = range_set_add_all(&job->done, &job->flushing);
 	range_set_done(&job->flushing);
 	job->checkpoint_res = res;
 	if (res < 0 && job->copy)

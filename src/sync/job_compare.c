@@ -108,13 +108,12 @@ static int add_gaps(struct range_set *to, const struct range_set *set, uint64_t 
 
 static int make_passed(struct job *job, struct range_set *ret)
 {
-	int res = 0;
+	int res;
 
 	range_set_init(ret);
 	if (job->options.kind == JOB_VERIFY)
 		return 0;
-	for (size_t i = 0; res == 0 && i < job->bad.count; i++)
-		res = range_set_add(ret, job->bad.ranges[i].offset, job->bad.ranges[i].length);
+	res = range_set_add_all(ret, &job->bad);
 	if (res == 0 && job->options.verify_sent && !job->moved_lost)
 		res = add_gaps(ret, &job->moved, job->end);
 	if (res < 0)

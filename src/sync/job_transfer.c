@@ -201,13 +201,12 @@ static int count_growth(struct job *job, struct range_set *skip)
 int job_transfer(struct job *job)
 {
 	struct range_set skip;
-	int res = 0;
+	int res;
 
 	job_set_state(job, JOB_RUNNING);
 	job->wrote = job_writes(job);
 	range_set_init(&skip);
-	for (size_t i = 0; res == 0 && i < job->done.count; i++)
-		res = range_set_add(&skip, job->done.ranges[i].offset, job->done.ranges[i].length);
+	res = range_set_add_all(&skip, &job->done);
 	if (res < 0)
 		error_set(&job->error, res, "out of memory");
 	if (res == 0)

@@ -77,6 +77,21 @@ static void take_some(struct range_set *set, bool *bits, unsigned length_max)
 	            !bits[first + range.length]);
 }
 
+static void check_union(const struct range_set *set, const bool *bits)
+{
+	unsigned from = (unsigned)rand() % SPACE, length = (unsigned)rand() % (SPACE - from);
+	struct range_set both;
+	bool both_bits[SPACE];
+
+	range_set_init(&both);
+	assert_int_equal(range_set_add(&both, from, length), 0);
+	assert_int_equal(range_set_add_all(&both, set), 0);
+	memcpy(both_bits, bits, sizeof(both_bits));
+	memset(both_bits + from, 1, length);
+	check_shape(&both, both_bits);
+	range_set_done(&both);
+}
+
 static void one_run(void)
 {
 	struct range_set set;
@@ -102,6 +117,7 @@ static void one_run(void)
 			check_gap(&set, bits, a < b ? a : b, a < b ? b : a);
 		}
 	}
+	check_union(&set, bits);
 	range_set_done(&set);
 }
 
