@@ -282,22 +282,14 @@ static enum job_result judge_end(struct job *job, int res)
 		return judge_failure(job, res);
 	if (job->options.kind == JOB_VERIFY)
 		return job->differing_ranges || job->source_size != job->target_size ? JOB_DIFFERS : JOB_OK;
-	if (job->differing_ranges && job->options.atomic) {
-		error_set(&job->error, -EILSEQ,
-		    "what was staged reads back differently from the source in %llu ranges, the first at "
-		    "byte %llu: the target "
-		    "is as it was; check both devices, then run it again",
-		    (unsigned long long)job->differing_ranges,
-		    (unsigned long long)job->differences.ranges[0].offset);
-		return JOB_TROUBLE;
-	}
 	if (job->differing_ranges) {
 		error_set(&job->error, -EILSEQ,
-		    "the target reads back differently from the source in %llu ranges, the first at byte "
-		    "%llu: do not use it; "
-		    "check both devices, then run blkmove sync",
+		    "%s reads back differently from the source in %llu ranges, the first at byte %llu: %s",
+		    job->options.atomic ? "what was staged" : "the target",
 		    (unsigned long long)job->differing_ranges,
-		    (unsigned long long)job->differences.ranges[0].offset);
+		    (unsigned long long)job->differences.ranges[0].offset,
+		    job->options.atomic ? "the target is as it was; check both devices, then run it again"
+		                        : "do not use it; check both devices, then run blkmove sync");
 		return JOB_TROUBLE;
 	}
 	if (job->bad.count) {
