@@ -27,7 +27,6 @@ struct round_run {
 
 	/* since the stop */
 	double stopped_at_s, stop_s, wait_s, last_s, last_verify_s;
-	bool was_free;   /* before the command ran nobody used the source, and anybody would have been seen */
 	char blind[200]; /* why somebody may use the source unseen; "": that would be seen */
 };
 

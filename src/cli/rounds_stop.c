@@ -148,16 +148,17 @@ static void say_unseen(struct round_run *run)
 
 enum rounds_event rounds_stop(struct round_run *run)
 {
+	/* Nobody used the source, and anybody would have been seen. */
+	bool was_free = is_seen_to_be_free(run);
 	int res;
 
-	run->was_free = is_seen_to_be_free(run);
 	run->stopped_at_s = round_run_now_s(run);
 	res = run_command(run, &run->error);
 	run->stop_s = round_run_now_s(run) - run->stopped_at_s;
 	if (res == -ECANCELED)
 		return ROUNDS_CANCELED;
 	/* As when the same command is run again after the stop. */
-	if (res == -EIO && run->was_free && is_seen_to_be_free(run)) {
+	if (res == -EIO && was_free && is_seen_to_be_free(run)) {
 		char text[800];
 
 		snprintf(text, sizeof(text),

@@ -35,16 +35,18 @@ static enum rounds_step end(struct rounds *rounds, enum rounds_end how)
 	return rounds->step = ROUNDS_END;
 }
 
-/*
- * What moves in a round is what changed between its moment and that of the round before. The faster of the last two rates counts: who
- * writes in bursts is not believed in his pauses.
- */
-static void note_change(struct rounds *rounds, const struct round_figures *now, double *earlier_rate)
+/* Bytes a second. */
+static double rate_of(uint64_t bytes, double seconds)
 {
-	double interval = now->moment_s - rounds->last.moment_s;
+	return (double)bytes / (seconds > 1e-3 ? seconds : 1e-3);
+}
 
-	*earlier_rate = rounds->change_rate;
-	rounds->change_rate = (double)now->moved / (interval > 1e-3 ? interval : 1e-3);
+/* Seconds a byte, beside what a round costs of itself; 0: the last two rounds do not tell. */
+static double slope_of(const struct round_figures *before, const struct round_figures *now)
+{
+	if (before->moved <= now->moved || before->seconds <= now->seconds)
+		return 0;
+	return (before->seconds - now->seconds) / (double)(before->moved - now->moved);
 }
 
 /*
@@ -56,25 +58,25 @@ static double expected_time(const struct rounds *rounds, const struct round_figu
 {
 	double moved = (double)now->moved,
 	       in_proportion = moved > 0 ? now->seconds * bytes / moved : now->seconds;
-	double less = now->seconds - (moved - bytes) * rounds->slope_s;
+	double less = now->seconds - (moved - bytes) * slope_of(&rounds->last, now);
 
 	if (bytes >= moved)
 		return in_proportion > now->seconds ? in_proportion : now->seconds;
 	return less > in_proportion ? less : in_proportion;
 }
 
+/*
+ * What moves in a round is what changed between its moment and that of the round before. The faster of the last two rates counts: who
+ * writes in bursts is not believed in his pauses.
+ */
 static void expect(struct rounds *rounds, const struct round_figures *now)
 {
-	double earlier_rate, rate;
+	double earlier_rate = rounds->change_rate, rate;
 
-	rounds->send_rate = (double)now->moved / (now->seconds > 1e-3 ? now->seconds : 1e-3);
+	rounds->send_rate = rate_of(now->moved, now->seconds);
 	if (rounds->sent == 1)
 		return;
-	rounds->slope_s = 0;
-	if (rounds->last.moved > now->moved && rounds->last.seconds > now->seconds)
-		rounds->slope_s =
-		    (rounds->last.seconds - now->seconds) / (double)(rounds->last.moved - now->moved);
-	note_change(rounds, now, &earlier_rate);
+	rounds->change_rate = rate_of(now->moved, now->moment_s - rounds->last.moment_s);
 	rate = earlier_rate > rounds->change_rate ? earlier_rate : rounds->change_rate;
 	rounds->expected_bytes = rate * (now->ended_s - now->moment_s);
 	rounds->expected_s = expected_time(rounds, now, rounds->expected_bytes);

@@ -23,7 +23,6 @@ enum rounds_event {
 	ROUNDS_DONE, /* SEND: use rounds_sent(). STOP: the command said yes. WAIT: it is free. LAST: verified. */
 	ROUNDS_FAILED,   /* STOP: the command failed. WAIT: the time is up. SEND, LAST: the job failed. */
 	ROUNDS_CANCELED, /* the user wants no more of it */
-	ROUNDS_EVENTS,
 };
 
 enum rounds_end {
@@ -61,7 +60,7 @@ struct rounds {
 
 	/* rounds.c's */
 	struct round_figures last;
-	double shortest_s, slope_s; /* slope: seconds a byte, from the last two rounds */
+	double shortest_s;
 };
 
 /* So many in a row are enough: it does not converge. */
