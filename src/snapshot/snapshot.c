@@ -174,15 +174,6 @@ static int load(struct snapshot *snapshot, struct error *error)
 	return 0;
 }
 
-/* Without one there is nothing of ours. */
-static bool has_record(const struct snapshot *snapshot)
-{
-	char path[600];
-
-	snprintf(path, sizeof(path), "%s/record.json", snapshot->folder);
-	return access(path, F_OK) == 0;
-}
-
 int snapshot_open(struct snapshot **ret, const struct snapshot_options *options, struct error *error)
 {
 	struct snapshot *snapshot = calloc(1, sizeof(*snapshot));
@@ -200,7 +191,7 @@ int snapshot_open(struct snapshot **ret, const struct snapshot_options *options,
 	if (res == 0)
 		res = load(snapshot, error);
 	if (res == 0)
-		res = has_record(snapshot) ? snapshot->kind->clear(snapshot, error) : 0;
+		res = snapshot_record_is_there(snapshot->folder) ? snapshot->kind->clear(snapshot, error) : 0;
 	if (res < 0) {
 		snapshot_close(snapshot);
 		return res;
@@ -295,7 +286,7 @@ int snapshot_settle(struct snapshot *snapshot, enum snapshot_keep keep, struct e
 	if (keep == SNAPSHOT_KEEP_NONE)
 		record->base[0] = '\0';
 	record->fresh[0] = '\0';
-	if (!record->base[0] && !has_record(snapshot))
+	if (!record->base[0] && !snapshot_record_is_there(snapshot->folder))
 		return 0;
 	/* Where this fails the record still names the older base, or none: then the next run keeps nothing that is not there. */
 	res = snapshot_save(snapshot, error);

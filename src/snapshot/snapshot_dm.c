@@ -431,15 +431,10 @@ static int clear(struct snapshot *snapshot, struct error *error)
 	return res < 0 ? error_prefix(error, "cannot remove snapshots of %s", snapshot->record.device) : 0;
 }
 
-static int fill(struct snapshot *snapshot, char *what, size_t length, struct error *error)
-{
-	return snapshot_fill_of(snapshot->path, what, length, error);
-}
-
 const struct snapshot_kind snapshot_dm = {.name = "dm",
     .prepare = prepare,
     .ready = ready,
     .make = make,
     .clear = clear,
-    .fill = fill,
+    .fill = snapshot_fill_own,
     .advice = "name a larger --snapshot-store=, or run it when less is written"};

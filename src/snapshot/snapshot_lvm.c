@@ -69,26 +69,16 @@ static int prepare_thick(struct snapshot *snapshot, struct error *error)
 	return res;
 }
 
-static int make(struct snapshot *snapshot, bool thick, struct error *error)
+static int make(struct snapshot *snapshot, struct error *error)
 {
 	char origin[2 * LVM_NAME_MAX + 2], tag[40], extents[24];
 	char *words[] = {"lvcreate", "-y", "-q", "-s", "-pr", "-kn", "-n", snapshot->record.fresh, "--addtag",
-	    tag, origin, thick ? "-l" : NULL, extents, NULL};
+	    tag, origin, snapshot->extents ? "-l" : NULL, extents, NULL};
 
 	snprintf(origin, sizeof(origin), "%s/%s", snapshot->group, snapshot->volume);
 	snprintf(tag, sizeof(tag), TAG "%s", snapshot->record.id);
 	snprintf(extents, sizeof(extents), "%" PRIu64, snapshot->extents);
 	return lvm_run(snapshot->group, words, error);
-}
-
-static int make_thick(struct snapshot *snapshot, struct error *error)
-{
-	return make(snapshot, true, error);
-}
-
-static int make_thin(struct snapshot *snapshot, struct error *error)
-{
-	return make(snapshot, false, error);
 }
 
 /* One command, under LVM's lock: an lvcreate of a killed run that was still at work has ended then, or begins after its group's change. */
@@ -112,11 +102,11 @@ static int clear(struct snapshot *snapshot, struct error *error)
 	               : 0;
 }
 
-int snapshot_fill_of(const char *path, char *what, size_t length, struct error *error)
+int snapshot_fill_own(struct snapshot *snapshot, char *what, size_t length, struct error *error)
 {
 	struct dm_volume status;
 	dev_t dev;
-	int res = dm_find(path, &dev, error);
+	int res = dm_find(snapshot->path, &dev, error);
 
 	if (res == 0)
 		res = dm_status(dev, &status, error);
@@ -127,11 +117,6 @@ int snapshot_fill_of(const char *path, char *what, size_t length, struct error *
 	if (res < 0)
 		error_set(error, res, "the kernel calls it '%.60s'", status.params);
 	return res;
-}
-
-static int fill_thick(struct snapshot *snapshot, char *what, size_t length, struct error *error)
-{
-	return snapshot_fill_of(snapshot->path, what, length, error);
 }
 
 static int fill_pool(struct snapshot *snapshot, char *what, size_t length, struct error *error)
@@ -177,13 +162,13 @@ static int prepare_thin(struct snapshot *snapshot, struct error *error)
 
 const struct snapshot_kind snapshot_lvm = {.name = "lvm",
     .prepare = prepare_thick,
-    .make = make_thick,
+    .make = make,
     .clear = clear,
-    .fill = fill_thick,
+    .fill = snapshot_fill_own,
     .advice = "give the next one more room with --snapshot-size=, or run it when less is written"};
 const struct snapshot_kind snapshot_thin = {.name = "thin",
     .prepare = prepare_thin,
-    .make = make_thin,
+    .make = make,
     .clear = clear,
     .fill = fill_pool,
     .shared = true,

@@ -41,7 +41,7 @@ struct snapshot {
 
 	/* LVM */
 	char group[LVM_NAME_MAX], volume[LVM_NAME_MAX];
-	uint64_t extents; /* thick: of the store; 0: not known */
+	uint64_t extents; /* thick: of the store; thin: 0, it needs none */
 	dev_t pool;       /* thin */
 
 	/* plain */
@@ -58,8 +58,8 @@ __attribute__((format(printf, 2, 3))) void snapshot_say(struct snapshot *snapsho
 int snapshot_save(struct snapshot *snapshot, struct error *error);
 /* So many random digits, and an end. */
 void snapshot_draw(char ret[SNAPSHOT_ID_LENGTH + 1]);
-/* Fill of a device that is a snapshot, by its path; sets `what`. */
-int snapshot_fill_of(const char *path, char *what, size_t length, struct error *error);
+/* The `fill` of a kind whose fresh ones have a store of their own each. */
+int snapshot_fill_own(struct snapshot *snapshot, char *what, size_t length, struct error *error);
 /* snapshot_take.c: see snapshot.h. The kind has prepared, and it is recorded. */
 int snapshot_take_moment(struct snapshot *snapshot, struct error *error);
 /* snapshot_store.c: whether the open device may be the store; -EPERM with words. `ours`: it is one already. */

@@ -38,6 +38,19 @@ static bool is_name(const char *name)
 	           strlen(name);
 }
 
+static const char *path_of(const char *folder, char *buf, size_t length)
+{
+	snprintf(buf, length, "%s/" FILE_NAME, folder);
+	return buf;
+}
+
+bool snapshot_record_is_there(const char *folder)
+{
+	char path[600];
+
+	return access(path_of(folder, path, sizeof(path)), F_OK) == 0 || errno != ENOENT;
+}
+
 int snapshot_record_load(struct snapshot_record *ret, const char *folder, struct error *error)
 {
 	struct snapshot_record record = {0};
@@ -45,11 +58,10 @@ int snapshot_record_load(struct snapshot_record *ret, const char *folder, struct
 	json_t *json;
 	bool good;
 
-	snprintf(path, sizeof(path), "%s/" FILE_NAME, folder);
 	*ret = record;
-	if (access(path, F_OK) < 0 && errno == ENOENT)
+	if (!snapshot_record_is_there(folder))
 		return 0;
-	json = json_load_file(path, 0, NULL);
+	json = json_load_file(path_of(folder, path, sizeof(path)), 0, NULL);
 	good = json_integer_value(json_object_get(json, "version")) == VERSION &&
 	       get(json, "id", record.id, sizeof(record.id)) && is_id(record.id) &&
 	       get(json, "kind", record.kind, sizeof(record.kind)) &&

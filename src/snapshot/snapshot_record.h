@@ -17,6 +17,8 @@ struct snapshot_record {
 	char base[DM_NAME_MAX], fresh[DM_NAME_MAX]; /* "": none */
 };
 
+/* Without one there is nothing of ours. */
+bool snapshot_record_is_there(const char *folder);
 /* 0 also when there is none, with "" for its id. -EBADMSG with words when it is damaged. */
 int snapshot_record_load(struct snapshot_record *ret, const char *folder, struct error *error);
 /* Notes the boot id, too. Durable when it returns 0. */
