@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs in a guest: workload.py DISK FOLDER SEED. Makes an ext4 on DISK, and writes and checks files until FOLDER/stop exists.
+"""Runs in a guest: workload.py DISK FOLDER SEED [no-trim]. Makes an ext4 on DISK, and writes and checks files until FOLDER/stop exists.
 
 Says "tick N" now and then. Leaves in FOLDER: sums (of each file at the end, as md5sum does), fsck. Exits with 0 when every file
 held at every moment what was written to it, and no call failed.
@@ -15,6 +15,7 @@ import sys
 import time
 
 DISK, FOLDER, SEED = os.path.realpath(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+NO_TRIM = "no-trim" in sys.argv[4:]
 MOUNT = pathlib.Path("/data")
 FILES = 20
 FILE_MAX = 1 << 20
@@ -111,7 +112,7 @@ def work(files, rng):
         took = time.monotonic() - begin
         if took > SLOW_S:
             print(f"round {rounds}: {action.__name__} of {file.path.name} took {took:.1f} s", flush=True)
-        if rounds % 50 == 0:
+        if rounds % 50 == 0 and not NO_TRIM:
             # A piece of what is free. All of it would leave the copy nothing to do.
             size = os.statvfs(MOUNT).f_blocks * os.statvfs(MOUNT).f_frsize
             run("fstrim", "--offset", str(rng.randrange(max(size // TRIM, 1)) * TRIM), "--length", str(TRIM), str(MOUNT))
