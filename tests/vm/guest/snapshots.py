@@ -197,6 +197,10 @@ def lvm_path(name):
     return f"/dev/vg/{name}"
 
 
+def lvm_device(name):
+    return f"vg-{name.replace('-', '--')}"
+
+
 def plain_path(name):
     return f"/dev/mapper/{name}"
 
@@ -388,10 +392,27 @@ def test_lvm_ends():
     check(lvm_snapshots() == ["blkmove-somebody"] and not records(), "left:", lvm_snapshots(), records())
 
 
-def write_until(path, over):
-    """Overwrites the volume, again and again."""
+def is_full(snapshot):
+    """Enough for a run to end; or that has, and it is gone. One that is of no use any more fails the test."""
+    status = subprocess.run(["dmsetup", "status", snapshot], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    used, of = map(int, status.split()[3].split("/")) if status else (1, 1)
+    return used * 100 >= of * 90
+
+
+def fill_store(path, snapshot):
+    """Overwrites the volume until the store is full enough, and no more: whoever looks at it each second finds it before it overflows."""
     with open(path, "r+b", buffering=0) as disk:
-        while not over():
+        for at in range(0, MEGS * MIB, 65536):
+            if is_full(snapshot):
+                return
+            os.pwrite(disk.fileno(), rng.randbytes(65536), at)
+            os.fsync(disk.fileno())
+    check(False, "all was overwritten, and the store is not full")
+
+
+def invalidate(path, snapshot):
+    with open(path, "r+b", buffering=0) as disk:
+        while "Invalid" not in run("dmsetup", "status", snapshot):
             os.pwrite(disk.fileno(), rng.randbytes(MIB), rng.randrange(MEGS) * MIB)
             os.fsync(disk.fileno())
 
@@ -402,15 +423,14 @@ def test_h27_lvm_full_store():
     fill(source)
     sync(source, "--snapshot=auto", "--snapshot-size=24M")
     base = lvm_snapshots()
-    working = start(source, "--snapshot=auto", "--snapshot-size=8M", "--rate=300k", "--changes=hash", "--verify")
+    working = start(source, "--snapshot=auto", "--snapshot-size=8M", "--rate=100k", "--changes=hash", "--verify")
     wait_until(is_ready, "it runs")
-    write_until(source, lambda: working.poll() is not None)
+    fill_store(source, lvm_device(next(name for name in lvm_snapshots() if name not in base)))
     said = end(working, FAILED, "% full", "--snapshot-size")
     check("before it overflows" in said, said)
     check(len(lvm_snapshots()) <= 1, "left:", lvm_snapshots(), base)
     sync(source, "--snapshot=auto", "--snapshot-size=8M")
-    status = lambda: run("dmsetup", "status", f"vg-{lvm_snapshots()[0].replace('-', '--')}")
-    write_until(source, lambda: "Invalid" in status())
+    invalidate(source, lvm_device(lvm_snapshots()[0]))
     _, said = sync(source, "--snapshot=auto", "--snapshot-size=8M", tracked=False)
     check("of no use any more" in said, said)
     check(len(lvm_snapshots()) == 1 and content(TARGET) == content(lvm_path(lvm_snapshots()[0])), "the target differs")
@@ -464,9 +484,10 @@ def test_plain_ends():
     _, said = sync(source, *options, tracked=False)
     check("another table since" in said and content(TARGET) == content(source), said)
     # A full store: 16 MiB are overwritten, and a half has 14.
-    working = start(source, *options, "--rate=300k", "--changes=hash", "--verify")
+    base = plain_snapshots()
+    working = start(source, *options, "--rate=100k", "--changes=hash", "--verify")
     wait_until(is_ready, "it runs")
-    write_until(source, lambda: working.poll() is not None)
+    fill_store(source, next(name for name in plain_snapshots() if name not in base))
     end(working, FAILED, "% full", "--snapshot-store")
     blkmove("sync", "--snapshot=drop", source, TARGET, events=False)
     check(not plain_devices() and run("dmsetup", "table", "plain") == table, "left:", plain_devices())
