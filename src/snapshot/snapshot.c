@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The life of a series: see snapshot.h. The record says what is there before it is made, and until it is gone. */
 #include "snapshot/snapshot_private.h"

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Snapshots that are made for a run, so that it reads one moment of a volume in use: of LVM's volumes, thick and thin, and of

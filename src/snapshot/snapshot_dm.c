@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Snapshots of a plain device of device-mapper's. Its table goes to a device of its own, NAME-blkmove-real, and the device itself gets the table "snapshot-origin"

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Arithmetic about room: see snapshot_fill.h. */
 #include "snapshot/snapshot_fill.h"

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How full a snapshot's store or a thin pool is, by what the kernel says of it, and how large a store should be. Pure. */
 #pragma once

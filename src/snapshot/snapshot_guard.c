@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A letter is an order, an int the answer, over a pair of sockets: see snapshot_guard.h. */
 #include "snapshot/snapshot_guard.h"

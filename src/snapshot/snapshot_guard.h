@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A child process that sees to it that nothing stays as it is only for the moment of a snapshot: file systems that are frozen, a device that is

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Snapshots of LVM's volumes by lvcreate(8) and lvremove(8). A tag of the series' id is on each: what has it is ours to remove, and nothing else. LVM

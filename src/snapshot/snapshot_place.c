@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Tables of stores: see snapshot_place.h. A crypt target's words: cipher, key, first number, device, first sector, options. */
 #include "snapshot/snapshot_place.h"

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Where the stores of a plain device's snapshots lie: pure arithmetic on tables. */
 #pragma once

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the snapshots share: snapshot.c (a series' life), snapshot_take.c (the moment), and the kinds. */
 #pragma once

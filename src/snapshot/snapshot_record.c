@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The record of a series, as JSON: see snapshot_record.h. */
 #include "snapshot/snapshot_record.h"

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a series must know after a kill or a restart of the machine: FOLDER/record.json, replaced as a whole and synced. docs/formats/snapshots.md shows it. */
 #pragma once

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Whether a device may become the store of a plain device's snapshots: where it lies, who uses it, what it carries. */
 #include "base/cleanup.h"

@@ -1,4 +1,3 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The moment of a snapshot and what surrounds it: hooks and frozen file systems, each undone whatever happens. See snapshot.h. */
 #include "base/cleanup.h"
