@@ -334,17 +334,21 @@ static void woken(void *data)
 
 static int make_slots(struct copy *copy, struct error *error)
 {
-	int res = buffer_pool_new(&copy->large_buffers, LARGE, LARGE_COUNT, error);
+	unsigned large = copy->options.large_max ? copy->options.large_max : LARGE_COUNT;
+	int res;
+
+	assert(large <= LARGE_COUNT);
+	res = buffer_pool_new(&copy->large_buffers, LARGE, large, error);
 
 	if (res == 0)
 		res = buffer_pool_new(&copy->small_buffers, SMALL, SMALL_COUNT, error);
 	if (res < 0)
 		return res;
-	for (unsigned i = 0; i < LARGE_COUNT + SMALL_COUNT; i++) {
+	for (unsigned i = 0; i < large + SMALL_COUNT; i++) {
 		struct slot *slot = &copy->slots[i];
 
 		slot->copy = copy;
-		slot->large = i < LARGE_COUNT;
+		slot->large = i < large;
 		slot->io.user = slot;
 		slot->buf = buffer_pool_get(slot->large ? copy->large_buffers : copy->small_buffers);
 		list_append(slot->large ? &copy->large_free : &copy->small_free, &slot->node);

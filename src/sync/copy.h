@@ -26,6 +26,7 @@ struct copy_options {
 	bool dry_run;              /* writes nothing; counts what it would write */
 	bool resumable;            /* there is a journal: messages may say to go on with --resume */
 	uint32_t zero_granularity; /* bytes, power of two; 0: 4096 */
+	unsigned large_max;        /* of the buffers of 1 MiB, at most so many of the 24; 0: all */
 	/* Called for an unreadable range when not NULL; the range is then zeroed on the target and the job goes on. */
 	void (*bad_range)(void *data, uint64_t offset, uint64_t length, int res);
 	void *bad_range_data;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define REGION_SIZE  (64u << 10)
+#define LARGE_MAX    16u /* MiB under way are enough beside clients; the map takes memory, too */
 #define REGIONS_MANY (1ull << 27)
 #define RECORDS      256u
 #define RETRY_FACTOR 32u
@@ -193,7 +194,7 @@ static bool is_quiet(void *data)
 
 int mirror_job_open(struct mirror_job *job, struct error *error)
 {
-	const struct copy_options copy_options = {.detect_zeroes = true};
+	const struct copy_options copy_options = {.detect_zeroes = true, .large_max = LARGE_MAX};
 	struct mirror_options options = {.follower_timeout_ns = job->options.follower_timeout_ns,
 	    .leader_timeout_ns = job->options.source_timeout_ns,
 	    .event = mirror_job_event,

@@ -163,12 +163,35 @@ static void test_bad_ranges_are_counted_once(void **state)
 	world_done(&world);
 }
 
+/* With little room all of it is copied all the same. */
+static void test_few_buffers(void **state)
+{
+	const struct copy_options options = {.large_max = 1};
+	const uint64_t size = (5 << 20) + 12345;
+	struct world world;
+	char byte;
+
+	world_init_with(&world, size, &options);
+	for (uint64_t at = 0; at < size; at += 4096)
+		assert_int_equal(memory_poke(world.below, at, "x", 1), 0);
+	go(&world);
+	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+	assert_int_equal(world.res, 0);
+	assert_int_equal(copy_counts(world.copy)->data, size);
+	for (uint64_t at = 0; at < size; at += 4096) {
+		memory_peek(world.memory, at, &byte, 1);
+		assert_int_equal(byte, 'x');
+	}
+	world_done(&world);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_stop_amid_zeros),
 	    cmocka_unit_test(test_what_a_full_target_says),
 	    cmocka_unit_test(test_bad_ranges_are_counted_once),
+	    cmocka_unit_test(test_few_buffers),
 	    cmocka_unit_test(test_what_a_bad_medium_says),
 	};
 
