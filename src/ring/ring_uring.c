@@ -283,7 +283,14 @@ static void uring_free(struct ring *base)
 	struct ring_uring *ring = to_uring(base);
 	struct list_node *node;
 
-	io_uring_queue_exit(&ring->uring);
+	/*
+	 * Commands that the kernel still has end with the process, whose death it waits for anyway. If the ring were closed under them, a
+	 * thread of the kernel would take them back while this one may still get requests by them: Linux 6.12 then frees the device's file
+	 * twice (BUG in filp_flush(), all that goes to the device waits for ever). Until then nothing comes: only who waits on the ring
+	 * lets the kernel deliver.
+	 */
+	if (list_empty(&ring->commands))
+		io_uring_queue_exit(&ring->uring);
 	while (!list_empty(&ring->commands)) {
 		node = ring->commands.next;
 		deliver(ring, container_of(node, struct ring_op, node), -ECANCELED);
