@@ -28,10 +28,9 @@
 
 #include <cmocka.h>
 
+#include "own_folder.h"
 #include "seed.h"
 #include "shell.h"
-
-static char folder[64];
 
 struct world {
 	struct ring *ring;
@@ -43,17 +42,8 @@ struct world {
 
 static __attribute__((unused)) int make_folder(void **state)
 {
-	snprintf(folder, sizeof(folder), "/var/tmp/blkmove-nbd-XXXXXX");
 	signal(SIGPIPE, SIG_IGN);
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static __attribute__((unused)) int remove_folder(void **state)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -rf %s", folder);
-	return system(command) == 0 ? 0 : -1;
+	return own_folder_make(state);
 }
 
 static __attribute__((unused)) void need(const char *program)

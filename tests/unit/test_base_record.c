@@ -13,9 +13,9 @@
 
 #include <cmocka.h>
 
-#define SIZE UINT64_C(30000000005)
+#include "own_folder.h"
 
-static char folder[64];
+#define SIZE UINT64_C(30000000005)
 
 static const struct block_facts target = {.id = "dm:LVM-x", .mark = "boot,7,w100,d0"};
 
@@ -226,31 +226,19 @@ static void test_h14_damaged_files(void **state)
 	assert_int_equal(load_code(&target, SIZE), -ENOENT);
 }
 
-static int setup(void **state)
-{
-	strcpy(folder, "/tmp/blkmove-base-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -r %s", folder);
-	return system(command);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_what_was_noted_is_found, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_h10_only_for_the_target_as_it_was, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_h09_only_for_its_size, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_what_was_noted_is_found, own_folder_make, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(
-	        test_nothing_is_noted_of_what_cannot_be_known_again, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_h10_a_run_that_was_ended_halfway, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_h12_very_many_ranges, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_h14_damaged_files, setup, teardown),
+	        test_h10_only_for_the_target_as_it_was, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_h09_only_for_its_size, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(
+	        test_nothing_is_noted_of_what_cannot_be_known_again, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(
+	        test_h10_a_run_that_was_ended_halfway, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_h12_very_many_ranges, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_h14_damaged_files, own_folder_make, own_folder_remove),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

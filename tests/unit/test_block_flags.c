@@ -333,5 +333,5 @@ int main(void)
 	    cmocka_unit_test(test_nbd_without),
 	};
 
-	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+	return cmocka_run_group_tests(tests, make_folder, own_folder_remove);
 }

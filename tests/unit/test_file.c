@@ -22,11 +22,10 @@
 
 #include <cmocka.h>
 
+#include "own_folder.h"
 #include "shell.h"
 
 #define MIB (1u << 20)
-
-static char folder[64];
 
 struct world {
 	struct ring *ring;
@@ -393,18 +392,13 @@ static void test_failed_open_leaves_no_file(void **state)
 	world_done(&world);
 }
 
-static int make_folder(void **state)
-{
-	snprintf(folder, sizeof(folder), "/var/tmp/blkmove-file-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
 static int remove_folder(void **state)
 {
 	char command[256];
 
-	snprintf(command, sizeof(command), "umount %s/ram 2>/dev/null; rm -rf %s", folder, folder);
-	return system(command) == 0 ? 0 : -1;
+	/* What a failed test left. */
+	snprintf(command, sizeof(command), "umount %s/ram 2>/dev/null || :", folder);
+	return system(command) == 0 ? own_folder_remove(state) : -1;
 }
 
 int main(void)
@@ -420,5 +414,5 @@ int main(void)
 	    cmocka_unit_test(test_zero_by_hand),
 	};
 
-	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+	return cmocka_run_group_tests(tests, own_folder_make, remove_folder);
 }

@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-static char folder[64];
+#include "own_folder.h"
 
 static void path_in(char ret[PATH_MAX], const char *name)
 {
@@ -89,26 +89,13 @@ static void test_folders_are_made(void **state)
 	assert_int_equal(folder_make("/proc/self/nowhere"), -ENOENT);
 }
 
-static int setup(void **state)
-{
-	strcpy(folder, "/tmp/blkmove-folder-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -r %s", folder);
-	return system(command);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_above),
-	    cmocka_unit_test_setup_teardown(test_a_file_is_replaced_as_a_whole, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_folders_are_made, setup, teardown),
+	    cmocka_unit_test_setup_teardown(
+	        test_a_file_is_replaced_as_a_whole, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_folders_are_made, own_folder_make, own_folder_remove),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,9 +25,8 @@
 
 #include <cmocka.h>
 
+#include "own_folder.h"
 #include "shell.h"
-
-static char folder[64];
 
 static void image(char *ret, const char *name, const char *size)
 {
@@ -527,12 +526,6 @@ static void test_lock_waits_for_a_moment(void **state)
 	close(fd);
 }
 
-static int make_folder(void **state)
-{
-	snprintf(folder, sizeof(folder), "/var/tmp/blkmove-inspect-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
 static int remove_folder(void **state)
 {
 	char command[512];
@@ -540,10 +533,9 @@ static int remove_folder(void **state)
 	/* What a failed test left. */
 	snprintf(command, sizeof(command),
 	    "for m in $(findmnt -rno TARGET | grep ^%s); do umount \"$(printf \"$m\")\"; done; "
-	    "for l in $(losetup -nO NAME,BACK-FILE | grep %s/ | cut -d' ' -f1); do losetup -d $l; done; rm "
-	    "-rf %s",
-	    folder, folder, folder);
-	return system(command) == 0 ? 0 : -1;
+	    "for l in $(losetup -nO NAME,BACK-FILE | grep %s/ | cut -d' ' -f1); do losetup -d $l; done",
+	    folder, folder);
+	return system(command) == 0 ? own_folder_remove(state) : -1;
 }
 
 int main(void)
@@ -566,5 +558,5 @@ int main(void)
 	    cmocka_unit_test(test_lock_waits_for_a_moment),
 	};
 
-	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+	return cmocka_run_group_tests(tests, own_folder_make, remove_folder);
 }

@@ -484,5 +484,5 @@ int main(void)
 	    cmocka_unit_test(test_empty_and_tiny_exports),
 	};
 
-	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+	return cmocka_run_group_tests(tests, make_folder, own_folder_remove);
 }

@@ -347,5 +347,5 @@ int main(void)
 	    cmocka_unit_test(test_fewer_connections_than_hoped),
 	};
 
-	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+	return cmocka_run_group_tests(tests, make_folder, own_folder_remove);
 }

@@ -222,5 +222,5 @@ int main(void)
 	    cmocka_unit_test(test_killed_server),
 	};
 
-	return cmocka_run_group_tests(tests, make_folder, remove_folder);
+	return cmocka_run_group_tests(tests, make_folder, own_folder_remove);
 }

@@ -20,21 +20,7 @@
 
 #include <cmocka.h>
 
-static char folder[64];
-
-static int setup(void **state)
-{
-	strcpy(folder, "/tmp/blkmove-snapshot-XXXXXX");
-	return mkdtemp(folder) ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -r %s", folder);
-	return system(command);
-}
+#include "own_folder.h"
 
 static void test_h27_fill_of_a_store(void **state)
 {
@@ -248,8 +234,8 @@ int main(void)
 	    cmocka_unit_test(test_size_of_a_store),
 	    cmocka_unit_test(test_place),
 	    cmocka_unit_test(test_table_of_a_store),
-	    cmocka_unit_test_setup_teardown(test_record, setup, teardown),
-	    cmocka_unit_test_setup_teardown(test_guard_runs_the_hook, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_record, own_folder_make, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_guard_runs_the_hook, own_folder_make, own_folder_remove),
 	    cmocka_unit_test(test_guard_that_was_killed),
 	};
 
