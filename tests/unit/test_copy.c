@@ -136,6 +136,12 @@ static void note_bad(void *data, uint64_t offset, uint64_t length, int res)
 	*(uint64_t *)data += length;
 }
 
+static void fill(struct world *world, uint64_t size)
+{
+	for (uint64_t at = 0; at < size; at += 4096)
+		assert_int_equal(memory_poke(world->below, at, "x", 1), 0);
+}
+
 /* Every byte is counted once: as data, as zeros, or as bad. */
 static void test_bad_ranges_are_counted_once(void **state)
 {
@@ -149,8 +155,7 @@ static void test_bad_ranges_are_counted_once(void **state)
 	struct world world;
 
 	world_init_with(&world, size, &options);
-	for (uint64_t at = 0; at < size; at += 4096)
-		assert_int_equal(memory_poke(world.below, at, "x", 1), 0);
+	fill(&world, size);
 	assert_int_equal(fault_add(world.source, &bad), 0);
 	go(&world);
 	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
@@ -172,8 +177,7 @@ static void test_few_buffers(void **state)
 	char byte;
 
 	world_init_with(&world, size, &options);
-	for (uint64_t at = 0; at < size; at += 4096)
-		assert_int_equal(memory_poke(world.below, at, "x", 1), 0);
+	fill(&world, size);
 	go(&world);
 	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
 	assert_int_equal(world.res, 0);

@@ -411,7 +411,6 @@ static void test_answers(void **state)
 	}
 }
 
-/* The right answer is taken; its repetition breaks the link, and the request ends once. */
 /* An agent that knows nothing of stages does not say that there was none. */
 static void test_older_than_stages(void **state)
 {
@@ -422,6 +421,7 @@ static void test_older_than_stages(void **state)
 	agent_done(&agent);
 }
 
+/* The right answer is taken; its repetition breaks the link, and the request ends once. */
 static void test_answered_twice(void **state)
 {
 	uint8_t memory[LENGTH];
