@@ -99,7 +99,7 @@ class LoadFailed(Exception):
     pass
 
 
-TROUBLES = (LoadFailed, RuntimeError, OSError, ValueError, LookupError, subprocess.SubprocessError)  # what a server that fails leads to
+TROUBLES = (LoadFailed, RuntimeError, OSError, ValueError, subprocess.SubprocessError)  # what a server that fails leads to
 
 
 def _takes(pid, number):
