@@ -87,8 +87,8 @@ struct ring {
 /* Makes a ring on io_uring with `entries` (a power of two, 8..4096) submission entries. */
 int ring_new(struct ring **ret, unsigned entries, struct error *error);
 /*
- * No operation may be under way, but for RING_COMMAND: these get -ECANCELED, and the kernel keeps them, and what it needs of the ring,
- * until the process ends. Takes NULL; returns NULL.
+ * No operation may be under way, but for RING_COMMAND: these get -ECANCELED. From Linux 6.1 on the kernel keeps them, and what it needs
+ * of the ring, until the process ends; before, it takes them back now. Takes NULL; returns NULL.
  */
 struct ring *ring_free(struct ring *ring);
 

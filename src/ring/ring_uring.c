@@ -287,9 +287,9 @@ static void uring_free(struct ring *base)
 	 * Commands that the kernel still has end with the process, whose death it waits for anyway. If the ring were closed under them, a
 	 * thread of the kernel would take them back while this one may still get requests by them: Linux 6.12 then frees the device's file
 	 * twice (BUG in filp_flush(), all that goes to the device waits for ever). Until then nothing comes: only who waits on the ring
-	 * lets the kernel deliver.
+	 * lets the kernel deliver; where that is not so, what comes would be written to memory that is gone.
 	 */
-	if (list_empty(&ring->commands))
+	if (list_empty(&ring->commands) || !(ring->uring.flags & IORING_SETUP_DEFER_TASKRUN))
 		io_uring_queue_exit(&ring->uring);
 	while (!list_empty(&ring->commands)) {
 		node = ring->commands.next;
