@@ -29,9 +29,10 @@ struct slot {
 	char *buf;
 	struct extent extent;
 	struct block_io io;
-	uint64_t at;     /* bytes of the extent that are on the target, or need not be */
+	uint64_t filled; /* bytes of the extent that were read */
+	uint64_t at;     /* of those, bytes that are on the target, or need not be */
 	uint64_t length; /* bytes of the request under way */
-	bool probing;    /* reading piece by piece after a read error */
+	bool probing;    /* reading and writing in small pieces after a read error */
 	bool unread; /* the write under way is of zeros for what could not be read: counted as bad already */
 };
 
@@ -40,6 +41,7 @@ struct copy {
 	struct block *source, *target;
 	struct extents *extents;
 	struct copy_options options;
+	uint64_t read_max; /* bytes; 0: no limit */
 	struct buffer_pool *large_buffers, *small_buffers;
 	struct slot slots[LARGE_COUNT + SMALL_COUNT];
 	void (*done)(void *data, int res);
@@ -59,7 +61,7 @@ struct copy {
 
 static void pump(struct copy *copy);
 static void slot_step(struct slot *slot);
-static void slot_read(struct slot *slot, uint64_t length);
+static void slot_read(struct slot *slot);
 
 static void fail(
     struct copy *copy, const struct block *block, const char *verb, const struct block_io *io, int res)
@@ -165,17 +167,17 @@ static void slot_write(struct slot *slot, enum block_op op, uint64_t length)
 	block_submit(slot->copy->target, &slot->io);
 }
 
-/* Writes what comes next of the extent; what need not be written is passed over. */
+/* Writes what comes next of the extent, once it was read; what need not be written is passed over. */
 static void slot_step(struct slot *slot)
 {
 	struct copy *copy = slot->copy;
 
 	while (slot->at < slot->extent.length) {
-		uint64_t left = slot->extent.length - slot->at;
 		bool zero = slot->extent.kind == EXTENT_ZERO;
+		uint64_t left = (zero ? slot->extent.length : slot->filled) - slot->at;
 
-		if (slot->probing) {
-			slot_read(slot, min_u64(left, PROBE));
+		if (left == 0) {
+			slot_read(slot);
 			return;
 		}
 		if (!zero)
@@ -205,6 +207,7 @@ static void read_failed(struct slot *slot, int res)
 		copy->options.bad_range(copy->options.bad_range_data, slot->io.offset, slot->io.length, res);
 		copy->counts.bad += slot->io.length;
 		slot->unread = true;
+		slot->filled += slot->io.length;
 		slot_write(slot, BLOCK_ZERO, slot->io.length);
 	}
 }
@@ -217,25 +220,29 @@ static void read_done(struct block_io *io, int res)
 		read_failed(slot, res);
 		return;
 	}
-	if (block_info(slot->copy->source)->stream && (uint64_t)res < slot->extent.length) {
-		slot->extent.length = (uint64_t)res;
+	if (block_info(slot->copy->source)->stream && (uint64_t)res < io->length) {
+		slot->extent.length = slot->filled + (uint64_t)res;
 		stream_extents_end(slot->copy->extents);
 	}
 	if (slot->copy->options.sending)
 		slot->copy->options.sending(
-		    slot->copy->options.sending_data, io->offset, io->length, slot->buf + slot->at);
-	if (slot->probing)
-		slot_write(slot, BLOCK_WRITE, io->length);
+		    slot->copy->options.sending_data, io->offset, io->length, slot->buf + slot->filled);
+	slot->filled = min_u64(slot->filled + io->length, slot->extent.length);
+	if (slot->filled < slot->extent.length && !slot->probing)
+		slot_read(slot);
 	else
 		slot_step(slot);
 }
 
-static void slot_read(struct slot *slot, uint64_t length)
+static void slot_read(struct slot *slot)
 {
+	uint64_t most = slot->probing ? PROBE : slot->copy->read_max;
+	uint64_t left = slot->extent.length - slot->filled;
+
 	slot->io.op = BLOCK_READ;
-	slot->io.offset = slot->extent.offset + slot->at;
-	slot->io.length = length;
-	slot->io.buf = slot->buf + slot->at;
+	slot->io.offset = slot->extent.offset + slot->filled;
+	slot->io.length = most ? min_u64(left, most) : left;
+	slot->io.buf = slot->buf + slot->filled;
 	slot->io.done = read_done;
 	block_submit(slot->copy->source, &slot->io);
 }
@@ -267,15 +274,12 @@ static struct slot *free_slot(struct copy *copy, const struct extent *extent)
 static void slot_start(struct slot *slot, const struct extent *extent)
 {
 	slot->extent = *extent;
-	slot->at = 0;
+	slot->filled = slot->at = 0;
 	slot->probing = slot->unread = false;
 	slot->copy->in_flight++;
-	if (extent->kind == EXTENT_DATA) {
-		slot_read(slot, extent->length);
-		return;
-	}
-	slot->copy->zeroes_in_flight += extent->length;
-	slot_write(slot, BLOCK_ZERO, extent->length);
+	if (extent->kind == EXTENT_ZERO)
+		slot->copy->zeroes_in_flight += extent->length;
+	slot_step(slot);
 }
 
 /* Makes sure that `pending` holds an extent. False when there is none now. */
@@ -415,6 +419,11 @@ void copy_stop(struct copy *copy)
 {
 	copy->stopping = true;
 	end_if_idle(copy);
+}
+
+void copy_set_read_max(struct copy *copy, uint64_t bytes)
+{
+	copy->read_max = bytes;
 }
 
 const struct copy_counts *copy_counts(const struct copy *copy)

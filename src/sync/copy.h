@@ -47,5 +47,10 @@ struct copy *copy_free(struct copy *copy);
 void copy_start(struct copy *copy, void (*done)(void *data, int res), void *data);
 /* Takes no further extents; what is in flight is finished. */
 void copy_stop(struct copy *copy);
+/*
+ * From now on an extent is read in pieces of at most so many bytes (whole pages), one after the other, before it is written as a
+ * whole: others that use the ring get their turn in between. 0, as at first: in one.
+ */
+void copy_set_read_max(struct copy *copy, uint64_t bytes);
 const struct copy_counts *copy_counts(const struct copy *copy);
 const struct error *copy_error(const struct copy *copy);

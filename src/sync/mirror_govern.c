@@ -7,17 +7,18 @@
 #include <errno.h>
 
 #define INTERVAL_NS 200000000u
-#define BUSY_EXTENT (256u << 10) /* clients wait for no more than this in one piece, bytes */
 /*
- * With a target a piece takes a part of it at most. What lies in the page cache is read at some bytes in a nanosecond on the thread of
- * the clients; then it is written, where nothing interrupts the kernel on a processor that they may want.
+ * While there are clients. What lies in the page cache is read on their thread, so in little pieces; it is written by another, and
+ * what a write costs the kernel beside its bytes (ext4 turns each into a transaction of its journal where the file had a hole) has
+ * to be seldom on a processor that clients want. Bytes.
  */
-#define TARGET_PART 4u
-#define PIECES_MIN  2u /* one is read while another is written */
+#define BUSY_READ   (16u << 10)
+#define BUSY_EXTENT (256u << 10)
+#define EXTENTS_MIN 2u /* one is read while another is written */
 #define FORGETS     16u
 
 /*
- * As much under way as the rate needs: twice what comes in while a piece is copied. More would only pile up when the target falters,
+ * As much under way as the rate needs: twice what comes in while an extent is copied. More would only pile up when the target falters,
  * and then take all processors at once.
  */
 static uint64_t window(const struct mirror_job *job, uint64_t extent_max)
@@ -26,7 +27,7 @@ static uint64_t window(const struct mirror_job *job, uint64_t extent_max)
 
 	if (!job->limits.slow_ns || !job->busy || !job->quickest_ns)
 		return job->limits.window;
-	return min_u64(max_u64((uint64_t)in_time, PIECES_MIN * extent_max), job->limits.window);
+	return min_u64(max_u64((uint64_t)in_time, EXTENTS_MIN * extent_max), job->limits.window);
 }
 
 /* The least of the last seconds: what had to wait in a queue does not count. */
@@ -43,16 +44,14 @@ static void note_quickest(struct mirror_job *job)
 void mirror_apply_limits(struct mirror_job *job)
 {
 	bool through = mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH;
-	uint64_t region_size = bitmap_file_super(job->map)->region_size;
-	uint64_t slow_ns = job->limits.slow_ns;
-	uint64_t extent_max =
-	    max_u64(slow_ns ? min_u64(slow_ns / TARGET_PART, BUSY_EXTENT) : BUSY_EXTENT, region_size);
-	struct dirty_limits limits = {.rate = job->limits.rate,
-	    .window = window(job, extent_max),
-	    .extent_max = through || job->busy ? extent_max : 0};
+	bool busy = (through || job->busy) && !job->held;
+	uint64_t extent_max = max_u64(BUSY_EXTENT, bitmap_file_super(job->map)->region_size);
+	struct dirty_limits limits = {
+	    .rate = job->limits.rate, .window = window(job, extent_max), .extent_max = busy ? extent_max : 0};
 
 	if (job->held)
 		limits = (struct dirty_limits){0};
+	copy_set_read_max(job->copy, busy ? BUSY_READ : 0);
 	dirty_extents_set_limits(job->extents, &limits);
 	dirty_extents_hold(job->extents, !job->held && (job->paused || job->limits.hold));
 	if (job->verify)

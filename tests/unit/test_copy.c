@@ -142,8 +142,7 @@ static void fill(struct world *world, uint64_t size)
 		assert_int_equal(memory_poke(world->below, at, "x", 1), 0);
 }
 
-/* Every byte is counted once: as data, as zeros, or as bad. */
-static void test_bad_ranges_are_counted_once(void **state)
+static void bad_ranges_are_counted_once(uint64_t read_max)
 {
 	const struct fault_rule bad = {
 	    .kind = FAULT_ERROR, .result = -EIO, .ops = 1u << BLOCK_READ, .offset = 300000, .length = 1};
@@ -155,6 +154,7 @@ static void test_bad_ranges_are_counted_once(void **state)
 	struct world world;
 
 	world_init_with(&world, size, &options);
+	copy_set_read_max(world.copy, read_max);
 	fill(&world, size);
 	assert_int_equal(fault_add(world.source, &bad), 0);
 	go(&world);
@@ -165,6 +165,36 @@ static void test_bad_ranges_are_counted_once(void **state)
 	assert_int_equal(counts->bad, 4096);
 	assert_int_equal(counts->zeroed, 0);
 	assert_int_equal(counts->data, size - 4096);
+	world_done(&world);
+}
+
+/* Every byte is counted once: as data, as zeros, or as bad. */
+static void test_bad_ranges_are_counted_once(void **state)
+{
+	bad_ranges_are_counted_once(0);
+	bad_ranges_are_counted_once(16384);
+}
+
+/* Read in pieces, written as before. */
+static void test_reads_in_pieces(void **state)
+{
+	const uint64_t size = (2 << 20) + 12345, read_max = 16384;
+	struct world world;
+	char byte;
+
+	world_init(&world, size);
+	copy_set_read_max(world.copy, read_max);
+	fill(&world, size);
+	go(&world);
+	assert_int_equal(ring_run_until(world.ring, &world.done), 0);
+	assert_int_equal(world.res, 0);
+	assert_int_equal(copy_counts(world.copy)->data, size);
+	assert_int_equal(memory_counts(world.below)->reads, size / read_max + 1);
+	assert_int_equal(memory_counts(world.memory)->writes, 3);
+	for (uint64_t at = 0; at < size; at += 4096) {
+		memory_peek(world.memory, at, &byte, 1);
+		assert_int_equal(byte, 'x');
+	}
 	world_done(&world);
 }
 
@@ -195,6 +225,7 @@ int main(void)
 	    cmocka_unit_test(test_stop_amid_zeros),
 	    cmocka_unit_test(test_what_a_full_target_says),
 	    cmocka_unit_test(test_bad_ranges_are_counted_once),
+	    cmocka_unit_test(test_reads_in_pieces),
 	    cmocka_unit_test(test_few_buffers),
 	    cmocka_unit_test(test_what_a_bad_medium_says),
 	};
