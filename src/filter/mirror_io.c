@@ -77,15 +77,19 @@ static void put(struct mirror_io *mio)
 	list_append(&mirror->spare, &mio->node);
 }
 
-/* The result of a flush that succeeded: not if one before it failed and nobody was told. */
-static int owed(struct mirror_io *mio)
+/* What the client is told. */
+static int result(struct mirror_io *mio)
 {
 	struct mirror *mirror = mio->mirror;
-	bool flushes = mio->parent->op == BLOCK_FLUSH || (writes(mio) && mio->parent->flags & BLOCK_FUA);
-	int res = mirror->owed;
+	const struct block_io *parent = mio->parent;
+	bool flushes = parent->op == BLOCK_FLUSH || (writes(mio) && parent->flags & BLOCK_FUA);
+	/* A trim is advice: that a leg cannot zero fast is no error. */
+	int res = parent->op == BLOCK_TRIM && mio->res == -EOPNOTSUPP ? 0 : mio->res;
 
-	if (!flushes || res == 0)
-		return mio->res;
+	/* Nor did a flush succeed if one before it failed and nobody was told. */
+	if (res < 0 || !flushes || mirror->owed == 0)
+		return res;
+	res = mirror->owed;
 	mirror->owed = 0;
 	return res;
 }
@@ -96,7 +100,7 @@ static void answer(struct mirror_io *mio)
 	struct block_io *parent = mio->parent;
 	/* What did not come to its end for want of the leader is dirty when that is back. */
 	bool dirtied = mio->claimed && !mio->abandoned && (!mio->followed || mio->res < 0);
-	int res = mio->res < 0 ? mio->res : owed(mio);
+	int res = result(mio);
 
 	assert(!mio->answered);
 	mio->answered = true;
@@ -108,9 +112,6 @@ static void answer(struct mirror_io *mio)
 	if (mio->locked)
 		range_lock_drop(&mio->lock);
 	mio->claimed = mio->locked = false;
-	/* A trim is advice: that a leg cannot zero fast is no error. */
-	if (parent->op == BLOCK_TRIM && res == -EOPNOTSUPP)
-		res = 0;
 	put(mio);
 	mirror->in_flight--;
 	if (dirtied)

@@ -331,12 +331,10 @@ static void flushed(void *data, int res)
 	*(int *)data = res;
 }
 
-/* A flush that nobody asked for takes a failure from the kernel that is told only once: a client must hear of it. */
-static void test_a_failed_flush_is_not_swallowed(void **state)
+static void fail_a_flush_of_its_own(void)
 {
 	int res = 1;
 
-	world_init(1);
 	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
 	assert_int_equal(write_at(0, 4096), 0);
 	fault_add(world.faults[0],
@@ -345,11 +343,35 @@ static void test_a_failed_flush_is_not_swallowed(void **state)
 	while (mirror_flushing(world.mirror))
 		ring_sim_step(world.sim);
 	assert_int_equal(res, -EIO);
+}
+
+/* A flush that nobody asked for takes a failure from the kernel that is told only once: a client must hear of it. */
+static void test_a_failed_flush_is_not_swallowed(void **state)
+{
+	world_init(1);
+	fail_a_flush_of_its_own();
 	/* The follower has what this leg may have lost. */
 	assert_true(dirty(0) && mirror_attached(world.mirror));
 	assert_int_equal(write_at(0, 512), 0);
 	assert_int_equal(io(BLOCK_FLUSH, 0, 0), -EIO);
 	assert_int_equal(io(BLOCK_FLUSH, 0, 0), 0);
+	world_done();
+}
+
+/* A trim that is left undone is no error; but not that all before it is on the disk, either. */
+static void test_a_refused_trim_tells_of_a_failed_flush(void **state)
+{
+	struct block_io trim = {.op = BLOCK_TRIM, .flags = BLOCK_FUA, .length = 4096};
+
+	world_init(1);
+	fail_a_flush_of_its_own();
+	for (int i = 0; i < 2; i++) {
+		fault_add(world.faults[0],
+		    &(struct fault_rule){
+		        .kind = FAULT_ERROR, .result = -EOPNOTSUPP, .ops = 1u << BLOCK_ZERO, .times = 1});
+		assert_int_equal(block_wait(world.mirror, &trim), i == 0 ? -EIO : 0);
+		assert_true(dirty(0));
+	}
 	world_done();
 }
 
@@ -565,6 +587,7 @@ int main(void)
 	    cmocka_unit_test(test_unflushed_is_dirty_after_a_loss),
 	    cmocka_unit_test(test_authoritative_errors_are_the_clients),
 	    cmocka_unit_test(test_a_failed_flush_is_not_swallowed),
+	    cmocka_unit_test(test_a_refused_trim_tells_of_a_failed_flush),
 	    cmocka_unit_test(test_a_refusal_is_no_failed_flush),
 	    cmocka_unit_test(test_hold_and_swap),
 	    cmocka_unit_test(test_a_lost_map),
