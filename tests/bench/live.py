@@ -5,6 +5,7 @@ Server and load share the processors of one machine; what the load takes is not 
 """
 import contextlib
 import json
+import math
 import os
 import pathlib
 import signal
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import contest
 import measure
+import stolen
 from servers import Server
 
 POLL_S = 0.1
@@ -93,6 +95,8 @@ class Figures(NamedTuple):
     mean_us: float
     p99_us: float
     max_us: float
+    kept: float = 1.0  # the part of the requests that the latencies are of
+    stolen: float = 0.0  # the part of all processors' time that the hypervisor took
 
 
 class LoadFailed(Exception):
@@ -111,9 +115,13 @@ def _takes(pid, number):
 
 
 class Load:
-    """fio against an export; each job has a connection of its own. `kind` is fio's; `rate`: requests a second, half of them writes if mixed."""
+    """
+    fio against an export; each job has a connection of its own. `kind` is fio's; `rate`: requests a second, half of them writes if mixed;
+    `logged`: each request is, and latencies are of those alone during which no time was stolen.
+    """
 
-    def __init__(self, uri, kind, size, seconds, block="4k", depth=1, jobs=1, rate=0):
+    def __init__(self, uri, kind, size, seconds, block="4k", depth=1, jobs=1, rate=0, logged=False):
+        self.logged = logged
         # Those in order begin at different places; at random each goes all over the volume.
         part = size if "rand" in kind else size // jobs
         self.words = ["fio", "--name=load", "--ioengine=nbd", f"--uri={uri}", f"--rw={kind}", f"--bs={block}", f"--iodepth={depth}",
@@ -126,8 +134,11 @@ class Load:
     @contextlib.contextmanager
     def running(self):
         """In the background, its jobs begun."""
-        with tempfile.TemporaryFile() as self.out, tempfile.TemporaryFile() as self.err:
-            self.child = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err)
+        with tempfile.TemporaryFile() as self.out, tempfile.TemporaryFile() as self.err, tempfile.TemporaryDirectory() as logs:
+            self.logs = pathlib.Path(logs)
+            words = [*self.words, f"--write_lat_log={self.logs / 'load'}", "--log_unix_epoch=1"] if self.logged else self.words
+            self.child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.err)
+            self.watch = stolen.Watch()
             try:
                 wait_until(lambda: self.child.poll() is not None or _takes(self.child.pid, signal.SIGINT), "fio's begin")
                 yield self
@@ -135,6 +146,7 @@ class Load:
                 if self.child.poll() is None:
                     self.child.kill()
                     self.child.wait()
+                self.watch.end()
 
     def wait(self, is_over):
         """Until its time is over, or is_over() says so, which is asked ten times a second."""
@@ -154,7 +166,14 @@ class Load:
             self.child.wait()
             return self._figures()
 
+    def _undisturbed(self):
+        """The latencies that count, in µs and in order, and the part they are of all."""
+        lines = [line.split(",", 2) for path in self.logs.glob("load_lat.*.log") for line in path.read_text().splitlines()]
+        kept = sorted(int(ns) / 1e3 for when_ms, ns, _ in lines if not self.watch.during(int(when_ms) / 1e3))
+        return kept, len(kept) / len(lines) if lines else 0.0
+
     def _figures(self):
+        self.watch.end()
         self.out.seek(0)
         self.err.seek(0)
         text, said = self.out.read().decode(errors="replace"), self.err.read().decode(errors="replace")
@@ -167,7 +186,14 @@ class Load:
         side = job["mixed"]
         latency = side["lat_ns"]
         p99_ns = latency.get("percentile", {}).get("99.000000", float("nan"))  # none without requests
-        return Figures(side["total_ios"], side["iops"], side["bw_bytes"], latency["mean"] / 1e3, p99_ns / 1e3, latency["max"] / 1e3)
+        figures = Figures(side["total_ios"], side["iops"], side["bw_bytes"], latency["mean"] / 1e3, p99_ns / 1e3, latency["max"] / 1e3,
+                          stolen=self.watch.part)
+        if not self.logged:
+            return figures
+        kept, part = self._undisturbed()
+        if not kept:
+            return figures._replace(kept=0.0)
+        return figures._replace(mean_us=statistics.fmean(kept), p99_us=kept[math.ceil(len(kept) * 0.99) - 1], max_us=kept[-1], kept=part)
 
 
 def fill(path, size):
