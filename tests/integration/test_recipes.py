@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """docs/recipes/live-move.md, as it is typed, over files: each block of commands in the page's order, in one shell a section, around a VM that writes and
-checks what it reads all the time.
+checks what it reads all the time. And the rounds of an image, of changed-blocks.md.
 
 There is no libvirt: `virsh` and `scp` are ours, and the VM attaches to whatever the description says that was defined. Paths, the address and the
 user's name are put in; the rest is as it stands there. What the page has indented is not typed.
@@ -25,7 +25,8 @@ from nbd_client import Client
 from program import wait_until
 from servers import free_port
 
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs/recipes/live-move.md"
+RECIPES = pathlib.Path(__file__).resolve().parents[2] / "docs/recipes"
+PAGE = RECIPES / "live-move.md"
 SIZE = (6 << 20) + 512 * 13
 VIRSH = """#!/usr/bin/python3 -S
 import json, os, socket, sys
@@ -153,7 +154,8 @@ class Shell:
     def __init__(self, folder, env):
         self.log, self.number = folder / "shell.log", 0
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(["bash", "-e"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=env, cwd=folder)
+            self.process = subprocess.Popen(["bash", "-e"], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=env, cwd=folder,
+                                            start_new_session=True)
 
     def said(self):
         return self.log.read_text(errors="replace")
@@ -172,7 +174,7 @@ class Shell:
         return self.said()[begin:]
 
     def close(self):
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -335,3 +337,33 @@ def test_does_it_boot(recipe):
     recipe.vm.works()
     recipe.type(ARRAY, "The second stop")
     recipe.vm.holds(recipe.new)
+
+
+def test_rounds_of_an_image(folder, program, random):
+    for tool in "qemu-img", "qemu-nbd", "qemu-io":
+        need(tool)
+    image, target = folder / "vm.qcow2", folder / "copy"
+    page = (RECIPES / "changed-blocks.md").read_text(encoding="utf-8").split("\n## A virtual machine's image\n")[1].split("\n## ")[0]
+    first, later = (text.replace("/dev/vg1/vm", str(target)) for text in re.findall(r"^```\n(.*?)^```", page, re.M | re.S))
+    target.write_bytes(random.randbytes(SIZE))
+
+    def run(*words):
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+    def is_equal():
+        run("qemu-img", "convert", "-O", "raw", image, folder / "raw")
+        return (folder / "raw").read_bytes() == target.read_bytes()
+    run("qemu-img", "create", "-q", "-f", "qcow2", image, str(SIZE))
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 3M", image)
+    (folder / "bin").mkdir()
+    (folder / "bin/blkmove").symlink_to(program.path)
+    shell = Shell(folder, dict(program.env, PATH=f"{folder / 'bin'}:{os.environ['PATH']}"))
+    try:
+        shell.type(first)
+        assert is_equal()
+        for pattern in "9", "3":
+            run("qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 1000448 70144", "-c", f"write -P {pattern} 5M 512", image)
+            assert "nothing else is read" in shell.type(later)
+            assert is_equal()
+    finally:
+        shell.close()

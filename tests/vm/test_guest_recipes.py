@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""device.md and move.md of docs/recipes, and the LVM snapshots of changed-blocks.md, as they are typed: each block of commands runs in a guest, where
-the volumes and machines that it names exist, and does what its page says. The other pages are not typed here.
+"""The first recipe of device.md, of move.md and of changed-blocks.md in docs/recipes, as they are typed: each block of commands runs in a guest, where
+the volumes and machines that it names exist, and does what its page says. The others are not typed here.
 
 Only sizes and the names of disks are put in.
 """
