@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Captive NBD servers. The server gets a process group of its own, so that the terminal's ^C reaches only us
- * and we can end in order; it dies with the thread that started it. Its standard output is our standard
- * error: ours may carry data.
+ * and we can end in order; it dies with the thread that started it. Its standard output goes where its
+ * standard error goes: ours may carry data.
  */
 #include "block/captive.h"
 #include "base/cleanup.h"
@@ -42,6 +42,7 @@ struct launch {
 	char **environment;
 	char *pid_text; /* behind "LISTEN_PID=" in `environment` */
 	int listener;
+	int words;
 	int report; /* gets errno when exec fails */
 };
 
@@ -113,7 +114,7 @@ static void child_signals(void)
 
 static void __attribute__((noreturn)) child_run(const struct launch *launch, pid_t parent)
 {
-	int nothing = fcntl(open("/dev/null", O_RDONLY), F_DUPFD_CLOEXEC, 10), report, error = 0;
+	int nothing = fcntl(open("/dev/null", O_RDONLY), F_DUPFD_CLOEXEC, 10), report, words, error = 0;
 
 	setpgid(0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -122,9 +123,10 @@ static void __attribute__((noreturn)) child_run(const struct launch *launch, pid
 	child_signals();
 	/* Above all that is put in place, then 0, 1 and 3, then nothing else is left open. */
 	report = fcntl(launch->report, F_DUPFD_CLOEXEC, 10);
+	words = fcntl(launch->words, F_DUPFD_CLOEXEC, 10);
 	put_pid(launch->pid_text, getpid());
-	if (report < 0 || dup2(launch->listener, 9) < 0 || dup2(nothing, STDIN_FILENO) < 0 ||
-	    dup2(STDERR_FILENO, STDOUT_FILENO) < 0 || dup2(9, LISTEN_FD) < 0)
+	if (report < 0 || words < 0 || dup2(launch->listener, 9) < 0 || dup2(nothing, STDIN_FILENO) < 0 ||
+	    dup2(words, STDOUT_FILENO) < 0 || dup2(words, STDERR_FILENO) < 0 || dup2(9, LISTEN_FD) < 0)
 		error = errno;
 	close_range(LISTEN_FD + 1, (unsigned)report - 1, 0);
 	close_range((unsigned)report + 1, ~0u, 0);
@@ -167,10 +169,10 @@ static int launch_server(struct captive *captive, struct launch *launch, struct 
 	return 0;
 }
 
-int captive_start(struct captive **ret, char *const *argv, struct error *error)
+int captive_start(struct captive **ret, char *const *argv, int words, struct error *error)
 {
 	struct captive *captive = calloc(1, sizeof(*captive));
-	struct launch launch = {.argv = argv, .listener = -1};
+	struct launch launch = {.argv = argv, .listener = -1, .words = words};
 	int res;
 
 	if (!captive)

@@ -12,8 +12,8 @@
 
 struct captive;
 
-/* Starts argv[0] (looked up in PATH). Returns 0 or -errno with words. */
-int captive_start(struct captive **ret, char *const *argv, struct error *error);
+/* Starts argv[0] (looked up in PATH), whose words go to the descriptor `words`. Returns 0 or -errno with words. */
+int captive_start(struct captive **ret, char *const *argv, int words, struct error *error);
 /* A new connection to it: a descriptor, or -errno. */
 int captive_connect(const struct captive *captive);
 /* No further captive_connect() will come: removes the socket from the file system. */

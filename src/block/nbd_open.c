@@ -362,7 +362,9 @@ int nbd_open(struct block **ret, struct ring *ring, const struct endpoint *endpo
 	if (init_volume(volume, ring, endpoint, options) < 0)
 		res = error_set(error, -ENOMEM, "cannot open %s: out of memory", endpoint->name);
 	if (res == 0 && endpoint->kind == ENDPOINT_CAPTIVE)
-		res = captive_start(&volume->captive, endpoint->argv, error);
+		res = captive_start(&volume->captive, endpoint->argv,
+		    options->link.captive_words > STDERR_FILENO ? options->link.captive_words : STDERR_FILENO,
+		    error);
 	if (res == 0)
 		res = open_export(volume, options->write, error);
 	if (res < 0) {

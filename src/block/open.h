@@ -45,6 +45,7 @@ struct link_options {
 	const char *tls_certificates, *tls_psk_file,
 	    *tls_username; /* NBD, beside what the URI says; or NULL */
 	bool tls_insecure; /* NBD: does not verify the server's certificate */
+	int captive_words; /* where a captive server's words go, a descriptor; up to 2: to standard error */
 };
 
 struct block_open_options {

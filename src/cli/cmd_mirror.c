@@ -283,8 +283,14 @@ static int tear_down(struct mirror_process *process, int res, struct error *erro
 /* `ready_fd` gets a byte once clients can connect; -1: nobody waits for it. Returns the exit code. */
 static int mirror(struct mirror_process *process, int ready_fd, struct error *error)
 {
-	int res = set_up(process, error);
+	int res = 0;
 
+	for (unsigned i = 0; ready_fd >= 0 && i < process->count && res == 0; i++)
+		res = mirror_files_open_log(&process->mirrors[i].files, error);
+	if (res == 0)
+		res = set_up(process, error);
+	for (unsigned i = 0; i < process->count; i++)
+		mirror_files_tell(&process->mirrors[i].files);
 	if (res == 0) {
 		say_ready(process);
 		res = ready_fd >= 0 ? detach(process, ready_fd, error) : 0;

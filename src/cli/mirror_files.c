@@ -69,7 +69,7 @@ int mirror_files_open(
 	bool exists;
 	int res;
 
-	*files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1};
+	*files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1, .log_fd = -1};
 	if (snprintf(files->dir, sizeof(files->dir), "%s/mirrors/%s", state_dir, name) >=
 	    (int)sizeof(files->dir))
 		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");
@@ -221,10 +221,32 @@ void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending
 	json_decref(json);
 }
 
+int mirror_files_open_log(struct mirror_files *files, struct error *error)
+{
+	files->log_fd = openat(files->dir_fd, "log", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (files->log_fd < 0)
+		return error_set(error, -errno, "cannot write %s/log: %s", files->dir, strerror(errno));
+	files->log_begin = lseek(files->log_fd, 0, SEEK_END);
+	return 0;
+}
+
+void mirror_files_tell(struct mirror_files *files)
+{
+	char buf[4096];
+	ssize_t got;
+
+	if (files->log_fd < 0)
+		return;
+	while ((got = pread(files->log_fd, buf, sizeof(buf), files->log_begin)) > 0) {
+		fwrite(buf, 1, (size_t)got, stderr);
+		files->log_begin += got;
+	}
+}
+
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	int fd = openat(files->dir_fd, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	int fd = fcntl(files->log_fd, F_DUPFD_CLOEXEC, 3);
 
 	files->log = fd < 0 ? NULL : fdopen(fd, "a");
 	if (!files->log || null < 0 ||
@@ -251,6 +273,7 @@ void mirror_files_close(struct mirror_files *files)
 	if (files->log)
 		fclose(files->log);
 	files->log = NULL;
+	cleanup_close(&files->log_fd);
 	cleanup_close(&files->map_fd);
 	cleanup_close(&files->lock_fd);
 	cleanup_close(&files->dir_fd);

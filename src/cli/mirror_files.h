@@ -23,9 +23,10 @@ struct mirror_pending {
 
 struct mirror_files {
 	char dir[4096];
-	int dir_fd, lock_fd, map_fd;
-	FILE *log;      /* NULL: what is said goes to the terminal */
-	uint64_t trust; /* mirror_trust.c: of this start; 0: none */
+	int dir_fd, lock_fd, map_fd, log_fd;
+	off_t log_begin; /* what others wrote into the log since then is not on the terminal yet */
+	FILE *log;       /* NULL: what is said goes to the terminal */
+	uint64_t trust;  /* mirror_trust.c: of this start; 0: none */
 };
 
 /* -EINVAL with words: letters, digits, '.', '_' and '-', not only digits, which would be a pid. */
@@ -62,7 +63,13 @@ int mirror_files_save_pending(
     struct mirror_files *files, const struct mirror_pending *pending, struct error *error);
 /* Nothing, when nothing was saved. */
 void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending *ret);
-/* Opens the log; with `detach` standard output and error go there from now on. */
+/*
+ * Opens the log, for the words of captive servers: they outlive the start, and whoever reads the terminal's side to its end is not to
+ * wait for theirs. mirror_files_tell() puts what they said meanwhile on standard error.
+ */
+int mirror_files_open_log(struct mirror_files *files, struct error *error);
+void mirror_files_tell(struct mirror_files *files);
+/* The open log takes what is said; with `detach` standard output and error go there from now on. */
 int mirror_files_log(struct mirror_files *files, bool detach, struct error *error);
 /* The mirror has ended: nothing is left to resume. Receipt and log stay. */
 void mirror_files_forget(struct mirror_files *files);

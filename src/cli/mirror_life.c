@@ -188,8 +188,10 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .write_at_once = run->process->count == 1,
 	    .changes_since = target ? NULL : command->base,
 	    .link = command->options.job.link};
-	int res = block_open(ret, run->process->ring, endpoint, &options, error);
+	int res;
 
+	options.link.captive_words = run->files.log_fd;
+	res = block_open(ret, run->process->ring, endpoint, &options, error);
 	if (res < 0)
 		return res;
 	if (target)

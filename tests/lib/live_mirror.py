@@ -8,13 +8,13 @@ from program import OK, wait_until
 
 
 class Mirror:
-    """Of the name "m", with its socket in `folder`, or at a URI."""
+    """Of the name "m", with its socket in `folder`, or at a URI. A captive server as the target is a list of words."""
 
     def __init__(self, program, folder, source, target, *words, uri=None):
         self.program, self.folder, self.source, self.target = program, folder, source, target
         self.socket = folder / "s"
         self.uri = uri or f"nbd+unix:///?socket={self.socket}"
-        self.words = [*words, "--listen", self.uri, "--name", "m", source, target]
+        self.words = [*words, "--listen", self.uri, "--name", "m", source, *(target if isinstance(target, list) else [target])]
 
     def start(self, *words, code=OK):
         return self.program("mirror", *words, *self.words, code=code)
