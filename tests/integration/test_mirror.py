@@ -13,7 +13,7 @@ import pytest
 from live_mirror import Mirror
 from nbd_client import Client
 from processes import agents
-from program import INTERRUPTED, LOCKED, REFUSED, TROUBLE, wait_until
+from program import INTERRUPTED, LOCKED, OK, REFUSED, TROUBLE, wait_until
 
 MIB = 1 << 20
 SIZE = 24 * MIB + 512 * 77
@@ -56,30 +56,47 @@ def test_from_the_begin_to_the_end(mirror, client):
     assert "has ended" in mirror.resume(code=TROUBLE).err
 
 
+KILLS = int(os.environ.get("BLKMOVE_KILLS", "40"))
+
+
+def aim(mirror, random):
+    """Gives an order or none, and waits for a moment to die at. Returns which legs may be the volume then."""
+    before = mirror.ask()
+    order, leg = ("revert", "source") if before["state"] == "switched" else ("cutover", "target")
+    chance, moment_s = random.random(), random.random() ** 3 * 0.5
+    if chance < 0.2:
+        assert before["order"] is None
+        return {leg if mirror.program(order, "m", code=None).code == OK else before["authoritative"]}
+    if chance < 0.8:
+        mirror.program(order, "m", "--no-wait", code=None)
+        if chance < 0.5:
+            # What takes milliseconds is watched for.
+            end = time.monotonic() + 0.2
+            wait_until(lambda: mirror.ask()["state"] == "cutting" or time.monotonic() > end, "a cutover")
+            moment_s /= 20
+    time.sleep(moment_s)
+    return {"source", "target"} if chance < 0.8 else {before["authoritative"]}
+
+
 def kill_and_resume(mirror, client, random, kills):
-    """Kills it while it syncs, is ready, cuts over, has switched and reverts. Each time exactly one leg is authoritative, and all that was
-    acknowledged can be read. Returns the last client, and how often each state was met."""
+    """Kills it while it syncs, is ready, cuts over, has switched and reverts. Each time the leg of the last order that was told done is the
+    volume, and all that was acknowledged can be read. Returns the last client, and how often each state was met."""
     seen = {}
-    for _ in range(kills):
+    for number in range(kills):
         client.start()
-        state = mirror.status()["state"]
-        if random.random() < 0.6:
-            order = "revert" if state == "switched" else "cutover"
-            mirror.program(order, "m", "--no-wait", code=None)
-        time.sleep(random.random() ** 3 * 0.5)
-        state = mirror.status()["state"]
-        seen[state] = seen.get(state, 0) + 1
-        mirror.kill()
+        if number % 4:
+            mirror.wait_for("ready", "switched")
+        legs = aim(mirror, random) if number else {"source"}
+        now = mirror.ask()
+        mirror.kill(pid=now["pid"])
+        seen[now["state"]] = seen.get(now["state"], 0) + 1
         client.stop()
-        done = mirror.resume()
+        done = mirror.resume("--max-rate=none")
         assert "comparing" not in done.err, str(done)
-        assert mirror.status()["authoritative"] in ("source", "target")
+        assert mirror.status()["authoritative"] in legs
         client = client.again()
         client.check_export()
     return client, seen
-
-
-KILLS = int(os.environ.get("BLKMOVE_KILLS", "40"))
 
 
 @pytest.mark.parametrize("kind", ["files", "loop-devices"])
@@ -93,9 +110,11 @@ def test_h25_kill_9_at_any_moment_loses_nothing(program, folder, volumes, random
     mirror = Mirror(program, folder, *volumes, *(["--allow=held"] if kind == "loop-devices" else []))
     client = Client(mirror.uri, SIZE, random)
     try:
-        mirror.start()
+        # It is not ready soon: the first kill meets it before.
+        mirror.start("--max-rate=4M")
         client, seen = kill_and_resume(mirror, client, random, KILLS // 2)
         print(f"{KILLS // 2} kills on {kind}: {seen}, {client.writes} writes, {client.reads} reads")
+        assert {"syncing", "ready", "switched", *(["cutting"] if KILLS >= 200 else [])} <= seen.keys()
         assert client.writes > KILLS
         now = mirror.wait_for("ready", "switched")
         wait_until(lambda: (now := mirror.status())["dirty"] == 0 and now["attached"], "nothing dirty")
