@@ -293,7 +293,10 @@ static int mirror(struct mirror_process *process, int ready_fd, struct error *er
 		mirror_files_tell(&process->mirrors[i].files);
 	if (res == 0) {
 		say_ready(process);
-		res = ready_fd >= 0 ? detach(process, ready_fd, error) : 0;
+		if (ready_fd >= 0)
+			res = detach(process, ready_fd, error);
+		else
+			listen_tell_manager();
 	}
 	if (res < 0)
 		forget_begun(process);
@@ -309,10 +312,13 @@ static int mirror_in_background(struct mirror_process *process, struct error *er
 	int ready[2], status = 0;
 	char byte;
 	pid_t pid;
+	int res = listen_inherit(&process->shared->listen, error);
 
-	if (pipe2(ready, O_CLOEXEC) < 0) {
-		error_set(error, -errno, "cannot go to the background: %s", strerror(errno));
-		return cli_fail(JOB_TROUBLE, error);
+	if (res == 0 && pipe2(ready, O_CLOEXEC) < 0)
+		res = error_set(error, -errno, "cannot go to the background: %s", strerror(errno));
+	if (res < 0) {
+		forget_begun(process);
+		return cli_fail(cli_exit_code(res), error);
 	}
 	pid = fork();
 	if (pid == 0) {

@@ -11,13 +11,10 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 1024u
@@ -329,26 +326,6 @@ static int set_up(struct serve *serve, struct error *error)
 	return res == 0 ? listen_start(&serve->listen, serve->server, error) : res;
 }
 
-/* systemd waits for this with Type=notify (sd_notify(3)): what depends on the volume is started when it can be had. */
-static void tell_manager(void)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (path ? strlen(path) : 0));
-	int fd;
-
-	if (!path || !path[0] || strlen(path) >= sizeof(address.sun_path))
-		return;
-	memcpy(address.sun_path, path, strlen(path));
-	if (address.sun_path[0] == '@')
-		address.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	(void)sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&address, length);
-	close(fd);
-}
-
 /* One line: where clients find it. */
 static void say_ready(const struct serve *serve)
 {
@@ -375,7 +352,7 @@ static void say_ready(const struct serve *serve)
 	putchar('\n');
 	fflush(stdout);
 	json_decref(json);
-	tell_manager();
+	listen_tell_manager();
 }
 
 /* Until a signal ends it, and no device is in use any more; or a second one. */

@@ -6,8 +6,11 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum option_key {
@@ -113,19 +116,23 @@ const char *listen_name(const struct listen *listen)
 	return listen->addresses[0].name;
 }
 
+int listen_inherit(struct listen *listen, struct error *error)
+{
+	int res =
+	    listen->uris_count == 0 && listen->fds_count == 0 ? nbd_address_inherit(listen->fds, error) : 0;
+
+	listen->fds_count += res > 0 ? (unsigned)res : 0;
+	return res < 0 ? res : 0;
+}
+
 static int bind_all(struct listen *listen, struct error *error)
 {
-	int res = 0;
+	int res = listen_inherit(listen, error);
 
-	if (listen->uris_count == 0) {
-		res = nbd_address_inherit(listen->fds, error);
-		if (res == 0 && !listen->optional)
-			res = error_set(error, -EINVAL,
-			    "it is not said where to listen; add --listen=URI, such as "
-			    "nbd+unix:///?socket=/run/disk.sock");
-		listen->fds_count = res > 0 ? (unsigned)res : 0;
-		return res < 0 ? res : 0;
-	}
+	if (res == 0 && listen->uris_count + listen->fds_count == 0 && !listen->optional)
+		return error_set(error, -EINVAL,
+		    "it is not said where to listen; add --listen=URI, such as "
+		    "nbd+unix:///?socket=/run/disk.sock");
 	for (unsigned i = 0; i < listen->uris_count && res >= 0; i++) {
 		res = nbd_address_listen(&listen->addresses[i], listen->fds + listen->fds_count, error);
 		listen->fds_count += res > 0 ? (unsigned)res : 0;
@@ -187,6 +194,25 @@ int listen_start(struct listen *listen, struct nbd_server *server, struct error 
 		listen->fds[i] = -1;
 	}
 	return res;
+}
+
+void listen_tell_manager(void)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (path ? strlen(path) : 0));
+	int fd;
+
+	if (!path || !path[0] || strlen(path) >= sizeof(address.sun_path))
+		return;
+	memcpy(address.sun_path, path, strlen(path));
+	if (address.sun_path[0] == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	(void)sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&address, length);
+	close(fd);
 }
 
 void listen_done(struct listen *listen)

@@ -37,6 +37,11 @@ extern const struct argp cli_argp_listen;
 int listen_check(struct listen *listen, struct error *error);
 /* The export's name that an address has, or "". */
 const char *listen_name(const struct listen *listen);
+/*
+ * Without --listen, takes over what systemd has opened for this process: before a fork, for it is this process's alone. Else
+ * listen_bind() does so. 0, also when there is nothing, or -errno with words.
+ */
+int listen_inherit(struct listen *listen, struct error *error);
 /* Loads keys and binds. -errno with words. */
 int listen_bind(struct listen *listen, const char *name, struct error *error);
 /*
@@ -52,5 +57,7 @@ void listen_uri(const struct listen *listen, unsigned i, const char *name, char 
 void listen_fill(const struct listen *listen, struct nbd_server_options *ret);
 /* Hands the sockets to the server. */
 int listen_start(struct listen *listen, struct nbd_server *server, struct error *error);
+/* systemd waits for this with Type=notify (sd_notify(3)): what depends on the volume is started when it can be had. */
+void listen_tell_manager(void);
 /* Removes unix sockets, closes what was not handed over, frees the keys. The server must be gone. */
 void listen_done(struct listen *listen);

@@ -2,9 +2,12 @@
 """How a mirror begins and is gone on with: whose target it is, and what of the first words is still to be done."""
 import pathlib
 import signal
+import socket
 import subprocess
+import sys
 import time
 
+import nbd
 import pytest
 
 from live_mirror import Group, Mirror
@@ -228,3 +231,52 @@ def test_paused_holds_until_somebody_resumes_it(mirror):
     mirror.kill()
     mirror.resume("--paused")
     assert mirror.status()["paused"]
+
+
+# As systemd does it for a socket unit: listens at argv[1], and becomes the rest.
+ACTIVATE = """
+import os, socket, sys
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+if listening.fileno() != 3:
+    os.dup2(listening.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def is_served(mirror, path):
+    handle = nbd.NBD()
+    handle.connect_unix(str(path))
+    served = handle.pread(MIB, 0) == mirror.source.read_bytes()[:MIB] and mirror.status()["uri"].endswith(path.name)
+    handle.shutdown()
+    return served
+
+
+@pytest.mark.parametrize("where", ["background", "foreground"])
+def test_systemd_socket_activation(program, folder, volumes, where):
+    """Of the begin, and of a resume."""
+    mirror = Mirror(program, folder, *volumes)
+    for number, words in enumerate([["--name", "m", *volumes], ["--resume", "m"]]):
+        path, notify = folder / f"activated-{number}", folder / f"notify-{number}"
+        running = None
+        how = {"prefix": [sys.executable, "-c", ACTIVATE, path], "env": {"NOTIFY_SOCKET": str(notify)}}
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.bind(str(notify))
+                manager.settimeout(20)
+                if where == "background":
+                    program("mirror", *words, **how)
+                else:
+                    running = program.start("mirror", "--foreground", "--quiet", *words, **how)
+                    assert manager.recv(100) == b"READY=1"
+            assert is_served(mirror, path)
+        finally:
+            if running:
+                running.kill(signal.SIGTERM)
+                running.end(INTERRUPTED)
+            mirror.end()
+        # The socket is systemd's, who keeps it.
+        assert path.exists()
