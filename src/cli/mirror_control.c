@@ -179,9 +179,12 @@ void mirror_order_look(struct mirror_run *run)
 	if (!run->order.name || run->order.state != MIRROR_ORDER_RUNNING)
 		return;
 	mirror_job_status(run->job, &status);
+	/* Also when it was reached: its receipt is not written yet. */
+	if (status.ordered)
+		return;
 	if (reached(run, &status)) {
 		run->order.state = MIRROR_ORDER_DONE;
-	} else if (!status.ordered) {
+	} else {
 		run->order.state = MIRROR_ORDER_FAILED;
 		snprintf(run->order.error, sizeof(run->order.error), "%s",
 		    run->warning[0] ? run->warning : "another order took its place");

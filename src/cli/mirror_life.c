@@ -50,58 +50,6 @@ void mirror_warn(void *data, const char *text)
 		fprintf(words_of(run, stderr), "blkmove: %s%s\n", whose(run, name, sizeof(name)), text);
 }
 
-static json_t *hex_json(const uint8_t bytes[DIGEST_BYTES])
-{
-	char text[2 * DIGEST_BYTES + 1];
-
-	for (unsigned i = 0; i < DIGEST_BYTES; i++)
-		snprintf(text + (size_t)2 * i, 3, "%02x", bytes[i]);
-	return json_string(text);
-}
-
-/* What the legs held at the switch, for `blkmove digest --root`; null when nobody has read them. */
-static void add_digests(json_t *receipt, struct mirror_run *run)
-{
-	const struct mirror_job_digests *digests = mirror_job_digests(run->job);
-
-	if (!digests->known) {
-		json_object_set_new(receipt, "digests", json_null());
-		json_object_set_new(receipt, "digests_missing",
-		    json_string(run->command.job.verify
-		                    ? "not all was verified before this switch by this run"
-		                    : "begun without --verify"));
-		return;
-	}
-	json_object_set_new(receipt, "digests",
-	    json_pack("{s:o, s:o, s:o, s:I}", "key", hex_json(digests->key.bytes), "source",
-	        hex_json(digests->roots[MIRROR_SOURCE]), "target", hex_json(digests->roots[MIRROR_TARGET]),
-	        "written_since", (json_int_t)digests->written_since));
-}
-
-/* What was switched, when, and how long clients waited. */
-static void write_receipt(struct mirror_run *run, const char *state)
-{
-	const struct endpoint *legs = run->command.legs;
-	struct mirror_job_status status;
-	struct error error = {0};
-	char when[40];
-	json_t *receipt;
-	time_t now = time(NULL);
-	struct tm utc;
-
-	mirror_job_status(run->job, &status);
-	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-	receipt = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:I, s:b}", "mirror", run->name, "when",
-	    when, "state", state, "source", legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name,
-	    "authoritative", status.authoritative == MIRROR_SOURCE ? "source" : "target", "size",
-	    (json_int_t)status.size, "pause_ms", (double)status.pause_ns / 1e6, "cutovers_deferred",
-	    (json_int_t)status.cutovers_deferred, "verified", mirror_job_digests(run->job)->known);
-	if (receipt)
-		add_digests(receipt, run);
-	if (mirror_files_write(&run->files, "receipt.json", receipt, &error) < 0)
-		mirror_warn(run, error.text);
-}
-
 static void state_changed(void *data, enum cutover_state state)
 {
 	struct mirror_run *run = data;
@@ -257,6 +205,7 @@ static int new_job(struct mirror_run *run, struct error *error)
 	/* What an earlier process of this mirror wrote to the target, no tracker knows. */
 	options->changes = run->opened_target || run->without_map ? NULL : changes;
 	options->state_changed = state_changed;
+	options->switched = mirror_receipt_write;
 	options->warning = mirror_warn;
 	options->map_lost = map_lost;
 	options->budget = &run->process->budget;
@@ -315,6 +264,8 @@ int mirror_open(struct mirror_run *run, struct error *error)
 		res = open_without_map(run, error);
 	if (res == 0)
 		res = mirror_trust_begin(&run->files, error);
+	if (res == 0)
+		mirror_receipt_look(run);
 	if (res < 0 && run->process->count > 1)
 		error_prefix(error, "%s", run->name);
 	return res;
@@ -447,13 +398,8 @@ int mirror_begin(struct mirror_run *run, struct error *error)
 
 void mirror_tick(struct mirror_run *run)
 {
-	enum mirror_order_state before = run->order.state;
-
 	mirror_pace_look(run);
 	mirror_order_look(run);
-	if (before == MIRROR_ORDER_RUNNING && run->order.name && run->order.state == MIRROR_ORDER_DONE &&
-	    run->have_pause)
-		write_receipt(run, run->order.name);
 	look_at_plan(run);
 }
 

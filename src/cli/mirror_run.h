@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_prepare.c (before both),
- * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates). They share a ring, a server with an export each, and a budget; each
+ * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was switched). They share a ring, a server with an export each, and a budget; each
  * runs in a fiber of its own, so that none waits for another.
  */
 #pragma once
@@ -121,6 +121,12 @@ void mirror_devices_free(struct mirror_process *process);
 
 /* mirror_pace.c: called every so often. */
 void mirror_pace_look(struct mirror_run *run);
+
+/* mirror_receipt.c */
+/* What was switched just now, when, and how long clients waited. */
+void mirror_receipt_write(void *run);
+/* Whether the last switch has one: it has not when its process ended with it. Then it gets one with what the map says. */
+void mirror_receipt_look(struct mirror_run *run);
 
 /* mirror_control.c */
 json_t *mirror_answer(void *data, const json_t *request);

@@ -460,3 +460,10 @@ uint64_t mirror_pause_ns(struct block *block)
 	mirror->pause_ns = 0;
 	return pause_ns;
 }
+
+bool mirror_pause_is_over(const struct block *block)
+{
+	const struct mirror *mirror = mirror_const_of(block);
+
+	return mirror->let_in == 0 && list_empty(&mirror->held);
+}

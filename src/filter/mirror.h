@@ -154,3 +154,5 @@ void mirror_latency_recent(struct block *mirror, struct histogram_figures *ret);
 void mirror_set_slow(struct block *mirror, uint64_t slow_ns);
 /* The longest that a held request took from its coming to its end since the last call; ns. */
 uint64_t mirror_pause_ns(struct block *mirror);
+/* All that were held have ended: the pause is known. */
+bool mirror_pause_is_over(const struct block *mirror);

@@ -57,8 +57,10 @@ static void note_time(struct mirror_io *mio)
 		mirror->counts.reads_writes++;
 		mirror->counts.slow += mirror->slow_ns && took_ns > mirror->slow_ns;
 	}
-	if (mio->was_held)
+	if (mio->was_held) {
+		mirror->let_in--;
 		mirror->pause_ns = max_u64(mirror->pause_ns, took_ns);
+	}
 }
 
 /* Its memory is free again once no leg has it. */
@@ -339,6 +341,7 @@ static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns,
 	mio->start_ns = start_ns;
 	mio->was_held = was_held;
 	mirror->in_flight++;
+	mirror->let_in += was_held;
 	mio->through = mirror->mode == MIRROR_WRITE_THROUGH && mirror_follower(mirror)->block &&
 	               (writes(mio) || io->op == BLOCK_FLUSH);
 	if (!writes(mio) || mirror->alone) {

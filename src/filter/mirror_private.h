@@ -80,6 +80,7 @@ struct mirror {
 
 	struct list_node under_way, spare, held;
 	unsigned in_flight; /* clients' requests that were begun and not answered */
+	unsigned let_in;    /* of these, those that a hold kept waiting */
 	bool holding;
 	uint64_t stable_bytes;
 	uint64_t granule;      /* of legs[].written; bytes */

@@ -381,6 +381,8 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->let_go = job->apart && !job->legs[MIRROR_TARGET] && !cutover_is_end(job->state);
 	ret->ordered = job->order != ORDER_NONE;
 	ret->size = bitmap_file_super(job->map)->size;
+	ret->nonce = bitmap_file_super(job->map)->nonce;
+	ret->generation = bitmap_file_super(job->map)->generation;
 	ret->dirty = mirror_job_dirty(job);
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && mirror_job_is_equal(job);
 	ret->copied = dirty_extents_copied(job->extents);

@@ -56,6 +56,11 @@ struct mirror_job_options {
 	int (*open_map)(void *data, bool create);
 	/* May be NULL. */
 	void (*state_changed)(void *data, enum cutover_state state);
+	/*
+	 * After a switch: clients go on, and those that were held have their answers, but for some that take longer than a second. The
+	 * order is not over before it returns. May be NULL.
+	 */
+	void (*switched)(void *data);
 	void (*warning)(void *data, const char *text);
 	/*
 	 * The map cannot be written; before a write is acknowledged that it lacks, or that may be on another leg than it says. Whoever
@@ -87,6 +92,8 @@ struct mirror_job_status {
 	uint64_t away_ns;           /* for how long the authoritative leg has been away; 0: it is there */
 	bool refused; /* it is back, and may have lost what was acknowledged: clients get errors */
 	uint64_t read_errors, write_errors; /* of the authoritative leg, told to clients */
+	/* Of the map, and how often the legs have changed their parts in it: together the name of the last switch. */
+	uint64_t nonce, generation;
 };
 
 /* What the legs held when they were switched last, as the verification before it found them. */

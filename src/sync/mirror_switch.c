@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define DEFER_NS  1000000000u
+#define ANSWER_NS 1000000000u
 #define NO_WINDOW (365ull * 86400 * 1000000000)
 
 #define OF_SOURCE \
@@ -119,6 +120,19 @@ static void note_decided(struct mirror_job *job)
 		job->decide_after_ns = now_ns + DEFER_NS;
 }
 
+/* How long clients waited they know who have their answers. The ticker goes on meanwhile: no step takes longer than that. */
+static void tell_switched(struct mirror_job *job)
+{
+	uint64_t end_ns = ring_now_ns(job->ring) + ANSWER_NS;
+
+	if (!job->options.switched)
+		return;
+	while (!mirror_pause_is_over(job->mirror) && !job->stopping && ring_now_ns(job->ring) < end_ns)
+		if (ring_step(job->ring) < 0)
+			break;
+	job->options.switched(job->options.data);
+}
+
 static void switch_to(struct mirror_job *job, enum cutover_state to)
 {
 	enum mirror_order mine = job->order;
@@ -132,6 +146,8 @@ static void switch_to(struct mirror_job *job, enum cutover_state to)
 	mirror_pause_ns(job->mirror);
 	job->pause_ns = 0;
 	res = cutover_switch(&job->cutover, to, &error);
+	if (res == 0)
+		tell_switched(job);
 	/* Another order may have come meanwhile; it stands. */
 	if (res == 0 && job->order == mine)
 		job->order = ORDER_NONE;

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The receipt of a switch: what both legs held at it, so that an unchanged copy can be compared with it later."""
+import calendar
 import json
 import os
 import shutil
+import signal
+import socket
+import time
 
 import pytest
 
@@ -25,10 +29,36 @@ def volumes(folder, random):
     return source, target
 
 
+def receipt_of(mirror):
+    return json.loads((mirror.program.state / "mirrors/m/receipt.json").read_text())
+
+
 def switched(mirror):
     mirror.wait_for("ready")
     mirror.program("cutover", "m")
-    return json.loads(wait_until(lambda: (path := mirror.program.state / "mirrors/m/receipt.json").exists() and path, "a receipt").read_text())
+    return receipt_of(mirror)
+
+
+def generation_in(mirror):
+    """docs/formats/map.md: the switches that the map knows of."""
+    return int.from_bytes((mirror.program.state / "mirrors/m/map").read_bytes()[40:48], "little")
+
+
+def die_at_switch(mirror, order):
+    """Killed once the map knows of the switch, before its receipt could be written; then resumed."""
+    way = mirror.program.state / "mirrors/m/receipt.json.new"
+    generation = generation_in(mirror) + 1
+    os.mkfifo(way)  # nobody reads it: who opens it waits
+    try:
+        pid = mirror.status()["pid"]
+        mirror.program(order, "m", "--no-wait")
+        wait_until(lambda: generation_in(mirror) == generation, "the switch")
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        mirror.wait_for_gone(pid)
+    finally:
+        way.unlink()
+    mirror.resume()
 
 
 def root(program, key, path):
@@ -104,11 +134,116 @@ def test_what_another_run_verified_is_not_said_of_this_one(program, folder, volu
         mirror.resume()
         wait_until(lambda: mirror.status()["revertible"], "that it can revert")
         program("revert", "m")
-        path = program.state / "mirrors/m/receipt.json"
-        receipt = wait_until(lambda: (now := json.loads(path.read_text()))["authoritative"] == "source" and now, "a receipt")
+        receipt = receipt_of(mirror)
     finally:
         mirror.end()
-    assert receipt["digests"] is None and not receipt["verified"]
+    assert receipt["authoritative"] == "source" and receipt["digests"] is None and not receipt["verified"]
+
+
+def test_a_receipt_says_all_of_its_switch(program, folder, volumes, random):
+    mirror = Mirror(program, folder, *volumes)
+    begun = int(time.time())
+    mirror.start()
+    client = Client(mirror.uri, SIZE, random, pause_s=0)
+    try:
+        mirror.wait_for("ready")
+        client.start()
+        wait_until(lambda: client.writes > 50, "writes")
+        pauses = []
+        for order in ("cutover", "revert", "cutover"):
+            wait_until(lambda: (now := mirror.status())["revertible"] or now["state"] == "ready", "that it can switch")
+            program(order, "m")
+            # It is there when the order is done.
+            receipt = receipt_of(mirror)
+            assert receipt["pause_ms"] == mirror.status()["pause_ms"]
+            pauses.append(receipt["pause_ms"])
+            assert begun <= calendar.timegm(time.strptime(receipt["when"], "%Y-%m-%dT%H:%M:%SZ")) <= time.time()
+            nonce, generation = receipt["switch"].split("-")
+            assert int(generation) == len(pauses) and nonce == (program.state / "mirrors/m/map").read_bytes()[16:24][::-1].hex()
+            assert receipt["cutovers_deferred"] >= 0
+            for key in ("when", "pause_ms", "switch", "cutovers_deferred"):
+                del receipt[key]
+            assert receipt == {"mirror": "m", "state": order, "source": str(volumes[0]), "target": str(volumes[1]), "size": SIZE,
+                               "authoritative": "source" if order == "revert" else "target", "verified": False,
+                               "digests": None, "digests_missing": "begun without --verify"}
+        assert any(pauses)
+    finally:
+        client.over.set()
+        mirror.end()
+
+
+@pytest.mark.parametrize("orders", [["cutover"], ["cutover", "revert"]])
+def test_a_switch_that_its_process_did_not_survive_has_a_receipt_after_the_resume(program, folder, volumes, orders):
+    mirror = Mirror(program, folder, *volumes, "--verify")
+    mirror.start()
+    try:
+        mirror.wait_for("ready")
+        for order in orders[:-1]:
+            program(order, "m")
+            assert receipt_of(mirror)["verified"]
+            wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+        die_at_switch(mirror, orders[-1])
+        counts = mirror.status()["authoritative"]
+        receipt = receipt_of(mirror)
+        assert receipt.pop("switch").endswith(f"-{len(orders)}")
+        assert receipt == {"mirror": "m", "state": orders[-1], "source": str(volumes[0]), "target": str(volumes[1]), "size": SIZE,
+                           "authoritative": counts, "when": None, "pause_ms": None, "cutovers_deferred": None, "verified": False,
+                           "digests": None, "digests_missing": "the mirror's process ended with this switch"}
+        assert counts == ("target" if orders[-1] == "cutover" else "source")
+    finally:
+        mirror.end()
+
+
+def test_a_receipt_that_is_there_stays_after_a_resume(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes, "--verify")
+    mirror.start()
+    try:
+        receipt = switched(mirror)
+        mirror.kill()
+        mirror.resume()
+        assert receipt_of(mirror) == receipt
+    finally:
+        mirror.end()
+
+
+def test_the_receipt_of_an_earlier_mirror_of_the_name_is_not_taken_for_this_ones(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes)
+    mirror.start()
+    try:
+        first = switched(mirror)
+        program("finish", "m")
+        mirror.kill(signal.SIGTERM)
+        mirror.start()
+        mirror.wait_for("ready")
+        assert receipt_of(mirror) == first
+        die_at_switch(mirror, "cutover")
+        assert receipt_of(mirror)["switch"] != first["switch"] and receipt_of(mirror)["pause_ms"] is None
+    finally:
+        mirror.end()
+
+
+def test_an_order_that_follows_at_once_takes_no_receipt_away(program, folder, volumes):
+    mirror = Mirror(program, folder, *volumes)
+    mirror.start()
+    control = socket.socket(socket.AF_UNIX)
+    try:
+        mirror.wait_for("ready")
+        control.connect(str(folder / "run/m.sock"))
+        lines = control.makefile("rw")
+
+        def ask(command):
+            lines.write(json.dumps({"command": command}) + "\n")
+            lines.flush()
+            return json.loads(lines.readline())
+
+        assert ask("cutover")["ok"]
+        while not ask("finish")["ok"]:
+            pass
+        wait_until((program.state / "mirrors/m/receipt.json").exists, "a receipt")
+        assert receipt_of(mirror)["state"] == "cutover" and receipt_of(mirror)["authoritative"] == "target"
+    finally:
+        control.close()
+        mirror.end()
 
 
 def test_a_root_alone_says_its_key(program, volumes):

@@ -210,6 +210,23 @@ static void check_digests(struct mirror_world *world)
 	}
 }
 
+/* Each switch has a name of its own, and is told once. */
+static void switched(void *data)
+{
+	struct mirror_world *world = data;
+	struct mirror_job_status status;
+
+	if (world->crashed)
+		return;
+	mirror_job_status(world->job, &status);
+	if (status.generation == 0 ||
+	    (status.nonce == world->told_nonce && status.generation <= world->told_generation))
+		mirror_world_fail(
+		    world, "switch %llu was told before", (unsigned long long)status.generation);
+	world->told_nonce = status.nonce;
+	world->told_generation = status.generation;
+}
+
 static void state_changed(void *data, enum cutover_state state)
 {
 	struct mirror_world *world = data;
@@ -321,6 +338,7 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .open_leg = open_leg,
 	    .open_map = open_map,
 	    .state_changed = state_changed,
+	    .switched = switched,
 	    .warning = warning};
 }
 

@@ -99,7 +99,8 @@ struct mirror_world {
 
 	uint64_t same, holes; /* bytes found equal, and those that had to be copied and were holes */
 	uint64_t requests, faults, cutovers, reverts, ready;
-	uint64_t receipts; /* switches of which the digests are known */
+	uint64_t receipts;                    /* switches of which the digests are known */
+	uint64_t told_nonce, told_generation; /* the last switch that there is a receipt of */
 	uint64_t links_lost, restored, refused;
 };
 

@@ -40,6 +40,7 @@ struct world {
 	uint64_t heal_after_ns;
 	uint64_t writes_broken; /* when it broke */
 	uint64_t writes_paused, dirty_length;
+	uint64_t told_generation, told_pause_ns; /* of the switch */
 	unsigned maps_lost;
 	struct ring_op later;
 };
@@ -339,6 +340,17 @@ static void on_state(void *data, enum cutover_state state)
 		make_dirty(world.dirty_length);
 }
 
+/* A receipt is written then: how long clients waited is known, and who gave the order still waits. */
+static void switched(void *data)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(world.job, &status);
+	assert_true(status.ordered && mirror_pause_is_over(mirror_job_block(world.job)));
+	world.told_generation = status.generation;
+	world.told_pause_ns = status.pause_ns;
+}
+
 static void throttled(uint64_t rate, uint64_t dirty_length)
 {
 	const struct governor_options slow = {.max_rate = rate, .min_rate = 1};
@@ -347,6 +359,7 @@ static void throttled(uint64_t rate, uint64_t dirty_length)
 	world.dirty_length = dirty_length;
 	world.options.late = MIRROR_LATE_WAIT;
 	world.options.state_changed = on_state;
+	world.options.switched = switched;
 	assert_int_equal(job_open(), 0);
 	assert_int_equal(run_for(1000 * MS), CUTOVER_READY);
 	mirror_job_govern(world.job, &slow);
@@ -365,6 +378,8 @@ static void test_limits_do_not_hold_clients(void **state)
 	assert_int_equal(run_for(3000 * MS), CUTOVER_SWITCHED);
 	mirror_job_status(world.job, &status);
 	assert_in_range(status.pause_ns, 1, 500 * MS);
+	assert_int_equal(world.told_pause_ns, status.pause_ns);
+	assert_true(!status.ordered && status.generation == 1 && world.told_generation == 1);
 	make_dirty(SIZE);
 	run_for(2000 * MS);
 	mirror_job_status(world.job, &status);

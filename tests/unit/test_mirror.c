@@ -418,9 +418,13 @@ static void test_hold_and_swap(void **state)
 	super.authoritative = MIRROR_TARGET;
 	assert_int_equal(bitmap_file_record(world.map, &super, NULL), 0);
 	mirror_swap(world.mirror);
+	assert_false(mirror_pause_is_over(world.mirror));
 	mirror_release(world.mirror);
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < 3; i++) {
+		assert_false(mirror_pause_is_over(world.mirror));
 		assert_int_equal(end(&held[i]), 0);
+	}
+	assert_true(mirror_pause_is_over(world.mirror));
 	/* Overlapping writes in the order of their coming, on both legs. */
 	memmove(buf, buf + 1024, 512);
 	assert_true(holds(0, 8 * REGION, 512) && holds(1, 8 * REGION, 512));

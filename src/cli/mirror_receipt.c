@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The receipt of a mirror's last switch, receipt.json: blkmove-mirror(1) has its members. */
+#include "cli/mirror_run.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define FILE_NAME "receipt.json"
+
+/* Which switch it is of: of a later mirror of this name, or after another switch, it is another. */
+static json_t *switch_json(const struct mirror_job_status *status)
+{
+	char text[40];
+
+	snprintf(text, sizeof(text), "%016" PRIx64 "-%" PRIu64, status->nonce, status->generation);
+	return json_string(text);
+}
+
+static json_t *hex_json(const uint8_t bytes[DIGEST_BYTES])
+{
+	char text[2 * DIGEST_BYTES + 1];
+
+	for (unsigned i = 0; i < DIGEST_BYTES; i++)
+		snprintf(text + (size_t)2 * i, 3, "%02x", bytes[i]);
+	return json_string(text);
+}
+
+/* What the legs held at the switch, for `blkmove digest --root`; null when nobody has read them. */
+static void add_digests(json_t *receipt, const struct mirror_run *run, bool seen)
+{
+	const struct mirror_job_digests *digests = mirror_job_digests(run->job);
+
+	if (!digests->known) {
+		json_object_set_new(receipt, "digests", json_null());
+		json_object_set_new(receipt, "digests_missing",
+		    json_string(!seen ? "the mirror's process ended with this switch"
+		                : run->command.job.verify
+		                    ? "not all was verified before this switch by this run"
+		                    : "begun without --verify"));
+		return;
+	}
+	json_object_set_new(receipt, "digests",
+	    json_pack("{s:o, s:o, s:o, s:I}", "key", hex_json(digests->key.bytes), "source",
+	        hex_json(digests->roots[MIRROR_SOURCE]), "target", hex_json(digests->roots[MIRROR_TARGET]),
+	        "written_since", (json_int_t)digests->written_since));
+}
+
+static json_t *when_json(void)
+{
+	char when[40];
+	time_t now = time(NULL);
+	struct tm utc;
+
+	strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+	return json_string(when);
+}
+
+/* Of a switch that this run has not `seen` the map says which leg counts, and nobody the time. */
+static void write_receipt(struct mirror_run *run, const struct mirror_job_status *status, bool seen)
+{
+	const struct endpoint *legs = run->command.legs;
+	bool over = status->authoritative == MIRROR_TARGET;
+	struct error error = {0};
+	json_t *receipt;
+
+	receipt = json_pack("{s:s, s:o, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:b, s:o}", "mirror", run->name,
+	    "when", seen ? when_json() : json_null(), "state", over ? "cutover" : "revert", "source",
+	    legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name, "authoritative",
+	    over ? "target" : "source", "size", (json_int_t)status->size, "pause_ms",
+	    seen ? json_real((double)status->pause_ns / 1e6) : json_null(), "cutovers_deferred",
+	    seen ? json_integer((json_int_t)status->cutovers_deferred) : json_null(), "verified",
+	    mirror_job_digests(run->job)->known, "switch", switch_json(status));
+	if (receipt)
+		add_digests(receipt, run, seen);
+	if (mirror_files_write(&run->files, FILE_NAME, receipt, &error) < 0)
+		mirror_warn(run, error.text);
+}
+
+void mirror_receipt_write(void *data)
+{
+	struct mirror_run *run = data;
+	struct mirror_job_status status;
+
+	mirror_job_status(run->job, &status);
+	write_receipt(run, &status, true);
+}
+
+void mirror_receipt_look(struct mirror_run *run)
+{
+	struct mirror_job_status status;
+	json_t *receipt, *last;
+
+	mirror_job_status(run->job, &status);
+	if (status.generation == 0)
+		return;
+	receipt = mirror_files_read(&run->files, FILE_NAME);
+	last = switch_json(&status);
+	if (!json_equal(json_object_get(receipt, "switch"), last))
+		write_receipt(run, &status, false);
+	json_decref(last);
+	json_decref(receipt);
+}
