@@ -60,10 +60,10 @@ class Linear:
 
 
 class Crypt(Linear):
-    """What moves is the disk below, as it is."""
+    """What moves is the disk below, as it is and all of it: to come back from the new one, that must not be larger."""
 
     def __init__(self, guest, name="secret", old=None, new=None):
-        super().__init__(guest, name, old, new)
+        super().__init__(guest, name, old, new or guest.add_disk(SIZE + 512 * 77, "new"))
 
     def set_up(self, place="old"):
         disk = self.old if place == "old" else self.new

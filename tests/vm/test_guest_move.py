@@ -198,6 +198,7 @@ def test_throttle_of_the_kernels_mirror(moved):
     """It slows the copy down, may be changed by --resume, and is gone afterwards; a rate is kept by it."""
     guest, device = moved.guest, moved.volume.device
     parameter = "/sys/module/dm_mirror/parameters/raid1_resync_throttle"
+    guest.slow_writes("new", 8 << 20)  # the kernel counts the time that writes take in whole ticks
     begin = time.monotonic()
     moved.begin("--until=synced")
     seconds = time.monotonic() - begin
@@ -210,6 +211,7 @@ def test_throttle_of_the_kernels_mirror(moved):
     moving.kill()
     moving.wait(code=None)
     guest.run("! dmsetup status live-blkmove-mirror | grep -q '48/48 1 AA'")
+    guest.slow_writes("new", 0)
     moved.move("--resume", "--throttle=100", device)
     assert guest.run(f"cat {parameter}").out.strip() == "77"
     begin = time.monotonic()
