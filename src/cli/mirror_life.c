@@ -91,6 +91,7 @@ static int judge_target(struct mirror_run *run, struct block *target, struct err
 	    .target_facts = &facts,
 	    .allow = command->allow | ALLOW_LIVE_SOURCE,
 	    .overwrite = command->overwrite,
+	    .one_size = true,
 	    .update = !command->full || run->without_map};
 	uint64_t end;
 	int res = block_facts(target, &facts, error);

@@ -98,6 +98,15 @@ static int check_size(const struct preflight *p, uint64_t *ret_end, struct error
 		return 0;
 	if (target > source && p->size_mismatch == SIZE_ZERO_TAIL)
 		return 0;
+	if (p->one_size)
+		return error_set(error, -EPERM,
+		    "refused: the target %s (%llu bytes, %s) has not the size of the source %s (%llu bytes, "
+		    "%s), as the legs "
+		    "of a mirror must; name a volume of that size, or make one (on a larger disk: lvcreate "
+		    "-L %llub, or "
+		    "dmsetup create with a linear table)",
+		    p->target->name, (unsigned long long)target, target_text, p->source->name,
+		    (unsigned long long)source, source_text, (unsigned long long)source);
 	if (target < source)
 		return error_set(error, -EPERM,
 		    "refused: the target %s (%llu bytes, %s) is smaller than the source %s (%llu bytes, %s); "
