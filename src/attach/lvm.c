@@ -183,7 +183,11 @@ static int lock_group(const char *group, struct error *error)
 static int write_group(const char *group, const char *text, struct error *error)
 {
 	char folder[560], path[600];
-	char *words[] = {"vgcfgrestore", "-y", "--nolocking", "-f", path, (char *)group, NULL};
+	/*
+	 * It refuses groups with thin pools without --force, as metadata of another time would not fit what is in a pool
+	 * (vgcfgrestore(8)). These were read under the lock that is held, and of the pools nothing is changed.
+	 */
+	char *words[] = {"vgcfgrestore", "-y", "--nolocking", "-f", path, "--force", (char *)group, NULL};
 	int res = make_folder(folder, sizeof(folder), error);
 
 	if (res < 0)

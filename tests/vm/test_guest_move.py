@@ -118,6 +118,25 @@ def test_volume_of_another_group(moved):
     moved.guest.run("vgremove -qqf vg", timeout_s=60)
 
 
+@kinds("lvm")
+def test_group_with_a_thin_pool(moved):
+    """LVM's metadata are written as a whole; the pool and its volumes, in use meanwhile, stay what they are."""
+    guest, disk = moved.guest, moved.guest.add_disk("64M", "third")
+    guest.run(f"""modprobe dm-thin-pool; vgextend -qq vg {disk}; lvcreate -qqy --type thin-pool -L 32M --poolmetadatasize 4M -Zn -n pool vg {disk}
+        lvcreate -qqy -Wn -V 24M -T vg/pool -n thin; mkfs.ext4 -q /dev/vg/thin; mkdir -p /thin; mount /dev/vg/thin /thin
+        dd if=/dev/urandom of=/thin/before bs=1M count=4 conv=fsync status=none""")
+    moved.begin_work()
+    moved.begin()
+    assert moved.volume.leads() == "new"
+    moved.go_on()
+    # The pool's own count of what was done to it is the one in LVM's metadata.
+    guest.run("""dd if=/dev/urandom of=/thin/after bs=1M count=4 conv=fsync status=none; md5sum /thin/before /thin/after >/run/thin.sum
+        lvcreate -qqy -s -n snapshot vg/thin; umount /thin; e2fsck -fn /dev/vg/thin; lvchange -qq -an vg/thin vg/snapshot vg/pool
+        lvchange -qq -ay -K vg/snapshot; mount -o ro /dev/vg/snapshot /thin; md5sum --quiet -c /run/thin.sum; umount /thin""")
+    moved.nothing_is_left()
+    moved.end()
+
+
 @kinds("linear")
 def test_h22_a_path_that_leads_elsewhere(moved):
     """Refused until it leads where it did; the way back does not need it."""
