@@ -114,7 +114,7 @@ class Lvm(Linear):
 
     def take_down(self):
         # The file system is where LVM's metadata say it is, and LVM has nothing to complain of.
-        self.guest.run(f"""vgchange -qq -an vg; vgck vg; vgchange -qq -ay vg; vgmknodes -qq vg; e2fsck -fn {self.device}
+        self.guest.run(f"""vgchange -an vg; vgck vg; vgchange -ay vg; vgmknodes vg; e2fsck -fn {self.device}
             [ -z "$(lvs --noheadings -o tags vg | tr -d ' ')" ]; vgremove -qqf vg""")
 
 

@@ -131,8 +131,9 @@ def test_group_with_a_thin_pool(moved):
     moved.go_on()
     # The pool's own count of what was done to it is the one in LVM's metadata.
     guest.run("""dd if=/dev/urandom of=/thin/after bs=1M count=4 conv=fsync status=none; md5sum /thin/before /thin/after >/run/thin.sum
-        lvcreate -qqy -s -n snapshot vg/thin; umount /thin; e2fsck -fn /dev/vg/thin; lvchange -qq -an vg/thin vg/snapshot vg/pool
-        lvchange -qq -ay -K vg/snapshot; mount -o ro /dev/vg/snapshot /thin; md5sum --quiet -c /run/thin.sum; umount /thin""")
+        lvcreate -qqy -s -n point vg/thin; umount /thin; e2fsck -fn /dev/vg/thin; lvchange -qq -an vg/thin vg/point vg/pool
+        lvchange -qq -ay -K vg/point; mount -o ro /dev/vg/point /thin; md5sum --quiet -c /run/thin.sum; umount /thin
+        vgck vg; lvremove -qqf vg/point vg/thin vg/pool""")
     moved.nothing_is_left()
     moved.end()
 
