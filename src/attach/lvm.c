@@ -161,7 +161,7 @@ static bool is_named(int fd, const char *path)
 }
 
 /* LVM's own lock on the group (locking_type 1): nobody changes it between our reading and our writing. */
-static int lock_group(const char *group, struct error *error)
+int lvm_lock(const char *group, struct error *error)
 {
 	char path[LVM_NAME_MAX + sizeof(LOCKS) + 4];
 	int fd = -1;
@@ -204,8 +204,7 @@ int lvm_exchange(const struct lvm_pair *pair, struct error *error)
 {
 	_cleanup_(cleanup_free) char *text = NULL;
 	_cleanup_(cleanup_free) char *changed = NULL;
-	_cleanup_(cleanup_close) int lock = lock_group(pair->group, error);
-	int res = lock < 0 ? lock : read_group(pair->group, true, &text, error);
+	int res = read_group(pair->group, true, &text, error);
 
 	if (res == 0)
 		res = lvm_exchange_text(text, pair, &changed, error);

@@ -52,7 +52,9 @@ int lvm_points_of(const char *text, const char *group, const char *volume, char 
 int lvm_run(const char *group, char *const *words, struct error *error);
 /* The group's metadata as they are; the caller frees *ret. */
 int lvm_read(const char *group, char **ret, struct error *error);
-/* Exchanges them on the disks, durably. Run again it exchanges them back: lvm_first() tells which of both it is. */
+/* Keeps LVM's commands from the group until the caller closes what is returned; waits for those at work. -errno with words. */
+int lvm_lock(const char *group, struct error *error);
+/* Exchanges them on the disks, durably; the caller has locked the group. Run again it exchanges them back: lvm_first() tells which of both it is. */
 int lvm_exchange(const struct lvm_pair *pair, struct error *error);
 /* Where a volume of `text` begins: "PV:EXTENT". */
 int lvm_first(

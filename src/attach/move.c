@@ -2,8 +2,6 @@
 /* A move from phase to phase: see move.h. What a phase promises is recorded before it begins; each step looks first whether it is done. */
 #include "attach/move_private.h"
 
-#include "base/cleanup.h"
-
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,38 +36,6 @@ int move_enter_phase(struct move *move, enum move_phase phase, struct error *err
 	return res;
 }
 
-/* LVM's metadata */
-
-int move_is_exchanged(struct move *move, bool *ret, struct error *error)
-{
-	const struct lvm_pair *pair = &move->record.lvm;
-	_cleanup_(cleanup_free) char *text = NULL;
-	char first[sizeof(move->record.lvm_first)];
-	int res = lvm_read(pair->group, &text, error);
-
-	if (res == 0)
-		res = lvm_first(text, pair->group, pair->moved, first, sizeof(first), error);
-	if (res == 0)
-		*ret = strcmp(first, move->record.lvm_first) != 0;
-	return res;
-}
-
-/* Both legs have everything meanwhile: whichever a restart finds, it is right. */
-static int exchange(struct move *move, bool wanted, struct error *error)
-{
-	bool exchanged = false;
-	int res;
-
-	if (!move->record.lvm.group[0])
-		return 0;
-	res = move_is_exchanged(move, &exchanged, error);
-	if (res < 0 || exchanged == wanted)
-		return res;
-	move_say(move, "LVM's metadata of %s now say where the %s leg lies", move->record.lvm.group,
-	    wanted ? "new" : "old");
-	return lvm_exchange(&move->record.lvm, error);
-}
-
 /* Forward */
 
 static int clean_up_undone(struct move *move, struct error *error)
@@ -93,6 +59,9 @@ static int wait_until_synced(struct move *move, struct error *error)
 
 		progress = (struct move_progress){0};
 		res = move->options.engine->look(move->options.engine_data, move, &progress, error);
+		/* What is written past the mirror, it does not know of: it says that it has everything. */
+		if (res == 0)
+			res = move_must_be_mirrored(move, error);
 		if (res < 0)
 			return res;
 		if (progress.trouble[0])
@@ -112,6 +81,19 @@ static int wait_until_synced(struct move *move, struct error *error)
 	}
 }
 
+/* Recorded before anything is copied. */
+static int note_led(struct move *move, struct error *error)
+{
+	int res = 0;
+
+	if (!move->record.led) {
+		move->record.led = true;
+		res = move_record_save(&move->record, &move->folder, error);
+		move->record.led = res == 0;
+	}
+	return res;
+}
+
 static int forward_syncing(struct move *move, struct error *error)
 {
 	enum move_place place;
@@ -127,10 +109,8 @@ static int forward_syncing(struct move *move, struct error *error)
 	if (res < 0)
 		return res;
 	move->fresh = false;
-	if (place == AT_ELSEWHERE || place == AT_NEW)
-		return error_set(error, -EBUSY,
-		    "somebody else changed the table of %s since; `blkmove move --undo %s` cleans up",
-		    move->record.device, move->record.device);
+	if (place == AT_ELSEWHERE || place == AT_NEW || (place == AT_OLD && move->record.led))
+		return move_astray(move, place, error);
 	if (place == AT_OLD) {
 		res = move_lead(move, AT_MEDIUM, error);
 		if (res < 0)
@@ -138,7 +118,9 @@ static int forward_syncing(struct move *move, struct error *error)
 		move_say(move, "%s leads to the mirror now; it was suspended for %.1f ms",
 		    move->record.device, (double)move->pause_ns / 1e6);
 	}
-	res = ENGINE(move, sync, error);
+	res = note_led(move, error);
+	if (res == 0)
+		res = ENGINE(move, sync, error);
 	return res == 0 ? wait_until_synced(move, error) : res;
 }
 
@@ -148,36 +130,57 @@ static int forward_switch(struct move *move, struct error *error)
 	struct error ignored;
 
 	if (res == 0)
-		res = exchange(move, true, error);
+		res = move_exchange(move, true, error);
+	/* An exchange is made under LVM's lock; whoever else owns the device has none. */
+	if (res == 0)
+		res = move_must_be_mirrored(move, error);
 	if (res == 0)
 		res = ENGINE(move, cut, error);
 	if (res == 0)
 		return 0;
 	/* The old leg is to count still, and to be found. */
-	if (ENGINE(move, uncut, &ignored) == 0 && exchange(move, false, &ignored) == 0)
+	if (ENGINE(move, uncut, &ignored) == 0 && move_exchange(move, false, &ignored) == 0)
 		move_enter_phase(move, MOVE_SYNCING, &ignored);
 	return res;
+}
+
+/* Somebody else led the device away while both legs had everything. What leads to the old leg has left the new one behind since. */
+static int gone_astray(struct move *move, enum move_place place, struct error *error)
+{
+	struct error ignored;
+
+	if (place == AT_OLD && move_exchange(move, false, &ignored) == 0)
+		move_enter_phase(move, MOVE_SYNCING, &ignored);
+	return move_astray(move, place, error);
 }
 
 /* The last step did not succeed. Where the old leg has everything still, a restart must find that one. */
 static int stay(struct move *move, struct error *error)
 {
+	enum move_place place;
 	struct error ignored;
+	int res = move_where(move, &place, &ignored);
 
-	if (!move->options.engine->switches && exchange(move, false, &ignored) == 0)
+	if (res == 0 && place != AT_MEDIUM)
+		return gone_astray(move, place, error);
+	if (!move->options.engine->switches && move_exchange(move, false, &ignored) == 0)
 		move_enter_phase(move, MOVE_SYNCING, &ignored);
 	return error_prefix(error, "the last step did not succeed, the mirror goes on");
 }
 
+/* Gone on with after a kill, the medium is not known yet. Past the mirror nothing is to be copied any more. */
 static int find_medium(struct move *move, enum move_place *ret, struct error *error)
 {
-	int res = move_make_legs(move, error);
+	int res = move_where(move, ret, error);
 
+	if (res < 0 || *ret != AT_ELSEWHERE)
+		return res;
+	res = move_make_legs(move, error);
 	if (res == 0)
 		res = ENGINE(move, make, error);
 	if (res == 0)
-		res = ENGINE(move, sync, error);
-	return res == 0 ? move_where(move, ret, error) : res;
+		res = move_where(move, ret, error);
+	return res == 0 && *ret == AT_MEDIUM ? ENGINE(move, sync, error) : res;
 }
 
 static int clean_up_moved(struct move *move, struct error *error)
@@ -197,26 +200,24 @@ static int forward_finish(struct move *move, struct error *error)
 {
 	char old[256];
 	enum move_place place;
-	int res = 0;
+	int res = find_medium(move, &place, error);
 
-	if (move->record.phase != MOVE_FINISHING)
-		res = move_enter_phase(move, MOVE_FINISHING, error);
-	if (res == 0)
-		res = move_where(move, &place, error);
-	/* Gone on with after a kill: the medium is not known yet. */
-	if (res == 0 && place != AT_NEW)
-		res = find_medium(move, &place, error);
 	if (res < 0)
 		return res;
-	if (place == AT_MEDIUM) {
+	/* Led to the new leg before, the old one would be the one left behind: what LVM says is not touched. */
+	if (place == AT_OLD && move->record.phase == MOVE_FINISHING)
+		return move_astray(move, place, error);
+	if (place != AT_MEDIUM && place != AT_NEW)
+		return gone_astray(move, place, error);
+	if (move->record.phase != MOVE_FINISHING)
+		res = move_enter_phase(move, MOVE_FINISHING, error);
+	if (res == 0 && place == AT_MEDIUM) {
 		res = move_lead(move, AT_NEW, error);
 		if (res < 0)
 			return stay(move, error);
-	} else if (place != AT_NEW) {
-		return error_set(error, -EBUSY,
-		    "somebody else changed the table of %s since; see `dmsetup table %s`",
-		    move->record.device, move->record.device);
 	}
+	if (res < 0)
+		return res;
 	move_name_old(move, old, sizeof(old));
 	move_say(move,
 	    "%s leads to %s now; a copy that has the same UUIDs stays on %s, and nothing holds it from now "
@@ -231,10 +232,26 @@ static int forward_switched(struct move *move, struct error *error)
 	enum move_place place;
 	int res = find_medium(move, &place, error);
 
+	if (res < 0)
+		return res;
+	/* LVM led it there, by its metadata. */
+	if (place == AT_NEW) {
+		res = move_exchange(move, true, error);
+		return res == 0 ? move_enter_phase(move, MOVE_FINISHING, error) : res;
+	}
+	if (place != AT_MEDIUM)
+		return gone_astray(move, place, error);
 	/* It may have been recorded, and nothing more. */
-	if (res == 0)
-		res = wait_until_synced(move, error);
+	res = wait_until_synced(move, error);
 	return res == 0 ? forward_switch(move, error) : res;
+}
+
+static int stay_switched(struct move *move, struct error *error)
+{
+	enum move_place place;
+	int res = move_where(move, &place, error);
+
+	return res < 0 || place == AT_MEDIUM ? res : gone_astray(move, place, error);
 }
 
 int move_forward(struct move *move, enum move_until until, enum move_until *ret_reached, struct error *error)
@@ -264,7 +281,7 @@ int move_forward(struct move *move, enum move_until until, enum move_until *ret_
 	*ret_reached = until == MOVE_UNTIL_MOVED ? MOVE_UNTIL_MOVED : MOVE_UNTIL_SWITCHED;
 	/* Once it is being led there it must get there. */
 	if (until != MOVE_UNTIL_MOVED && move->record.phase != MOVE_FINISHING)
-		return 0;
+		return stay_switched(move, error);
 	*ret_reached = MOVE_UNTIL_MOVED;
 	return forward_finish(move, error);
 }
@@ -290,7 +307,7 @@ static int back_to_old(struct move *move, enum move_place place, struct error *e
 		if (place == AT_MEDIUM)
 			res = ENGINE(move, uncut, error);
 		if (res == 0)
-			res = exchange(move, false, error);
+			res = move_exchange(move, false, error);
 		if (res == 0)
 			res = move_enter_phase(move, MOVE_UNDOING, error);
 	}
@@ -308,7 +325,7 @@ static int lead_back(struct move *move, struct error *error)
 
 	if (res < 0)
 		return res;
-	if (move->record.phase == MOVE_FINISHING && place == AT_NEW)
+	if (move_new_counts(move) && place == AT_NEW)
 		return error_set(error, -EPERM,
 		    "%s leads to %s already, which alone has everything: `blkmove move --resume %s` ends "
 		    "this move; "

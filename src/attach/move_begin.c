@@ -184,6 +184,7 @@ int move_look_again(struct move *move, struct error *error)
 		    "the machine was started anew since, and %s is not there: set it up", record->device);
 	record->old = record->last = (struct dm_table){0};
 	record->note = 0;
+	record->led = false;
 	res = look(move, &facts, !before.lvm.group[0], error);
 	move_record_done(&before);
 	if (res == 0 && (record->kind != before.kind || record->sectors != before.sectors))

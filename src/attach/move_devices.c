@@ -2,6 +2,7 @@
 /* Devices and tables of a move: see move.h. The kernel is asked each time; nothing is believed that a killed process may have changed. */
 #include "attach/move_private.h"
 
+#include "base/cleanup.h"
 #include "block/inspect.h"
 #include "block/sysfs.h"
 
@@ -186,6 +187,14 @@ static bool leads_to(const struct move *move, const struct dm_table *table, dev_
 	return equal;
 }
 
+static bool is_old(const struct move *move, const struct dm_table *table)
+{
+	const struct move_record *record = &move->record;
+
+	return record->kind == MOVE_CONTENT ? dm_table_equal(table, &record->old)
+	                                    : leads_to(move, table, record->old_device);
+}
+
 int move_where(struct move *move, enum move_place *ret, struct error *error)
 {
 	const struct move_record *record = &move->record;
@@ -200,8 +209,7 @@ int move_where(struct move *move, enum move_place *ret, struct error *error)
 	if (!move_is_remote(move))
 		(void)move_stat_target(move, &target, &sectors, &ignored);
 	*ret = AT_ELSEWHERE;
-	if (record->kind == MOVE_CONTENT ? dm_table_equal(&table, &record->old)
-	                                 : leads_to(move, &table, record->old_device))
+	if (is_old(move, &table))
 		*ret = AT_OLD;
 	else if (leads_to(move, &table, move->medium))
 		*ret = AT_MEDIUM;
@@ -245,6 +253,7 @@ struct swap {
 	enum move_place place;
 	const char *leg_name;
 	int leg_fd;
+	bool astray;
 };
 
 /*
@@ -259,12 +268,30 @@ static int empty_cache(const struct swap *swap, struct error *error)
 	    error, -errno, "cannot write out the page cache of %s: %s", swap->leg_name, strerror(errno));
 }
 
+/* What somebody else loaded since is not to be replaced: what is written past the medium would be lost. */
+static int is_as_before(struct swap *swap, struct error *error)
+{
+	struct move *move = swap->move;
+	struct dm_table table;
+	int res = dm_get_table(move->record.device, false, &table, error);
+
+	if (res < 0)
+		return res;
+	swap->astray =
+	    !(swap->place == AT_MEDIUM ? is_old(move, &table) : leads_to(move, &table, move->medium));
+	dm_table_wipe(&table);
+	return swap->astray ? error_set(error, -EIO, "the table of %s was changed", move->record.device) : 0;
+}
+
 /* The user waits: nobody writes to that leg. */
 static int while_suspended(void *data, struct error *error)
 {
 	struct swap *swap = data;
 	struct move *move = swap->move;
-	int res = swap->place == AT_NEW ? ENGINE(move, leave, error) : 0;
+	int res = is_as_before(swap, error);
+
+	if (res == 0 && swap->place == AT_NEW)
+		res = ENGINE(move, leave, error);
 
 	return res == 0 ? empty_cache(swap, error) : res;
 }
@@ -285,9 +312,15 @@ int move_lead(struct move *move, enum move_place place, struct error *error)
 	bool secrets = move->record.kind == MOVE_BACKING;
 	struct dm_table table;
 	uint64_t pause_ns = 0;
+	_cleanup_(cleanup_close) int lock = -1;
 	struct error ignored;
 	int res = wanted_table(move, place, secrets, &table, error);
 
+	/* None of LVM's commands is between its own load and resume meanwhile. */
+	if (res == 0 && move->record.lvm.group[0])
+		lock = lvm_lock(move->record.lvm.group, error);
+	if (res == 0 && move->record.lvm.group[0] && lock < 0)
+		res = lock;
 	if (res == 0)
 		res = open_leg(&swap, error);
 	/* Little is left for when the user waits. */
@@ -300,7 +333,7 @@ int move_lead(struct move *move, enum move_place place, struct error *error)
 	dm_table_wipe(&table);
 	if (pause_ns > move->pause_ns)
 		move->pause_ns = pause_ns;
-	return res;
+	return swap.astray && move_where(move, &place, &ignored) == 0 ? move_astray(move, place, error) : res;
 }
 
 static void add_name(dev_t device, char *ret, size_t length)

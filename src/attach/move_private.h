@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What the parts of a move share: move.c (its phases), move_begin.c (what is looked at first), move_devices.c (devices and tables),
+ * move_astray.c (whether somebody else changed the table, and when LVM's metadata may be exchanged),
  * move_restart.c (after a restart of the machine). */
 #pragma once
 
@@ -29,8 +30,15 @@ struct move {
 __attribute__((format(printf, 2, 3))) void move_say(struct move *move, const char *format, ...);
 /* Records it before it takes effect. */
 int move_enter_phase(struct move *move, enum move_phase phase, struct error *error);
-/* Whether LVM's metadata have exchanged the two places. */
+
+/* move_astray.c. Whether LVM's metadata have exchanged the two places. */
 int move_is_exchanged(struct move *move, bool *ret, struct error *error);
+/* Has them exchanged, or not; only while the device leads to both, or to the one that they will name. */
+int move_exchange(struct move *move, bool wanted, struct error *error);
+/* Somebody else led the device to `place`, where the move did not want it: -EIO, with what counts and what to do. */
+int move_astray(struct move *move, enum move_place place, struct error *error);
+/* 0 while the device leads to the medium. */
+int move_must_be_mirrored(struct move *move, struct error *error);
 
 /* move_begin.c: device, target and LVM are looked at as if the move began now; its record is made true, not saved. */
 int move_look_again(struct move *move, struct error *error);
@@ -53,7 +61,10 @@ int move_remove_legs(struct move *move, struct error *error);
 /* Finds the legs that are there. */
 void move_find_legs(struct move *move);
 int move_where(struct move *move, enum move_place *ret, struct error *error);
-/* Leads the consumer's device there: its table is swapped. For AT_NEW, engine->leave() has a say while it is suspended. */
+/*
+ * Leads the consumer's device there: its table is swapped, if it is still that of the step before. For AT_NEW, engine->leave() has a say while it is
+ * suspended.
+ */
 int move_lead(struct move *move, enum move_place place, struct error *error);
 /* Where the old leg lies, for people: "/dev/sda, /dev/sdb". */
 void move_name_old(const struct move *move, char *ret, size_t length);

@@ -113,14 +113,14 @@ static int parse_table(json_t *json, struct dm_table *ret)
 static json_t *record_json(const struct move_record *record)
 {
 	return json_pack(
-	    "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:s}",
+	    "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:s, s:b}",
 	    "version", VERSION, "phase", move_phase_name(record->phase), "engine", record->engine, "device",
 	    record->device, "uuid", record->uuid, "target", record->target, "boot", record->boot, "kind",
 	    record->kind, "sectors", (json_int_t)record->sectors, "old_device",
 	    (json_int_t)record->old_device, "old", table_json(&record->old), "last",
 	    table_json(&record->last), "lvm_group", record->lvm.group, "lvm_moved", record->lvm.moved,
 	    "lvm_target", record->lvm.target, "lvm_first", record->lvm_first, "note", (int)record->note,
-	    "target_id", record->target_id);
+	    "target_id", record->target_id, "led", record->led);
 }
 
 int move_record_save(struct move_record *record, const struct move_folder *folder, struct error *error)
@@ -148,19 +148,22 @@ static int parse_record(json_t *json, struct move_record *ret)
 	    *target_id;
 	json_int_t sectors, old_device;
 	json_t *old, *last;
-	int version, kind, note, res;
+	int version, kind, note, led = true, res;
 
 	if (json_unpack(json,
-	        "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:s}",
+	        "{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:s, s:s, s:s, s:s, s:i, s:s, "
+	        "s?:b}",
 	        "version", &version, "phase", &phase, "engine", &engine, "device", &device, "uuid", &uuid,
 	        "target", &target, "boot", &boot, "kind", &kind, "sectors", &sectors, "old_device",
 	        &old_device, "old", &old, "last", &last, "lvm_group", &group, "lvm_moved", &moved,
-	        "lvm_target", &lvm_target, "lvm_first", &first, "note", &note, "target_id", &target_id) < 0 ||
+	        "lvm_target", &lvm_target, "lvm_first", &first, "note", &note, "target_id", &target_id, "led",
+	        &led) < 0 ||
 	    version != VERSION || (kind != MOVE_CONTENT && kind != MOVE_BACKING) || sectors <= 0)
 		return -EBADMSG;
 	while (ret->phase < MOVE_PHASES && strcmp(phase, phase_names[ret->phase]))
 		ret->phase++;
 	ret->note = (unsigned)note;
+	ret->led = led;
 	ret->kind = (enum move_kind)kind;
 	ret->sectors = (uint64_t)sectors;
 	ret->old_device = (dev_t)old_device;

@@ -34,6 +34,7 @@ struct move_record {
 	struct lvm_pair lvm; /* group "": the volumes are not LVM's, or not of one group */
 	char lvm_first[128]; /* where LVM's volume `moved` began before the move */
 	unsigned note;       /* the engine's own; 0: none */
+	bool led; /* the device was led to the medium: what is written past it since, a copy lacks */
 	struct dm_table
 	    last; /* the new leg, where it has a table of its own to which the device is led; else empty */
 };

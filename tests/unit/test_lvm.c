@@ -248,7 +248,7 @@ static void test_exchange_keeps_others_out(void **state)
 {
 	char folder[] = "/tmp/lvm-XXXXXX", path[4200], *before = strdup(getenv("PATH"));
 	bool made = mkdir(LOCKS, 0700) == 0;
-	int fds[2], status;
+	int fds[2], status, lock;
 	struct error error = {0};
 	char byte;
 	pid_t holder;
@@ -266,7 +266,10 @@ static void test_exchange_keeps_others_out(void **state)
 	assert_int_equal(read(fds[0], &byte, 1), 1);
 	snprintf(path, sizeof(path), "%s:%s", folder, before);
 	setenv("PATH", path, 1);
+	lock = lvm_lock("vg", &error);
+	assert_true(lock >= 0);
 	assert_int_equal(lvm_exchange(&pair, &error), 0);
+	close(lock);
 	setenv("PATH", before, 1);
 	assert_int_equal(waitpid(holder, &status, 0), holder);
 	assert_int_equal(status, 0);

@@ -213,6 +213,52 @@ END""")
     assert ":64:logon:blkmove:test" in guest.run("dmsetup table secret; md5sum --quiet -c /run/sum; dmsetup remove secret").out
 
 
+@kinds("lvm")
+@pytest.mark.parametrize("engine", ["dm", "blkmove"])
+def test_h11_lvm_snapshot_taken_meanwhile(moved, engine):
+    """LVM leads the volume past the mirror, which does not know: the move must not go on to a copy that lacks what was written since."""
+    guest, volume = moved.guest, moved.volume
+
+    def go_on():
+        """Not by workload.py: what has a snapshot knows no discard."""
+        guest.run("""cd /data; [ ! -e sums ] || md5sum --quiet -c sums; n=$(ls | wc -l)
+            dd if=/dev/urandom of=file$n bs=77777 count=5 status=none; sync; md5sum file* >sums; sync""")
+
+    def is_refused(said):
+        assert f"--undo {volume.name}" in said, said
+        assert volume._place_by_metadata(volume.volume) == "old"
+
+    guest.run(f"modprobe ublk_drv || modprobe nbd; modprobe dm_snapshot; mkfs.ext4 -q {volume.device}; mkdir -p /data; mount {volume.device} /data")
+    go_on()
+    moved.begin(f"--engine={engine}", "--until=synced")
+    go_on()
+    guest.run(f"lvcreate -qq -s -n nightly -L 4M vg/{volume.volume} {volume.old}", timeout_s=120)
+    go_on()
+    is_refused(guest.run(["blkmove", "move", "--resume", volume.device], code=2).out)
+    go_on()
+    guest.run("lvremove -qqf vg/nightly", timeout_s=120)
+    assert volume.leads() == "old"
+    # Led back to the mirror, it would be taken for the same.
+    is_refused(guest.run(["blkmove", "move", "--resume", volume.device], code=2).out)
+    go_on()
+    assert moved.move("--undo", volume.device)[-1]["leg"] == "old"
+    moved.nothing_is_left()
+    guest.run(f"dd if=/dev/urandom of={volume.target} bs=1M count=8 conv=fsync,notrunc status=none")
+    # A copy under way stops by itself.
+    slow = "--throttle=1" if engine == "dm" else "--max-rate=64K"
+    moving = guest.start(["blkmove", "move", "--json", slow, *moved.words(f"--engine={engine}")])
+    moving.wait_for('"progress"')
+    guest.run(f"lvchange --refresh vg/{volume.volume}", timeout_s=120)
+    moving.wait(code=2)
+    is_refused(moving.out)
+    assert volume.leads() == "old"
+    go_on()
+    moved.move("--undo", volume.device)
+    moved.nothing_is_left()
+    guest.run("cd /data; md5sum --quiet -c sums; cd /; umount /data")
+    volume.take_down()
+
+
 @kinds("linear")
 def test_throttle_of_the_kernels_mirror(moved):
     """It slows the copy down, may be changed by --resume, and is gone afterwards; a rate is kept by it."""
