@@ -276,24 +276,60 @@ def test_h23_the_end_says_that_both_disks_carry_the_same_file_system(mirror):
     assert "do not mount both" in mirror.program("finish", "m").out.decode()
 
 
-def test_h27_a_full_disk_under_the_map_costs_clients_nothing(mounts, mirror, client):
-    """And the mirror can be finished or given up."""
-    small = mounts("-t", "tmpfs", "-o", "size=2500k", "none")
-    mirror.start("--state-dir", small, "--max-rate=4M")
-    client.start()
-    wait_until(lambda: client.writes > 20, "writes")
-    filler = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
-    with pytest.raises(OSError):
+def fill(folder):
+    """To the last byte. Returns the file that takes it all."""
+    with pytest.raises(OSError), open(folder / "filler", "wb", buffering=0) as filler:
         while True:
-            os.write(filler, bytes(4096))
-    os.close(filler)
+            filler.write(bytes(4096))
+    return folder / "filler"
+
+
+def goes_on(client, count=50):
     writes = client.writes
-    wait_until(lambda: client.writes > writes + 100, "writes on a full disk")
-    (small / "filler").unlink()
-    mirror.program("throttle", "m", "none")
-    mirror.wait_for("ready", "failed")
+    wait_until(lambda: client.writes > writes + count or client.failure, "writes")
+    assert client.failure is None, client.failure
+
+
+def end_on_target(mirror, client):
+    mirror.wait_for("ready")
+    mirror.program("cutover", "m")
     client.stop()
-    client.check_volume(mirror.source)
+    wait_until(lambda: mirror.status()["dirty"] == 0, "nothing dirty")
+    mirror.program("finish", "m")
+    client.check_volume(mirror.target)
+    assert equal(mirror)
+
+
+@pytest.mark.parametrize("order", ["cutover", "revert", "finish", "abort"])
+def test_h27_an_order_on_a_full_disk_is_done_or_refused(mounts, mirror, client, order):
+    """The disk of the state folder: the map has its room, what else is to be noted has none. Clients feel nothing."""
+    state = mounts("-t", "tmpfs", "-o", "size=2500k", "none")
+    mirror.start("--state-dir", state)
+    client.start()
+    mirror.wait_for("ready")
+    if order in ("revert", "finish"):
+        mirror.program("cutover", "m")
+    filler = fill(state)
+    goes_on(client)
+    done = mirror.program(order, "m", code=TROUBLE if order == "cutover" else OK)
+    goes_on(client)
+    assert mirror.status()["authoritative"] == ("target" if order == "finish" else "source")
+    if order == "cutover":
+        assert "No space left on device" in done.err
+        mirror.kill()
+        client.stop()
+        assert "No space left on device" in mirror.resume("--state-dir", state, code=TROUBLE).err
+    filler.unlink()
+    if order == "cutover":
+        mirror.resume("--state-dir", state)
+        client = client.again()
+        client.check_export()
+        client.start()
+    if order in ("cutover", "revert"):
+        end_on_target(mirror, client)
+    else:
+        client.stop()
+        client.check_volume(mirror.target if order == "finish" else mirror.source)
 
 
 def test_a_mirror_onto_itself_is_refused(program, folder, volumes, loops):
