@@ -196,6 +196,9 @@ static int resume_for(const char *name, uint32_t *cookie, uint16_t flags, struct
 		dm_end(&task);
 		task = dm_begin(DM_DEVICE_RESUME, name);
 	}
+	/* For a table that waits while the device runs: then the kernel suspends it first, as dm_suspend() would. */
+	if (task)
+		dm_task_skip_lockfs(task);
 	return dm_do(task, "resume the device", name, error);
 }
 
@@ -233,9 +236,10 @@ int dm_swap(const char *name, bool secrets, const struct dm_table *table,
 	if (res < 0)
 		return res;
 	begin_ns = clock_now_ns();
-	res = dm_suspend(name, error);
-	if (res == 0 && look)
-		res = look(data, error);
+	if (look) {
+		res = dm_suspend(name, error);
+		res = res == 0 ? look(data, error) : res;
+	}
 	if (res == 0)
 		res = dm_resume(name, error);
 	if (ret_pause_ns)

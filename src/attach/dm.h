@@ -44,7 +44,7 @@ int dm_load(const char *name, bool secrets, const struct dm_table *table, struct
 int dm_clear(const char *name, struct error *error);
 /* Waits until what is under way has ended, and holds what comes. File systems are not frozen: nothing needs them to be. */
 int dm_suspend(const char *name, struct error *error);
-/* Puts the inactive table in the live one's place, if there is one, and lets go what was held. */
+/* Puts the inactive table in the live one's place, if there is one (of a device that runs, too), and lets go what was held. */
 int dm_resume(const char *name, struct error *error);
 /* 0 also when there is no such device; -EBUSY when it is open. */
 int dm_remove(const char *name, struct error *error);
@@ -56,7 +56,8 @@ int dm_remove(const char *name, struct error *error);
 int dm_moment(const char *name, const char *inner, struct error *error);
 /*
  * Swaps the table under whoever uses the device: load, suspend, look, resume. look() (may be NULL) is called while nothing is under way and says
- * whether the new table may take over: 0 or -errno with words. *ret_pause_ns (may be NULL): how long the device was suspended.
+ * whether the new table may take over: 0 or -errno with words. Without it nothing is left suspended by whoever is killed meanwhile.
+ * *ret_pause_ns (may be NULL): how long the device was suspended.
  * When it fails the device runs with the table that it had, or the error says that it is suspended still.
  */
 int dm_swap(const char *name, bool secrets, const struct dm_table *table,

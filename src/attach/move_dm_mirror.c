@@ -96,25 +96,11 @@ static bool is_mirror(const char *name)
 	return found;
 }
 
-struct throttled {
-	struct move_dm_mirror_options *options;
-	struct move *move;
-};
-
-/* The kernel has the mirror's table by now, and so its module; the mirror has not begun. */
-static int throttle_first(void *data, struct error *error)
-{
-	struct throttled *throttled = data;
-
-	return throttle(throttled->options, throttled->move, error);
-}
-
 static int dm_mirror_sync(void *data, struct move *move, struct error *error)
 {
 	dev_t old = move_leg_device(move, false), new = move_leg_device(move, true);
 	struct dm_table table = {0};
 	char name[DM_NAME_MAX], params[160];
-	struct throttled throttled = {data, move};
 	int res;
 
 	medium_name(move, name);
@@ -124,7 +110,12 @@ static int dm_mirror_sync(void *data, struct move *move, struct error *error)
 	    minor(old), major(new), minor(new));
 	if (dm_table_add(&table, 0, move_get_record(move)->sectors, "mirror", params) < 0)
 		return error_set(error, -ENOMEM, "cannot make a table: out of memory");
-	res = dm_swap(name, false, &table, throttle_first, &throttled, NULL, error);
+	/* The first time it is for the module; before the mirror begins it is throttled. */
+	res = dm_load(name, false, &table, error);
+	if (res == 0)
+		res = throttle(data, move, error);
+	if (res == 0)
+		res = dm_swap(name, false, &table, NULL, NULL, NULL, error);
 	dm_table_done(&table);
 	return res < 0 ? error_prefix(error, "cannot begin the mirror (is the module dm_mirror there?)") : 0;
 }
