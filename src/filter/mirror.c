@@ -111,7 +111,7 @@ static void mirror_free(struct block *block)
 	struct mirror *mirror = mirror_of(block);
 	struct list_node *node;
 
-	assert(mirror->in_flight == 0 && list_empty(&mirror->held));
+	assert(mirror->in_flight == 0 && list_empty(&mirror->held) && list_empty(&mirror->turns));
 	/* What the follower still has is waited for; nobody is left to be told. */
 	mirror->options.event = NULL;
 	mirror_follower(mirror)->block = NULL;
@@ -208,6 +208,7 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 	list_init(&mirror->under_way);
 	list_init(&mirror->spare);
 	list_init(&mirror->held);
+	list_init(&mirror->turns);
 	list_init(&mirror->parked);
 	range_locks_init(&mirror->locks, mirror->block.ring, excludes);
 	ring_attend(mirror->block.ring);
@@ -351,6 +352,7 @@ void mirror_hold(struct block *block)
 	struct mirror *mirror = mirror_of(block);
 
 	mirror->holding = true;
+	mirror_io_hold(mirror);
 	mirror_look_drained(mirror);
 }
 
@@ -459,11 +461,4 @@ uint64_t mirror_pause_ns(struct block *block)
 
 	mirror->pause_ns = 0;
 	return pause_ns;
-}
-
-bool mirror_pause_is_over(const struct block *block)
-{
-	const struct mirror *mirror = mirror_const_of(block);
-
-	return mirror->let_in == 0 && list_empty(&mirror->held);
 }

@@ -35,7 +35,8 @@ struct mirror_options {
 	struct bitmap_file *map;
 	uint64_t follower_timeout_ns; /* of one request to the following leg; 0: 10 s */
 	uint64_t leader_timeout_ns;   /* how long clients wait for a leader whose link is lost; 0: 30 s */
-	uint64_t stable_max; /* bytes of data held for both legs at once; 0: 16 MiB; beyond it: dirty */
+	/* Bytes of data held for both legs at once; 0: 16 MiB. Beyond it writes wait for their turn; a longer one goes alone. */
+	uint64_t stable_max;
 	/* From the loop; it may call everything here but block_free(). */
 	void (*event)(void *data, enum mirror_event event);
 	void *data;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of a client's request in a mirror. A write takes the lock of its range, waits until the map says durably that the
- * regions may differ, goes to one leg or to both, and leaves its regions dirty unless both did it. A read or a flush has
- * nothing of that but the legs.
+ * The life of a client's request in a mirror. A write to both legs waits for its turn, as memory is bounded. A write takes the lock of
+ * its range, waits until the map says durably that the regions may differ, goes to one leg or to both, and leaves its regions dirty
+ * unless both did it. A read or a flush has nothing of that but the legs.
  */
 #include "filter/mirror_private.h"
 
@@ -12,6 +12,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+
+/* In a request's driver_u64, before it is begun. */
+enum { CAME_NS, WAS_HELD };
 
 static void locked(struct mirror_io *mio);
 
@@ -70,13 +73,12 @@ static void put(struct mirror_io *mio)
 
 	if (!mio->answered || mio->legs[0].active || mio->legs[1].active)
 		return;
-	if (mio->stable) {
-		free(mio->stable);
-		mirror->stable_bytes -= mio->legs[0].io.length;
-	}
+	free(mio->stable);
 	mio->stable = NULL;
+	mirror->stable_bytes -= mio->stable_bytes;
 	list_remove(&mio->node);
 	list_append(&mirror->spare, &mio->node);
+	mirror_io_give_turns(mirror);
 }
 
 /* What the client is told. */
@@ -182,6 +184,8 @@ void mirror_io_let_go(struct mirror *mirror)
 		if (!mio->answered)
 			answer_if_over(mio);
 	}
+	/* What a follower that hangs still has is in nobody's way. */
+	mirror_io_give_turns(mirror);
 }
 
 static void ask_leg(struct mirror_io *mio, unsigned index)
@@ -212,20 +216,14 @@ static void ask_leg(struct mirror_io *mio, unsigned index)
 /* The client's memory may change while it is written, and be gone when the follower is late: both legs get a copy. */
 static bool make_stable(struct mirror_io *mio)
 {
-	struct mirror *mirror = mio->mirror;
 	uint64_t length = mio->parent->length;
 
 	if (mio->parent->op != BLOCK_WRITE)
 		return true;
-	if (mirror->stable_bytes + length > mirror->options.stable_max)
-		return false;
 	mio->stable = aligned_alloc(4096, align_up(length, 4096));
 	if (!mio->stable)
 		return false;
 	memcpy(mio->stable, mio->parent->buf, length);
-	mirror->stable_bytes += length;
-	/* put() looks here how much it was. */
-	mio->legs[0].io.length = length;
 	return true;
 }
 
@@ -320,7 +318,13 @@ static bool can_trim(const struct mirror *mirror)
 	return can;
 }
 
-static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns, bool was_held)
+static bool writes_through(const struct mirror *mirror)
+{
+	return mirror->mode == MIRROR_WRITE_THROUGH &&
+	       mirror->legs[MIRROR_LEGS - 1 - mirror->authoritative].block;
+}
+
+static void begin(struct mirror *mirror, struct block_io *io)
 {
 	struct mirror_io *mio;
 
@@ -338,12 +342,14 @@ static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns,
 		return;
 	}
 	mio->parent = io;
-	mio->start_ns = start_ns;
-	mio->was_held = was_held;
+	mio->start_ns = io->driver_u64[CAME_NS];
+	mio->was_held = io->driver_u64[WAS_HELD];
 	mirror->in_flight++;
-	mirror->let_in += was_held;
-	mio->through = mirror->mode == MIRROR_WRITE_THROUGH && mirror_follower(mirror)->block &&
-	               (writes(mio) || io->op == BLOCK_FLUSH);
+	mirror->let_in += mio->was_held;
+	mio->through = writes_through(mirror) && (writes(mio) || io->op == BLOCK_FLUSH);
+	if (mio->through && io->op == BLOCK_WRITE)
+		mio->stable_bytes = io->length;
+	mirror->stable_bytes += mio->stable_bytes;
 	if (!writes(mio) || mirror->alone) {
 		ask_legs(mio);
 		return;
@@ -359,20 +365,61 @@ static void begin(struct mirror *mirror, struct block_io *io, uint64_t start_ns,
 		locked(mio);
 }
 
+/* By the authoritative leg alone it would make work for the copy, and under a load that goes on there would be no end of that. */
+static bool has_room(const struct mirror *mirror, const struct block_io *io)
+{
+	return io->op != BLOCK_WRITE || !writes_through(mirror) ||
+	       (mirror_is_away(mirror) && mirror->overdue) || mirror->stable_bytes == 0 ||
+	       mirror->stable_bytes + io->length <= mirror->options.stable_max;
+}
+
+/*
+ * Those that wait have begun nothing: no lock, no claim. So whatever has been begun comes to its end without them, and then they go
+ * on; in the order of their coming, so that the longest comes to its turn, too.
+ */
+void mirror_io_give_turns(struct mirror *mirror)
+{
+	while (!mirror->holding && !list_empty(&mirror->turns)) {
+		struct block_io *io = container_of(mirror->turns.next, struct block_io, node);
+
+		if (!has_room(mirror, io))
+			return;
+		list_remove(&io->node);
+		begin(mirror, io);
+	}
+}
+
+static void begin_in_turn(struct mirror *mirror, struct block_io *io)
+{
+	if (io->op == BLOCK_WRITE && (!list_empty(&mirror->turns) || !has_room(mirror, io)))
+		list_append(&mirror->turns, &io->node);
+	else
+		begin(mirror, io);
+}
+
 void mirror_io_submit(struct mirror *mirror, struct block_io *io)
 {
 	/* It may have lain in its socket while the loop was busy, with the copy perhaps. */
-	uint64_t came_ns = ring_came_ns(mirror->block.ring);
-
+	io->driver_u64[CAME_NS] = ring_came_ns(mirror->block.ring);
+	io->driver_u64[WAS_HELD] = mirror->holding;
 	if (io->op == BLOCK_RESIZE) {
 		block_complete_later(
 		    &mirror->block, io, io->length == mirror->block.info.size ? 0 : -EOPNOTSUPP);
 	} else if (mirror->holding) {
 		mirror->counts.held++;
-		io->driver_u64[0] = came_ns;
 		list_append(&mirror->held, &io->node);
 	} else {
-		begin(mirror, io, came_ns, false);
+		begin_in_turn(mirror, io);
+	}
+}
+
+void mirror_io_hold(struct mirror *mirror)
+{
+	list_for_each (node, &mirror->turns) {
+		struct block_io *io = container_of(node, struct block_io, node);
+
+		mirror->counts.held += !io->driver_u64[WAS_HELD];
+		io->driver_u64[WAS_HELD] = true;
 	}
 }
 
@@ -380,9 +427,17 @@ void mirror_io_release(struct mirror *mirror)
 {
 	struct list_node *node;
 
-	while (!mirror->holding && (node = list_pop(&mirror->held))) {
-		struct block_io *io = container_of(node, struct block_io, node);
+	mirror_io_give_turns(mirror);
+	while (!mirror->holding && (node = list_pop(&mirror->held)))
+		begin_in_turn(mirror, container_of(node, struct block_io, node));
+}
 
-		begin(mirror, io, io->driver_u64[0], true);
-	}
+bool mirror_pause_is_over(const struct block *block)
+{
+	const struct mirror *mirror = mirror_const_of(block);
+	const struct list_node *first = mirror->turns.next;
+
+	/* Those that were held come before those that were not. */
+	return mirror->let_in == 0 && list_empty(&mirror->held) &&
+	       (first == &mirror->turns || !container_of(first, struct block_io, node)->driver_u64[WAS_HELD]);
 }

@@ -28,6 +28,7 @@ static void fail_all(struct mirror *mirror)
 
 	while ((node = list_pop(&mirror->parked)))
 		mirror_io_abandon(container_of(node, struct mirror_io, parked));
+	mirror_io_give_turns(mirror);
 }
 
 static void wait_ended(struct ring_op *op, int res)

@@ -104,7 +104,6 @@ static void leg_done(struct block_io *io, int res)
 	bool leads = leg != mirror_follower(mirror);
 
 	list_remove(&leg_io->node);
-	leg_io->active = false;
 	if (res == 0)
 		note_zeroed(leg, io);
 	if (leads)
@@ -115,6 +114,8 @@ static void leg_done(struct block_io *io, int res)
 		mirror_flush_failed(mirror);
 	else if (res < 0 && res != -EOPNOTSUPP && !leads && leg->block)
 		mirror_let_go(mirror, res);
+	/* Not before that: a request that is answered as the follower is let go would believe its memory to be free. */
+	leg_io->active = false;
 	leg_io->done(leg_io, res);
 }
 

@@ -44,7 +44,8 @@ struct mirror_io {
 	struct bitmap_claim claim;
 	struct mirror_leg_io legs[MIRROR_LEGS];
 	uint64_t start_ns;
-	void *stable; /* the data, for both legs */
+	void *stable;          /* the data, for both legs */
+	uint64_t stable_bytes; /* that may be held, from begin to end */
 	bool was_held;
 	bool locked, claimed;
 	bool through;    /* both legs are asked */
@@ -79,8 +80,9 @@ struct mirror {
 	bool alone; /* for good */
 
 	struct list_node under_way, spare, held;
-	unsigned in_flight; /* clients' requests that were begun and not answered */
-	unsigned let_in;    /* of these, those that a hold kept waiting */
+	struct list_node turns; /* writes to both legs that wait until there is room for their data */
+	unsigned in_flight;     /* clients' requests that were begun and not answered */
+	unsigned let_in;        /* of these, those that a hold kept waiting */
 	bool holding;
 	uint64_t stable_bytes;
 	uint64_t granule;      /* of legs[].written; bytes */
@@ -142,9 +144,13 @@ void mirror_note_swap(struct mirror *mirror);
 void mirror_io_resume(struct mirror_io *mio);
 void mirror_io_abandon(struct mirror_io *mio);
 void mirror_io_submit(struct mirror *mirror, struct block_io *io);
+/* Writes that wait for their turn wait for the release, too. */
+void mirror_io_hold(struct mirror *mirror);
 void mirror_io_release(struct mirror *mirror);
 /* The follower was let go: nobody waits for it any more. */
 void mirror_io_let_go(struct mirror *mirror);
+/* Begins writes that wait for their turn, as far as there is room now, or none is needed any more. */
+void mirror_io_give_turns(struct mirror *mirror);
 void mirror_look_drained(struct mirror *mirror);
 /* All that was begun has ended, or waits for the leader. */
 bool mirror_is_quiet(const struct mirror *mirror);

@@ -39,6 +39,7 @@ struct mirror_job_options {
 	uint64_t settle_ns, settle_busy_ns;
 	/* Bytes of clean regions that stay logged while clients are about; 0: 4 GiB, 512 MiB if remote. */
 	uint64_t settle_keep;
+	uint64_t stable_max;        /* as mirror_options.stable_max; 0: 16 MiB */
 	uint64_t retry_ns;          /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
 	uint64_t cutover_window_ns; /* 0: 500 ms */
 	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */

@@ -197,6 +197,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	const struct copy_options copy_options = {.detect_zeroes = true, .large_max = LARGE_MAX};
 	struct mirror_options options = {.follower_timeout_ns = job->options.follower_timeout_ns,
 	    .leader_timeout_ns = job->options.source_timeout_ns,
+	    .stable_max = job->options.stable_max,
 	    .event = mirror_job_event,
 	    .data = job};
 	int res = job->options.resume ? load_map(job, error) : create_map(job, error);
