@@ -136,11 +136,20 @@ static enum block_op choose_op(struct rand *rand)
 	return ops[rand_below(rand, sizeof(ops) / sizeof(ops[0]))];
 }
 
+/* In sectors. */
+static uint64_t choose_max(const struct mirror_scenario *scenario, struct rand *rand)
+{
+	uint64_t max = rand_one_in(rand, 4) ? scenario->io_max : 8;
+
+	/* Of each length about as many as of twice that. */
+	return scenario->large ? max_u64(max >> rand_below(rand, 10), 1) : max;
+}
+
 static void begin(struct mirror_client *client)
 {
 	struct mirror_world *world = client->world;
 	struct rand *rand = ring_sim_rand(world->sim);
-	uint64_t max = rand_one_in(rand, 4) ? world->scenario.io_max : 8;
+	uint64_t max = choose_max(&world->scenario, rand);
 
 	client->io =
 	    (struct block_io){.op = choose_op(rand), .buf = client->buf, .done = client_done, .user = client};
@@ -202,7 +211,8 @@ void mirror_clients_init(struct mirror_world *world)
 {
 	for (unsigned i = 0; i < MIRROR_CLIENTS_MAX; i++) {
 		world->clients[i].world = world;
-		world->clients[i].buf = aligned_alloc(4096, MIRROR_IO_MAX);
+		world->clients[i].buf =
+		    aligned_alloc(4096, align_up(max_u64(world->scenario.io_max, 8) * MODEL_SECTOR, 4096));
 		if (!world->clients[i].buf)
 			abort();
 	}

@@ -16,6 +16,7 @@
 #define GOAL_STEPS  200000u /* in which the last life must come to its end */
 #define TIMEOUT_NS  300000000u
 #define CHECK_EVERY 32u
+#define CHECK_LARGE 4096u
 
 void mirror_world_stop(struct mirror_world *world)
 {
@@ -174,7 +175,7 @@ static void check_step(struct mirror_world *world)
 	    status.authoritative != cutover_authority(status.state))
 		mirror_world_fail(world, "%s, but leg %d is authoritative", cutover_state_name(status.state),
 		    (int)status.authoritative);
-	if (ring_sim_steps(world->sim) % CHECK_EVERY == 0)
+	if (ring_sim_steps(world->sim) % (world->scenario.large ? CHECK_LARGE : CHECK_EVERY) == 0)
 		check_equal(world, &status);
 }
 
@@ -186,10 +187,14 @@ static void root_of(
 	const uint8_t *data = ring_sim_disk_data(world->sim, world->fds[leg], &size);
 	struct digest_root root;
 
-	if (length > DIGEST_CHUNK || digest_root_init(&root, key, NULL) < 0)
+	if (digest_root_init(&root, key, NULL) < 0)
 		abort();
-	digest_leaves(root.digest, data, length, leaves);
-	digest_root_add(&root, 0, length, leaves);
+	for (uint64_t at = 0; at < length; at += DIGEST_CHUNK) {
+		uint64_t n = min_u64(DIGEST_CHUNK, length - at);
+
+		digest_leaves(root.digest, data + at, n, leaves);
+		digest_root_add(&root, at, n, leaves);
+	}
 	memcpy(ret, root.sum, DIGEST_BYTES);
 	digest_root_done(&root);
 }
@@ -331,6 +336,7 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .settle_ns = 100000000,
 	    .settle_busy_ns = 100000000,
 	    .settle_keep = 1,
+	    .stable_max = scenario->stable_max,
 	    .retry_ns = 50000000,
 	    .cutover_window_ns = 200000000,
 	    .late = scenario->late_wait && !world->last_life ? MIRROR_LATE_WAIT : MIRROR_LATE_DEFER,
@@ -434,7 +440,24 @@ bool mirror_world_run(struct mirror_world *world)
 	return world->story.failures == 0;
 }
 
-static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
+/* By the number of the seed: the others stay what they are. */
+static void grow(struct mirror_scenario *scenario, uint64_t seed, struct rand *rand)
+{
+	scenario->large = seed % MIRROR_LARGE == 30;
+	if (scenario->large) {
+		scenario->sectors = rand_between(rand, 8 << 20, 16 << 20) / MODEL_SECTOR;
+		scenario->io_max = BLOCK_IO_MAX / MODEL_SECTOR;
+		/* Each of their requests is work, and so many steps must be enough for the copy. */
+		scenario->idle += 100;
+		scenario->lives = scenario->lives > 1 ? 2 : 1;
+		scenario->governor.max_rate *= 64;
+	}
+	/* Two of the longest writes at once are one too many, and there are always some that are longer than all the room. */
+	if (scenario->large || seed % 4 == 1)
+		scenario->stable_max = scenario->io_max * MODEL_SECTOR / 2;
+}
+
+static void scenario_init(struct mirror_scenario *scenario, uint64_t seed, struct rand *rand)
 {
 	static const uint32_t regions[] = {4096, 8192, 16384, 65536};
 
@@ -458,6 +481,7 @@ static void scenario_init(struct mirror_scenario *scenario, struct rand *rand)
 	if (scenario->far[MIRROR_SOURCE] || scenario->far[MIRROR_TARGET])
 		scenario->idle += 60;
 	scenario->io_max = rand_one_in(rand, 3) ? MIRROR_IO_MAX / MODEL_SECTOR : rand_between(rand, 1, 100);
+	grow(scenario, seed, rand);
 }
 
 /* A target that was once a copy: here and there it has got something else. */
@@ -518,7 +542,7 @@ void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, 
 	world->sim = ring_sim_new(seed, STEPS_MAX);
 	world->story.sim = world->sim;
 	list_init(&world->agents);
-	scenario_init(&world->scenario, ring_sim_rand(world->sim));
+	scenario_init(&world->scenario, seed, ring_sim_rand(world->sim));
 	world->model = model_new(world->scenario.sectors);
 	make_disks(world);
 	mirror_clients_init(world);

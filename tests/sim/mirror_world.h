@@ -14,6 +14,7 @@
 
 #define MIRROR_CLIENTS_MAX 8u
 #define MIRROR_IO_MAX      (256u << 10)
+#define MIRROR_LARGE       80u /* one seed in so many has requests as long as those of the field */
 
 struct mirror_world;
 
@@ -33,8 +34,10 @@ struct mirror_scenario {
 	unsigned clients, lives;
 	enum mirror_copy_mode copy_mode;
 	struct governor_options governor;
-	uint64_t io_max; /* sectors */
-	uint32_t idle;   /* a client that is idle begins something once in so many steps */
+	bool large;
+	uint64_t io_max;     /* sectors */
+	uint64_t stable_max; /* bytes; 0: more than they ever have under way */
+	uint32_t idle;       /* a client that is idle begins something once in so many steps */
 	bool late_wait, compare, verify;
 	bool sparse;           /* long ranges were never written; the legs tell of their holes */
 	bool far[MIRROR_LEGS]; /* on a machine of its own */
