@@ -243,10 +243,11 @@ static void look_at_lost_map(struct mirror_job *job)
 	    "comparison",
 	    strerror(-bitmap_file_lost(job->map)),
 	    mirror_authoritative(job->mirror) == MIRROR_SOURCE ? "source" : "target");
+	mirror_job_warn(job, &job->error);
 	if (cutover_may_follow(job->state, CUTOVER_FAILED)) {
+		/* Whoever waits for one hears of it. */
+		job->order = ORDER_NONE;
 		mirror_job_set_state(job, CUTOVER_FAILED);
-	} else {
-		mirror_job_warn(job, &job->error);
 	}
 }
 

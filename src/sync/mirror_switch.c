@@ -173,14 +173,16 @@ static void revert(struct mirror_job *job)
 		switch_to(job, CUTOVER_REVERTED);
 }
 
-/* Recorded, then done: the other leg is let go for good. */
+/* Recorded, then done: the other leg is let go for good. What cannot be recorded is said, and may be ordered again. */
 static void end_as(struct mirror_job *job, enum cutover_state state)
 {
+	enum mirror_order mine = job->order;
 	struct error error = {0};
 
 	if (cutover_record(job->map, state, &error) < 0) {
-		job->order_after_ns = ring_now_ns(job->ring) + DEFER_NS;
 		mirror_job_warn(job, &error);
+		if (job->order == mine)
+			job->order = ORDER_NONE;
 		return;
 	}
 	job->order = ORDER_NONE;

@@ -373,6 +373,15 @@ def test_foreground_ends_with_a_signal_and_says_how_to_go_on(program, mirror):
     assert "--resume m" in done.err
 
 
+def breakable_disk(mounts, loops):
+    disk = mounts("-t", "tmpfs", "-o", "size=20m", "none") / "disk"
+    disk.touch()
+    os.truncate(disk, 16 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    device = loops.attach(disk)
+    return disk, device, mounts("-o", "errors=remount-ro", device)
+
+
 def break_disk(disk, how, device):
     """A file system on a loop device over a file of a tmpfs cannot be written any more."""
     if how == "read-only":
@@ -389,12 +398,7 @@ def break_disk(disk, how, device):
 @pytest.mark.parametrize("switched", [False, True], ids=["ready", "switched"])
 def test_h11_a_map_that_could_not_be_written_is_not_trusted(mounts, loops, mirror, client, how, switched):
     """Its disk is well again later, and holds a map that looks whole but lacks what was written meanwhile."""
-    disk = mounts("-t", "tmpfs", "-o", "size=20m", "none") / "disk"
-    disk.touch()
-    os.truncate(disk, 16 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
-    device = loops.attach(disk)
-    state = mounts("-o", "errors=remount-ro", device)
+    disk, device, state = breakable_disk(mounts, loops)
     mirror.start("--state-dir", state)
     client.start()
     mirror.wait_for("ready")
@@ -425,6 +429,33 @@ def test_h11_a_map_that_could_not_be_written_is_not_trusted(mounts, loops, mirro
     assert equal(mirror)
     # Once is enough.
     assert "comparing" not in mirror.resume(*words).err
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("how", ["read-only", "io-errors"])
+@pytest.mark.parametrize("order", ["cutover", "revert", "finish", "abort"])
+def test_h27_an_order_that_the_map_cannot_take_is_refused(mounts, loops, mirror, client, order, how, busy):
+    """At once and with words, and the volume stays where it is."""
+    disk, device, state = breakable_disk(mounts, loops)
+    # What may be deferred would stand, and be tried again until the map is well.
+    mirror.start("--state-dir", state, "--cutover-action=abort")
+    mirror.wait_for("ready")
+    leg = "target" if order in ("revert", "finish") else "source"
+    for before in {"cutover": ["cutover", "revert"], "abort": []}.get(order, ["cutover"]):
+        mirror.program(before, "m")
+    mirror.wait_for("switched" if leg == "target" else "ready")
+    break_disk(disk, how, device)
+    if busy:
+        client.start()
+        goes_on(client)
+    done = mirror.program(order, "m", code=TROUBLE, timeout_s=20)
+    assert any(words in done.err for words in ("cannot write", "cannot be written", "the mirror is failed")), str(done)
+    if not busy:
+        client.start()
+    goes_on(client)
+    client.stop()
+    assert mirror.status()["authoritative"] == leg
+    client.check_volume(mirror.leg(leg))
 
 
 def read_all(uri):
