@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 from live_mirror import Mirror  # noqa: E402
+from nbd_client import Client  # noqa: E402
 from program import Program  # noqa: E402
 from servers import Loops, Servers  # noqa: E402
 from sshd import Sshd  # noqa: E402
@@ -60,6 +61,14 @@ def mirror(program, folder, volumes):
     mirror = Mirror(program, folder, *volumes)
     yield mirror
     mirror.end()
+
+
+@pytest.fixture
+def client(mirror, random, request):
+    """Of a mirror whose volume has the test module's SIZE; not begun."""
+    client = Client(mirror.uri, request.module.SIZE, random)
+    yield client
+    client.over.set()
 
 
 @pytest.fixture

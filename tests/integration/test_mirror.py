@@ -19,13 +19,6 @@ MIB = 1 << 20
 SIZE = 24 * MIB + 512 * 77
 
 
-@pytest.fixture
-def client(mirror, random):
-    client = Client(mirror.uri, SIZE, random)
-    yield client
-    client.over.set()
-
-
 def equal(mirror):
     return pathlib.Path(mirror.source).read_bytes() == pathlib.Path(mirror.target).read_bytes()
 

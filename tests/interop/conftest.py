@@ -9,4 +9,4 @@ _shared = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_shared)
 
 folder, program, servers, random = _shared.folder, _shared.program, _shared.servers, _shared.random
-loops, mounts = _shared.loops, _shared.mounts
+client, loops, mounts = _shared.client, _shared.loops, _shared.mounts

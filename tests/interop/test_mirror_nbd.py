@@ -11,7 +11,6 @@ import time
 import pytest
 
 from live_mirror import Mirror
-from nbd_client import Client
 from program import OK, wait_until
 from servers import Server
 
@@ -86,13 +85,6 @@ def mirror(program, folder, random, image):
     mirror = Mirror(program, folder, source, image.words(), "--target-timeout=2s")
     yield mirror
     mirror.end()
-
-
-@pytest.fixture
-def client(mirror, random):
-    client = Client(mirror.uri, SIZE, random)
-    yield client
-    client.over.set()
 
 
 def settled(mirror):
