@@ -317,10 +317,10 @@ int move_lead(struct move *move, enum move_place place, struct error *error)
 	int res = wanted_table(move, place, secrets, &table, error);
 
 	/* None of LVM's commands is between its own load and resume meanwhile. */
-	if (res == 0 && move->record.lvm.group[0])
+	if (res == 0 && move->record.lvm.group[0]) {
 		lock = lvm_lock(move->record.lvm.group, error);
-	if (res == 0 && move->record.lvm.group[0] && lock < 0)
-		res = lock;
+		res = lock < 0 ? lock : 0;
+	}
 	if (res == 0)
 		res = open_leg(&swap, error);
 	/* Little is left for when the user waits. */

@@ -69,7 +69,7 @@ int mirror_files_open(
 	bool exists;
 	int res;
 
-	*files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1, .log_fd = -1};
+	*files = MIRROR_FILES_NONE;
 	if (snprintf(files->dir, sizeof(files->dir), "%s/mirrors/%s", state_dir, name) >=
 	    (int)sizeof(files->dir))
 		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");

@@ -29,6 +29,8 @@ struct mirror_files {
 	uint64_t trust;  /* mirror_trust.c: of this start; 0: none */
 };
 
+#define MIRROR_FILES_NONE ((struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1, .log_fd = -1})
+
 /* -EINVAL with words: letters, digits, '.', '_' and '-', not only digits, which would be a pid. */
 int mirror_name_check(const char *name, struct error *error);
 /*

@@ -67,7 +67,7 @@ static void set_count(struct mirror_process *process, unsigned count)
 
 		run->process = process;
 		run->command.cache = CACHE_BUFFERED;
-		run->files = (struct mirror_files){.dir_fd = -1, .lock_fd = -1, .map_fd = -1, .log_fd = -1};
+		run->files = MIRROR_FILES_NONE;
 	}
 }
 
