@@ -52,21 +52,28 @@ static json_t *read_reply(int fd)
 	return json_loadb(reply, length, JSON_DISABLE_EOF_CHECK, NULL);
 }
 
-json_t *control_ask(const char *name, json_t *take_request, struct error *error)
+/* NULL with words; without, where the connection was made and then ended without a word. */
+static json_t *ask_once(const char *name, const char *text, struct error *error)
 {
 	_cleanup_(cleanup_close) int fd = dial(name, error);
+
+	return fd >= 0 && dprintf(fd, "%s\n", text) > 0 ? read_reply(fd) : NULL;
+}
+
+json_t *control_ask(const char *name, json_t *take_request, struct error *error)
+{
 	char *text = json_dumps(take_request, JSON_COMPACT);
 	json_t *reply = NULL;
 
 	json_decref(take_request);
-	if (fd >= 0 && text && dprintf(fd, "%s\n", text) > 0)
-		reply = read_reply(fd);
+	*error = (struct error){0};
+	/* What was just killed still listens, for the milliseconds that its ring takes to go: asked again, it is gone. */
+	for (int tries = 0; text && !reply && error->code == 0 && tries < 2; tries++)
+		reply = ask_once(name, text, error);
 	free(text);
-	if (fd < 0)
-		return NULL;
-	if (!reply) {
+	if (!reply && error->code == 0) {
 		error_set(error, -EPROTO, "%s gives no answer", name);
-	} else if (!json_is_true(json_object_get(reply, "ok"))) {
+	} else if (reply && !json_is_true(json_object_get(reply, "ok"))) {
 		error_set(error, -EPROTO, "%s says: %s", name, control_string(reply, "error"));
 		json_decref(reply);
 		reply = NULL;

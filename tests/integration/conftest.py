@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
+from images import Noise  # noqa: E402
 from live_mirror import Mirror  # noqa: E402
 from nbd_client import Client  # noqa: E402
 from program import Program  # noqa: E402
@@ -30,7 +31,7 @@ def pytest_report_header():
 def random(request):
     """Its own for each test, so that one test alone replays, too."""
     print(f"BLKMOVE_SEED={SEED}")
-    return random_module.Random(f"{SEED} {request.node.name}")
+    return Noise(f"{SEED} {request.node.name}")
 
 
 @pytest.fixture
