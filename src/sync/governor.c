@@ -8,7 +8,7 @@
 
 #include "base/bytes.h"
 
-#define RATE_BEGIN       (16u << 20) /* bytes per second */
+#define RATE_BEGIN       (2u << 20) /* bytes per second */
 #define RATE_FLOOR       (256u << 10)
 #define RATE_STEP        (64u << 10)
 #define RATE_CEILING     (1ull << 40)

@@ -355,6 +355,9 @@ class QemuMirror(Service):
     def begin(self, copy_mode):
         self.execute("blockdev-mirror", **{"job-id": "job", "device": "source", "target": "target", "sync": "full", "copy-mode": copy_mode})
 
+    def pause(self):
+        self.execute("block-job-pause", device="job")
+
     def remaining(self):
         jobs = self.execute("query-block-jobs")
         if not jobs:

@@ -2,6 +2,7 @@
 """Live mirrors: what clients feel while it copies, how long they wait at a cutover, how much memory it takes."""
 import math
 import shutil
+import statistics
 import time
 from typing import NamedTuple
 
@@ -48,17 +49,25 @@ class Progress:
 
 
 class Sample(NamedTuple):
-    alone: live.Figures  # no copy
+    alone: list  # Figures without a copy: before it and, unless it came to its end, after it
     beside: live.Figures  # while it copies
     progress: Progress
 
     @property
+    def p99_alone_us(self):
+        return statistics.fmean(figures.p99_us for figures in self.alone)
+
+    @property
+    def mean_alone_us(self):
+        return statistics.fmean(figures.mean_us for figures in self.alone)
+
+    @property
     def ratio(self):
-        return self.beside.p99_us / self.alone.p99_us if self.alone.p99_us else float("nan")
+        return self.beside.p99_us / self.p99_alone_us if self.p99_alone_us else float("nan")
 
     @property
     def left_out(self):
-        return 1 - min(self.alone.kept, self.beside.kept)
+        return 1 - min(figures.kept for figures in (*self.alone, self.beside))
 
 
 class Mirroring:
@@ -66,33 +75,40 @@ class Mirroring:
 
     def __init__(self, bench, place):
         self.bench, self.place = bench, place
-        self.size, self.seconds = (64 << 20, 1) if bench.quick else (4 << 30, 8)
+        self.size, self.seconds, self.beside_seconds = (64 << 20, 1, 1) if bench.quick else (4 << 30, 8, 20)
         self.source, self.target = bench.folder / "mirror-source.img", bench.folder / "mirror-target.img"
         live.fill(self.source, self.size)
 
-    def _load(self):
-        return live.Load(self.place.uri, "randrw", self.size, self.seconds, depth=DEPTH, rate=RATE, logged=True)
+    def _load(self, seconds):
+        return live.Load(self.place.uri, "randrw", self.size, seconds, depth=DEPTH, rate=RATE, logged=True)
 
-    def _beside(self, alone, mirror, begin):
-        with self._load().running() as load:
+    def _alone(self):
+        return self._load(self.seconds).run()
+
+    def _beside(self, before, mirror, begin, pause):
+        with self._load(self.beside_seconds).running() as load:
             begin()
             progress = Progress(mirror.remaining)
             load.wait(progress.look)
-            return Sample(alone, load.end(), progress)
+            beside = load.end()
+        if progress.ready:
+            return Sample([before], beside, progress)
+        pause()
+        return Sample([before, self._alone()], beside, progress)
 
     def blkmove(self, with_target):
         # As little as it can be, until it is told to pause.
         with live.BlkmoveMirror(self.bench, self.place, self.source, self.target, "--max-rate=64K") as mirror:
             mirror.command("pause")
-            alone = self._load().run()
+            alone = self._alone()
             target_ms = P99_MAX * mirror.status()["p99_us"] / 1e3 if with_target else 0
             mirror.command("throttle", rate=0, latency_target_ms=target_ms)
-            return self._beside(alone, mirror, lambda: mirror.command("resume"))
+            return self._beside(alone, mirror, lambda: mirror.command("resume"), lambda: mirror.command("pause"))
 
     def qemu(self, copy_mode):
         with live.QemuMirror(self.bench, self.place, self.source, self.target, self.size) as mirror:
-            alone = self._load().run()
-            return self._beside(alone, mirror, lambda: mirror.begin(copy_mode))
+            alone = self._alone()
+            return self._beside(alone, mirror, lambda: mirror.begin(copy_mode), mirror.pause)
 
     def sample(self, entrant):
         def measure():
@@ -129,9 +145,9 @@ def _mirror_row(entrant, samples, trouble):
         return (entrant.name, trouble or "not installed") + ("",) * 10
     ratios = [sample.ratio for sample in samples]
     ready = [sample.progress.seconds for sample in samples if sample.progress.ready]
-    return (f"{entrant.name} {trouble}".strip(), f"{live.median(s.alone.p99_us for s in samples):.0f}",
+    return (f"{entrant.name} {trouble}".strip(), f"{live.median(s.p99_alone_us for s in samples):.0f}",
             f"{live.median(s.beside.p99_us for s in samples):.0f}", f"{live.median(ratios):.2f}", f"{min(ratios):.2f}–{max(ratios):.2f}",
-            f"{live.median(s.alone.mean_us for s in samples):.0f}", f"{live.median(s.beside.mean_us for s in samples):.0f}",
+            f"{live.median(s.mean_alone_us for s in samples):.0f}", f"{live.median(s.beside.mean_us for s in samples):.0f}",
             f"{live.median(s.beside.iops for s in samples):.0f}", f"{max(s.beside.max_us for s in samples) / 1e3:.1f}",
             f"{live.median(s.progress.rate for s in samples) / MIB:.0f}",
             f"{live.median(ready):.1f}" if len(ready) == len(samples) else "not in this time",
@@ -164,7 +180,7 @@ def _mirror_race(bench, work):
             contest.progress(f"    {entrant.name}: {error}")
             continue
         samples[entrant.name].append(sample)
-        contest.progress(f"    {number + 1}/{bench.runs} {entrant.name}: p99 {sample.alone.p99_us:.0f} µs, {sample.beside.p99_us:.0f} µs copying, "
+        contest.progress(f"    {number + 1}/{bench.runs} {entrant.name}: p99 {sample.p99_alone_us:.0f} µs, {sample.beside.p99_us:.0f} µs copying, "
                          f"{sample.progress.rate / MIB:.0f} MiB/s, {'' if sample.progress.ready else 'not '}in step, "
                          f"{sample.left_out:.0%} left out")
     return samples, troubles
@@ -181,7 +197,8 @@ def mirror(bench):
         work.done()
     note = f"A file of {work.size >> 20} MiB, all of it allocated and in the page cache, to a new one on the same disk, while fio reads and " \
            f"writes 4 KiB at random through the export, {RATE} times a second, half of them writes, at most {DEPTH} in flight: for " \
-           f"{work.seconds} s without a copy, then for {work.seconds} s beside it, or until both are in step. Both legs, the server and the " \
+           f"{work.seconds} s without a copy, then for {work.beside_seconds} s beside it, or until both are in step, and, if they are not, for " \
+           f"{work.seconds} s while it is paused; “no copy” is the mean of both. Both legs, the server and the " \
            f"load share {live.PROCESSORS} and one disk. The target of latency is {P99_MAX}× the p99 that `blkmove status` showed while paused. " \
            f"Latency is as fio saw it; fewer than {RATE} IOPS mean that it had to wait with all that it may have in flight. “Copied” is by how " \
            "much less differed, in spite of what clients dirtied. Latencies are without the requests during which the hypervisor took a " \
