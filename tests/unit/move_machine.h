@@ -58,6 +58,7 @@ static struct world {
 	unsigned steps_left; /* 0: nobody is killed */
 	unsigned boot;
 	bool switches, switched; /* of the engine */
+	unsigned knob;           /* how much of the time all mirrors of the kernel's may take */
 	bool lvm, exchanged;     /* what LVM's metadata say */
 	bool locked;             /* LVM's group: its commands wait */
 	enum event { NOTHING, REFRESH, SNAPSHOT } event;
@@ -393,6 +394,9 @@ int dm_swap(const char *name, bool secrets, const struct dm_table *table,
 bool __wrap_sysfs_boot_id(char *ret, size_t length);
 bool __wrap_inspect_device_id(dev_t dev, char *ret, unsigned length);
 int __wrap_sysfs_device_line(dev_t dev, const char *name, char *ret, size_t length);
+int __wrap_sysfs_line(const char *path, char *ret, size_t length);
+FILE *__real_fopen64(const char *path, const char *mode);
+FILE *__wrap_fopen64(const char *path, const char *mode);
 int __real_move_record_save(
     struct move_record *record, const struct move_folder *folder, struct error *error);
 int __wrap_move_record_save(
@@ -426,6 +430,28 @@ int __wrap_sysfs_device_line(dev_t dev, const char *name, char *ret, size_t leng
 {
 	snprintf(ret, length, "%u", SECTORS);
 	return 0;
+}
+
+/* The throttle of the kernel's mirrors. */
+int __wrap_sysfs_line(const char *path, char *ret, size_t length)
+{
+	assert_non_null(strstr(path, "/dm_mirror/parameters/"));
+	snprintf(ret, length, "%u", world->knob);
+	return 0;
+}
+
+static ssize_t turn(void *cookie, const char *text, size_t length)
+{
+	step();
+	assert_int_equal(sscanf(text, "%u\n", &world->knob), 1);
+	return (ssize_t)length;
+}
+
+FILE *__wrap_fopen64(const char *path, const char *mode)
+{
+	if (!strstr(path, "/dm_mirror/parameters/"))
+		return __real_fopen64(path, mode);
+	return fopencookie(NULL, "w", (cookie_io_functions_t){.write = turn});
 }
 
 int __wrap_move_record_save(struct move_record *record, const struct move_folder *folder, struct error *error)

@@ -11,11 +11,28 @@ enum order { BEGIN, RESUME, UNDO, UNDO_KEEP_OLD };
 
 static char said[512]; /* by the last command, if it failed */
 
+#define KNOB 87u /* before anybody turns it */
+
+/* Another pace each time that it is looked at, as a governor would ask for. */
+static bool change_pace(void *data, const struct move_progress *progress)
+{
+	struct move_dm_mirror_options *dm = data;
+
+	if (dm->throttle)
+		assert_int_equal(world->knob, dm->throttle);
+	dm->throttle = dm->throttle ? dm->throttle + 1 : 0;
+	return true;
+}
+
 static int run(enum order order, enum move_until until)
 {
-	struct move_dm_mirror_options dm = {0};
+	struct move_dm_mirror_options dm = {.throttle = world->lvm ? 10 : 0};
 	struct move_engine engine = move_dm_mirror;
-	struct move_options options = {.state_dir = state_dir, .engine = &engine, .engine_data = &dm};
+	struct move_options options = {.state_dir = state_dir,
+	    .engine = &engine,
+	    .engine_data = &dm,
+	    .progress = change_pace,
+	    .data = &dm};
 	struct move *move = NULL;
 	enum move_until reached;
 	struct error error;
@@ -87,6 +104,7 @@ static void restart(bool crypt)
 		write_back(i);
 	world->minors[0] = world->minors[1];
 	world->minors[1] = minor_number;
+	world->knob = KNOB;
 	world->boot++;
 	set_up(crypt, world->lvm ? world->exchanged : led == 2);
 	assert_true(has_all(consumer_leads() - 1));
@@ -140,6 +158,7 @@ static void check_end(void)
 	assert_true(led == 1 || led == 2);
 	assert_true(!world->cached[led - 1] && has_all(led - 1));
 	assert_false(is_known());
+	assert_int_equal(world->knob, KNOB);
 }
 
 static void begin_anew(bool crypt, bool switches, bool lvm)
@@ -148,6 +167,7 @@ static void begin_anew(bool crypt, bool switches, bool lvm)
 	    .data = {1, 0},
 	    .lacks = {false, true},
 	    .written = 1,
+	    .knob = KNOB,
 	    .switches = switches,
 	    .lvm = lvm};
 	set_up(crypt, 0);
