@@ -105,6 +105,8 @@ json_t *mirror_status_json(struct mirror_run *run)
 	json_object_set_new(json, "write_errors", json_integer((json_int_t)status.write_errors));
 	json_object_set_new(json, "verified",
 	    run->command.job.verify ? json_integer((json_int_t)status.verified) : json_null());
+	json_object_set_new(json, "copied", json_integer((json_int_t)status.copied));
+	json_object_set_new(json, "same", json_integer((json_int_t)status.same));
 	json_object_set_new(json, "holes", json_integer((json_int_t)status.holes));
 	json_object_set_new(json, "differing", json_integer((json_int_t)status.differing));
 	add_pace(json, run, &status);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One mirror of a process, from its first leg to its end: see mirror_run.h. */
+#include "block/saved_digests.h"
 #include "cli/mirror_run.h"
+#include "filter/known_digests.h"
 #include "sync/base_record.h"
 
 #include <errno.h>
@@ -81,33 +83,77 @@ static int compare_leg(const struct mirror_run *run, enum mirror_leg_index leg, 
 	    block_info(block)->name, facts->id, names[leg], id);
 }
 
-static int judge_target(struct mirror_run *run, struct block *target, struct error *error)
+/* What the target holds was made before this mirror, which has not written to it yet. */
+static bool is_new(const struct mirror_run *run)
+{
+	return !run->opened_target && !run->command.job.resume;
+}
+
+static int judge_target(
+    struct mirror_run *run, struct block *target, struct block_facts *facts, struct error *error)
 {
 	const struct mirror_command *command = &run->command;
-	struct block_facts facts = {0};
 	struct preflight preflight = {.source = &run->source_info,
 	    .target = block_info(target),
 	    .source_facts = &run->source_facts,
-	    .target_facts = &facts,
+	    .target_facts = facts,
 	    .allow = command->allow | ALLOW_LIVE_SOURCE,
 	    .overwrite = command->overwrite,
 	    .one_size = true,
 	    .update = !command->full || run->without_map};
 	uint64_t end;
-	int res = block_facts(target, &facts, error);
+	int res = block_facts(target, facts, error);
 
-	if (res == 0 && !run->opened_target && !command->job.resume)
+	if (res == 0 && is_new(run))
 		run->points = base_record_load(
-		    run->process->shared->options.state_dir, &facts, run->size, NULL, &run->points_doubt);
+		    run->process->shared->options.state_dir, facts, run->size, NULL, &run->points_doubt);
 	if (res == 0)
-		job_journal_forget(run->process->shared->options.state_dir, facts.id);
+		job_journal_forget(run->process->shared->options.state_dir, facts->id);
 	/* A leg that comes back carries what the mirror wrote to it. */
-	if (res < 0 || run->opened_target || command->job.resume)
+	if (res < 0 || !is_new(run))
 		return res;
-	res = compare_leg(run, MIRROR_TARGET, target, &facts, error);
+	res = compare_leg(run, MIRROR_TARGET, target, facts, error);
 	if (res == 0 && !block_info(target)->created)
 		res = preflight_check(&preflight, &end, error);
-	return res < 0 ? res : mirror_files_save_judged(&run->files, run->source_facts.id, facts.id, error);
+	return res < 0 ? res : mirror_files_save_judged(&run->files, run->source_facts.id, facts->id, error);
+}
+
+/*
+ * Saved digests of the target, if they fit, stand for reading it, as long as this open lasts. They are marked as in use at once, before
+ * anything is written. In doubt the target itself is read.
+ */
+static int use_digests(
+    struct mirror_run *run, struct block **target, const struct block_facts *facts, struct error *error)
+{
+	const struct saved_digests_volume volume = {.size = run->size, .id = facts->id, .mark = facts->mark};
+	const char *path = run->command.digests;
+	struct block *saved = NULL;
+	struct digest_key key;
+	struct error why;
+	char text[640];
+	int res;
+
+	if (!path || !is_new(run) || run->without_map || block_info(*target)->created)
+		return 0;
+	res = saved_digests_open(&saved, run->process->ring, path, &volume, &key, &why);
+	if (res == 0)
+		res = saved_digests_use(saved, &why);
+	if (res < 0) {
+		block_free(saved);
+		snprintf(text, sizeof(text), "the saved digests are not used, both volumes are compared: %s",
+		    why.text);
+	} else {
+		run->digest_key = key;
+		res = known_digests_new(target, *target, saved, &key, error);
+		if (res < 0) {
+			*target = NULL;
+			return res;
+		}
+		snprintf(text, sizeof(text),
+		    "saved digests (%.200s) tell what the target holds: only the source is read", path);
+	}
+	mirror_warn(run, text);
+	return 0;
 }
 
 static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
@@ -137,6 +183,7 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .write_at_once = run->process->count == 1,
 	    .changes_since = target ? NULL : command->base,
 	    .link = command->options.job.link};
+	struct block_facts facts = {0};
 	int res;
 
 	options.link.captive_words = run->files.log_fd;
@@ -144,9 +191,11 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	if (res < 0)
 		return res;
 	if (target)
-		res = judge_target(run, *ret, error);
+		res = judge_target(run, *ret, &facts, error);
 	else if (!run->size)
 		res = judge_source(run, *ret, error);
+	if (res == 0 && target)
+		res = use_digests(run, ret, &facts, error);
 	if (res < 0) {
 		block_free(*ret);
 		return res;
@@ -174,7 +223,8 @@ static int changes(
 	struct track_changes known;
 	int res;
 
-	if (run->command.full || run->command.changes == CHANGES_HASH || block_info(target)->created)
+	if (run->command.full || run->command.changes == CHANGES_HASH || run->command.digests ||
+	    block_info(target)->created)
 		return 0;
 	res = known_changes_find(&request, &known, error);
 	if (res != 1)
@@ -210,6 +260,10 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->warning = mirror_warn;
 	options->map_lost = map_lost;
 	options->budget = &run->process->budget;
+	options->compare_key = &run->digest_key;
+	res = digest_key_random(&run->digest_key, error);
+	if (res < 0)
+		return res;
 	if (getrandom(&options->nonce, sizeof(options->nonce), 0) != sizeof(options->nonce))
 		return error_set(error, -EIO, "cannot draw a random number: %s", strerror(errno));
 	res = mirror_job_new(&run->job, run->process->ring, options, error);

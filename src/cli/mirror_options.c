@@ -37,6 +37,7 @@ enum option_key {
 	KEY_CACHE,
 	KEY_CHANGES,
 	KEY_BASE,
+	KEY_DIGESTS,
 	KEY_STATE_DIR,
 	KEY_JSON,
 	KEY_PRIORITY,
@@ -246,11 +247,12 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		break;
 	case KEY_CHANGES:
 		command->changes = (enum job_changes)choose(state, cli_changes_names, "changes", arg);
-		if (command->changes == CHANGES_DIGESTS)
-			argp_failure(state, JOB_TROUBLE, 0, "--changes=digests is for `blkmove sync`");
 		break;
 	case KEY_BASE:
 		command->base = arg;
+		break;
+	case KEY_DIGESTS:
+		command->digests = arg;
 		break;
 	case KEY_ALLOW:
 		command->allow |= choose(state, allows, "allow", arg) ? ALLOW_HELD : ALLOW_MOUNTED;
@@ -262,6 +264,19 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		return parse_flags(command, key);
 	}
 	return 0;
+}
+
+/* Where it is known from what differs: words that contradict each other. */
+static void check_changes(const struct mirror_command *command, struct argp_state *state)
+{
+	if (command->changes == CHANGES_DIGESTS && !command->digests)
+		argp_failure(state, JOB_TROUBLE, 0,
+		    "--changes=digests needs --digests=FILE, where a sync or `blkmove digest` saved them");
+	if (command->digests && (command->changes >= CHANGES_TRACKER || command->base))
+		argp_failure(state, JOB_TROUBLE, 0, "--digests cannot be had with a tracker; leave one out");
+	if (command->digests && (command->changes == CHANGES_HASH || command->full))
+		argp_failure(state, JOB_TROUBLE, 0, "--digests cannot be had with %s; leave one out",
+		    command->full ? "--full" : "--changes=hash");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -276,6 +291,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		command->devices.last_wins = true;
 		return 0;
 	}
+	if (key == ARGP_KEY_END)
+		check_changes(command, state);
 	if (key == ARGP_KEY_ARG) {
 		take_leg(command, arg, state);
 		return 0;
@@ -303,12 +320,14 @@ static const struct argp_option options[] = {
     {"forget", KEY_FORGET, "NAME", 0, "give up one that was stopped or killed, and its map", 0},
     {"full", KEY_FULL, NULL, 0, "copy everything, without comparing what the target holds already", 0},
     {"changes", KEY_CHANGES, "HOW", 0,
-        "where it is known from what differs at first: auto (default), hash (compare), or a tracker: "
-        "dm-snapshot, "
+        "where it is known from what differs at first: auto (default), hash (compare), digests (saved of "
+        "DST), or a tracker: dm-snapshot, "
         "dm-thin, dm-era, nbd-bitmap",
         0},
     {"base", KEY_BASE, "NAME", 0,
         "the tracker's base, which DST holds (default: what an earlier copy or sync noted)", 0},
+    {"digests", KEY_DIGESTS, "FILE", 0,
+        "saved digests of DST: if they fit, only SRC is read to learn what differs", 0},
     {"paused", KEY_PAUSED, NULL, 0, "copy nothing before `blkmove resume NAME`", 0},
     {"verify", KEY_VERIFY, NULL, 0, "not ready before all was read from both and found equal", 0},
     {"copy-mode", KEY_COPY_MODE, "HOW", 0,

@@ -26,6 +26,7 @@ struct mirror_command {
 	enum cache_mode cache;
 	enum job_changes changes;
 	const char *base;
+	const char *digests; /* a file of saved ones, of the target; NULL: none */
 
 	struct mirror_job_options job;
 	bool cutover_auto;  /* as soon as it is ready */

@@ -33,6 +33,8 @@ struct mirror_run {
 	struct block_facts source_facts;
 	json_t *points; /* what earlier runs noted of the target, and if nothing, why */
 	struct error points_doubt;
+	struct digest_key
+	    digest_key; /* what is compared, is with this one: that of saved digests, or a random one */
 	struct mirror_files files;
 	json_t *uris; /* where clients reach it */
 	struct control *control;

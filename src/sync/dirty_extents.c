@@ -366,14 +366,13 @@ void dirty_extents_abandon(struct extents *extents)
 	dirty->cursor = dirty->looked = 0;
 }
 
-int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error)
+void dirty_extents_compare(struct extents *extents, const struct digest_key *key)
 {
 	struct dirty_extents *dirty = dirty_of(extents);
-	int res = comparing ? digest_key_random(&dirty->key, error) : 0;
 
-	if (res == 0)
-		dirty->comparing = comparing;
-	return res;
+	dirty->comparing = key != NULL;
+	if (key)
+		dirty->key = *key;
 }
 
 uint64_t dirty_extents_same(const struct extents *extents)

@@ -20,9 +20,9 @@ int dirty_extents_new(struct extents **ret, struct block *mirror, struct error *
 void dirty_extents_set_limits(struct extents *extents, const struct dirty_limits *limits);
 /*
  * From now on what is dirty is compared first, and only copied if the legs differ there: while the map does not know what
- * differs. Not while any is active if it was comparing before. 0 or -errno.
+ * differs. With that key; NULL: no more. Not while any is active if it was comparing before.
  */
-int dirty_extents_compare(struct extents *extents, bool comparing, struct error *error);
+void dirty_extents_compare(struct extents *extents, const struct digest_key *key);
 /* Bytes that were dirty and found equal so far. */
 uint64_t dirty_extents_same(const struct extents *extents);
 /* Gives none while held; those that are given are finished. */

@@ -163,11 +163,9 @@ static void look_at_state(struct mirror_job *job)
 	bool equal = mirror_job_is_equal(job) && mirror_leader_here(job->mirror);
 
 	if (equal && job->options.compare) {
-		struct error ignored;
-
 		/* From now on what is dirty was written. */
 		job->options.compare = false;
-		dirty_extents_compare(job->extents, false, &ignored);
+		dirty_extents_compare(job->extents, NULL);
 	}
 	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH) {
 		if (job->verified)

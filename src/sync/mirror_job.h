@@ -20,11 +20,13 @@ enum mirror_copy_mode {
 enum mirror_late { MIRROR_LATE_DEFER, MIRROR_LATE_ABORT, MIRROR_LATE_WAIT };
 
 struct mirror_job_options {
-	bool resume;    /* from the map; else a new map, everything dirty */
-	bool distrust;  /* resumed: the map lacks something, but says which leg is authoritative */
-	bool compare;   /* not all that is dirty differs: compare before copying, until nothing is dirty */
-	bool verify;    /* not ready before all was read from both legs and found equal */
-	uint64_t nonce; /* of a new map; anything that an earlier one there did not have */
+	bool resume;   /* from the map; else a new map, everything dirty */
+	bool distrust; /* resumed: the map lacks something, but says which leg is authoritative */
+	bool compare;  /* not all that is dirty differs: compare before copying, until nothing is dirty */
+	/* With that key, which open_leg() may still have set; borrowed. NULL: a random one. */
+	const struct digest_key *compare_key;
+	bool verify;          /* not ready before all was read from both legs and found equal */
+	uint64_t nonce;       /* of a new map; anything that an earlier one there did not have */
 	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB, more above 8 TiB */
 	uint32_t records;     /* of a new map; 0: 256 */
 	enum mirror_copy_mode copy_mode;

@@ -192,6 +192,21 @@ static bool is_quiet(void *data)
 	return dirty_extents_active(job->extents) == 0;
 }
 
+static int begin_to_compare(struct mirror_job *job, struct error *error)
+{
+	const struct digest_key *key = job->options.compare_key;
+	struct digest_key drawn;
+	int res = 0;
+
+	if (!job->options.compare)
+		return 0;
+	if (!key)
+		res = digest_key_random(&drawn, error);
+	if (res == 0)
+		dirty_extents_compare(job->extents, key ? key : &drawn);
+	return res;
+}
+
 int mirror_job_open(struct mirror_job *job, struct error *error)
 {
 	const struct copy_options copy_options = {.detect_zeroes = true, .large_max = LARGE_MAX};
@@ -209,7 +224,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	if (res == 0)
 		res = dirty_extents_new(&job->extents, job->mirror, error);
 	if (res == 0)
-		res = dirty_extents_compare(job->extents, job->options.compare, error);
+		res = begin_to_compare(job, error);
 	job->verified = !job->options.verify;
 	if (res == 0 && job->options.verify)
 		res = live_verify_new(&job->verify, job->mirror, mirror_verify_ended, job, error);
