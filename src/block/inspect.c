@@ -134,6 +134,12 @@ int inspect_lock(int fd, const char *name, struct error *error)
 		    "cannot be "
 		    "seen from here; wait for it, or name another target",
 		    name);
+	if (pid == getpid())
+		return error_set(error, -EALREADY,
+		    "cannot write to %s: this command has it open for writing already, perhaps under another "
+		    "name; name "
+		    "another volume",
+		    name);
 	inspect_process_name(pid, owner, sizeof(owner));
 	if (strstr(owner, "(blkmove"))
 		return error_set(error, -EALREADY,

@@ -169,6 +169,30 @@ static int judge_source(struct mirror_run *run, struct block *source, struct err
 	return res < 0 ? res : 0;
 }
 
+/* Somebody has the target locked: this mirror itself when it is the source once more, and that is what is to be told. */
+static int refuse_same(struct mirror_run *run, const struct endpoint *target, struct error *error)
+{
+	const struct block_open_options options = {.link = run->command.options.job.link};
+	struct block_facts facts = {0};
+	struct preflight preflight = {.source = &run->source_info,
+	    .source_facts = &run->source_facts,
+	    .target_facts = &facts,
+	    .allow = run->command.allow};
+	struct error same;
+	struct block *block;
+	int res = error->code;
+
+	if (block_open(&block, run->process->ring, target, &options, &same) < 0)
+		return res;
+	preflight.target = block_info(block);
+	if (block_facts(block, &facts, &same) == 0 && preflight_check_same(&preflight, &same) < 0) {
+		*error = same;
+		res = same.code;
+	}
+	block_free(block);
+	return res;
+}
+
 static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
 {
 	struct mirror_run *run = data;
@@ -188,6 +212,8 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 
 	options.link.captive_words = run->files.log_fd;
 	res = block_open(ret, run->process->ring, endpoint, &options, error);
+	if (target && !run->opened_target && (res == -EALREADY || res == -EBUSY))
+		return refuse_same(run, endpoint, error);
 	if (res < 0)
 		return res;
 	if (target)

@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-static int check_same(const struct preflight *p, struct error *error)
+int preflight_check_same(const struct preflight *p, struct error *error)
 {
 	const struct block_facts *source = p->source_facts, *target = p->target_facts;
 	const struct block_place *place = inspect_common(source, target);
@@ -142,7 +142,7 @@ static int check_sectors(const struct preflight *p, struct error *error)
 int preflight_check(const struct preflight *preflight, uint64_t *ret_end, struct error *error)
 {
 	uint64_t end;
-	int res = check_same(preflight, error);
+	int res = preflight_check_same(preflight, error);
 
 	if (res == 0)
 		res = check_use(preflight, error);

@@ -35,3 +35,5 @@ struct preflight {
  * is how many bytes of the source are to be moved.
  */
 int preflight_check(const struct preflight *preflight, uint64_t *ret_end, struct error *error);
+/* The first of its questions alone, from names, facts and allow: -EPERM when both are one volume, or overlap. */
+int preflight_check_same(const struct preflight *preflight, struct error *error);

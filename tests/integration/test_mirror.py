@@ -325,12 +325,28 @@ def test_h27_an_order_on_a_full_disk_is_done_or_refused(mounts, mirror, client, 
         client.check_volume(mirror.target if order == "finish" else mirror.source)
 
 
-def test_a_mirror_onto_itself_is_refused(program, folder, volumes, loops):
-    source, _ = volumes
-    mirror = Mirror(program, folder, loops.attach(source), source)
-    assert mirror.start(code=(REFUSED, LOCKED)).err
-    other = Mirror(program, folder, source, source)
-    assert other.start(code=(REFUSED, LOCKED)).err
+@pytest.mark.parametrize("way", ["itself", "a symbolic link", "another name", "a loop device", "one loop device", "two loop devices", "ssh"])
+def test_a_mirror_onto_itself_is_refused(program, folder, volumes, request, way):
+    source, other = volumes
+    words, before = [], source.read_bytes()
+    legs = [source, source]
+    if way == "a symbolic link":
+        other.symlink_to(source)
+        legs[1] = other
+    elif way == "another name":
+        os.link(source, other)
+        legs[1] = other
+    elif way == "ssh":
+        other.symlink_to(source)
+        words, legs = request.getfixturevalue("ssh"), [f"far:{source}", f"far:{other}"]
+    elif "loop" in way:
+        loops, words = request.getfixturevalue("loops"), ["--allow=held"]
+        legs = {"a loop": [source, loops.attach(source)], "one lo": [loops.attach(source)] * 2,
+                "two lo": [loops.attach(source), loops.attach(source)]}[way[:6]]
+    done = Mirror(program, folder, *legs, *words).start(code=REFUSED)
+    assert ("same volume" in done.err or "overlap" in done.err) and "another blkmove" not in done.err, str(done)
+    assert str(legs[0]) in done.err and str(legs[1]) in done.err and source.read_bytes() == before
+    assert "there is nothing to resume" in program("mirror", "--resume", "m", code=TROUBLE).err
 
 
 @pytest.mark.parametrize("words,said", [

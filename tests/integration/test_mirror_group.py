@@ -263,8 +263,8 @@ def test_who_asks_for_no_name_gets_no_disk(group, program, random):
     (["--name", "b", "old"], "needs SRC and DST", TROUBLE),
     (["--name", "a", "old", "b2"], "cannot both be called a", TROUBLE),
     (["--name", "b", "old", "b2", "--priority=0"], "from 1 to 1000", TROUBLE),
-    (["--name", "b", "old", "new"], "b: cannot begin", (LOCKED, REFUSED)),
-    (["--name", "b", "new", "b2"], "b: cannot begin", (LOCKED, REFUSED)),
+    (["--name", "b", "old", "new"], "old: this command has it open for writing already", LOCKED),
+    (["--name", "b", "new", "b2"], "new: this command has it open for writing already", LOCKED),
     (["--name", "b", "gone", "b2"], "b: cannot begin", TROUBLE),
     (["--resume", "b"], "before the first --and", TROUBLE),
 ])
