@@ -34,29 +34,22 @@ static void clients_changed(void *data, unsigned count)
 
 static void client_failed(void *data, const struct error *why)
 {
-	const struct mirror_command *shared = ((struct mirror_process *)data)->shared;
+	struct mirror_process *process = data;
 
-	if (!shared->quiet && !shared->json)
-		fprintf(stderr, "blkmove: %s\n", why->text);
+	if (process->shared->quiet || process->shared->json)
+		return;
+	mirror_bar_clear(&process->bar);
+	fprintf(stderr, "blkmove: %s\n", why->text);
 }
 
 /* Every so often */
 
 static void show(struct mirror_process *process)
 {
-	bool json = process->shared->json, bar = !json && isatty(STDERR_FILENO);
-
-	for (unsigned i = 0; i < process->count && (json || bar); i++) {
-		json_t *status = mirror_status_json(&process->mirrors[i]);
-
-		if (bar)
-			fputs("\r\033[K", stderr);
-		if (json)
-			mirror_say_json(&process->mirrors[i], json_incref(status));
-		else if (status)
-			status_line_print(stderr, status);
-		json_decref(status);
-	}
+	if (!process->shared->json)
+		mirror_bar_show(process);
+	for (unsigned i = 0; i < process->count && process->shared->json; i++)
+		mirror_say_json(&process->mirrors[i], mirror_status_json(&process->mirrors[i]));
 }
 
 static void tick(void *data)
@@ -98,6 +91,7 @@ static void got_signal(void *data, int number)
 {
 	struct mirror_process *process = data;
 
+	mirror_bar_clear(&process->bar);
 	if (number == SIGUSR1) {
 		for (unsigned i = 0; i < process->count && process->server; i++) {
 			json_t *status = mirror_status_json(&process->mirrors[i]);
@@ -264,6 +258,7 @@ static int tear_down(struct mirror_process *process, int res, struct error *erro
 	struct error why;
 
 	ticker_stop(&process->ticker);
+	mirror_bar_clear(&process->bar);
 	for (unsigned i = 0; i < process->count; i++) {
 		process->mirrors[i].control = control_free(process->mirrors[i].control);
 		mirror_end_life(&process->mirrors[i]);

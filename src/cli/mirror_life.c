@@ -44,6 +44,7 @@ void mirror_warn(void *data, const char *text)
 	struct mirror_run *run = data;
 	char name[MIRROR_NAME_MAX + 3];
 
+	mirror_bar_clear(&run->process->bar);
 	snprintf(run->warning, sizeof(run->warning), "%s", text);
 	if (run->process->shared->json)
 		mirror_say_json(
@@ -57,6 +58,7 @@ static void state_changed(void *data, enum cutover_state state)
 	struct mirror_run *run = data;
 	const char *name = cutover_state_name(state);
 
+	mirror_bar_clear(&run->process->bar);
 	run->have_pause |= state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED;
 	if (run->process->shared->json)
 		mirror_say_json(

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <time.h>
 
+#define INTERVAL_MAX 86400u
+
 enum option_key {
 	KEY_NAME = 'n',
 	KEY_QUIET = 'q',
@@ -40,6 +42,7 @@ enum option_key {
 	KEY_DIGESTS,
 	KEY_STATE_DIR,
 	KEY_JSON,
+	KEY_INTERVAL,
 	KEY_PRIORITY,
 	KEY_AND,
 };
@@ -52,7 +55,7 @@ static const char *const allows[] = {"mounted", "held", NULL};
 static bool is_shared(int key)
 {
 	static const int shared[] = {KEY_QUIET, KEY_FOREGROUND, KEY_RESUME, KEY_FORGET, KEY_LATENCY_TARGET,
-	    KEY_IMPACT, KEY_MAX_RATE, KEY_STATE_DIR, KEY_JSON};
+	    KEY_IMPACT, KEY_MAX_RATE, KEY_STATE_DIR, KEY_JSON, KEY_INTERVAL};
 
 	for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
 		if (shared[i] == key)
@@ -141,19 +144,18 @@ static int set_impact(struct mirror_command *command, const char *text)
 	return 0;
 }
 
-static int set_priority(struct mirror_command *command, const char *text)
+static int set_number(const char *option, const char *text, unsigned most, unsigned *ret, struct error *error)
 {
 	char *end;
 	unsigned long value = strtoul(text, &end, 10);
 
-	if (!isdigit((unsigned char)text[0]) || *end || value < 1 || value > BUDGET_PRIORITY_MAX)
-		return error_set(&command->options.error, -EINVAL,
-		    "--priority=%s: write a number from 1 to %u", text, BUDGET_PRIORITY_MAX);
-	command->job.priority = (unsigned)value;
+	if (!isdigit((unsigned char)text[0]) || *end || value < 1 || value > most)
+		return error_set(error, -EINVAL, "--%s=%s: write a number from 1 to %u", option, text, most);
+	*ret = (unsigned)value;
 	return 0;
 }
 
-/* What paces: sizes and times. */
+/* Sizes, times and numbers. */
 static int set_pace(struct mirror_command *command, int key, const char *arg)
 {
 	struct error *error = &command->options.error;
@@ -170,7 +172,9 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 	case KEY_IMPACT:
 		return set_impact(command, arg);
 	case KEY_PRIORITY:
-		return set_priority(command, arg);
+		return set_number("priority", arg, BUDGET_PRIORITY_MAX, &command->job.priority, error);
+	case KEY_INTERVAL:
+		return set_number("interval", arg, INTERVAL_MAX, &command->interval_s, error);
 	case KEY_MIN_RATE:
 		return set_rate(arg, &command->job.governor.min_rate, error);
 	case KEY_MAX_RATE:
@@ -313,6 +317,7 @@ static const struct argp_option options[] = {
         "what follows is another mirror in the same process: SRC2 DST2 and its own options", 0},
     {"name", KEY_NAME, "NAME", 0, "what it is called (default: made from the target's name)", 0},
     {"foreground", KEY_FOREGROUND, NULL, 0, "stay on the terminal and show what goes on", 0},
+    {"interval", KEY_INTERVAL, "SECONDS", 0, "between its lines where there is no terminal (default: 10)", 0},
     {"resume", KEY_RESUME, "NAME", 0,
         "go on with a mirror that was stopped or killed; nothing else need be said. Again for each that was "
         "begun with it",

@@ -22,7 +22,8 @@ struct mirror_command {
 	const char *forget; /* the mirror to forget */
 	const char *overwrite;
 	bool foreground, full, paused, json, quiet;
-	unsigned allow; /* set of preflight_allow */
+	unsigned interval_s; /* between lines in the foreground, without a terminal; 0: 10 */
+	unsigned allow;      /* set of preflight_allow */
 	enum cache_mode cache;
 	enum job_changes changes;
 	const char *base;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_prepare.c (before both),
- * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was switched). They share a ring, a server with an export each, and a budget; each
+ * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was switched),
+ * mirror_bar.c (what is shown of them in the foreground). They share a ring, a server with an export each, and a budget; each
  * runs in a fiber of its own, so that none waits for another.
  */
 #pragma once
 
 #include "cli/control.h"
+#include "cli/mirror_bar.h"
 #include "cli/mirror_files.h"
 #include "cli/mirror_options.h"
 #include "cli/mirror_trust.h"
@@ -79,6 +81,7 @@ struct mirror_process {
 	struct budget budget;
 	struct governor_options governor; /* of all */
 	struct ticker ticker;
+	struct mirror_bar bar;
 	unsigned ticks, clients, running; /* running: mirrors whose lives have not ended */
 	uint64_t alone_since_ns;          /* no client since then */
 	uint64_t stopped_ns;              /* when it was told to stop */

@@ -74,14 +74,14 @@ static void print_mirror(FILE *to, const json_t *status)
 	print_pace(to, status);
 	if (json_is_integer(json_object_get(status, "verified")))
 		fprintf(to, ", verified %d%%", percent(control_number(status, "verified"), all));
+	fprintf(to, "; clients: %d", (int)control_number(status, "clients"));
 	if (control_number(status, "p99_us"))
-		fprintf(to, "; clients: %d, p50 %.2f ms, p99 %.2f ms", (int)control_number(status, "clients"),
-		    (double)control_number(status, "p50_us") / 1e3,
+		fprintf(to, ", p50 %.2f ms, p99 %.2f ms", (double)control_number(status, "p50_us") / 1e3,
 		    (double)control_number(status, "p99_us") / 1e3);
 	if (json_is_number(pause))
-		fprintf(to, "; cut over in %.1f ms", json_number_value(pause));
-	if (is_true(status, "revertible"))
-		fputs("; can revert", to);
+		fprintf(to, "; last pause %.1f ms", json_number_value(pause));
+	if (!strcmp(state, "switched"))
+		fputs(is_true(status, "revertible") ? "; can revert" : "; cannot revert yet", to);
 	if (json_is_integer(json_object_get(status, "away_s")))
 		fprintf(to, "; the %s is away, clients wait", control_string(status, "authoritative"));
 	if (control_number(status, "read_errors") || control_number(status, "write_errors"))
