@@ -111,10 +111,13 @@ struct block_info {
 	bool no_hole;   /* the driver itself heeds BLOCK_NO_HOLE and BLOCK_FAST; else zeros are written */
 	/* What EXTENTS calls zero reads as zero, for sure: a file system that was asked after dirty data was written out. */
 	bool holes_trusted;
-	bool tells_changes; /* BLOCK_CHANGED can be asked for: block_open_options.changes_since */
-	bool staged;        /* what is written lies in a stage until BLOCK_COMMIT */
-	bool settles;       /* whoever opened it there looks for what a round has left: recovered is known */
-	bool recovered;     /* this open completed an earlier round's stage, or dropped it (STAGE_DROP) */
+	bool tells_changes;     /* BLOCK_CHANGED can be asked for: block_open_options.changes_since */
+	unsigned bitmaps_count; /* block_open_options.list_bitmaps: so many dirty bitmaps there are */
+	char
+	    bitmaps[200]; /* their names for block_open_options.changes_since, ", " between, cut with "..." */
+	bool staged;      /* what is written lies in a stage until BLOCK_COMMIT */
+	bool settles;     /* whoever opened it there looks for what a round has left: recovered is known */
+	bool recovered;   /* this open completed an earlier round's stage, or dropped it (STAGE_DROP) */
 	bool no_flush; /* FLUSH does nothing: when writes are on stable storage, the far side alone knows */
 };
 

@@ -127,6 +127,14 @@ static void after_call(struct nbd_connection *connection, int res)
 		fail(connection, -ENOTCONN, words);
 		return;
 	}
+	while (!connection->usable && nbd_aio_is_negotiating(handle)) {
+		const char *why = nbd_bitmaps_negotiate(connection);
+
+		if (why) {
+			fail(connection, -ENOTCONN, why);
+			return;
+		}
+	}
 	if (!connection->usable && nbd_aio_is_ready(handle))
 		connection->usable = true;
 }
@@ -267,9 +275,17 @@ static int start_captive(struct nbd_connection *connection, struct nbd_handle *h
 	return 0;
 }
 
-/* Returns NULL, with libnbd's words at hand, when a setting is refused. */
-static struct nbd_handle *make_handle(const struct nbd_volume *volume)
+int nbd_connection_add_contexts(const struct nbd_volume *volume, struct nbd_handle *handle)
 {
+	int res = nbd_add_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION);
+
+	return res == 0 && volume->changes ? nbd_add_meta_context(handle, volume->changes) : res;
+}
+
+/* Returns NULL, with libnbd's words at hand, when a setting is refused. */
+static struct nbd_handle *make_handle(const struct nbd_connection *connection)
+{
+	const struct nbd_volume *volume = connection->volume;
 	const struct link_options *link = &volume->link;
 	struct nbd_handle *handle = nbd_create();
 	bool ok;
@@ -279,9 +295,10 @@ static struct nbd_handle *make_handle(const struct nbd_volume *volume)
 	/* The last bytes of a volume whose size is no multiple of the server's block must be reached: let it
 	 * decide. */
 	ok = nbd_set_strict_mode(handle, nbd_get_strict_mode(handle) & ~LIBNBD_STRICT_ALIGN) == 0;
-	ok = ok && nbd_add_meta_context(handle, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0;
-	if (ok && volume->changes)
-		ok = nbd_add_meta_context(handle, volume->changes) == 0;
+	if (ok && nbd_bitmaps_wanted(connection))
+		ok = nbd_set_opt_mode(handle, true) == 0;
+	else if (ok)
+		ok = nbd_connection_add_contexts(volume, handle) == 0;
 	/* The URI is the user's own word, files that it names included. */
 	ok = ok && nbd_set_uri_allow_local_file(handle, true) == 0;
 	if (ok && link->tls_certificates)
@@ -301,7 +318,7 @@ static struct nbd_handle *make_handle(const struct nbd_volume *volume)
 void nbd_connection_start(struct nbd_connection *connection)
 {
 	struct nbd_volume *volume = connection->volume;
-	struct nbd_handle *handle = make_handle(volume);
+	struct nbd_handle *handle = make_handle(connection);
 	int res;
 
 	if (!handle) {

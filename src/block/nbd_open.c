@@ -22,7 +22,6 @@
 #define GRACE_MS        10000 /* a captive server may take so long to put its image in order */
 #define GRACE_BROKEN_MS 1000
 #define ZEROES_BYTES    (UINT64_C(1) << 20)
-#define DIRTY_BITMAP    "qemu:dirty-bitmap:"
 #define PROBE_BYTES     (UINT64_C(512) << 10) /* at each end, for signatures: ZFS lies that deep */
 
 static bool is_idle(const struct nbd_volume *volume)
@@ -329,6 +328,7 @@ static int init_volume(struct nbd_volume *volume, struct ring *ring, const struc
 	volume->uri = endpoint->path;
 	volume->link = options->link;
 	volume->target = options->write || options->target;
+	volume->list_bitmaps = options->list_bitmaps;
 	volume->timeout_ms = options->link.timeout_ms ? options->link.timeout_ms : TIMEOUT_MS;
 	list_init(&volume->parts_free);
 	list_init(&volume->finished);
@@ -337,7 +337,7 @@ static int init_volume(struct nbd_volume *volume, struct ring *ring, const struc
 	for (unsigned i = 0; i < NBD_CONNECTIONS_MAX; i++)
 		nbd_connection_init(&volume->connections[i], volume);
 	if (options->changes_since &&
-	    asprintf(&volume->changes, "%s%s", strchr(options->changes_since, ':') ? "" : DIRTY_BITMAP,
+	    asprintf(&volume->changes, "%s%s", strchr(options->changes_since, ':') ? "" : NBD_DIRTY_BITMAP,
 	        options->changes_since) < 0) {
 		volume->changes = NULL;
 		return -ENOMEM;

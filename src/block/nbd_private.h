@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The NBD driver's inside. nbd.c turns requests into NBD commands, nbd_align.c fits them to the server's
- * blocks, nbd_connection.c moves connections on by
+ * blocks, nbd_bitmaps.c asks which dirty bitmaps there are, nbd_connection.c moves connections on by
  * the ring, nbd_open.c connects and asks what the export is. All on the ring's thread, but for the look-up of
  * a host's name.
  */
@@ -14,7 +14,8 @@
 
 #include <libnbd.h>
 
-#define NBD_PARTS 32 /* commands in flight on each connection */
+#define NBD_PARTS        32 /* commands in flight on each connection */
+#define NBD_DIRTY_BITMAP "qemu:dirty-bitmap:"
 
 struct nbd_volume;
 struct nbd_dial;
@@ -34,10 +35,12 @@ struct nbd_part {
 
 struct nbd_connection {
 	struct nbd_volume *volume;
-	struct nbd_handle *handle; /* NULL: not yet, or no longer */
-	struct nbd_dial *dial;     /* connecting in a thread, or NULL */
-	bool usable;               /* the handshake is done */
-	bool failed;               /* it ended; `why` says how */
+	struct nbd_handle *handle;                         /* NULL: not yet, or no longer */
+	struct nbd_dial *dial;                             /* connecting in a thread, or NULL */
+	enum { OPTION_LIST, OPTION_GO, OPTION_NONE } next; /* nbd_bitmaps.c's */
+	struct error refusal;                              /* the same */
+	bool usable;                                       /* the handshake is done */
+	bool failed;                                       /* it ended; `why` says how */
 	struct error why;
 	struct ring_op poll_in, poll_out, dialled;
 	struct list_node in_flight;
@@ -57,6 +60,7 @@ struct nbd_volume {
 	uint64_t read_max, write_max; /* of one command */
 	bool can_flush, can_extents, can_trim, can_fast, use_fua;
 	char *changes;         /* the meta context of the bitmap that was asked for; or NULL */
+	bool list_bitmaps;     /* the first connection asks which there are */
 	bool target;           /* its signature is asked for */
 	char *zeroes;          /* where the server cannot zero by itself: zeroes_bytes of them */
 	uint64_t zeroes_bytes; /* > 0 with can_zero false */
@@ -98,7 +102,14 @@ void nbd_watch(struct nbd_volume *volume);
 /* nbd_align.c: takes a READ, WRITE or ZERO that nbd_enqueue() must not get as it is; else false. */
 bool nbd_align_submit(struct nbd_volume *volume, struct block_io *io);
 
+/* nbd_bitmaps.c: whether a connection asks which bitmaps there are, before it takes the export: it is in libnbd's opt mode then. */
+bool nbd_bitmaps_wanted(const struct nbd_connection *connection);
+/* The next step, whenever libnbd is ready to negotiate. Returns NULL; or why there is none. */
+const char *nbd_bitmaps_negotiate(struct nbd_connection *connection);
+
 /* nbd_connection.c */
+/* All that is asked of the export. Returns 0, or -1 with libnbd's words. */
+int nbd_connection_add_contexts(const struct nbd_volume *volume, struct nbd_handle *handle);
 void nbd_connection_init(struct nbd_connection *connection, struct nbd_volume *volume);
 /* Begins to connect. When it cannot, `failed` and `why` are set at once. */
 void nbd_connection_start(struct nbd_connection *connection);

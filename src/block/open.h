@@ -66,6 +66,7 @@ struct block_open_options {
 	 * asks it. Whether the server has it: info.tells_changes. NULL: none.
 	 */
 	const char *changes_since;
+	bool list_bitmaps; /* NBD: which dirty bitmaps the server has: info.bitmaps */
 	enum cache_mode cache;
 	/* The kernel may begin to read an image file, while something else is waited for; CACHE_AUTO only. */
 	bool read_ahead;

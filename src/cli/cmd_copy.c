@@ -55,6 +55,7 @@ static error_t parse_sync(int key, char *arg, struct argp_state *state)
 		if (choice < 0)
 			argp_failure(state, JOB_TROUBLE, 0, "%s", options->error.text);
 		options->job.changes = (enum job_changes)choice;
+		options->job.changes_named = true;
 		return 0;
 	case KEY_BASE:
 		options->job.base = arg;

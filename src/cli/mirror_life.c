@@ -208,6 +208,8 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 	    .cache = command->cache,
 	    .write_at_once = run->process->count == 1,
 	    .changes_since = target ? NULL : command->base,
+	    .list_bitmaps = !target && !command->full && !command->digests &&
+	                    known_changes_list_bitmaps(command->changes),
 	    .link = command->options.job.link};
 	struct block_facts facts = {0};
 	int res;
@@ -246,11 +248,15 @@ static int changes(
 	    .doubt = &run->points_doubt,
 	    .size = block_info(source)->size,
 	    .target_size = block_info(target)->size,
+	    .explain = run->command.changes_named,
 	    .data = run,
 	    .say = mirror_warn};
 	struct track_changes known;
 	int res;
 
+	if (run->command.changes_named && block_info(target)->created)
+		mirror_warn(
+		    run, "the target was made just now: all of the source is copied, nothing is compared");
 	if (run->command.full || run->command.changes == CHANGES_HASH || run->command.digests ||
 	    block_info(target)->created)
 		return 0;

@@ -251,6 +251,7 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 		break;
 	case KEY_CHANGES:
 		command->changes = (enum job_changes)choose(state, cli_changes_names, "changes", arg);
+		command->changes_named = true;
 		break;
 	case KEY_BASE:
 		command->base = arg;

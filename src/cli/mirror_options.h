@@ -26,6 +26,7 @@ struct mirror_command {
 	unsigned allow;      /* set of preflight_allow */
 	enum cache_mode cache;
 	enum job_changes changes;
+	bool changes_named; /* whatever is chosen is said, and why */
 	const char *base;
 	const char *digests; /* a file of saved ones, of the target; NULL: none */
 

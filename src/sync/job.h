@@ -73,6 +73,7 @@ struct job_options {
 	const char *overwrite;
 	uint64_t rate; /* bytes per second; 0: no limit */
 	enum job_changes changes;
+	bool changes_named; /* by the user: whatever is chosen is said, and why */
 	const char
 	    *base; /* a tracker's base, which the target holds; NULL: the one that an earlier run noted */
 	/*

@@ -56,6 +56,7 @@ static int find_changes(struct job *job)
 	    .size = job->end,
 	    .target_size = job->target_size,
 	    .has_tracker = json_array_size(job->points) > 0,
+	    .explain = job->options.changes_named,
 	    .data = job,
 	    .say = say};
 	struct track_changes changes = {0};
@@ -95,6 +96,9 @@ int job_changes_begin(struct job *job)
 	    job->source, known_changes_path(job->options.source), job->options.allow & ALLOW_LIVE_SOURCE);
 	if (!job->points)
 		return error_set(&job->error, -ENOMEM, "out of memory");
+	if (job->options.kind == JOB_SYNC && job->blank && job->options.changes_named)
+		job_warn(
+		    job, "the target was made just now: all of the source is copied, nothing is compared");
 	return wants_tracker(job) ? find_changes(job) : 0;
 }
 

@@ -22,6 +22,8 @@ static int open_saved(struct job *job)
 	res = job->target ? saved_digests_open(&job->saved, job->ring, job->options.digests_path, &volume,
 	                        &job->digest_key, &why)
 	                  : error_set(&why, -ENOENT, "there is no target yet");
+	if (res == 0 && job->options.changes_named)
+		job_warn(job, "the saved digests fit: the target is not read");
 	if (res == 0)
 		return 0;
 	job->saved = NULL;

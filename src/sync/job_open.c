@@ -37,11 +37,13 @@ static int open_source(struct job *job)
 {
 	struct block_open_options options = {
 	    .cache = job->options.cache, .link = job->options.link, .read_ahead = may_read_ahead(job)};
-	bool bitmap = job->options.kind == JOB_SYNC && job->options.base;
+	bool sync = job->options.kind == JOB_SYNC;
 	struct block *block;
 	int res;
 
-	options.changes_since = bitmap ? job->options.base : NULL;
+	options.changes_since = sync ? job->options.base : NULL;
+	options.list_bitmaps =
+	    sync && !job->options.digests_path && known_changes_list_bitmaps(job->options.changes);
 	/* A verify reads what is on the medium. */
 	if (job->source)
 		return 0;

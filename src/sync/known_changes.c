@@ -12,6 +12,11 @@ const char *known_changes_path(const struct endpoint *endpoint)
 	return endpoint && endpoint->kind == ENDPOINT_PATH ? endpoint->path : NULL;
 }
 
+bool known_changes_list_bitmaps(enum job_changes how)
+{
+	return how == CHANGES_AUTO || how == CHANGES_TRACKER + TRACK_NBD_BITMAP;
+}
+
 static bool is_nbd(const struct endpoint *endpoint)
 {
 	return endpoint && (endpoint->kind == ENDPOINT_NBD || endpoint->kind == ENDPOINT_CAPTIVE);
@@ -19,7 +24,7 @@ static bool is_nbd(const struct endpoint *endpoint)
 
 static bool is_asked_for(const struct known_changes_request *request)
 {
-	return request->how >= CHANGES_TRACKER || request->base;
+	return request->how >= CHANGES_TRACKER || request->base || request->explain;
 }
 
 static int not_known(
@@ -86,7 +91,8 @@ int known_changes_find(
 
 	if (request->doubt->code == -ESTALE)
 		return not_known(request, NULL, request->doubt);
-	if (!request->points && !request->base)
+	/* A bitmap is noted nowhere; its tracker says how it could be used. */
+	if (!request->points && !request->base && !block_info(request->source)->bitmaps_count)
 		return is_asked_for(request) || request->has_tracker
 		           ? not_known(request, NULL, request->doubt)
 		           : 0;

@@ -24,10 +24,13 @@ struct known_changes_request {
 	const struct error *doubt; /* -ESTALE counts against the user's word, too */
 	uint64_t size, target_size; /* bytes */
 	bool has_tracker;           /* that nothing is noted is worth saying */
+	bool explain;               /* whatever comes of it is */
 	void *data;
 	void (*say)(void *data, const char *text);
 };
 
+/* Whether an NBD server is to be asked which bitmaps it has: block_open_options.list_bitmaps. */
+bool known_changes_list_bitmaps(enum job_changes how);
 /* The source's path where it is on this machine; else NULL. */
 const char *known_changes_path(const struct endpoint *endpoint);
 /*

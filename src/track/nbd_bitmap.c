@@ -55,6 +55,34 @@ static int walk(struct block *source, struct extent *extents, struct changes *ch
 	return 0;
 }
 
+/* That there is one does not tell that the target is of its moment. */
+static int no_base(const struct block_info *source, struct error *error)
+{
+	if (source->bitmaps_count == 0)
+		return error_set(
+		    error, -ENOENT, "name the bitmap whose beginning the target holds, with --base=");
+	if (source->bitmaps_count == 1)
+		return error_set(error, -ENOENT,
+		    "the server has the dirty bitmap %s, but nobody said that the target is as the source "
+		    "was "
+		    "when it was begun; if it is, --base=%s moves only what changed since",
+		    source->bitmaps, source->bitmaps);
+	return error_set(error, -ENOENT,
+	    "the server has the dirty bitmaps %s, but nobody said that the target is as the source was when "
+	    "one of them was begun; if it is, name that one with --base=",
+	    source->bitmaps);
+}
+
+static int no_bitmap(const struct block_info *source, const char *base, struct error *error)
+{
+	if (source->bitmaps_count)
+		return error_set(error, -ENOENT, "%.200s has no bitmap %.100s; it has %s", source->name, base,
+		    source->bitmaps);
+	return error_set(error, -ENOENT,
+	    "%.200s has no bitmap %.100s; `nbdinfo` lists what the server has, `qemu-nbd -B` serves one",
+	    source->name, base);
+}
+
 static int nbd_bitmap_changes(
     const struct track_request *request, struct track_changes *ret, struct error *error)
 {
@@ -65,13 +93,9 @@ static int nbd_bitmap_changes(
 	if (!request->nbd)
 		return error_set(error, -ENODEV, "the source is no NBD server's");
 	if (!request->base)
-		return error_set(
-		    error, -ENOENT, "name the bitmap whose beginning the target holds, with --base=");
+		return no_base(block_info(request->source), error);
 	if (!block_info(request->source)->tells_changes)
-		return error_set(error, -ENOENT,
-		    "%.200s has no bitmap %.100s; `nbdinfo` lists what the server has, `qemu-nbd -B` serves "
-		    "one",
-		    block_info(request->source)->name, request->base);
+		return no_bitmap(block_info(request->source), request->base, error);
 	extents = calloc(ANSWER_MAX, sizeof(*extents));
 	changes_init(&changes, block_info(request->source)->size);
 	res = extents ? walk(request->source, extents, &changes, error)

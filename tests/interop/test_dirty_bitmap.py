@@ -107,9 +107,9 @@ def test_h10_the_bitmap_that_is_named_counts(image, program, folder):
 
 
 @pytest.mark.parametrize("options, reason", [
-    (["--base=gone"], "has no bitmap gone"),
-    (["--base=gone", "--changes=nbd-bitmap"], "has no bitmap gone"),
-    (["--changes=nbd-bitmap"], "no earlier run noted"),
+    (["--base=gone"], "has no bitmap gone; it has b0"),
+    (["--base=gone", "--changes=nbd-bitmap"], "has no bitmap gone; it has b0"),
+    (["--changes=nbd-bitmap"], "nobody said that the target is as the source was"),
     (["--changes=dm-snapshot", "--base=b0"], "no device of this machine"),
 ])
 def test_h14_doubts_lead_to_a_comparison(image, program, folder, options, reason):
@@ -122,6 +122,67 @@ def test_h14_doubts_lead_to_a_comparison(image, program, folder, options, reason
     done = program("sync", "--json", *options, *image.captive("b0"), target)
     assert "both volumes are compared" in said(done) and reason in said(done)
     assert image.is_held_by(target)
+
+
+@pytest.mark.parametrize("bitmaps, words", [
+    (["b0"], "the server has the dirty bitmap b0, but nobody said"),
+    (["b0", "b1"], "if it is, name that one with --base="),
+    (["a:b"], "--base=qemu:dirty-bitmap:a:b moves only what changed"),
+])
+def test_h10_a_bitmap_that_is_there_is_named_and_not_trusted(image, program, folder, bitmaps, words):
+    """By default, too. A difference that no bitmap names is found."""
+    target = folder / "target"
+    program("copy", *image.captive(), target)
+    for name in bitmaps:
+        image.begin_bitmap(name)
+    with open(target, "r+b") as file:
+        file.write(b"something else")
+    done = program("sync", "--json", *image.captive(*bitmaps), target)
+    assert "both volumes are compared" in said(done) and words in said(done) and all(name in said(done) for name in bitmaps)
+    assert image.is_held_by(target)
+    image.change()
+    base = f"qemu:dirty-bitmap:{bitmaps[0]}"
+    done = program("sync", "--json", "--changes=auto", f"--base={base}", *image.captive(*bitmaps), target)
+    assert "nothing else is read" in said(done) and moved(done) == image.dirty_bytes(bitmaps[0])
+    assert image.is_held_by(target)
+
+
+def test_auto_says_what_it_chose(image, program, folder):
+    """In every case, where it was asked for; by default only what can be made use of."""
+    target, digests = folder / "target", folder / "digests"
+    assert "all of the source is copied" in said(program("sync", "--json", "--changes=auto", *image.captive(), target))
+    done = program("sync", "--json", "--changes=auto", *image.captive(), target)
+    assert "both volumes are compared" in said(done) and "no earlier run noted" in said(done)
+    assert not said(program("sync", "--json", *image.captive(), target))
+    assert "there are no saved digests yet" in said(program("sync", "--json", "--changes=auto", f"--digests={digests}", *image.captive(), target))
+    assert "the saved digests fit" in said(program("sync", "--json", "--changes=auto", f"--digests={digests}", *image.captive(), target))
+    image.begin_bitmap("b0")
+    assert "bitmap" not in said(program("sync", "--json", "--changes=hash", *image.captive("b0"), target))
+
+
+@pytest.mark.parametrize("options", [["--no-sr"], ["--mask-handshake=0"], ["--oldstyle"], []])
+def test_servers_that_have_no_such_contexts(program, folder, options):
+    """Asking for bitmaps must not keep anything from a server that does not understand the question."""
+    target, size = folder / "target", 2_000_003
+    target.write_bytes(b"x" * size)
+    server = ["[", "nbdkit", *options, "pattern", str(size), "]"]
+    done = program("sync", "--json", "--changes=auto", "--overwrite", str(target), *server, target)
+    assert "bitmap" not in said(done)
+    assert target.read_bytes() == b"".join(at.to_bytes(8, "big") for at in range(0, size + 8, 8))[:size]
+
+
+def test_an_export_that_is_not_there(image, program, folder):
+    path, target = folder / "source.sock", folder / "target"
+    program("copy", *image.captive(), target)
+    server = subprocess.Popen(["qemu-nbd", "-t", "-r", "-f", "qcow2", "-x", "right", "-k", path, image.path])
+    try:
+        wait_until(path.exists, "the server's socket")
+        refused = program("sync", f"nbd+unix:///wrong?socket={path}", target, code=None)
+        assert refused.code != OK and "wrong" in refused.err and "export" in refused.err
+        program("sync", f"nbd+unix:///right?socket={path}", target)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def test_h09_resized_since(image, program, folder):
@@ -207,6 +268,25 @@ def test_the_starting_map_of_a_mirror(image, program, folder):
         assert file.read(1) == bytes([before[0] ^ 1])
         file.seek(clean)
         file.write(before)
+    assert image.is_held_by(target)
+
+
+def test_a_mirror_names_the_bitmap_too(image, program, folder):
+    path, target = folder / "source.sock", folder / "target"
+    program("copy", *image.captive(), target)
+    image.begin_bitmap("b0")
+    server = subprocess.Popen(["qemu-nbd", "-t", "-e", "4", "-f", "qcow2", "-B", "b0", "-k", path, image.path])
+    mirror = Mirror(program, folder, f"nbd+unix:///?socket={path}", target, "--changes=auto")
+    try:
+        wait_until(path.exists, "the server's socket")
+        begun = mirror.start().err
+        assert "both volumes are compared" in begun and "--base=b0 moves only what changed" in begun
+        mirror.wait_for("ready")
+        mirror.program("abort", "m")
+    finally:
+        mirror.end()
+        server.terminate()
+        server.wait()
     assert image.is_held_by(target)
 
 
