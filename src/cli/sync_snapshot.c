@@ -153,6 +153,20 @@ int sync_snapshot_open(struct sync_snapshot *sync, struct error *error)
 	return sync->options->snapshot.mode == SNAPSHOT_OFF ? 0 : open_series(sync, &sync->snapshot, error);
 }
 
+/* It may have overflowed between two looks. */
+static int check(void *data, struct error *error)
+{
+	struct sync_snapshot *sync = data;
+	struct error why;
+	int res = snapshot_check(sync->snapshot, &why);
+
+	if (res == 0)
+		return 0;
+	sync->lost = true;
+	return error_set(error, res, "what was read is not of one moment: %.300s%s", why.text,
+	    sync->options->job.atomic ? "" : "; the target is no copy: run it again");
+}
+
 int sync_snapshot_take(struct sync_snapshot *sync, struct job_options *job, struct error *error)
 {
 	int res;
@@ -160,12 +174,15 @@ int sync_snapshot_take(struct sync_snapshot *sync, struct job_options *job, stru
 	if (!sync->snapshot)
 		return 0;
 	sync->stop = (struct error){0};
+	sync->lost = false;
 	res = snapshot_take(sync->snapshot, error);
 	if (res < 0)
 		return res;
 	snprintf(sync->path, sizeof(sync->path), "%s", snapshot_path(sync->snapshot));
 	sync->source = (struct endpoint){.kind = ENDPOINT_PATH, .name = sync->path, .path = sync->path};
 	job->source = &sync->source;
+	job->check_source = check;
+	job->check_data = sync;
 	return 0;
 }
 
@@ -212,6 +229,9 @@ enum job_result sync_snapshot_end(
 
 	if (!sync->source.path)
 		return result;
+	/* What cannot be read of it may have that reason. */
+	if (job && result == JOB_TROUBLE && !sync->lost && check(sync, &why) < 0)
+		error_set(&sync->stop, why.code, "%.320s (%.180s)", why.text, error->text);
 	if (job)
 		job_close(job);
 	keep = keep_after(sync, job, result == JOB_OK);

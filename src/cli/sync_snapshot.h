@@ -19,6 +19,7 @@ struct sync_snapshot {
 	struct endpoint source; /* what the job reads; its address stays */
 	uint64_t next_ns;
 	struct error stop; /* code: the run was ended, for this */
+	bool lost;         /* the snapshot overflowed */
 };
 
 /* The options fit together. 0 or -EINVAL with words in options->error. */

@@ -233,6 +233,18 @@ uint64_t snapshot_moment_ns(const struct snapshot *snapshot)
 	return snapshot->moment_ns;
 }
 
+int snapshot_check(struct snapshot *snapshot, struct error *error)
+{
+	char what[200] = "the snapshot";
+	struct error why;
+
+	if (snapshot->kind->fill(snapshot, what, sizeof(what), &why) >= 0)
+		return 0;
+	snapshot->overfull = true;
+	return error_set(
+	    error, -ESTALE, "%s is of no use any more (%.160s); %s", what, why.text, snapshot->kind->advice);
+}
+
 int snapshot_watch(struct snapshot *snapshot, struct error *error)
 {
 	unsigned max = snapshot->options.fill_max;

@@ -61,6 +61,11 @@ const char *snapshot_base(const struct snapshot *snapshot);
 /* While the fresh one is read, every second or so: -ENOSPC with words when its store, or its pool, gets full. Waits for nothing. */
 int snapshot_watch(struct snapshot *snapshot, struct error *error);
 /*
+ * When all of the fresh one was read: -ESTALE with words when it lost what was overwritten meanwhile, however quickly. What was read may be of several
+ * moments then, without an error: the kernel lets the last write to the volume pass a read that was under way. Waits for nothing.
+ */
+int snapshot_check(struct snapshot *snapshot, struct error *error);
+/*
  * When there is no fresh one: removes the base, and says so, when a pool that others need is so full.
  */
 void snapshot_watch_base(struct snapshot *snapshot);

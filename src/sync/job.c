@@ -177,6 +177,8 @@ static int attempt(struct job *job)
 		res = job_compare(job);
 	if (res == 0 && !job->options.dry_run && !(job->options.allow & ALLOW_LIVE_SOURCE))
 		res = job_check_source_mark(job);
+	if (res == 0 && job->options.check_source)
+		res = job->options.check_source(job->options.check_data, &job->error);
 	if (res == 0 && job->differing_ranges == 0 && job->options.atomic && job_writes(job))
 		res = job_commit(job);
 	if (res == 0 && job->differing_ranges == 0) {

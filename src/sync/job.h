@@ -96,6 +96,12 @@ struct job_options {
 	void *data;
 	void (*state_changed)(void *data, enum job_state state);
 	void (*warning)(void *data, const char *text); /* the run goes on; the user should know */
+	/*
+	 * Asked when all was read, before anything is noted of the target, or committed: whether the source was one all the time. -errno with words ends the
+	 * run, and the target is no copy. Has its own data.
+	 */
+	int (*check_source)(void *check_data, struct error *error);
+	void *check_data;
 	/* Simulations open their own volumes and journals. */
 	int (*open_block)(void *data, bool target, const struct block_open_options *options,
 	    struct block **ret, struct error *error);
