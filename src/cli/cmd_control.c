@@ -199,30 +199,58 @@ static void print_outcome(const struct words *words, const json_t *status)
 		printf("%s: aborted; %s is not usable\n", words->name, control_string(status, "target"));
 }
 
+/* What is said of an order beside what became of it: why it is put off, once; or what of it could not be done. */
+static void print_warning(const struct words *words, const json_t *order, bool *told)
+{
+	const char *warning = json_string_value(json_object_get(order, "warning"));
+	bool done = !strcmp(control_string(order, "state"), "done");
+
+	if (!warning || !warning[0] || (*told && !done))
+		return;
+	*told = true;
+	if (done) {
+		fprintf(stderr, "blkmove: %s: %s\n", words->name, warning);
+		return;
+	}
+	fprintf(stderr,
+	    "blkmove: %s: %s is put off: %s; it is tried again every second, also after an interrupt",
+	    words->name, words->command, warning);
+	if (!strcmp(words->command, "cutover"))
+		fprintf(stderr, "; `blkmove cutover --action=abort %s` tries once more, and forgets it",
+		    words->name);
+	fputc('\n', stderr);
+}
+
+/* 0: it is done, -EAGAIN: not yet. */
+static int look_at_order(struct words *words, const json_t *status, json_int_t number, bool *told)
+{
+	const json_t *order = json_object_get(status, "order");
+	const char *state = control_string(order, "state");
+
+	if (json_integer_value(json_object_get(order, "number")) != number)
+		return error_set(
+		    &words->error, -EBUSY, "%s: another order has taken the place of this one", words->name);
+	if (!strcmp(state, "failed"))
+		return error_set(&words->error, -EIO, "%s: %s failed: %s", words->name, words->command,
+		    control_string(order, "error"));
+	print_warning(words, order, told);
+	if (strcmp(state, "done"))
+		return -EAGAIN;
+	print_outcome(words, status);
+	return 0;
+}
+
 /* An order takes its time: its number in the status says what became of it. */
 static int wait_for(struct words *words, json_int_t number)
 {
 	const struct timespec pause = {.tv_nsec = POLL_NS};
+	bool told = false;
 
 	for (;;) {
 		json_t *status =
 		    control_ask(words->name, json_pack("{s:s}", "command", "status"), &words->error);
-		const json_t *order = json_object_get(status, "order");
-		const char *state = control_string(order, "state");
-		int res = 0;
+		int res = status ? look_at_order(words, status, number, &told) : words->error.code;
 
-		if (!status)
-			return words->error.code;
-		if (json_integer_value(json_object_get(order, "number")) != number)
-			res = error_set(&words->error, -EBUSY,
-			    "%s: another order has taken the place of this one", words->name);
-		else if (!strcmp(state, "failed"))
-			res = error_set(&words->error, -EIO, "%s: %s failed: %s", words->name, words->command,
-			    control_string(order, "error"));
-		else if (!strcmp(state, "done"))
-			print_outcome(words, status);
-		else
-			res = -EAGAIN;
 		json_decref(status);
 		if (res != -EAGAIN)
 			return res;

@@ -22,14 +22,16 @@ static const struct {
 
 /* Status */
 
-static json_t *order_json(const struct mirror_run *run)
+static json_t *order_json(const struct mirror_run *run, const struct mirror_job_status *status)
 {
 	static const char *const states[] = {"running", "done", "failed"};
 
 	if (!run->order.name)
 		return json_null();
-	return json_pack("{s:I, s:s, s:s, s:s}", "number", (json_int_t)run->order.number, "name",
-	    run->order.name, "state", states[run->order.state], "error", run->order.error);
+	return json_pack("{s:I, s:s, s:s, s:s, s:I, s:s}", "number", (json_int_t)run->order.number, "name",
+	    run->order.name, "state", states[run->order.state], "error", run->order.error, "deferred",
+	    (json_int_t)(status->cutovers_deferred - run->order.deferred_before), "warning",
+	    run->order.warning);
 }
 
 /* What was set. */
@@ -90,7 +92,7 @@ json_t *mirror_status_json(struct mirror_run *run)
 	    "dirty", (json_int_t)status.dirty, "copy_mode",
 	    status.mode == MIRROR_BACKGROUND ? "background" : "write-through", "attached", status.attached,
 	    "clients", (int)nbd_server_clients_of(run->process->server, run->export), "paused", status.paused,
-	    "revertible", status.revert_ready, "order", order_json(run));
+	    "revertible", status.revert_ready, "order", order_json(run, &status));
 	if (!json)
 		return NULL;
 	json_object_set_new(
@@ -160,7 +162,8 @@ int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 		run->order.name = orders[i].name;
 		run->order.goal = orders[i].goal;
 		run->order.state = MIRROR_ORDER_RUNNING;
-		run->order.error[0] = run->warning[0] = '\0';
+		run->order.deferred_before = status.cutovers_deferred;
+		run->order.error[0] = run->order.warning[0] = run->warning[0] = '\0';
 		return 0;
 	}
 	return -ENOENT;
@@ -186,6 +189,11 @@ void mirror_order_look(struct mirror_run *run)
 		return;
 	if (reached(run, &status)) {
 		run->order.state = MIRROR_ORDER_DONE;
+		/* What put it off is over. */
+		snprintf(run->order.warning, sizeof(run->order.warning), "%s",
+		    run->order.goal == CUTOVER_SWITCHED || run->order.goal == CUTOVER_SYNCING
+		        ? run->no_receipt
+		        : "");
 	} else {
 		run->order.state = MIRROR_ORDER_FAILED;
 		snprintf(run->order.error, sizeof(run->order.error), "%s",

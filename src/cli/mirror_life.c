@@ -13,60 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Words. In the background each mirror has a log of its own. */
-
-static FILE *words_of(const struct mirror_run *run, FILE *terminal)
-{
-	return run->files.log ? run->files.log : terminal;
-}
-
-void mirror_say_json(const struct mirror_run *run, json_t *take_json)
-{
-	FILE *to = words_of(run, stdout);
-
-	json_dumpf(take_json, to, JSON_COMPACT);
-	putc('\n', to);
-	fflush(to);
-	json_decref(take_json);
-}
-
-/* "vm1: ", where it is not clear. */
-static const char *whose(const struct mirror_run *run, char *buf, size_t length)
-{
-	buf[0] = '\0';
-	if (run->process->count > 1)
-		snprintf(buf, length, "%s: ", run->name);
-	return buf;
-}
-
-void mirror_warn(void *data, const char *text)
-{
-	struct mirror_run *run = data;
-	char name[MIRROR_NAME_MAX + 3];
-
-	mirror_bar_clear(&run->process->bar);
-	snprintf(run->warning, sizeof(run->warning), "%s", text);
-	if (run->process->shared->json)
-		mirror_say_json(
-		    run, json_pack("{s:s, s:s, s:s}", "event", "warning", "name", run->name, "text", text));
-	else
-		fprintf(words_of(run, stderr), "blkmove: %s%s\n", whose(run, name, sizeof(name)), text);
-}
-
-static void state_changed(void *data, enum cutover_state state)
-{
-	struct mirror_run *run = data;
-	const char *name = cutover_state_name(state);
-
-	mirror_bar_clear(&run->process->bar);
-	run->have_pause |= state == CUTOVER_SWITCHED || state == CUTOVER_REVERTED;
-	if (run->process->shared->json)
-		mirror_say_json(
-		    run, json_pack("{s:s, s:s, s:s}", "event", "state", "name", run->name, "state", name));
-	else if (!run->process->shared->quiet)
-		fprintf(words_of(run, stderr), "%s: %s\n", run->name, name);
-}
-
 /* Legs and map */
 
 /* 1: it is the volume that this mirror had, 0: that cannot be known, -EXDEV with words: it is another. */
@@ -289,7 +235,7 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->open_map = open_map;
 	/* What an earlier process of this mirror wrote to the target, no tracker knows. */
 	options->changes = run->opened_target || run->without_map ? NULL : changes;
-	options->state_changed = state_changed;
+	options->state_changed = mirror_say_state;
 	options->switched = mirror_receipt_write;
 	options->warning = mirror_warn;
 	options->map_lost = map_lost;
@@ -392,7 +338,7 @@ static void live(void *data)
 	else if (!run->ended)
 		run->res = error_set(&run->error, -ECANCELED,
 		    "%sstopped; go on with `blkmove mirror --resume %s`, until then the %s is the volume",
-		    whose(run, name, sizeof(name)), to_resume(process, names, sizeof(names)),
+		    mirror_whose(run, name, sizeof(name)), to_resume(process, names, sizeof(names)),
 		    cutover_authority(state) == MIRROR_SOURCE ? "source" : "target");
 	/* Clients stay where they are, until they go by themselves. */
 	process->alone_since_ns = ring_now_ns(process->ring);

@@ -58,11 +58,11 @@ static json_t *when_json(void)
 }
 
 /* Of a switch that this run has not `seen` the map says which leg counts, and nobody the time. */
-static void write_receipt(struct mirror_run *run, const struct mirror_job_status *status, bool seen)
+static int write_receipt(
+    struct mirror_run *run, const struct mirror_job_status *status, bool seen, struct error *error)
 {
 	const struct endpoint *legs = run->command.legs;
 	bool over = status->authoritative == MIRROR_TARGET;
-	struct error error = {0};
 	json_t *receipt;
 
 	receipt = json_pack("{s:s, s:o, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:b, s:o}", "mirror", run->name,
@@ -74,22 +74,28 @@ static void write_receipt(struct mirror_run *run, const struct mirror_job_status
 	    mirror_job_digests(run->job)->known, "switch", switch_json(status));
 	if (receipt)
 		add_digests(receipt, run, seen);
-	if (mirror_files_write(&run->files, FILE_NAME, receipt, &error) < 0)
-		mirror_warn(run, error.text);
+	return mirror_files_write(&run->files, FILE_NAME, receipt, error);
 }
 
 void mirror_receipt_write(void *data)
 {
 	struct mirror_run *run = data;
 	struct mirror_job_status status;
+	struct error error;
 
 	mirror_job_status(run->job, &status);
-	write_receipt(run, &status, true);
+	run->no_receipt[0] = '\0';
+	if (write_receipt(run, &status, true, &error) == 0)
+		return;
+	error_prefix(&error, "the switch is done and recorded, but has no receipt");
+	mirror_warn(run, error.text);
+	snprintf(run->no_receipt, sizeof(run->no_receipt), "%s", error.text);
 }
 
 void mirror_receipt_look(struct mirror_run *run)
 {
 	struct mirror_job_status status;
+	struct error error;
 	json_t *receipt, *last;
 
 	mirror_job_status(run->job, &status);
@@ -97,8 +103,9 @@ void mirror_receipt_look(struct mirror_run *run)
 		return;
 	receipt = mirror_files_read(&run->files, FILE_NAME);
 	last = switch_json(&status);
-	if (!json_equal(json_object_get(receipt, "switch"), last))
-		write_receipt(run, &status, false);
+	if (!json_equal(json_object_get(receipt, "switch"), last) &&
+	    write_receipt(run, &status, false, &error) < 0)
+		mirror_warn(run, error.text);
 	json_decref(last);
 	json_decref(receipt);
 }

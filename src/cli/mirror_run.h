@@ -2,8 +2,8 @@
 /*
  * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_prepare.c (before both),
  * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was switched),
- * mirror_bar.c (what is shown of them in the foreground). They share a ring, a server with an export each, and a budget; each
- * runs in a fiber of its own, so that none waits for another.
+ * mirror_words.c (what they say), mirror_bar.c (what is shown of them in the foreground). They share a ring, a server with an export
+ * each, and a budget; each runs in a fiber of its own, so that none waits for another.
  */
 #pragma once
 
@@ -48,11 +48,13 @@ struct mirror_run {
 	bool opened_target; /* once, and judged */
 	/* A cutover is to be ordered by itself, unless given up; it was. */
 	bool plans, planned;
-	bool without_map;  /* resumed, and there is none */
-	json_t *judged;    /* the legs that an earlier start judged; NULL: it came to none */
-	char warning[512]; /* the last one */
-	bool have_pause;   /* a switch has happened */
-	int res;           /* of its life: 0 or -errno, with words in error */
+	bool without_map;     /* resumed, and there is none */
+	json_t *judged;       /* the legs that an earlier start judged; NULL: it came to none */
+	char warning[512];    /* the last one */
+	bool have_pause;      /* a switch has happened */
+	char no_receipt[512]; /* why the last one has no receipt; "" */
+	uint64_t deferred;    /* switches that were put off, as far as they were told */
+	int res;              /* of its life: 0 or -errno, with words in error */
 	struct error error;
 
 	struct {
@@ -60,7 +62,10 @@ struct mirror_run {
 		const char *name; /* NULL: none yet */
 		enum cutover_state goal;
 		enum mirror_order_state state;
+		uint64_t deferred_before; /* mirror_job_status.cutovers_deferred when it was given */
 		char error[512];
+		/* Why it was put off last; of one that is done, what of it could not be. For who gave it. */
+		char warning[512];
 	} order;
 };
 
@@ -113,8 +118,13 @@ int mirror_drop_plan(struct mirror_run *run, struct error *error);
 int mirror_note_unpaused(struct mirror_run *run, struct error *error);
 /* Keeps what of its words is still to be done. */
 int mirror_save_pending(struct mirror_run *run, struct error *error);
+
+/* mirror_words.c */
 void mirror_warn(void *run, const char *text);
+void mirror_say_state(void *run, enum cutover_state state);
 void mirror_say_json(const struct mirror_run *run, json_t *take_json);
+/* "vm1: " where it is not clear whom words are about, else "": in `buf`. */
+const char *mirror_whose(const struct mirror_run *run, char *buf, size_t length);
 
 /* mirror_device.c: the devices of those mirrors that have one. */
 int mirror_devices_open(struct mirror_process *process, struct error *error);

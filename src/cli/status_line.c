@@ -54,6 +54,22 @@ static void print_pace(FILE *to, const json_t *status)
 		fprintf(to, ", ETA %ld:%02ld", seconds / 60, seconds % 60);
 }
 
+/* Only what is not as ordered. */
+static void print_order(FILE *to, const json_t *order)
+{
+	const char *warning = json_string_value(json_object_get(order, "warning")),
+	           *state = control_string(order, "state");
+	unsigned deferred = (unsigned)control_number(order, "deferred");
+
+	if (!warning || !warning[0])
+		return;
+	if (!strcmp(state, "running"))
+		fprintf(to, "; %s put off %u time%s: %s", control_string(order, "name"), deferred,
+		    deferred == 1 ? "" : "s", warning);
+	else if (!strcmp(state, "done"))
+		fprintf(to, "; %s", warning);
+}
+
 static void print_mirror(FILE *to, const json_t *status)
 {
 	uint64_t all = control_number(status, "total"), dirty = control_number(status, "dirty");
@@ -90,6 +106,7 @@ static void print_mirror(FILE *to, const json_t *status)
 		    control_string(status, "authoritative"));
 	if (json_is_string(trouble))
 		fprintf(to, "; %s", json_string_value(trouble));
+	print_order(to, json_object_get(status, "order"));
 	fputc('\n', to);
 }
 

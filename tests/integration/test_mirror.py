@@ -293,36 +293,47 @@ def end_on_target(mirror, client):
     assert equal(mirror)
 
 
-@pytest.mark.parametrize("order", ["cutover", "revert", "finish", "abort"])
+@pytest.mark.parametrize("order", ["cutover", "second cutover", "revert", "finish", "abort"])
 def test_h27_an_order_on_a_full_disk_is_done_or_refused(mounts, mirror, client, order):
     """The disk of the state folder: the map has its room, what else is to be noted has none. Clients feel nothing."""
     state = mounts("-t", "tmpfs", "-o", "size=2500k", "none")
     mirror.start("--state-dir", state)
     client.start()
     mirror.wait_for("ready")
-    if order in ("revert", "finish"):
-        mirror.program("cutover", "m")
+    for before in {"second cutover": ["cutover", "revert"], "revert": ["cutover"], "finish": ["cutover"]}.get(order, []):
+        mirror.program(before, "m")
     filler = fill(state)
     goes_on(client)
-    done = mirror.program(order, "m", code=TROUBLE if order == "cutover" else OK)
+    done = mirror.program(order.split()[-1], "m", code=TROUBLE if order == "cutover" else OK)
     goes_on(client)
-    assert mirror.status()["authoritative"] == ("target" if order == "finish" else "source")
+    leg = "target" if order in ("second cutover", "finish") else "source"
+    switched = order in ("second cutover", "revert")
+    assert mirror.status()["authoritative"] == leg
+    # Who ordered it, and whoever asks, knows that it has no receipt.
+    for said in (done.err, mirror.program("status", "m").out.decode()):
+        assert ("has no receipt: cannot write receipt.json" in said) == switched, str(done)
     if order == "cutover":
         assert "No space left on device" in done.err
         mirror.kill()
         client.stop()
         assert "No space left on device" in mirror.resume("--state-dir", state, code=TROUBLE).err
+    elif switched:
+        mirror.kill()
+        client.stop()
     filler.unlink()
-    if order == "cutover":
+    if order == "cutover" or switched:
         mirror.resume("--state-dir", state)
         client = client.again()
         client.check_export()
         client.start()
+    if switched:
+        receipt = json.loads((state / "mirrors/m/receipt.json").read_text())
+        assert receipt["authoritative"] == mirror.status()["authoritative"] == leg and receipt["when"] is None
     if order in ("cutover", "revert"):
         end_on_target(mirror, client)
     else:
         client.stop()
-        client.check_volume(mirror.target if order == "finish" else mirror.source)
+        client.check_volume(mirror.leg(leg))
 
 
 @pytest.mark.parametrize("way", ["itself", "a symbolic link", "another name", "a loop device", "one loop device", "two loop devices", "ssh"])
@@ -465,6 +476,31 @@ def test_h27_an_order_that_the_map_cannot_take_is_refused(mounts, loops, mirror,
     client.stop()
     assert mirror.status()["authoritative"] == leg
     client.check_volume(mirror.leg(leg))
+
+
+def test_who_ordered_a_cutover_that_is_put_off_hears_why(program, mounts, loops, mirror):
+    """The order stands, and is given up by another that does not."""
+    disk, device, state = breakable_disk(mounts, loops)
+    mirror.start("--state-dir", state)
+    mirror.wait_for("ready")
+    program("cutover", "m")
+    mirror.program("revert", "m")
+    mirror.wait_for("ready")
+    break_disk(disk, "read-only", device)
+    waiting = program.start("cutover", "m")
+    waiting.wait_for_words("cutover is put off: cannot switch: cannot write")
+    order = mirror.status()["order"]
+    assert order["state"] == "running" and order["deferred"] >= 1 and "cannot write" in order["warning"], order
+    assert f"; cutover put off {order['deferred']} time" in program("status", "m").out.decode()
+    wait_until(lambda: mirror.status()["order"]["deferred"] > order["deferred"], "another try")
+    waiting.kill(signal.SIGINT)
+    assert waiting.end(code=-signal.SIGINT).err.count("put off") == 1
+    now = mirror.status()
+    assert now["order"]["state"] == "running" and now["authoritative"] == "source"
+    assert "cannot write" in program("cutover", "--action=abort", "m", code=TROUBLE).err
+    now = mirror.status()
+    assert now["order"]["state"] == "failed" and (now["state"], now["authoritative"]) == ("ready", "source")
+    assert "put off" not in program("status", "m").out.decode()
 
 
 def read_all(uri):
