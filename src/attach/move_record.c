@@ -125,21 +125,18 @@ static json_t *record_json(const struct move_record *record)
 
 int move_record_save(struct move_record *record, const struct move_folder *folder, struct error *error)
 {
-	_cleanup_(cleanup_close) int fd =
-	    openat(folder->fd, FILE_NAME ".new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	_cleanup_(cleanup_free) char *text = NULL;
 	json_t *json;
-	bool saved;
+	int res;
 
 	sysfs_boot_id(record->boot, sizeof(record->boot));
 	json = record_json(record);
-	errno = 0;
-	saved = json && fd >= 0 && json_dumpfd(json, fd, JSON_INDENT(2)) == 0 && fsync(fd) == 0 &&
-	        renameat(folder->fd, FILE_NAME ".new", folder->fd, FILE_NAME) == 0 && fsync(folder->fd) == 0;
+	text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
 	json_decref(json);
-	if (saved)
-		return 0;
-	return error_set(error, errno ? -errno : -EIO, "cannot write the move's record in %s: %s",
-	    folder->path, strerror(errno ? errno : EIO));
+	res = text ? folder_put(folder->fd, FILE_NAME, text) : -ENOMEM;
+	return res < 0 ? error_set(error, res, "cannot write the move's record in %s: %s", folder->path,
+	                     strerror(-res))
+	               : 0;
 }
 
 static int parse_record(json_t *json, struct move_record *ret)

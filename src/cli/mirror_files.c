@@ -115,18 +115,12 @@ int mirror_files_map(struct mirror_files *files, bool create)
 
 int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error)
 {
-	_cleanup_(cleanup_close) int fd = -1;
-	char fresh[80];
-	int res = 0;
+	_cleanup_(cleanup_free) char *text = take_json ? json_dumps(take_json, JSON_INDENT(2)) : NULL;
+	int res = text ? folder_put(files->dir_fd, file, text) : -ENOMEM;
 
-	snprintf(fresh, sizeof(fresh), "%s.new", file);
-	fd = openat(files->dir_fd, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0 || !take_json || json_dumpfd(take_json, fd, JSON_INDENT(2)) < 0 || fsync(fd) < 0 ||
-	    renameat(files->dir_fd, fresh, files->dir_fd, file) < 0 || fsync(files->dir_fd) < 0)
-		res = error_set(error, errno ? -errno : -EIO, "cannot write %s in %s: %s", file, files->dir,
-		    strerror(errno ? errno : EIO));
 	json_decref(take_json);
-	return res;
+	return res < 0 ? error_set(error, res, "cannot write %s in %s: %s", file, files->dir, strerror(-res))
+	               : 0;
 }
 
 json_t *mirror_files_read(const struct mirror_files *files, const char *file)

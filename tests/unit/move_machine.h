@@ -66,7 +66,7 @@ static struct world {
 } * world;
 
 static const char *const legs[2] = {"consumer-blkmove-old", "consumer-blkmove-new"};
-static char state_dir[] = "/tmp/blkmove-XXXXXX";
+static char state_dir[] = "/dev/shm/blkmove-XXXXXX";
 
 static struct made_up_device *find(const char *name)
 {
