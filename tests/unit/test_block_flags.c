@@ -242,7 +242,7 @@ static void test_trim_of_a_device(void **state)
 	world_init(&world);
 	snprintf(path, sizeof(path), "%s/disk", folder);
 	run("truncate -s 1M %s", path);
-	snprintf(command, sizeof(command), "losetup -f --show %s", path);
+	snprintf(command, sizeof(command), "flock /tmp/blkmove-test-losetup.lock losetup -f --show %s", path);
 	pipe = popen(command, "re");
 	assert_non_null(fgets(device, sizeof(device), pipe));
 	pclose(pipe);

@@ -54,7 +54,8 @@ static void world_attach(struct world *world, uint64_t size, const char *options
 		skip();
 	}
 	run("truncate -s %llu %s", (unsigned long long)size, world->path);
-	snprintf(command, sizeof(command), "losetup -f --show %s %s", options, world->path);
+	snprintf(command, sizeof(command), "flock /tmp/blkmove-test-losetup.lock losetup -f --show %s %s",
+	    options, world->path);
 	pipe = popen(command, "re");
 	assert_non_null(pipe);
 	assert_non_null(fgets(world->device, sizeof(world->device), pipe));

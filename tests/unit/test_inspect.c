@@ -41,7 +41,9 @@ static void attach(char *ret, const char *options, const char *path)
 	FILE *pipe;
 
 	ret[0] = '\0';
-	snprintf(command, sizeof(command), "losetup -f --show %s %s 2>/dev/null", options, path);
+	/* One at a time, as in all tests: another that is after the same free device opens it for writing for a moment. */
+	snprintf(command, sizeof(command),
+	    "flock /tmp/blkmove-test-losetup.lock losetup -f --show %s %s 2>/dev/null", options, path);
 	pipe = popen(command, "re");
 	if (pipe && fgets(ret, 64, pipe))
 		ret[strcspn(ret, "\n")] = '\0';
