@@ -6,22 +6,41 @@
 #include "base/folder.h"
 #include "block/sysfs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
 
 #define FILE_NAME "record.json"
 #define VERSION   1
+#define LOOK_NS   5000000L
+#define LOOKS     20u
 
 static const char *const phase_names[MOVE_PHASES] = {"syncing", "switched", "finishing", "undoing"};
 
 const char *move_phase_name(enum move_phase phase)
 {
 	return phase < MOVE_PHASES ? phase_names[phase] : "?";
+}
+
+/* Whoever merely looks at the record holds it for a moment. */
+static int lock(int fd)
+{
+	const struct timespec pause = {.tv_nsec = LOOK_NS};
+	int res = flock(fd, LOCK_EX | LOCK_NB);
+
+	for (unsigned i = 0; i < LOOKS && res < 0 && errno == EWOULDBLOCK; i++) {
+		nanosleep(&pause, NULL);
+		res = flock(fd, LOCK_EX | LOCK_NB);
+	}
+	return res;
 }
 
 int move_folder_open(
@@ -45,16 +64,16 @@ int move_folder_open(
 		                 folder.path, strerror(-res))
 		           : error_set(error, res, "no move of %s is known in %s; look into --state-dir",
 		                 name, folder.path);
-	exists = faccessat(folder.fd, FILE_NAME, F_OK, 0) == 0;
-	if (flock(folder.fd, LOCK_EX | LOCK_NB) < 0)
+	if (lock(folder.fd) < 0)
 		res = error_set(
 		    error, -EALREADY, "another process moves %s; let it end, or end it, first", name);
-	else if (create && exists)
+	exists = faccessat(folder.fd, FILE_NAME, F_OK, 0) == 0;
+	if (res == 0 && create && exists)
 		res = error_set(error, -EEXIST,
 		    "a move of %s has not ended: `blkmove move --resume %s` goes on with it, `--undo` leads "
 		    "it back",
 		    name, name);
-	else if (!create && !exists)
+	else if (res == 0 && !create && !exists)
 		res = error_set(error, -ENOENT, "no move of %s is under way", name);
 	if (res < 0)
 		move_folder_close(&folder);
@@ -212,4 +231,53 @@ void move_record_done(struct move_record *record)
 {
 	dm_table_done(&record->old);
 	dm_table_done(&record->last);
+}
+
+static int is_move(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.';
+}
+
+static void look_at_one(const char *state_dir, const char *name,
+    void (*one)(void *data, const char *name, const struct move_record *record, const struct error *why),
+    void *data)
+{
+	struct move_folder folder = {.fd = -1};
+	struct move_record record;
+	struct error why;
+
+	if (snprintf(folder.path, sizeof(folder.path), "%s/moves/%s", state_dir, name) <
+	    (int)sizeof(folder.path))
+		folder.fd = open(folder.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* Who drives it has it locked; of one that has ended the folder stays. */
+	if (folder.fd < 0 || flock(folder.fd, LOCK_SH | LOCK_NB) < 0 ||
+	    faccessat(folder.fd, FILE_NAME, F_OK, 0) < 0) {
+		move_folder_close(&folder);
+		return;
+	}
+	if (move_record_load(&record, &folder, &why) == 0) {
+		one(data, name, &record, NULL);
+		move_record_done(&record);
+	} else {
+		one(data, name, NULL, &why);
+	}
+	move_folder_close(&folder);
+}
+
+void move_record_each(const char *state_dir,
+    void (*one)(void *data, const char *name, const struct move_record *record, const struct error *why),
+    void *data)
+{
+	struct dirent **entries = NULL;
+	char path[sizeof(((struct move_folder *)NULL)->path)];
+	int count;
+
+	if (snprintf(path, sizeof(path), "%s/moves", state_dir) >= (int)sizeof(path))
+		return;
+	count = scandir(path, &entries, is_move, versionsort);
+	for (int i = 0; i < count; i++) {
+		look_at_one(state_dir, entries[i]->d_name, one, data);
+		free(entries[i]);
+	}
+	free(entries);
 }

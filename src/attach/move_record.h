@@ -57,6 +57,13 @@ int move_record_save(struct move_record *record, const struct move_folder *folde
 int move_record_load(struct move_record *ret, const struct move_folder *folder, struct error *error);
 /* The move has ended. */
 void move_record_forget(const struct move_folder *folder);
+/*
+ * Calls `one` for each move recorded in that state folder that no process drives now, in the order of their names; where the record is damaged with NULL, and why. Changes
+ * nothing.
+ */
+void move_record_each(const char *state_dir,
+    void (*one)(void *data, const char *name, const struct move_record *record, const struct error *why),
+    void *data);
 /* The machine was started anew since the last record. */
 bool move_record_is_of_another_boot(const struct move_record *record);
 void move_record_done(struct move_record *record);

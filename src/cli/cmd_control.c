@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove status, pause, resume, throttle, cutover, revert, finish, abort: speak to what runs on this machine. */
 #include "base/parse_size.h"
+#include "base/state_dir.h"
 #include "cli/cli.h"
 #include "cli/control_client.h"
 #include "cli/status_line.h"
+#include "cli/status_moves.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -146,10 +148,15 @@ static void print_one(void *data, const json_t *status)
 
 static int status_once(struct words *words)
 {
+	char state_dir[4096];
 	json_t *status;
 
-	if (!words->name)
-		return control_each(print_one, words, &words->error);
+	if (!words->name) {
+		int res = control_each(print_one, words, &words->error);
+
+		status_moves_print(stdout, state_dir_path(state_dir, sizeof(state_dir)), words->json);
+		return res;
+	}
 	status = control_ask(words->name, json_pack("{s:s}", "command", "status"), &words->error);
 	if (!status)
 		return words->error.code;
@@ -342,7 +349,8 @@ static const struct {
 	const char *name, *arguments, *help;
 	const struct argp_option *options;
 } commands[] = {
-    {"status", "[NAME]", "What runs on this machine: jobs by their pid, mirrors by their name.",
+    {"status", "[NAME]",
+        "What runs on this machine: jobs by their pid, mirrors by their name; and moves that have not ended.",
         status_options},
     {"pause", "NAME", "Holds a job, or a mirror's sync; clients of a mirror go on.", pause_options},
     {"resume", "NAME", "Lets it go on.", no_options},

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Running jobs: status, pause, resume and throttle from outside, and what a run tells of itself."""
+import fcntl
 import json
 import os
 import pty
@@ -57,6 +58,28 @@ def test_status_tells_all(job, program, source, target):
     assert program("status", job.pid).out.decode().startswith(f"{job.pid} ")
     end(job)
     assert program("status").out == b""
+
+
+def test_h25_status_names_moves_that_have_not_ended(program, folder):
+    """By their records alone; tests/unit/test_status_moves.c has those that moves write."""
+    record = {"version": 1, "phase": "syncing", "engine": "dm", "device": "vg-data", "uuid": "", "target": "/dev/vg/new", "boot": "another",
+              "kind": 0, "sectors": 8192, "old_device": 0, "old": [[0, 8192, "linear", "8:16 2048"]], "last": [], "lvm_group": "", "lvm_moved": "",
+              "lvm_target": "", "lvm_first": "", "note": 0, "target_id": "serial:X", "led": True}
+    place = program.state / "moves/vg-data"
+    place.mkdir(parents=True)
+    (place / "record.json").write_text(json.dumps(record))
+    line = program("status").out.decode()
+    assert "move of vg-data to /dev/vg/new" in line and "started anew" in line
+    assert "`blkmove move --resume vg-data`" in line and "`blkmove move --undo vg-data`" in line
+    move = json.loads(program("status", "--json").out)
+    assert (move["kind"], move["device"], move["phase"], move["leg"], move["restarted"]) == ("move", "vg-data", "syncing", "old", True)
+    assert move["resume"] == "blkmove move --resume vg-data"
+    fd = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        assert program("status").out == b"", "as a command does that drives it"
+    finally:
+        os.close(fd)
 
 
 def test_pause_holds_and_resume_goes_on(job, program, source, target):

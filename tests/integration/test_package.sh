@@ -77,6 +77,21 @@ use()
 	cmp "$dir/volume.img" "$dir/copy-2.img" || fail "$name: the example's copy differs"
 }
 
+# check_unit FILE PROGRAM: it is a unit that systemd takes, runs that program, and nobody has enabled it.
+check_unit()
+{
+	local words
+	grep -qx "ExecStart=/usr/bin/blkmove recover --all" "$1" || fail "$1 does not run the recovery"
+	[ -z "$(find "$dir/root" /etc/systemd/system -name blkmove-recover.service -type l 2>/dev/null)" ] || fail "$1 is enabled"
+	"$2" recover --all >/dev/null || fail "$2 recover --all"
+	if command -v systemd-analyze >/dev/null; then
+		mkdir -p "$dir/unit"
+		sed "s#/usr/bin/blkmove#$2#" "$1" >"$dir/unit/blkmove-recover.service"
+		words=$(systemd-analyze verify --man=no "$dir/unit/blkmove-recover.service" 2>&1) || fail "systemd-analyze: $words"
+		case $words in *blkmove-recover*) fail "systemd-analyze: $words" ;; esac
+	fi
+}
+
 check_contents()
 {
 	local name
@@ -85,6 +100,7 @@ check_contents()
 			fail "there is no manual $name.1"
 	done
 	[ -e "$dir/root/usr/share/bash-completion/completions/blkmove" ] || fail "there is no completion"
+	check_unit "$dir/root/lib/systemd/system/blkmove-recover.service" "$dir/root/usr/bin/blkmove"
 	# Nothing but the public names may be seen.
 	if nm -D --defined-only "$lib/libblkmove.so.0" | awk '{ print $3 }' | sed 's/@.*//' | grep -v '^blkmove_'; then
 		fail "libblkmove.so.0 shows names that are not in blkmove.h"
@@ -94,14 +110,15 @@ check_contents()
 copy_tree
 build
 unpack
+export BLKMOVE_RUN_DIR=$dir/run BLKMOVE_STATE_DIR=$dir/state
+export LD_LIBRARY_PATH=$lib
 check_contents
 head -c 3000001 /dev/urandom >"$dir/volume.img"
 truncate -s 9000001 "$dir/volume.img"
-export BLKMOVE_RUN_DIR=$dir/run BLKMOVE_STATE_DIR=$dir/state
-export LD_LIBRARY_PATH=$lib
 use unpacked "$dir/root/usr/bin/blkmove" -I "$dir/root/usr/include" -L "$lib" -lblkmove
 unset LD_LIBRARY_PATH
 if [ -n "$installed" ]; then
+	check_unit /lib/systemd/system/blkmove-recover.service /usr/bin/blkmove
 	use installed /usr/bin/blkmove $(pkg-config --cflags --libs blkmove)
 	man -w blkmove-pause >/dev/null 2>&1 || [ -e /etc/dpkg/dpkg.cfg.d/docker ] || [ -e /etc/dpkg/dpkg.cfg.d/excludes ] ||
 		fail "man does not find blkmove-pause"

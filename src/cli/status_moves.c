@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Records of moves, for `blkmove status`: see status_moves.h. What the kernel has is not asked: the commands that are named do that. */
+#include "cli/status_moves.h"
+
+#include "attach/move_record.h"
+#include "wire/control.h"
+
+struct list {
+	FILE *to;
+	bool json;
+};
+
+/* What is being undone, only an undo ends; what is being finished leads to the new leg, perhaps alone. */
+static bool may(enum move_phase phase, bool undo)
+{
+	return phase != (undo ? MOVE_FINISHING : MOVE_UNDOING);
+}
+
+static const char *leg(enum move_phase phase)
+{
+	return phase == MOVE_SWITCHED || phase == MOVE_FINISHING ? "new" : "old";
+}
+
+static void print_json(const struct list *list, json_t *take_json)
+{
+	json_dumpf(take_json, list->to, JSON_COMPACT);
+	fputc('\n', list->to);
+	json_decref(take_json);
+}
+
+static json_t *command(const struct move_record *record, bool undo)
+{
+	char text[DM_NAME_MAX + 40];
+
+	if (!may(record->phase, undo))
+		return json_null();
+	snprintf(text, sizeof(text), "blkmove move --%s %s", undo ? "undo" : "resume", record->device);
+	return control_text(text);
+}
+
+static void print_record(const struct list *list, const struct move_record *record)
+{
+	bool restarted = move_record_is_of_another_boot(record);
+
+	if (list->json) {
+		print_json(
+		    list, json_pack("{s:s, s:o, s:o, s:o, s:s, s:s, s:b, s:b, s:o, s:o}", "kind", "move",
+		              "device", control_text(record->device), "target", control_text(record->target),
+		              "engine", control_text(record->engine), "phase", move_phase_name(record->phase),
+		              "leg", leg(record->phase), "driven", false, "restarted", restarted, "resume",
+		              command(record, false), "undo", command(record, true)));
+		return;
+	}
+	fprintf(list->to,
+	    "move of %s to %s (%s): %s%s, and no command goes on with it; the %s leg has everything;",
+	    record->device, record->target, record->engine, move_phase_name(record->phase),
+	    restarted ? " when the machine was started anew" : "", leg(record->phase));
+	if (may(record->phase, false))
+		fprintf(list->to, " `blkmove move --resume %s` goes on%s", record->device,
+		    may(record->phase, true) ? "," : "");
+	if (may(record->phase, true))
+		fprintf(list->to, " `blkmove move --undo %s` leads it back", record->device);
+	fputc('\n', list->to);
+}
+
+static void print_one(void *data, const char *name, const struct move_record *record, const struct error *why)
+{
+	const struct list *list = data;
+
+	if (record)
+		print_record(list, record);
+	else if (list->json)
+		print_json(list, json_pack("{s:s, s:o, s:o}", "kind", "move", "device", control_text(name),
+		                     "error", control_text(why->text)));
+	else
+		fprintf(list->to, "move of %s: %s\n", name, why->text);
+}
+
+void status_moves_print(FILE *to, const char *state_dir, bool json)
+{
+	struct list list = {.to = to, .json = json};
+
+	move_record_each(state_dir, print_one, &list);
+}
