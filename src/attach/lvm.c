@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define UUID_PREFIX  "LVM-"
@@ -22,6 +23,8 @@
 #define LOCKS        "/run/lock/lvm"
 #define PATIENCE_MS  60000u
 #define LOOK_MS      100u
+#define LOCK_SOON_MS 10000u
+#define LOCK_LOOK_MS 50u
 #define METADATA_MAX (64u << 20)
 #define RING_ENTRIES 8u
 
@@ -160,8 +163,21 @@ static bool is_named(int fd, const char *path)
 	       ours.st_ino == named.st_ino;
 }
 
-/* LVM's own lock on the group (locking_type 1): nobody changes it between our reading and our writing. */
-int lvm_lock(const char *group, struct error *error)
+/* Returns 0; -1 with errno: EWOULDBLOCK when somebody has it for so long. */
+static int wait_for_lock(int fd, unsigned timeout_ms)
+{
+	const struct timespec pause = {.tv_nsec = LOCK_LOOK_MS * 1000000L};
+	int res = flock(fd, timeout_ms ? LOCK_EX | LOCK_NB : LOCK_EX);
+
+	for (unsigned waited_ms = 0; res < 0 && errno == EWOULDBLOCK && waited_ms < timeout_ms;
+	     waited_ms += LOCK_LOOK_MS) {
+		nanosleep(&pause, NULL);
+		res = flock(fd, LOCK_EX | LOCK_NB);
+	}
+	return res;
+}
+
+static int lock_group(const char *group, unsigned timeout_ms, struct error *error)
 {
 	char path[LVM_NAME_MAX + sizeof(LOCKS) + 4];
 	int fd = -1;
@@ -170,7 +186,7 @@ int lvm_lock(const char *group, struct error *error)
 	do {
 		cleanup_close(&fd);
 		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-		if (fd < 0 || flock(fd, LOCK_EX) < 0) {
+		if (fd < 0 || wait_for_lock(fd, timeout_ms) < 0) {
 			error_set(error, -errno, "cannot lock LVM's group %s (%s): %s", group, path,
 			    strerror(errno));
 			cleanup_close(&fd);
@@ -178,6 +194,17 @@ int lvm_lock(const char *group, struct error *error)
 		}
 	} while (!is_named(fd, path));
 	return fd;
+}
+
+/* LVM's own lock on the group (locking_type 1): nobody changes it between our reading and our writing. */
+int lvm_lock(const char *group, struct error *error)
+{
+	return lock_group(group, 0, error);
+}
+
+int lvm_lock_soon(const char *group, struct error *error)
+{
+	return lock_group(group, LOCK_SOON_MS, error);
 }
 
 static int write_group(const char *group, const char *text, struct error *error)

@@ -54,6 +54,8 @@ int lvm_run(const char *group, char *const *words, struct error *error);
 int lvm_read(const char *group, char **ret, struct error *error);
 /* Keeps LVM's commands from the group until the caller closes what is returned; waits for those at work. -errno with words. */
 int lvm_lock(const char *group, struct error *error);
+/* The same, but -EWOULDBLOCK when they are at work for ten seconds: they may wait for what the caller is about to let go. */
+int lvm_lock_soon(const char *group, struct error *error);
 /* Exchanges them on the disks, durably; the caller has locked the group. Run again it exchanges them back: lvm_first() tells which of both it is. */
 int lvm_exchange(const struct lvm_pair *pair, struct error *error);
 /* Where a volume of `text` begins: "PV:EXTENT". */

@@ -275,14 +275,30 @@ int move_engine_of(const char *device, const char *state_dir, char ret[16], stru
 	return res;
 }
 
-/* Killed while it swapped a table, it left the device waiting, with a table that is not to come by itself. The live one counts. */
-static int drop_half_a_swap(const struct dm_facts *facts, struct error *error)
+/*
+ * Killed while it swapped a table, it left the device waiting, with a table that is not to come by itself. The live one counts. Not so for one of LVM's
+ * commands between its own load and resume: what it has loaded is to come, and does so before its lock is free.
+ */
+static int drop_half_a_swap(const struct move_record *record, struct error *error)
 {
-	int res = 0;
+	char group[LVM_NAME_MAX], volume[LVM_NAME_MAX];
+	_cleanup_(cleanup_close) int lock = -1;
+	struct dm_facts facts;
+	int res;
 
-	if (facts->inactive_table)
-		res = dm_clear(facts->name, error);
-	return res == 0 && facts->suspended ? dm_resume(facts->name, error) : res;
+	if (lvm_name(record->device, record->uuid, group, volume)) {
+		lock = lvm_lock_soon(group, error);
+		if (lock < 0)
+			return error_prefix(error,
+			    "a table waits for %s, and one of LVM's commands may have loaded it; let "
+			    "that end; if it waits for %s itself, `dmsetup clear %s` and "
+			    "`dmsetup resume %s` first",
+			    record->device, record->device, record->device, record->device);
+	}
+	res = dm_look(record->device, &facts, error);
+	if (res == 0 && facts.inactive_table)
+		res = dm_clear(facts.name, error);
+	return res == 0 && facts.suspended ? dm_resume(facts.name, error) : res;
 }
 
 int move_continue(
@@ -302,8 +318,8 @@ int move_continue(
 		if (strcmp(facts.uuid, move->record.uuid))
 			res = error_set(error, -EXDEV, "%s is another device now than when its move began",
 			    move->record.device);
-		else if (!move_is_restarted(move))
-			res = drop_half_a_swap(&facts, error);
+		else if ((facts.inactive_table || facts.suspended) && !move_is_restarted(move))
+			res = drop_half_a_swap(&move->record, error);
 	}
 	if (res < 0) {
 		move_free(move);

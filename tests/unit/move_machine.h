@@ -61,6 +61,8 @@ static struct world {
 	unsigned knob;           /* how much of the time all mirrors of the kernel's may take */
 	bool lvm, exchanged;     /* what LVM's metadata say */
 	bool locked;             /* LVM's group: its commands wait */
+	bool lvm_works;          /* one of them is between its load and its resume: it has the lock */
+	bool lvm_hangs;          /* and stays there */
 	enum event { NOTHING, REFRESH, SNAPSHOT } event;
 	unsigned event_in; /* steps; 0: it has happened, or none is to */
 } * world;
@@ -312,6 +314,7 @@ int dm_load(const char *name, bool secrets, const struct dm_table *table, struct
 int dm_clear(const char *name, struct error *error)
 {
 	step();
+	assert_false(world->lvm_works && !strcmp(name, "consumer"));
 	find(name)->waiting.count = 0;
 	return 0;
 }
@@ -511,6 +514,7 @@ bool __wrap_lvm_name(const char *name, const char *uuid, char *ret_group, char *
 int __wrap_lvm_read(const char *group, char **ret, struct error *error);
 int __wrap_lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
 int __wrap_lvm_lock(const char *group, struct error *error);
+int __wrap_lvm_lock_soon(const char *group, struct error *error);
 int __wrap_lvm_exchange(const struct lvm_pair *pair, struct error *error);
 int __wrap_lvm_first(
     const char *text, const char *group, const char *volume, char *ret, unsigned length, struct error *error);
@@ -540,6 +544,26 @@ int __wrap_lvm_lock(const char *group, struct error *error)
 	assert_false(world->locked);
 	world->locked = true;
 	return LOCKED;
+}
+
+/* Its command ends. */
+static void lvm_resumes(void)
+{
+	struct made_up_device *consumer = find("consumer");
+
+	consumer->live = consumer->waiting;
+	consumer->waiting.count = 0;
+	consumer->suspended = world->lvm_works = false;
+}
+
+int __wrap_lvm_lock_soon(const char *group, struct error *error)
+{
+	assert_string_equal(group, "group");
+	if (world->lvm_hangs)
+		return error_set(error, -EWOULDBLOCK, "cannot lock it");
+	if (world->lvm_works)
+		lvm_resumes();
+	return __wrap_lvm_lock(group, error);
 }
 
 int __wrap_lvm_exchange(const struct lvm_pair *pair, struct error *error)

@@ -267,6 +267,43 @@ static void test_h11_table_changed_by_somebody_else(void **state)
 	}
 }
 
+/* lvchange --refresh has loaded its table, and suspended the device: the move must not take that for its own. */
+static void lvm_begins(void)
+{
+	struct made_up_device *consumer = find("consumer");
+	struct made_up_table live = consumer->live;
+
+	load_believed(consumer);
+	consumer->waiting = consumer->live;
+	consumer->live = live;
+	consumer->suspended = world->lvm_works = true;
+}
+
+static void test_h11_between_lvms_load_and_resume(void **state)
+{
+	struct made_up_table loaded;
+
+	for (unsigned order = RESUME; order <= UNDO; order++) {
+		begin_anew(false, false, true);
+		assert_int_equal(run(BEGIN, MOVE_UNTIL_SYNCED), 0);
+		lvm_begins();
+		/* Nor where its command does not end. */
+		world->lvm_hangs = true;
+		assert_int_equal(run((enum order)order, MOVE_UNTIL_MOVED), -EWOULDBLOCK);
+		assert_non_null(strstr(said, "one of LVM's commands"));
+		world->lvm_hangs = false;
+		assert_true(world->lvm_works && find("consumer")->suspended);
+		loaded = find("consumer")->waiting;
+		(void)run((enum order)order, MOVE_UNTIL_SYNCED);
+		assert_false(world->lvm_works || world->locked);
+		assert_memory_equal(&find("consumer")->live, &loaded, sizeof(loaded));
+		if (is_known())
+			assert_int_equal(run(UNDO, MOVE_UNTIL_MOVED), 0);
+		check_end();
+		assert_int_equal(consumer_leads(), 1);
+	}
+}
+
 static int make_world(void **state)
 {
 	world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -284,7 +321,8 @@ static int end_world(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_h22_h25_h27_each_step),
-	    cmocka_unit_test(test_h11_table_changed_by_somebody_else)};
+	    cmocka_unit_test(test_h11_table_changed_by_somebody_else),
+	    cmocka_unit_test(test_h11_between_lvms_load_and_resume)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }
