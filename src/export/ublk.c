@@ -149,15 +149,22 @@ static int take_over(struct device *device, struct ublk_control *control, struct
 	struct ublksrv_ctrl_dev_info info = {0};
 	int res = -EBUSY;
 
+	/*
+	 * -EINVAL: a recovery was begun and did not come so far that the kernel had all commands of a queue. Before Linux 6.15 it is not begun a second
+	 * time, and need not be: what it does was done, and stands as long as nothing was mapped.
+	 */
 	for (unsigned i = 0; i < TAKE_TRIES && res == -EBUSY; i++) {
 		if (i)
 			usleep(TAKE_NAP);
 		res = ublk_control_run(
 		    control, UBLK_COMMAND(UBLK_CMD_START_USER_RECOVERY), device->index, NULL, 0, 0);
 	}
-	if (res == 0)
+	ublk->half_way = res == -EINVAL;
+	if (res == 0 || ublk->half_way)
 		res = ublk_control_run(
 		    control, UBLK_QUESTION(UBLK_CMD_GET_DEV_INFO), device->index, &info, sizeof(info), 0);
+	if (res == 0 && ublk->half_way && info.state != UBLK_S_DEV_QUIESCED)
+		res = -EINVAL;
 	if (res == -EBUSY)
 		return error_set(error, -EALREADY, "a process serves /dev/ublkb%u already", device->index);
 	if (res < 0 || info.nr_hw_queues > DEVICE_QUEUES_MAX)
@@ -167,6 +174,16 @@ static int take_over(struct device *device, struct ublk_control *control, struct
 	ublk->depth = info.queue_depth;
 	ublk->request_max = info.max_io_buf_bytes;
 	return 0;
+}
+
+/* It was mapped, or has some of the commands of a process that is no more: the kernel gives it to nobody else. */
+static int lost_half_way(const struct device *device, struct error *error)
+{
+	return error_set(error, -ENOTRECOVERABLE,
+	    "the process that was taking over %s was killed in the middle of it, and this kernel (before "
+	    "Linux 6.15) does not hand it over any more: its users wait until it is removed, which gives "
+	    "them errors: `ublk del -n %u`, or a restart of the machine; then begin anew",
+	    device->info.node, device->index);
 }
 
 /* Up to where requests can be asked for. */
@@ -187,9 +204,13 @@ static int prepare(void *data, struct error *error)
 	snprintf(device->info.node, sizeof(device->info.node), "/dev/ublkb%u", device->index);
 	snprintf(path, sizeof(path), "/dev/ublkc%u", device->index);
 	ublk->fd = device_open_node(path, O_RDWR);
+	if (ublk->fd == -EBUSY && ublk->half_way)
+		return lost_half_way(device, error);
 	if (ublk->fd < 0)
 		return error_set(error, ublk->fd, "cannot open %s: %s", path, strerror(-ublk->fd));
 	res = ublk_queues_new(ublk);
+	if (res == -EINVAL && ublk->half_way)
+		return lost_half_way(device, error);
 	return res < 0 ? error_set(error, res, "cannot have the memory for its queues: %s", strerror(-res))
 	               : 0;
 }

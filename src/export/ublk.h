@@ -39,6 +39,7 @@ struct ublk {
 	unsigned open; /* tags that the kernel has, or will have again; and who waits for their end */
 	unsigned busy; /* requests that the block has */
 	bool added;    /* the kernel has the device, by us */
+	bool half_way; /* who was taking it over before us died before the kernel had its commands */
 	bool stopping;
 	bool ended, idle; /* no tag is open; nothing is with the block */
 	atomic_bool broken;
