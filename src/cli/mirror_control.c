@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a running mirror answers on its control socket: docs/wire/control.md. */
+#include "base/parse_size.h"
 #include "cli/mirror_run.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -109,6 +111,9 @@ json_t *mirror_status_json(struct mirror_run *run)
 	    run->command.job.verify ? json_integer((json_int_t)status.verified) : json_null());
 	json_object_set_new(json, "copied", json_integer((json_int_t)status.copied));
 	json_object_set_new(json, "same", json_integer((json_int_t)status.same));
+	json_object_set_new(json, "comparing", json_boolean(status.comparing));
+	json_object_set_new(json, "copied", json_integer((json_int_t)status.copied));
+	json_object_set_new(json, "same", json_integer((json_int_t)status.same));
 	json_object_set_new(json, "holes", json_integer((json_int_t)status.holes));
 	json_object_set_new(json, "differing", json_integer((json_int_t)status.differing));
 	add_pace(json, run, &status);
@@ -206,21 +211,32 @@ void mirror_order_look(struct mirror_run *run)
 
 /* Requests */
 
-static bool get_number(const json_t *request, const char *key, double most, double *ret)
-{
-	const json_t *value = json_object_get(request, key);
+struct number {
+	const char *key;
+	double least, most, value;
+	bool whole, given;
+};
 
-	if (!value)
-		return false;
-	*ret = json_number_value(value);
-	if (!json_is_number(value) || !(*ret >= 0) || *ret > most)
-		*ret = -1;
-	return true;
-}
-
-static bool is_whole(double value)
+/* What is not given keeps its value. */
+static int get_number(const json_t *request, struct number *number, struct error *error)
 {
-	return value == (double)(unsigned)value;
+	const json_t *json = json_object_get(request, number->key);
+	double value = json_number_value(json);
+	char *text;
+
+	number->given = json;
+	if (!json)
+		return 0;
+	if (json_is_number(json) && value >= number->least && value <= number->most &&
+	    (!number->whole || value == (double)(unsigned)value)) {
+		number->value = value;
+		return 0;
+	}
+	text = json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+	error_set(error, -EINVAL, "%s=%.80s: write a %snumber from %.9g to %.9g", number->key,
+	    text ? text : "?", number->whole ? "whole " : "", number->least, number->most);
+	free(text);
+	return -EINVAL;
 }
 
 static bool are_same(const struct governor_options *a, const struct governor_options *b)
@@ -229,38 +245,52 @@ static bool are_same(const struct governor_options *a, const struct governor_opt
 	       a->impact == b->impact;
 }
 
+static int check_rates(const struct governor_options *limits, struct error *error)
+{
+	char least[16], most[16];
+
+	if (!limits->max_rate || limits->min_rate <= limits->max_rate)
+		return 0;
+	return error_set(error, -EINVAL, "the least rate, %s/s, would be above the most, %s/s; change both",
+	    format_size(limits->min_rate, least, sizeof(least)),
+	    format_size(limits->max_rate, most, sizeof(most)));
+}
+
 /* Rates but the least one, and what clients may feel, are the process's. */
 static json_t *throttle(struct mirror_run *run, const json_t *request)
 {
 	struct governor_options limits = run->process->governor, before;
-	double value, priority = 0;
+	struct number rate = {.key = "rate", .most = 1e15}, least = {.key = "min_rate", .most = 1e15},
+	              latency = {.key = "latency_target_ms", .most = 1e9},
+	              impact = {.key = "impact_percent", .most = 10000, .whole = true},
+	              priority = {.key = "priority", .least = 1, .most = BUDGET_PRIORITY_MAX, .whole = true};
+	struct number *const numbers[] = {&rate, &least, &latency, &impact, &priority};
+	struct error error = {0};
+	int res = 0;
 
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && res == 0; i++)
+		res = get_number(request, numbers[i], &error);
 	limits.min_rate = run->command.job.governor.min_rate;
 	before = limits;
-	if (get_number(request, "rate", 1e15, &value))
-		limits.max_rate = value < 0 ? UINT64_MAX : (uint64_t)value;
-	if (get_number(request, "min_rate", 1e15, &value))
-		limits.min_rate = value < 0 ? UINT64_MAX : (uint64_t)value;
-	if (get_number(request, "latency_target_ms", 1e9, &value))
-		limits.target_ns = value < 0 ? UINT64_MAX : (uint64_t)(value * 1e6);
-	if (get_number(request, "impact_percent", 10000, &value))
-		limits.impact = value < 0 ? 10001 : (unsigned)value;
-	if (limits.max_rate == UINT64_MAX || limits.min_rate == UINT64_MAX ||
-	    limits.target_ns == UINT64_MAX || limits.impact > 10000)
-		return control_refuse(
-		    "rate, min_rate, latency_target_ms and impact_percent are numbers, not negative");
-	if (limits.max_rate && limits.min_rate > limits.max_rate)
-		return control_refuse("the least rate is above the most; change both");
-	if (get_number(request, "priority", BUDGET_PRIORITY_MAX, &priority) &&
-	    (priority < 1 || !is_whole(priority)))
-		return control_refuse("priority is a whole number from 1 to %u", BUDGET_PRIORITY_MAX);
+	if (rate.given)
+		limits.max_rate = (uint64_t)rate.value;
+	if (least.given)
+		limits.min_rate = (uint64_t)least.value;
+	if (latency.given)
+		limits.target_ns = (uint64_t)(latency.value * 1e6);
+	if (impact.given)
+		limits.impact = (unsigned)impact.value;
+	if (res == 0)
+		res = check_rates(&limits, &error);
+	if (res < 0)
+		return control_refuse("%s", error.text);
 	run->process->governor = limits;
 	run->command.job.governor.min_rate = limits.min_rate;
 	/* Else another priority would have the governor search anew. */
 	if (!are_same(&limits, &before))
 		mirror_job_govern(run->job, &limits);
-	if (priority > 0)
-		mirror_job_set_priority(run->job, (unsigned)priority);
+	if (priority.given)
+		mirror_job_set_priority(run->job, (unsigned)priority.value);
 	return control_ok();
 }
 
@@ -321,19 +351,20 @@ static int get_terms(const json_t *request, struct cutover_terms *terms, struct 
 {
 	static const char *const actions[] = {"defer", "abort", "wait"};
 	const char *action = json_string_value(json_object_get(request, "action"));
-	double window = 0;
+	struct number window = {.key = "window_ms", .least = 1e-6, .most = 1e9};
 
-	if (get_number(request, "window_ms", 1e9, &window) && window <= 0)
-		return error_set(error, -EINVAL, "window_ms is a number above 0");
+	if (get_number(request, &window, error) < 0)
+		return error->code;
 	for (unsigned i = 0; action && i <= 3; i++) {
 		if (i == 3)
-			return error_set(error, -EINVAL, "the actions are defer, abort, wait");
+			return error_set(
+			    error, -EINVAL, "action=%.80s: the actions are defer, abort, wait", action);
 		terms->late = (enum mirror_late)i;
 		if (!strcmp(action, actions[i]))
 			break;
 	}
-	if (window > 0)
-		terms->window_ns = (uint64_t)(window * 1e6);
+	if (window.given)
+		terms->window_ns = (uint64_t)(window.value * 1e6);
 	return 0;
 }
 

@@ -78,8 +78,9 @@ static void print_mirror(FILE *to, const json_t *status)
 	const json_t *trouble = json_object_get(status, "trouble"),
 	             *pause = json_object_get(status, "pause_ms");
 
-	fprintf(to, "%s  %s -> %s  %s%s%s", control_string(status, "name"), control_string(status, "source"),
-	    control_string(status, "target"), state, is_true(status, "paused") ? ", paused" : "",
+	fprintf(to, "%s  %s -> %s  %s%s%s%s", control_string(status, "name"),
+	    control_string(status, "source"), control_string(status, "target"), state,
+	    is_true(status, "comparing") ? ", comparing" : "", is_true(status, "paused") ? ", paused" : "",
 	    is_true(status, "let_go") ? ", the target is let go" : "");
 	if (over) {
 		fprintf(to, "; the %s is the volume, for %d clients\n",

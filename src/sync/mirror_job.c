@@ -384,6 +384,7 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->generation = bitmap_file_super(job->map)->generation;
 	ret->dirty = mirror_job_dirty(job);
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && mirror_job_is_equal(job);
+	ret->comparing = job->options.compare;
 	ret->copied = dirty_extents_copied(job->extents);
 	ret->holes = dirty_extents_holes(job->extents);
 	ret->priority = job->member.priority;

@@ -83,6 +83,7 @@ struct mirror_job_status {
 	bool ordered;          /* an order waits, or is being carried out */
 	uint64_t size, dirty;  /* bytes */
 	uint64_t copied, same; /* bytes, by this run: copied, found equal */
+	bool comparing;        /* what is dirty is compared before it is copied: not all of it need differ */
 	uint64_t holes;     /* bytes, by this run: they were due, and a hole in the leg that is copied from */
 	uint64_t pause_ns;  /* the longest that a client waited at the last switch */
 	uint64_t verified;  /* bytes of both legs compared in this pass, holes of both among them */

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a mirror says of itself to those who look: lines, bars on a terminal, orders' words; and its limits, changed while it runs."""
+import pathlib
 import re
 import signal
+import time
 
-from program import INTERRUPTED, wait_until
+import pytest
+
+from live_mirror import Mirror
+from program import INTERRUPTED, TROUBLE, wait_until
 from terminal import Terminal
 
 MIB = 1 << 20
 SIZE = 24 * MIB + 512 * 33
+REGION = 64 << 10
 BYTES = r"[\d.]+ [KM]?i?B"
 LATENCY = r"clients: 1, p50 [\d.]+ ms, p99 [\d.]+ ms"
 
@@ -68,3 +74,95 @@ def test_without_a_terminal_it_prints_lines(program, mirror):
     said = running.end(INTERRUPTED).err
     lines = [line for line in said.splitlines() if re.fullmatch(rf"m  .* -> .*  syncing  \d+%  {BYTES} dirty .*; clients: 0", line)]
     assert len(lines) >= 2 and "\033" not in said and "\r" not in said, said
+
+
+def written(device):
+    """Bytes, as the kernel counts them."""
+    return int(pathlib.Path(f"/sys/block/{pathlib.Path(device).name}/stat").read_text().split()[6]) * 512
+
+
+def test_an_older_copy_is_compared_first(program, folder, volumes, random, loops):
+    """And only what differs is written, in pieces of some regions; it is said while it goes on, and in figures afterwards."""
+    data = volumes[0].read_bytes()
+    older, changed = bytearray(data), random.sample(range(SIZE // REGION), 5)
+    for region in changed:
+        older[region * REGION:(region + 1) * REGION] = random.randbytes(REGION)
+    volumes[1].write_bytes(older)
+    mirror = Mirror(program, folder, volumes[0], loops.attach(volumes[1]))
+    before = written(mirror.target)
+    try:
+        mirror.start("--max-rate=16M")
+        assert "syncing, comparing" in program("status", "m").out.decode() and mirror.status()["comparing"]
+        now = mirror.wait_for("ready")
+        assert not now["comparing"] and "comparing" not in program("status", "m").out.decode()
+        assert len(changed) * REGION <= now["copied"] <= len(changed) * 8 * REGION and now["same"] == SIZE - now["copied"], now
+    finally:
+        mirror.end()
+    assert volumes[1].read_bytes() == data
+    assert len(changed) * REGION <= written(mirror.target) - before <= now["copied"]
+
+
+def test_without_an_older_copy_nothing_is_compared(program, mirror, random):
+    mirror.target.write_bytes(random.randbytes(SIZE))
+    mirror.start("--full", "--max-rate=16M")
+    assert not mirror.status()["comparing"] and "comparing" not in program("status", "m").out.decode()
+    now = mirror.wait_for("ready")
+    assert (now["copied"], now["same"]) == (SIZE, 0)
+
+
+def limits_of(mirror):
+    now = mirror.status()
+    return {member: now[member] for member in ("rate_limit", "min_rate", "latency_target_ms", "impact_percent", "priority")}
+
+
+def test_each_limit_can_be_changed_while_it_runs(program, mirror):
+    mirror.start("--paused")
+    limits = {"rate_limit": 0, "min_rate": 0, "latency_target_ms": 0, "impact_percent": 0, "priority": 1}
+    assert limits_of(mirror) == limits
+    for words, member, value in ((["--latency-target=3ms"], "latency_target_ms", 3), (["--impact=15%"], "impact_percent", 15),
+                                 (["--max-rate=4M"], "rate_limit", 4 * MIB), (["--min-rate=1M"], "min_rate", MIB),
+                                 (["--priority=7"], "priority", 7), (["8M"], "rate_limit", 8 * MIB), (["none"], "rate_limit", 0)):
+        program("throttle", "m", *words)
+        limits[member] = value
+        assert limits_of(mirror) == limits, words
+    program("throttle", "m", "--latency-target=0ms", "--impact=0", "--min-rate=none", "--max-rate=2M", "--priority=1")
+    assert limits_of(mirror) == {"rate_limit": 2 * MIB, "min_rate": 0, "latency_target_ms": 0, "impact_percent": 0, "priority": 1}
+
+
+def test_the_most_holds_from_then_on(program, mirror):
+    def copied():
+        now = mirror.ask()
+        return now["total"] - now["dirty"]
+
+    mirror.start("--paused")
+    program("throttle", "m", "--max-rate=4M")
+    program("resume", "m")
+    begun = time.monotonic()
+    wait_until(lambda: copied() >= 8 * MIB, "8 MiB")
+    slow_s = time.monotonic() - begun
+    # What is begun at once counts when it is done.
+    assert 1.5 <= slow_s, slow_s
+    program("throttle", "m", "--max-rate=none")
+    begun = time.monotonic()
+    mirror.wait_for("ready")
+    assert time.monotonic() - begun < 2 * slow_s - 1
+
+
+@pytest.mark.parametrize("words,said", [
+    (["fast"], "fast"), (["--max-rate=many"], "many"), (["--min-rate=-1"], "-1"), (["--latency-target=soon"], "soon"), (["--impact=much"], "much"),
+    (["--impact=20000"], "impact_percent=20000"), (["--impact=1.5"], "impact_percent=1.5"), (["--priority=0"], "priority=0"),
+    (["--priority=1001"], "priority=1001"), (["--priority=2.5"], "priority=2.5"), (["--min-rate=9M", "--priority=2"], "9.0 MiB/s"),
+])
+def test_a_limit_that_cannot_be_is_named(program, mirror, words, said):
+    """And none is taken, also of those beside it."""
+    mirror.start("--paused", "--max-rate=8M")
+    before = limits_of(mirror)
+    assert said in program("throttle", "m", *words, code=TROUBLE).err
+    assert limits_of(mirror) == before
+
+
+def test_a_cutover_whose_terms_cannot_be_is_named(program, mirror):
+    mirror.start()
+    assert "action=later" in program("cutover", "m", "--action=later", code=TROUBLE).err
+    assert "--window=short" in program("cutover", "m", "--window=short", code=TROUBLE).err
+    assert mirror.status()["order"] is None
