@@ -19,56 +19,11 @@ import pytest
 from images import random_image
 from keys import make_certificates, make_psk, need
 from program import LOCKED, OK, REFUSED, TROUBLE, wait_until
+from serving import run
 
 nbd = pytest.importorskip("nbd")
 
 ODD = 5000001
-
-
-class Serving:
-    """A running server; stop() insists on a good end."""
-
-    def __init__(self, program, folder, *words, listen=None, **how):
-        self.socket = folder / "s"
-        listen = listen or f"nbd+unix:///?socket={self.socket}"
-        self.running = program.start("serve", *words, *(["--listen", listen] if listen != "inherited" else []), **how)
-        wait_until(self._is_ready, f"a server\n{self.running.err()}")
-        self.line = self.running.out().decode().splitlines()[0]
-        self.uri = self.line.split()[0]
-
-    def _is_ready(self):
-        assert self.running.is_running(), self.running.err()
-        return b"\n" in self.running.out()
-
-    def connect(self, uri=None):
-        handle = nbd.NBD()
-        handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-        handle.connect_uri(uri or self.uri)
-        return handle
-
-    def stop(self, code=OK):
-        self.running.kill(signal.SIGTERM)
-        return self.running.end(code=code)
-
-
-@pytest.fixture
-def serve(program, folder, servers):
-    all_of_them = []
-
-    def start(*words, **how):
-        all_of_them.append(Serving(program, folder, *words, **how))
-        return all_of_them[-1]
-
-    yield start
-    for serving in all_of_them:
-        if serving.running.is_running():
-            serving.stop()
-
-
-def run(*words, **more):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, **more)
-    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_nbdinfo(folder, serve):

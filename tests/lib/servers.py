@@ -87,6 +87,10 @@ class Servers:
         return self._start(tcp, lambda path, port: ["qemu-nbd", "-t", "-e", "8", "-f", form, "--discard=unmap", "--detect-zeroes=off",
                                                     *(["-b", "127.0.0.1", "-p", port] if port else ["-k", path]), *words, image])
 
+    def qemu_of(self, words):
+        """qemu-nbd of what these options open."""
+        return self._start(False, lambda path, port: ["qemu-nbd", "-t", "-k", path, *words])
+
     def stop(self):
         for server in self.all:
             server.stop()
