@@ -184,11 +184,13 @@ static json_t *id_json(const char *id)
 	return json ? json : json_string("");
 }
 
-int mirror_files_save_judged(
-    struct mirror_files *files, const char *source_id, const char *target_id, struct error *error)
+int mirror_files_save_judged(struct mirror_files *files, const char *source_id, const char *target_id,
+    uint64_t target_size, struct error *error)
 {
 	return mirror_files_write(files, "judged",
-	    json_pack("{s:o, s:o}", "source", id_json(source_id), "target", id_json(target_id)), error);
+	    json_pack("{s:o, s:o, s:I}", "source", id_json(source_id), "target", id_json(target_id),
+	        "target_size", (json_int_t)target_size),
+	    error);
 }
 
 json_t *mirror_files_load_judged(struct mirror_files *files)

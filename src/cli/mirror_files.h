@@ -52,10 +52,13 @@ json_t *mirror_files_load_command(struct mirror_files *files, struct error *erro
 int mirror_files_write(struct mirror_files *files, const char *file, json_t *take_json, struct error *error);
 /* What such a file says, which the caller frees; NULL when it is not there, or no JSON. */
 json_t *mirror_files_read(const struct mirror_files *files, const char *file);
-/* The legs' identities, on stable storage, before the first write to the target: without a map the mirror is known by them. */
-int mirror_files_save_judged(
-    struct mirror_files *files, const char *source_id, const char *target_id, struct error *error);
-/* {"source", "target"}, which the caller frees, or NULL: no start has come so far. */
+/*
+ * The legs' identities, on stable storage, before the first write to the target: without a map the mirror is known by them. And how
+ * many bytes the target has, of which the mirror may be the first ones only: the map does not say.
+ */
+int mirror_files_save_judged(struct mirror_files *files, const char *source_id, const char *target_id,
+    uint64_t target_size, struct error *error);
+/* {"source", "target", "target_size"}, which the caller frees, or NULL: no start has come so far. */
 json_t *mirror_files_load_judged(struct mirror_files *files);
 /* Whether the target was let go by an order, on stable storage: whoever resumes the mirror is not to open it either. */
 bool mirror_files_let_go(const struct mirror_files *files);

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One mirror of a process, from its first leg to its end: see mirror_run.h. */
-#include "block/saved_digests.h"
 #include "cli/mirror_run.h"
-#include "filter/known_digests.h"
-#include "sync/base_record.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,173 +11,6 @@
 #include <unistd.h>
 
 /* Legs and map */
-
-/* 1: it is the volume that this mirror had, 0: that cannot be known, -EXDEV with words: it is another. */
-static int compare_leg(const struct mirror_run *run, enum mirror_leg_index leg, const struct block *block,
-    const struct block_facts *facts, struct error *error)
-{
-	const char *const names[MIRROR_LEGS] = {"source", "target"};
-	const char *id = json_string_value(json_object_get(run->judged, names[leg]));
-
-	if (!id || !id[0] || !facts->id[0])
-		return 0;
-	if (!strcmp(id, facts->id))
-		return 1;
-	return error_set(error, -EXDEV,
-	    "%s is another volume (%s) than the mirror's %s (%s); put the right one there",
-	    block_info(block)->name, facts->id, names[leg], id);
-}
-
-/* What the target holds was made before this mirror, which has not written to it yet. */
-static bool is_new(const struct mirror_run *run)
-{
-	return !run->opened_target && !run->command.job.resume;
-}
-
-static int judge_target(
-    struct mirror_run *run, struct block *target, struct block_facts *facts, struct error *error)
-{
-	const struct mirror_command *command = &run->command;
-	struct preflight preflight = {.source = &run->source_info,
-	    .target = block_info(target),
-	    .source_facts = &run->source_facts,
-	    .target_facts = facts,
-	    .allow = command->allow | ALLOW_LIVE_SOURCE,
-	    .overwrite = command->overwrite,
-	    .one_size = true,
-	    .update = !command->full || run->without_map};
-	uint64_t end;
-	int res = block_facts(target, facts, error);
-
-	if (res == 0 && is_new(run))
-		run->points = base_record_load(
-		    run->process->shared->options.state_dir, facts, run->size, NULL, &run->points_doubt);
-	if (res == 0)
-		job_journal_forget(run->process->shared->options.state_dir, facts->id);
-	/* A leg that comes back carries what the mirror wrote to it. */
-	if (res < 0 || !is_new(run))
-		return res;
-	res = compare_leg(run, MIRROR_TARGET, target, facts, error);
-	if (res == 0 && !block_info(target)->created)
-		res = preflight_check(&preflight, &end, error);
-	return res < 0 ? res : mirror_files_save_judged(&run->files, run->source_facts.id, facts->id, error);
-}
-
-/*
- * Saved digests of the target, if they fit, stand for reading it, as long as this open lasts. They are marked as in use at once, before
- * anything is written. In doubt the target itself is read.
- */
-static int use_digests(
-    struct mirror_run *run, struct block **target, const struct block_facts *facts, struct error *error)
-{
-	const struct saved_digests_volume volume = {.size = run->size, .id = facts->id, .mark = facts->mark};
-	const char *path = run->command.digests;
-	struct block *saved = NULL;
-	struct digest_key key;
-	struct error why;
-	char text[640];
-	int res;
-
-	if (!path || !is_new(run) || run->without_map || block_info(*target)->created)
-		return 0;
-	res = saved_digests_open(&saved, run->process->ring, path, &volume, &key, &why);
-	if (res == 0)
-		res = saved_digests_use(saved, &why);
-	if (res < 0) {
-		block_free(saved);
-		snprintf(text, sizeof(text), "the saved digests are not used, both volumes are compared: %s",
-		    why.text);
-	} else {
-		run->digest_key = key;
-		res = known_digests_new(target, *target, saved, &key, error);
-		if (res < 0) {
-			*target = NULL;
-			return res;
-		}
-		snprintf(text, sizeof(text),
-		    "saved digests (%.200s) tell what the target holds: only the source is read", path);
-	}
-	mirror_warn(run, text);
-	return 0;
-}
-
-static int judge_source(struct mirror_run *run, struct block *source, struct error *error)
-{
-	const struct mirror_command *command = &run->command;
-	int res;
-
-	run->source_info = *block_info(source);
-	res = listen_judge(source, &command->legs[MIRROR_SOURCE], command->allow & ALLOW_MOUNTED,
-	    command->allow & ALLOW_HELD, run->process->shared->options.state_dir, &run->source_facts, error);
-	if (res == 0)
-		res = compare_leg(run, MIRROR_SOURCE, source, &run->source_facts, error);
-	return res < 0 ? res : 0;
-}
-
-/* Somebody has the target locked: this mirror itself when it is the source once more, and that is what is to be told. */
-static int refuse_same(struct mirror_run *run, const struct endpoint *target, struct error *error)
-{
-	const struct block_open_options options = {.link = run->command.options.job.link};
-	struct block_facts facts = {0};
-	struct preflight preflight = {.source = &run->source_info,
-	    .source_facts = &run->source_facts,
-	    .target_facts = &facts,
-	    .allow = run->command.allow};
-	struct error same;
-	struct block *block;
-	int res = error->code;
-
-	if (block_open(&block, run->process->ring, target, &options, &same) < 0)
-		return res;
-	preflight.target = block_info(block);
-	if (block_facts(block, &facts, &same) == 0 && preflight_check_same(&preflight, &same) < 0) {
-		*error = same;
-		res = same.code;
-	}
-	block_free(block);
-	return res;
-}
-
-static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, struct error *error)
-{
-	struct mirror_run *run = data;
-	struct mirror_command *command = &run->command;
-	const struct endpoint *endpoint = &command->legs[leg];
-	bool target = leg == MIRROR_TARGET;
-	struct block_open_options options = {.write = true,
-	    .create = target && !run->opened_target && !command->job.resume && !run->judged,
-	    .create_size = run->size,
-	    .force_held = command->allow,
-	    .cache = command->cache,
-	    .write_at_once = run->process->count == 1,
-	    .changes_since = target ? NULL : command->base,
-	    .list_bitmaps = !target && !command->full && !command->digests &&
-	                    known_changes_list_bitmaps(command->changes),
-	    .link = command->options.job.link};
-	struct block_facts facts = {0};
-	int res;
-
-	options.link.captive_words = run->files.log_fd;
-	res = block_open(ret, run->process->ring, endpoint, &options, error);
-	if (target && !run->opened_target && (res == -EALREADY || res == -EBUSY))
-		return refuse_same(run, endpoint, error);
-	if (res < 0)
-		return res;
-	if (target)
-		res = judge_target(run, *ret, &facts, error);
-	else if (!run->size)
-		res = judge_source(run, *ret, error);
-	if (res == 0 && target)
-		res = use_digests(run, ret, &facts, error);
-	if (res < 0) {
-		block_free(*ret);
-		return res;
-	}
-	run->opened_target |= target;
-	if (!target)
-		run->size = block_info(*ret)->size;
-	return 0;
-}
 
 static int changes(
     void *data, struct block *source, struct block *target, struct range_set *ret, struct error *error)
@@ -231,7 +61,7 @@ static int new_job(struct mirror_run *run, struct error *error)
 	int res;
 
 	options->data = run;
-	options->open_leg = open_leg;
+	options->open_leg = mirror_leg_open;
 	options->open_map = open_map;
 	/* What an earlier process of this mirror wrote to the target, no tracker knows. */
 	options->changes = run->opened_target || run->without_map ? NULL : changes;
@@ -241,6 +71,9 @@ static int new_job(struct mirror_run *run, struct error *error)
 	options->map_lost = map_lost;
 	options->budget = &run->process->budget;
 	options->compare_key = &run->digest_key;
+	/* How long it was is known, or is to be known soon. */
+	options->larger_target =
+	    run->command.size_mismatch == SIZE_ZERO_TAIL && (!options->resume || run->target_size);
 	res = digest_key_random(&run->digest_key, error);
 	if (res < 0)
 		return res;
@@ -286,6 +119,15 @@ static int open_without_map(struct mirror_run *run, struct error *error)
 	return new_job(run, error);
 }
 
+static uint64_t recall_target_size(struct mirror_run *run)
+{
+	json_t *judged = mirror_files_load_judged(&run->files);
+	json_int_t size = json_integer_value(json_object_get(judged, "target_size"));
+
+	json_decref(judged);
+	return size > 0 ? (uint64_t)size : 0;
+}
+
 int mirror_open(struct mirror_run *run, struct error *error)
 {
 	struct mirror_command *command = &run->command;
@@ -293,6 +135,8 @@ int mirror_open(struct mirror_run *run, struct error *error)
 
 	command->job.compare = !command->full && !command->job.resume;
 	command->job.distrust = command->job.resume && !mirror_trust_check(&run->files);
+	if (command->job.resume)
+		run->target_size = recall_target_size(run);
 	run->marked = faccessat(run->files.dir_fd, "switched", F_OK, 0) == 0;
 	res = new_job(run, error);
 	if (res == -EBADMSG && command->job.resume)

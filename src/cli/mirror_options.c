@@ -35,6 +35,7 @@ enum option_key {
 	KEY_TARGET_TIMEOUT,
 	KEY_SOURCE_TIMEOUT,
 	KEY_OVERWRITE,
+	KEY_SIZE_MISMATCH,
 	KEY_ALLOW,
 	KEY_CACHE,
 	KEY_CHANGES,
@@ -49,6 +50,7 @@ enum option_key {
 
 static const char *const copy_modes[] = {"auto", "background", "write-through", NULL};
 static const char *const late_actions[] = {"defer", "abort", "wait", NULL};
+static const char *const size_names[] = {"refuse", "zero-tail", NULL}; /* as enum size_mismatch */
 static const char *const allows[] = {"mounted", "held", NULL};
 
 /* Of the process, not of one of its mirrors. */
@@ -259,6 +261,9 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 	case KEY_DIGESTS:
 		command->digests = arg;
 		break;
+	case KEY_SIZE_MISMATCH:
+		command->size_mismatch = (enum size_mismatch)choose(state, size_names, "size-mismatch", arg);
+		break;
 	case KEY_ALLOW:
 		command->allow |= choose(state, allows, "allow", arg) ? ALLOW_HELD : ALLOW_MOUNTED;
 		break;
@@ -348,6 +353,8 @@ static const struct argp_option options[] = {
         "30s)",
         0},
     {"overwrite", KEY_OVERWRITE, "NAME", 0, "the target's name once more: what it carries may be lost", 0},
+    {"size-mismatch", KEY_SIZE_MISMATCH, "HOW", 0,
+        "refuse (default), zero-tail (use the first bytes of a larger DST, and zero the rest)", 0},
     {"allow", KEY_ALLOW, "WHAT", 0, "use volumes that are mounted or held, at your own risk", 0},
     {"cache", KEY_CACHE, "HOW", 0, "buffered (default), direct or auto", 0},
     {"state-dir", KEY_STATE_DIR, "DIR", 0, "where maps lie (default: as for copy)", 0},

@@ -6,6 +6,7 @@
 #include "cli/devices.h"
 #include "cli/listen.h"
 #include "sync/mirror_job.h"
+#include "sync/preflight.h"
 
 #define MIRRORS_MAX NBD_EXPORTS_MAX /* in one process */
 
@@ -22,8 +23,9 @@ struct mirror_command {
 	const char *forget; /* the mirror to forget */
 	const char *overwrite;
 	bool foreground, full, paused, json, quiet;
-	unsigned interval_s; /* between lines in the foreground, without a terminal; 0: 10 */
-	unsigned allow;      /* set of preflight_allow */
+	unsigned interval_s;              /* between lines in the foreground, without a terminal; 0: 10 */
+	enum size_mismatch size_mismatch; /* zero-tail: the target may be larger */
+	unsigned allow;                   /* set of preflight_allow */
 	enum cache_mode cache;
 	enum job_changes changes;
 	bool changes_named; /* whatever is chosen is said, and why */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_prepare.c (before both),
- * mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was switched),
- * mirror_words.c (what they say), mirror_bar.c (what is shown of them in the foreground). They share a ring, a server with an export
- * each, and a budget; each runs in a fiber of its own, so that none waits for another.
+ * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_legs.c (its legs), mirror_prepare.c
+ * (before both), mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was
+ * switched), mirror_words.c (what they say), mirror_bar.c (what is shown of them in the foreground). They share a ring, a server with an
+ * export each, and a budget; each runs in a fiber of its own, so that none waits for another.
  */
 #pragma once
 
@@ -31,6 +31,7 @@ struct mirror_run {
 	const char *name, *export;     /* of the mirror, and under which clients find it */
 	bool created;                  /* its folder has become a mirror's by this run */
 	uint64_t size;                 /* of the source, bytes; 0: not opened yet */
+	uint64_t target_size;          /* of all of the target, when the mirror began; 0: not known */
 	struct block_info source_info; /* as it was then */
 	struct block_facts source_facts;
 	json_t *points; /* what earlier runs noted of the target, and if nothing, why */
@@ -101,6 +102,10 @@ struct mirror_process {
  */
 int mirror_prepare(struct mirror_process *process, int argc, char **argv, struct error *error);
 void mirror_process_done(struct mirror_process *process);
+
+/* mirror_legs.c */
+/* For mirror_job_options. The first open judges the leg, and the later ones whether it is the same one. */
+int mirror_leg_open(void *run, enum mirror_leg_index leg, struct block **ret, struct error *error);
 
 /* mirror_life.c */
 /* Opens legs and map. */

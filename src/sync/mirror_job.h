@@ -25,6 +25,8 @@ struct mirror_job_options {
 	bool compare;  /* not all that is dirty differs: compare before copying, until nothing is dirty */
 	/* With that key, which open_leg() may still have set; borrowed. NULL: a random one. */
 	const struct digest_key *compare_key;
+	/* The target may be longer than the source: its first bytes are the leg, and nothing behind them is touched. */
+	bool larger_target;
 	bool verify;          /* not ready before all was read from both legs and found equal */
 	uint64_t nonce;       /* of a new map; anything that an earlier one there did not have */
 	uint32_t region_size; /* bytes, power of two, 4 KiB to 1 MiB; 0: 64 KiB, more above 8 TiB */

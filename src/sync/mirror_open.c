@@ -6,6 +6,7 @@
 #include "sync/mirror_job_private.h"
 
 #include "base/bytes.h"
+#include "filter/head.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -20,6 +21,17 @@
 
 static const char *const leg_names[MIRROR_LEGS] = {"source", "target"};
 
+/* What of a target that may be longer is the leg. Frees it when it fails. */
+static int cut_target(struct mirror_job *job, struct block **target, struct error *error)
+{
+	uint64_t size =
+	    job->map ? bitmap_file_super(job->map)->size : block_info(job->legs[MIRROR_SOURCE])->size;
+
+	if (!job->options.larger_target || block_info(*target)->size <= size)
+		return 0;
+	return head_new(target, *target, size, error);
+}
+
 int mirror_open_leg(
     struct mirror_job *job, enum mirror_leg_index leg, struct block **ret, struct error *error)
 {
@@ -29,6 +41,10 @@ int mirror_open_leg(
 
 	if (res < 0)
 		return error_prefix(error, "cannot open the %s", leg_names[leg]);
+	if (leg == MIRROR_TARGET)
+		res = cut_target(job, &block, error);
+	if (res < 0)
+		return error_prefix(error, "cannot use the %s", leg_names[leg]);
 	res = block_facts(block, &facts, error);
 	if (res == 0 && job->map) {
 		const struct bitmap_super *super = bitmap_file_super(job->map);

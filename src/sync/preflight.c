@@ -98,15 +98,6 @@ static int check_size(const struct preflight *p, uint64_t *ret_end, struct error
 		return 0;
 	if (target > source && p->size_mismatch == SIZE_ZERO_TAIL)
 		return 0;
-	if (p->one_size)
-		return error_set(error, -EPERM,
-		    "refused: the target %s (%llu bytes, %s) has not the size of the source %s (%llu bytes, "
-		    "%s), as the legs "
-		    "of a mirror must; name a volume of that size, or make one (on a larger disk: lvcreate "
-		    "-L %llub, or "
-		    "dmsetup create with a linear table)",
-		    p->target->name, (unsigned long long)target, target_text, p->source->name,
-		    (unsigned long long)source, source_text, (unsigned long long)source);
 	if (target < source)
 		return error_set(error, -EPERM,
 		    "refused: the target %s (%llu bytes, %s) is smaller than the source %s (%llu bytes, %s); "
@@ -114,9 +105,16 @@ static int check_size(const struct preflight *p, uint64_t *ret_end, struct error
 		    "one%s",
 		    p->target->name, (unsigned long long)target, target_text, p->source->name,
 		    (unsigned long long)source, source_text,
-		    p->target->resizable
+		    p->target->resizable && !p->mirror
 		        ? ", or add --size-mismatch=truncate to set the file to the source's size"
 		        : "");
+	if (p->mirror)
+		return error_set(error, -EPERM,
+		    "refused: the target %s (%llu bytes, %s) is larger than the source %s (%llu bytes, %s); "
+		    "`blkmove mirror --size-mismatch=zero-tail` uses its first bytes and zeroes the rest; or "
+		    "name one of that size (lvcreate -L %llub)",
+		    p->target->name, (unsigned long long)target, target_text, p->source->name,
+		    (unsigned long long)source, source_text, (unsigned long long)source);
 	return error_set(error, -EPERM,
 	    "refused: the target %s (%llu bytes, %s) is larger than the source %s (%llu bytes, %s); add "
 	    "--size-mismatch=zero-tail to zero the rest%s",

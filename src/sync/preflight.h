@@ -26,8 +26,8 @@ struct preflight {
 	const char
 	    *overwrite; /* the target's name as typed once more: whatever it carries may be lost; or NULL */
 	enum size_mismatch size_mismatch;
-	bool one_size; /* there is nothing to allow: the legs of a mirror */
-	bool update;   /* a sync, or a resumed job: the target may carry the source's own signature */
+	bool mirror; /* of the sizes: they are a mirror's legs, and none is made shorter */
+	bool update; /* a sync, or a resumed job: the target may carry the source's own signature */
 };
 
 /*

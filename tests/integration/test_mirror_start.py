@@ -52,16 +52,6 @@ def interrupt(mirror, number, code):
     running.end(code)
 
 
-@pytest.mark.parametrize("size", [SIZE - 512, SIZE + 512])
-def test_legs_of_two_sizes_are_refused(program, folder, volumes, size):
-    """With a next step that there is."""
-    volumes[1].write_bytes(bytes(size))
-    mirror = Mirror(program, folder, *volumes)
-    said = mirror.start(code=REFUSED).err
-    assert f"{size} bytes" in said and f"lvcreate -L {volumes[0].stat().st_size}b" in said and "--size-mismatch" not in said, said
-    assert volumes[1].stat().st_size == size
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_h21_a_start_that_was_interrupted_leaves_nothing_to_go_on_with(slow, number):
     interrupt(slow, number, INTERRUPTED)

@@ -17,6 +17,7 @@
 #define TIMEOUT_NS  300000000u
 #define CHECK_EVERY 32u
 #define CHECK_LARGE 4096u
+#define TAIL        0xa5
 
 void mirror_world_stop(struct mirror_world *world)
 {
@@ -128,6 +129,21 @@ static int open_map(void *data, bool create)
 }
 
 /* Checks */
+
+/* What lies behind the mirror's end on the target is none of its business. */
+static void check_tail(struct mirror_world *world)
+{
+	uint64_t size;
+	const uint8_t *data = ring_sim_disk_data(world->sim, world->fds[MIRROR_TARGET], &size);
+
+	for (uint64_t at = world->scenario.sectors * MODEL_SECTOR; at < size; at++)
+		if (data[at] != TAIL)
+			mirror_world_fail(world,
+			    "byte %llu of the target, behind the mirror's end, was written",
+			    (unsigned long long)at);
+	if (block_info(mirror_job_block(world->job))->size != world->scenario.sectors * MODEL_SECTOR)
+		mirror_world_fail(world, "clients see another size");
+}
 
 static uint64_t first_difference(struct mirror_world *world)
 {
@@ -328,6 +344,7 @@ static struct mirror_job_options options_of(struct mirror_world *world)
 	    .region_size = scenario->region_size,
 	    .records = scenario->records,
 	    .compare = scenario->compare,
+	    .larger_target = scenario->tail > 0,
 	    .verify = scenario->verify,
 	    .copy_mode = world->last_life ? MIRROR_COPY_AUTO : scenario->copy_mode,
 	    .governor = scenario->governor,
@@ -376,6 +393,8 @@ static void end_life(struct mirror_world *world)
 	world->same += status.same;
 	world->holes += status.holes;
 	world->refused += status.refused;
+	if (mirror_job_block(world->job))
+		check_tail(world);
 	world->links_lost +=
 	    mirror_job_block(world->job) ? mirror_counts(mirror_job_block(world->job))->leader_lost : 0;
 	/* Clients of a mirror that has ended go on with its last leg; here they come to an end. */
@@ -455,6 +474,8 @@ static void grow(struct mirror_scenario *scenario, uint64_t seed, struct rand *r
 	/* Two of the longest writes at once are one too many, and there are always some that are longer than all the room. */
 	if (scenario->large || seed % 4 == 1)
 		scenario->stable_max = scenario->io_max * MODEL_SECTOR / 2;
+	if (seed % 5 == 2)
+		scenario->tail = (seed % 7 + 1) * MODEL_SECTOR;
 }
 
 static void scenario_init(struct mirror_scenario *scenario, uint64_t seed, struct rand *rand)
@@ -521,9 +542,11 @@ static void make_disks(struct mirror_world *world)
 	uint8_t *data[MIRROR_LEGS];
 
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		disk.size = size + (i == MIRROR_TARGET ? world->scenario.tail : 0);
 		world->fds[i] = ring_sim_disk_new(world->sim, &disk);
-		data[i] = ring_sim_disk_data(world->sim, world->fds[i], &size);
+		data[i] = ring_sim_disk_data(world->sim, world->fds[i], &disk.size);
 	}
+	memset(data[MIRROR_TARGET] + size, TAIL, world->scenario.tail);
 	model_fill_initial(data[MIRROR_SOURCE], world->scenario.sectors);
 	if (!world->scenario.compare)
 		rand_bytes(rand, data[MIRROR_TARGET], size);

@@ -39,6 +39,7 @@ struct mirror_scenario {
 	uint64_t stable_max; /* bytes; 0: more than they ever have under way */
 	uint32_t idle;       /* a client that is idle begins something once in so many steps */
 	bool late_wait, compare, verify;
+	uint64_t tail;         /* bytes of the target behind the mirror's */
 	bool sparse;           /* long ranges were never written; the legs tell of their holes */
 	bool far[MIRROR_LEGS]; /* on a machine of its own */
 	uint64_t source_timeout_ns;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What lies around a mirror's target: saved digests that hold until something is written, over volumes in memory. */
+/* What lies around a mirror's target: saved digests that hold until something is written, and the first bytes of a larger volume. */
 #include "base/bytes.h"
 #include "base/rand.h"
 #include "block/memory.h"
 #include "filter/fault.h"
+#include "filter/head.h"
 #include "filter/known_digests.h"
 #include "ring/ring_sim.h"
 
@@ -148,11 +149,83 @@ static void test_digests_with_another_key_are_the_volumes(void **state)
 	teardown(&world);
 }
 
+/* The first bytes of a volume in memory. */
+static int head_of(struct world *world, uint64_t size, uint32_t request_align, struct error *error)
+{
+	const struct memory_options options = {.request_align = request_align};
+	static uint8_t content[SIZE];
+
+	*world = (struct world){.sim = ring_sim_new(1, 0)};
+	rand_init(&world->rand, seed_of_run());
+	world->ring = ring_sim_host_new(world->sim, "host");
+	assert_int_equal(memory_new(&world->memory, world->ring, SIZE, &options, NULL), 0);
+	rand_bytes(&world->rand, content, SIZE);
+	assert_int_equal(memory_poke(world->memory, 0, content, SIZE), 0);
+	return head_new(&world->top, world->memory, size, error);
+}
+
+static int ask(struct world *world, enum block_op op, uint64_t offset, uint64_t length, void *buf)
+{
+	struct block_io io = {.op = op, .offset = offset, .length = length, .buf = buf};
+
+	return block_wait(world->top, &io);
+}
+
+static void test_the_head_of_a_volume_ends_where_it_ends(void **state)
+{
+	static uint8_t before[SIZE], after[SIZE], zeros[NODE];
+	const uint64_t size = 3 * NODE + 517;
+	struct world world;
+
+	assert_int_equal(head_of(&world, size, 1, NULL), 0);
+	memory_peek(world.memory, 0, before, SIZE);
+	assert_int_equal(block_info(world.top)->size, size);
+	assert_int_equal(ask(&world, BLOCK_WRITE, size - NODE, NODE, zeros), 0);
+	assert_int_equal(ask(&world, BLOCK_WRITE, size - NODE, NODE + 1, zeros), -EINVAL);
+	assert_int_equal(ask(&world, BLOCK_ZERO, 0, size, NULL), 0);
+	assert_int_equal(ask(&world, BLOCK_ZERO, size - 1, 2, NULL), -EINVAL);
+	assert_int_equal(ask(&world, BLOCK_TRIM, size, 1, NULL), -EINVAL);
+	assert_int_equal(ask(&world, BLOCK_READ, size, 1, zeros), -EINVAL);
+	assert_int_equal(ask(&world, BLOCK_FLUSH, 0, 0, NULL), 0);
+	assert_int_equal(memory_counts(world.memory)->flushes, 1);
+	memory_peek(world.memory, 0, after, SIZE);
+	assert_memory_equal(after + size, before + size, SIZE - size);
+	memset(before, 0, size);
+	assert_memory_equal(after, before, size);
+	teardown(&world);
+}
+
+static void test_the_head_of_a_volume_keeps_its_size(void **state)
+{
+	struct world world;
+
+	assert_int_equal(head_of(&world, NODE, 1, NULL), 0);
+	assert_false(block_info(world.top)->resizable);
+	assert_int_equal(ask(&world, BLOCK_RESIZE, 0, NODE, NULL), 0);
+	assert_int_equal(ask(&world, BLOCK_RESIZE, 0, NODE - 1, NULL), -EOPNOTSUPP);
+	assert_int_equal(block_info(world.memory)->size, SIZE);
+	teardown(&world);
+}
+
+static void test_an_end_within_a_block_is_refused(void **state)
+{
+	struct world world;
+	struct error error;
+
+	assert_int_equal(head_of(&world, NODE + 512, 4096, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "4096"));
+	world.top = NULL;
+	teardown(&world);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_h10_saved_digests_hold_where_nothing_was_written),
 	    cmocka_unit_test(test_digests_with_another_key_are_the_volumes),
+	    cmocka_unit_test(test_the_head_of_a_volume_ends_where_it_ends),
+	    cmocka_unit_test(test_the_head_of_a_volume_keeps_its_size),
+	    cmocka_unit_test(test_an_end_within_a_block_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
