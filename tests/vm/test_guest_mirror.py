@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A file system of a real kernel on a mirror's export, by every client that a kernel has, plain and with TLS.
+"""A file system of a real kernel on a mirror's export, by every client that a kernel has, plain and with TLS; and a guest's root.
 
 In the guest guest/workload.py writes and checks files all the while; it must not notice what becomes of its volume.
 """
 import hashlib
+import shutil
 import subprocess
 import time
 
@@ -13,7 +14,7 @@ import qemu
 import vm
 from keys import make_certificates, make_psk
 from live_mirror import Mirror
-from program import wait_until
+from program import executable, wait_until
 from servers import free_port
 
 MIB = 1 << 20
@@ -22,8 +23,8 @@ PATIENCE_S = vm.PATIENCE_S
 
 
 def fill(path, random, size):
-    with open(path, "wb") as file:
-        for begin in range(0, size, 16 * MIB):
+    with open(path, "ab") as file:
+        for begin in range(file.tell(), size, 16 * MIB):
             file.write(random.randbytes(min(16 * MIB, size - begin)))
 
 
@@ -32,12 +33,26 @@ def digest_of(path):
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-class ByQemu:
+class Client:
+    """begin: of the file system that the guest works on, in bytes of the volume. words, uri: what the mirror is started with."""
+    begin, words, uri = 0, [], None
+
+    def prepare(self, source):
+        """What is there before all is filled."""
+
+    def check(self):
+        """More than the guest's work does."""
+
+    def said(self):
+        return ""
+
+
+class ByQemu(Client):
     """The guest's disk is QEMU's nbd client."""
 
     def __init__(self, guest, folder, link):
         self.guest = guest
-        self.words, self.uri, self.node = [], None, {}
+        self.node = {}
         if link == "unix":
             return
         self.port = free_port()
@@ -61,11 +76,38 @@ class ByQemu:
     def detach(self):
         self.guest.remove_disks("moved")
 
-    def said(self):
-        return ""
+
+class ByRoot(Client):
+    """The guest boots from it: its programs, and behind them the file system that it works on, lie on the disk that is moved."""
+
+    PROGRAMS = "/usr/bin/python3 /usr/bin/bash /usr/sbin/lvm /usr/bin/qemu-img"
+
+    def __init__(self, image, folder):
+        self.image, self.begin = image, image.root.stat().st_size
+        self.guest = vm.Guest(image, folder / "guest", copy=[executable()])
+
+    def prepare(self, source):
+        shutil.copy(self.image.root, source)
+
+    def boot(self, disk):
+        self.guest.root = disk
+        self.guest.boot()
+        assert self.guest.run("cat /sys/block/vd*/serial").out.split() == [vm.ROOT]
+
+    def attach(self, mirror):
+        self.boot(qemu.nbd_disk(vm.ROOT, path=mirror.socket))
+        self.guest.run(f"md5sum {self.PROGRAMS} >/run/programs; cat /run/programs")
+        return self.guest.run(f"modprobe loop; losetup -f --show -o {self.begin} /dev/by-serial/{vm.ROOT}").out.strip()
+
+    def check(self):
+        self.guest.run("echo 3 >/proc/sys/vm/drop_caches; md5sum -c --quiet /run/programs")
+
+    def detach(self):
+        self.guest.run("losetup -D")
+        self.guest.shut_down()
 
 
-class ByKernel:
+class ByKernel(Client):
     """The guest's own kernel is the client: nbd-client attaches it, guest/nbd-keep gives it new connections for those that die."""
 
     HOST = "10.0.2.2"
@@ -114,12 +156,11 @@ CLIENTS = {"qemu-unix": (ByQemu, "unix"), "qemu-psk": (ByQemu, "psk"), "qemu-x50
 class Move:
     """A mirror, its client in the guest, and work on it."""
 
-    def __init__(self, program, folder, random, guest, client, size):
-        self.folder, self.guest = folder, guest
+    def __init__(self, program, folder, random, client, size):
+        self.folder, self.guest, self.client = folder, client.guest, client
+        client.prepare(folder / "source")
         for name in ("source", "target"):
-            fill(folder / name, random, size)
-        kind, link = CLIENTS[client]
-        self.client = kind(guest, folder, link)
+            fill(folder / name, random, client.begin + size)
         self.mirror = Mirror(program, folder, folder / "source", folder / "target", *self.client.words, uri=self.client.uri)
         self.seed = random.randrange(1 << 32)
         self.device = self.work = None
@@ -137,6 +178,7 @@ class Move:
     def go_on(self, ticks=3):
         """Until some more ticks came: five rounds of writing and checking lie between two, all begun and ended since."""
         self.work.wait_for("tick", self.work.out.count("tick") + ticks, PATIENCE_S)
+        self.client.check()
 
     def kill_and_resume(self):
         """The guest's requests wait for it meanwhile. Returns the state in which it began again."""
@@ -158,13 +200,13 @@ class Move:
         says = self.guest.kernel_says()
         assert f"EXT4-fs ({self.device[5:]}): mounted" in says and not vm.ALARMS.search(says), says
         rows = (row.split() for row in self.guest.get("/run/work/sums").decode().splitlines())
-        self.client.detach()
         self.guest.run("rm -r /run/work")
+        self.client.detach()
         return {name: digest for digest, name in rows}
 
     def files_of(self, image):
         """{name: md5} of the files of an ext4, read by another program than the kernel that wrote them."""
-        files = self.folder / "files"
+        files, image = self.folder / "files", f"{image}?offset={self.client.begin}"
         subprocess.run(["/sbin/e2fsck", "-fn", image], check=True)
         files.mkdir()
         subprocess.run(["/sbin/debugfs", "-R", f"rdump / {files}", image], check=True)
@@ -176,7 +218,8 @@ def move(program, folder, random, guest):
     moves = []
 
     def begin(client, size):
-        moves.append(Move(program, folder, random, guest, client, size))
+        kind, link = CLIENTS[client]
+        moves.append(Move(program, folder, random, kind(guest, folder, link), size))
         return moves[0].begin()
 
     yield begin
@@ -214,10 +257,8 @@ def test_one_switch_and_one_kill(move, client):
     finish(begun)
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_a_guest_works_on_while_its_disk_is_moved(move, random, client):
+def all_of_it(begun, random):
     """Killed while it syncs, after the switch, when it is ready again, and at any moment of the second cutover."""
-    begun = move(client, SIZE)
     mirror = begun.mirror
     begun.go_on()
     assert begun.kill_and_resume() == "syncing"
@@ -243,3 +284,20 @@ def test_a_guest_works_on_while_its_disk_is_moved(move, random, client):
         mirror.wait_for("ready", timeout_s=PATIENCE_S)
         mirror.program("cutover", "m")
     finish(begun)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_guest_works_on_while_its_disk_is_moved(move, random, client):
+    all_of_it(move(client, SIZE), random)
+
+
+def test_a_guest_boots_from_what_is_moved(program, folder, random, image):
+    """And again from the target alone, when it has been moved."""
+    begun = Move(program, folder, random, ByRoot(image, folder), SMALL)
+    try:
+        all_of_it(begun.begin(), random)
+        begun.client.boot(qemu.file_disk(begun.mirror.target, vm.ROOT))
+        begun.guest.run(f"md5sum {begun.client.PROGRAMS}")
+    finally:
+        begun.mirror.end()
+        begun.guest.end()

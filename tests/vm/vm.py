@@ -33,6 +33,7 @@ from guest_image import NoGuest
 HERE = pathlib.Path(__file__).resolve().parent
 # A guest is emulated and may share the machine: what comes late is no failure, what does not come at all is.
 BOOT_S, PATIENCE_S = 600, 600
+ROOT = "vmrun-root"  # by this serial guest/initramfs-init finds it
 ALARMS = re.compile(r"I/O error|blk_update_request|EXT4-fs (error|warning)|JBD2: .*error|XFS .*(error|[Ss]hut|[Cc]orrupt)|Kernel panic|"
                     r"blocked for more than|Call Trace|BUG:|WARNING:")
 
@@ -102,11 +103,12 @@ class Command:
 
 
 class Guest:
-    """A guest on this machine. folder is its own, with a short path: sockets lie in it. For two guests see Pair."""
+    """A guest on this machine. folder is its own, with a short path: sockets lie in it. For two guests see Pair. root: instead of the image's."""
 
     def __init__(self, files, folder, *, disks=(), memory="512M", processors=1, nets=(), shares=None, copy=(), env=(), node=1,
-                 link_folder=None, console_to_stdout=False):
+                 link_folder=None, console_to_stdout=False, root=None):
         self.files, self.folder = files, pathlib.Path(folder)
+        self.root = root or qemu.file_disk(files.root, ROOT, **{"read-only": True})
         self.disks = list(disks)
         self.memory, self.processors, self.node = memory, processors, node
         self.nets, self.shares, self.link_folder = list(nets), dict(shares or {}), link_folder
@@ -133,8 +135,7 @@ class Guest:
             if not server.is_running():
                 server.start()
         listeners = [qemu.Listener(self.folder / name) for name in ("agent", "qmp")]
-        root = qemu.file_disk(self.files.root, "vmrun-root", **{"read-only": True})
-        self.process = qemu.spawn([*words, *self._boot_words(), *qemu.disk_words([*self.disks, root]),
+        self.process = qemu.spawn([*words, *self._boot_words(), *qemu.disk_words([*self.disks, self.root]),
                                    *qemu.net_words(self.nets, self.node, self.link_folder), *qemu.share_words(self.shares),
                                    *qemu.socket_words(*(listener.path for listener in listeners))], self.folder / "qemu.err")
         connections = [listener.accept(self.process, BOOT_S) for listener in listeners]
