@@ -305,6 +305,17 @@ static int open_leg(struct swap *swap, struct error *error)
 	return swap->leg_fd < 0 ? error_set(error, -errno, "cannot open %s: %s", path, strerror(errno)) : 0;
 }
 
+/* None of LVM's commands is between its own load and resume of the volume meanwhile, also where LVM's metadata are not to be changed. */
+static int lock_group_of(const char *name, const char *uuid, int *ret_lock, struct error *error)
+{
+	char group[LVM_NAME_MAX], volume[LVM_NAME_MAX];
+
+	if (!lvm_name(name, uuid, group, volume))
+		return 0;
+	*ret_lock = lvm_lock(group, error);
+	return *ret_lock < 0 ? *ret_lock : 0;
+}
+
 int move_lead(struct move *move, enum move_place place, struct error *error)
 {
 	struct swap swap = {
@@ -316,11 +327,8 @@ int move_lead(struct move *move, enum move_place place, struct error *error)
 	struct error ignored;
 	int res = wanted_table(move, place, secrets, &table, error);
 
-	/* None of LVM's commands is between its own load and resume meanwhile. */
-	if (res == 0 && move->record.lvm.group[0]) {
-		lock = lvm_lock(move->record.lvm.group, error);
-		res = lock < 0 ? lock : 0;
-	}
+	if (res == 0)
+		res = lock_group_of(move->record.device, move->record.uuid, &lock, error);
 	if (res == 0)
 		res = open_leg(&swap, error);
 	/* Little is left for when the user waits. */
@@ -370,9 +378,12 @@ void move_name_old(const struct move *move, char *ret, size_t length)
 
 int move_give_target(struct move *move, struct error *error)
 {
+	_cleanup_(cleanup_close) int lock = -1;
 	struct dm_facts facts;
 	int res = dm_look_path(move->record.target, &facts, error);
 
+	if (res == 0)
+		res = lock_group_of(facts.name, facts.uuid, &lock, error);
 	if (res < 0)
 		return res;
 	return dm_swap(facts.name, false, &move->record.old, NULL, NULL, NULL, error);

@@ -60,6 +60,7 @@ static struct world {
 	bool switches, switched; /* of the engine */
 	unsigned knob;           /* how much of the time all mirrors of the kernel's may take */
 	bool lvm, exchanged;     /* what LVM's metadata say */
+	bool until_restart;      /* one of LVM's is moved to what LVM does not know */
 	bool locked;             /* LVM's group: its commands wait */
 	bool lvm_works;          /* one of them is between its load and its resume: it has the lock */
 	bool lvm_hangs;          /* and stays there */
@@ -321,6 +322,8 @@ int dm_clear(const char *name, struct error *error)
 
 int dm_suspend(const char *name, struct error *error)
 {
+	/* None of LVM's commands is at work on one of its volumes while another table is loaded for it. */
+	assert_true(strncmp(find(name)->uuid, "LVM-", 4) || world->locked);
 	step();
 	find(name)->suspended = true;
 	return 0;

@@ -45,7 +45,8 @@ static int run(enum order order, enum move_until until)
 		engine.leave = leave;
 		engine.forget = forget;
 	}
-	res = order == BEGIN ? move_begin(&move, "/dev/mapper/consumer", NEW, false, false, &options, &error)
+	res = order == BEGIN ? move_begin(&move, "/dev/mapper/consumer", NEW, false, world->until_restart,
+	                           &options, &error)
 	                     : move_continue(&move, "consumer", &options, &error);
 
 	if (res == 0)
@@ -87,7 +88,7 @@ static void set_up_one(const char *name, const char *uuid, bool crypt, unsigned 
 
 static void set_up(bool crypt, unsigned disk)
 {
-	set_up_one("consumer", world->lvm ? "LVM-consumer" : "", crypt, disk);
+	set_up_one("consumer", world->lvm || world->until_restart ? "LVM-consumer" : "", crypt, disk);
 	if (world->lvm)
 		set_up_one("target", "LVM-target", false, 1 - disk);
 }
@@ -304,6 +305,25 @@ static void test_h11_between_lvms_load_and_resume(void **state)
 	}
 }
 
+/* LVM's metadata are left as they are, and its commands may come in between all the same. */
+static void test_h11_until_restart_under_lvms_lock(void **state)
+{
+	for (unsigned variant = 0; variant < 4; variant++) {
+		bool switches = variant & 1, back = variant & 2;
+
+		begin_anew(false, switches, false);
+		find("consumer")->exists = false;
+		world->until_restart = true;
+		set_up(false, 0);
+		assert_int_equal(run(BEGIN, back ? MOVE_UNTIL_SYNCED : MOVE_UNTIL_MOVED), 0);
+		if (back)
+			assert_int_equal(run(UNDO, MOVE_UNTIL_MOVED), 0);
+		assert_false(world->locked);
+		check_end();
+		assert_int_equal(consumer_leads(), back ? 1 : 2);
+	}
+}
+
 static int make_world(void **state)
 {
 	world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -322,7 +342,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_h22_h25_h27_each_step),
 	    cmocka_unit_test(test_h11_table_changed_by_somebody_else),
-	    cmocka_unit_test(test_h11_between_lvms_load_and_resume)};
+	    cmocka_unit_test(test_h11_between_lvms_load_and_resume),
+	    cmocka_unit_test(test_h11_until_restart_under_lvms_lock)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }
