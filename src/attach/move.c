@@ -126,9 +126,12 @@ static int forward_syncing(struct move *move, struct error *error)
 
 static int forward_switch(struct move *move, struct error *error)
 {
-	int res = move_enter_phase(move, MOVE_SWITCHED, error);
+	int res = move_flush_leg(move, true, error);
 	struct error ignored;
 
+	/* Until now nobody had to flush what was copied. */
+	if (res == 0)
+		res = move_enter_phase(move, MOVE_SWITCHED, error);
 	if (res == 0)
 		res = move_exchange(move, true, error);
 	/* An exchange is made under LVM's lock; whoever else owns the device has none. */

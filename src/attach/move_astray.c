@@ -27,22 +27,13 @@ int move_is_exchanged(struct move *move, bool *ret, struct error *error)
 	return res;
 }
 
-/* Both legs have everything meanwhile: whichever a restart finds, it is right. */
-int move_exchange(struct move *move, bool wanted, struct error *error)
+static int exchange_locked(struct move *move, bool wanted, struct error *error)
 {
 	const struct lvm_pair *pair = &move->record.lvm;
-	_cleanup_(cleanup_close) int lock = -1;
+	_cleanup_(cleanup_close) int lock = lvm_lock(pair->group, error);
 	enum move_place place;
-	bool exchanged = false;
-	int res;
+	int res = lock < 0 ? lock : move_where(move, &place, error);
 
-	if (!pair->group[0])
-		return 0;
-	res = move_is_exchanged(move, &exchanged, error);
-	if (res < 0 || exchanged == wanted)
-		return res;
-	lock = lvm_lock(pair->group, error);
-	res = lock < 0 ? lock : move_where(move, &place, error);
 	if (res < 0)
 		return res;
 	if (place != AT_MEDIUM && place != (wanted ? AT_NEW : AT_OLD))
@@ -50,6 +41,26 @@ int move_exchange(struct move *move, bool wanted, struct error *error)
 	move_say(
 	    move, "LVM's metadata of %s now say where the %s leg lies", pair->group, wanted ? "new" : "old");
 	return lvm_exchange(pair, error);
+}
+
+/*
+ * Both legs have everything meanwhile, and it was flushed: whichever a restart finds, it is right. LVM flushes no disk. With its metadata in the cache of one, what
+ * is written to the other from now on, and flushed there, would be lost in a power cut. A leg that fails is not to be in the way here.
+ */
+int move_exchange(struct move *move, bool wanted, struct error *error)
+{
+	struct error ignored;
+	bool exchanged = false;
+	int res;
+
+	if (!move->record.lvm.group[0])
+		return 0;
+	res = move_is_exchanged(move, &exchanged, error);
+	if (res == 0 && exchanged != wanted)
+		res = exchange_locked(move, wanted, error);
+	for (unsigned i = 0; i < 2 && res == 0; i++)
+		(void)move_flush_leg(move, i, &ignored);
+	return res;
 }
 
 static int astray_elsewhere(struct move *move, struct error *error)

@@ -296,13 +296,24 @@ static int while_suspended(void *data, struct error *error)
 	return res == 0 ? empty_cache(swap, error) : res;
 }
 
-static int open_leg(struct swap *swap, struct error *error)
+static int open_leg(const char *name, int *ret, struct error *error)
 {
 	char path[DM_NAME_MAX + 16];
 
-	snprintf(path, sizeof(path), "/dev/mapper/%s", swap->leg_name);
-	swap->leg_fd = open(path, O_RDONLY | O_CLOEXEC);
-	return swap->leg_fd < 0 ? error_set(error, -errno, "cannot open %s: %s", path, strerror(errno)) : 0;
+	snprintf(path, sizeof(path), "/dev/mapper/%s", name);
+	*ret = open(path, O_RDONLY | O_CLOEXEC);
+	return *ret < 0 ? error_set(error, -errno, "cannot open %s: %s", path, strerror(errno)) : 0;
+}
+
+int move_flush_leg(struct move *move, bool new_leg, struct error *error)
+{
+	const char *name = move->leg_names[new_leg];
+	_cleanup_(cleanup_close) int fd = -1;
+	int res = move->leg_devices[new_leg] ? open_leg(name, &fd, error) : 0;
+
+	if (fd >= 0 && fsync(fd) < 0)
+		res = error_set(error, -errno, "cannot flush %s: %s", name, strerror(errno));
+	return res;
 }
 
 /* None of LVM's commands is between its own load and resume of the volume meanwhile, also where LVM's metadata are not to be changed. */
@@ -330,7 +341,7 @@ int move_lead(struct move *move, enum move_place place, struct error *error)
 	if (res == 0)
 		res = lock_group_of(move->record.device, move->record.uuid, &lock, error);
 	if (res == 0)
-		res = open_leg(&swap, error);
+		res = open_leg(swap.leg_name, &swap.leg_fd, error);
 	/* Little is left for when the user waits. */
 	if (res == 0)
 		(void)empty_cache(&swap, &ignored);

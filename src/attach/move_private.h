@@ -60,6 +60,8 @@ int move_make_legs(struct move *move, struct error *error);
 int move_remove_legs(struct move *move, struct error *error);
 /* Finds the legs that are there. */
 void move_find_legs(struct move *move);
+/* What it was given is on its disk, past the cache that a power cut empties: before anybody is told that it counts. 0 where the leg is no device here. */
+int move_flush_leg(struct move *move, bool new_leg, struct error *error);
 int move_where(struct move *move, enum move_place *ret, struct error *error);
 /*
  * Leads the consumer's device there: its table is swapped, if it is still that of the step before. For AT_NEW, engine->leave() has a say while it is

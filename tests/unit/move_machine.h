@@ -55,6 +55,8 @@ static struct world {
 	unsigned data[2], written;
 	bool lacks[2];       /* something that was written, until all is copied there */
 	unsigned cached[2];  /* in the page cache of a leg, not written back yet; 0: nothing */
+	bool copied[2];      /* and not flushed since: gone when the power is cut */
+	unsigned told;       /* the disks, as bits, where LVM's metadata are not flushed */
 	unsigned steps_left; /* 0: nobody is killed */
 	unsigned boot;
 	bool switches, switched; /* of the engine */
@@ -158,6 +160,9 @@ static void write_something(void)
 	/* Whenever the machine is started anew, LVM goes by its metadata. */
 	if (world->lvm)
 		assert_true(has_all(world->exchanged));
+	/* Flushed with what was written there, or, where only the other disk has them, never. */
+	if (to == 1 || to == 2)
+		assert_int_equal(world->told, 0);
 }
 
 static void write_back(unsigned disk)
@@ -347,6 +352,7 @@ int dm_resume(const char *name, struct error *error)
 	if (mirror) {
 		world->data[1] = world->data[0];
 		world->lacks[1] = world->lacks[0];
+		world->copied[1] = true;
 	}
 	return 0;
 }
@@ -465,6 +471,9 @@ int __wrap_move_record_save(struct move_record *record, const struct move_folder
 	int res;
 
 	step();
+	/* Whoever goes by the record, or LVM's metadata, after a power cut finds all of it. */
+	if (record->phase == MOVE_FINISHING || (record->phase == MOVE_SWITCHED && world->switches))
+		assert_false(world->copied[1]);
 	res = __real_move_record_save(record, folder, error);
 	step();
 	return res;
@@ -499,8 +508,13 @@ int __wrap_close(int fd)
 
 int __wrap_fsync(int fd)
 {
-	if (fd > FD && fd <= FD + 2)
-		write_back((unsigned)(fd - FD - 1));
+	unsigned disk = (unsigned)(fd - FD - 1);
+
+	if (fd <= FD || fd > FD + 2)
+		return 0;
+	write_back(disk);
+	world->copied[disk] = false;
+	world->told &= ~(1u << disk);
 	return 0;
 }
 
@@ -574,6 +588,8 @@ int __wrap_lvm_exchange(const struct lvm_pair *pair, struct error *error)
 	assert_true(world->locked);
 	step();
 	world->exchanged = !world->exchanged;
+	assert_false(world->copied[world->exchanged]);
+	world->told = 3;
 	step();
 	return 0;
 }

@@ -101,8 +101,11 @@ static void restart(bool crypt)
 	for (unsigned i = 0; i < DEVICES; i++)
 		world->devices[i].exists = false;
 	/* The user had flushed all that he wrote. */
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < 2; i++) {
 		write_back(i);
+		world->copied[i] = false;
+	}
+	world->told = 0;
 	world->minors[0] = world->minors[1];
 	world->minors[1] = minor_number;
 	world->knob = KNOB;

@@ -211,3 +211,29 @@ def test_h22_h27_restart_of_the_machine(guest, random, kind):
     for one in volumes:
         if kind != "lvm" or one is volumes[-1]:
             one.volume.take_down()
+
+
+def test_h27_power_cut_when_lvm_was_told(guest):
+    """LVM's metadata name the target before anybody is led to it alone, and somebody flushes the one disk that has them: the other has everything then."""
+    old, new, state = guest.add_volatile_disk("32M", "old"), guest.add_volatile_disk("32M", "new"), guest.add_disk("16M", "state")
+    guest.run(f"""{MODULES}; mkfs.ext4 -q {state}; mkdir -p {STATE}; mount {state} {STATE}
+        pvcreate -qq {old}; pvcreate -qq --metadatacopies 0 {new}; vgcreate -qq vg {old} {new}""")
+    move = Move(guest, KINDS["lvm"](guest, "one", "/dev/by-serial/old", "/dev/by-serial/new"))
+    device = move.volume.device
+    guest.run(f"""dd if=/dev/urandom of={device} bs=1M count=8 oflag=direct conv=fsync status=none
+        md5sum {device} >{STATE}/sum; sync -f {STATE}; sync {old} {new}""")
+    move.begin("--until=synced", "--engine=dm")
+    # The second record is that of the last step.
+    assert move.kill_at(("renameat", 2), "--resume", device)
+    assert move.volume.leads() == "elsewhere"
+    guest.run("sync /dev/by-serial/old")
+    guest.power_cut()
+    for serial in ("old", "new", "state"):
+        guest.path_of(serial)
+    guest.run(f"{MODULES}; mkdir -p {STATE}; mount $(readlink -f /dev/by-serial/state) {STATE}; vgchange -qq -ay vg; vgmknodes -qq vg")
+    assert move.volume.leads() == "new"
+    guest.run(f"md5sum -c --quiet {STATE}/sum")
+    move.move("--resume", move.volume.name)
+    guest.run(f"md5sum -c --quiet {STATE}/sum")
+    move.nothing_is_left()
+    guest.run(f"umount {STATE}; vgremove -qqf vg")
