@@ -24,6 +24,7 @@ class Sample(NamedTuple):
     cpu_s: float
     peak_bytes: int
     wire_bytes: int
+    read_bytes: int  # from disks, by all that was waited for: as the kernel counted what each thread submitted, O_DIRECT and io_uring included
 
 
 class Cgroup:
@@ -157,7 +158,7 @@ class Meter:
         return self.group.cpu_s() if self.exact else _stat_s(pid, OWN)
 
     def _watch(self, child):
-        """Waits for the child's end, to the millisecond, and returns the largest memory seen on the way."""
+        """Waits for the child's end, to the millisecond, and returns the largest memory seen on the way, that moment, and what was read."""
         peak, pidfd = 0, os.pidfd_open(child.pid)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -170,7 +171,7 @@ class Meter:
         # wait4's figure is right at the very end, but a child begins with its parent's: below that it says nothing.
         if usage.ru_maxrss << 10 > peak_of([os.getpid()]):
             peak = max(peak, usage.ru_maxrss << 10)
-        return peak, ended
+        return peak, ended, usage.ru_inblock * 512
 
     def _wait_for_stragglers(self):
         """The far side may end a moment later; its CPU time counts."""
@@ -187,8 +188,8 @@ class Meter:
         with tempfile.TemporaryFile() as said:
             wire, cpu, begun = device_bytes(device), self.group.cpu_s(), time.monotonic()
             child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, preexec_fn=self.group.join)
-            peak, ended = self._watch(child)
+            peak, ended, read = self._watch(child)
             self._wait_for_stragglers()
-            sample = Sample(ended - begun, self.group.cpu_s() - cpu, peak, device_bytes(device) - wire)
+            sample = Sample(ended - begun, self.group.cpu_s() - cpu, peak, device_bytes(device) - wire, read)
             said.seek(0)
             return sample, child.returncode, said.read().decode(errors="replace")

@@ -34,8 +34,8 @@ class Image:
     def sync(self, *words):
         return self.bench.blkmove("sync", "--base=b0", *words, "[", "qemu-nbd", "-r", "-f", "qcow2", "-B", "b0", self.path, "]", self.target)
 
-    def bytes_read(self):
-        """Of the source; a dry run reads what the run reads."""
+    def bytes_named(self):
+        """What the program itself says that it reads of the source: a dry run reads what the run reads."""
         done = subprocess.run([str(word) for word in self.sync("--dry-run", "--json")], check=True, stdout=subprocess.PIPE)
         end = json.loads(done.stdout.splitlines()[-1])
         return end["sent"] + end["zero"]
@@ -54,26 +54,30 @@ class Image:
 
 
 def changes(bench):
-    rows, results, wrong, read = [], [], [], 0
+    rows, results, wrong, changed = [], [], [], CHANGES * PIECE
     for name, size in ("small", SMALL), ("huge", HUGE):
         image = Image(bench, name, size)
         race = contest.race(bench, [Entrant("sync", image.sync())], lambda _: volumes.drop_cache(image.path, image.target),
                             lambda _: image.is_held())
-        read = image.bytes_read()
-        rows.append((f"{size / (1 << 30):.0f} GiB", f"{CHANGES * PIECE / MIB:.0f}", f"{read / MIB:.1f}", f"{race.first.wall:.2f}",
+        named, read = image.bytes_named(), race.first.median("read_bytes")
+        rows.append((f"{size / (1 << 30):.0f} GiB", f"{changed / MIB:.0f}", f"{named / MIB:.1f}", f"{read / MIB:.1f}", f"{race.first.wall:.2f}",
                      f"{race.first.cpu:.2f}", f"{race.first.peak / MIB:.1f}"))
         results.append(race.first)
         wrong += race.wrong
         image.forget()
     targets = [
         at_most("16 TiB, 100 MiB changed: wall of a sync by a bitmap", results[1].wall, SECONDS_MAX, " s"),
-        at_most("the same: bytes read, ÷ those of the changed regions", read / (CHANGES * PIECE), 1.1, "×"),
+        at_most("the same: bytes read from the disk, ÷ those of the changed regions", read / changed, 1.1, "×"),
+        Target("the same, without the image's own tables: by the program's count", f"{named / changed:.2f}×", "", None),
         Target("the same, ÷ the wall of 16 GiB with the same changes", f"{results[1].wall / results[0].wall:.2f}×", "", None),
     ]
     note = f"{CHANGES} pieces of {PIECE >> 10} KiB, at even distances, changed in a qcow2 since its dirty bitmap was begun; served by qemu-nbd, which the command starts. " \
-           "What remains of the size is the bitmap itself: a bit for 64 KiB."
+           "What was read from the disk, by blkmove and by qemu-nbd, the kernel counted, after the image and the target were dropped from the page cache; " \
+           "it is what the target is judged by. It has what qcow2 needs to find the data: for each place that changed, far from the next one, a cluster of " \
+           "64 KiB of the bitmap and one of the L2 tables, which QEMU reads whole. They grow with the number of places, up to the size of the bitmap " \
+           "(a bit for 64 KiB) and the tables (8 bytes for 64 KiB)."
     section = Section("Growth with the change", note, None, targets,
-                      table(("volume", "MiB changed", "MiB read", "wall s", "CPU s", "peak MiB"), rows))
+                      table(("volume", "MiB changed", "MiB named", "MiB read from the disk", "wall s", "CPU s", "peak MiB"), rows))
     section.wrong = wrong
     yield section
 
