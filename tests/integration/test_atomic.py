@@ -162,6 +162,14 @@ def test_atomic_options(point, program):
     assert point.holds() == "old" and not records(program)
 
 
+def test_points_are_refused_by_the_machine_of_the_volume(point, stage, far, program):
+    """Before anything is read, and of nothing that this machine has."""
+    done = program("sync", "--atomic", "--keep-points=2", *far, point.source, f"there:{point.target}", code=TROUBLE)
+    assert "thin volume" in done.err and "cannot stage a round" in done.err, str(done)
+    assert point.holds() == "old"
+    check_clean(program, stage)
+
+
 # Killed, stopped, cut off
 
 def test_h25_killed_at_random_moments(random, point, stage, program):
