@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The first recipe of device.md, of move.md and of changed-blocks.md in docs/recipes, as they are typed: each block of commands runs in a guest, where
-the volumes and machines that it names exist, and does what its page says. The others are not typed here.
+"""The first recipe of device.md, of move.md and of changed-blocks.md in docs/recipes, and the move to another machine, as they are typed: each block of
+commands runs in a guest, where the volumes and machines that it names exist, and does what its page says. The others are not typed here.
 
 Only sizes and the names of disks are put in.
 """
@@ -25,9 +25,7 @@ class Machine:
             lvcreate -qqy -Wn -L 64M -n web vg0 {self.old}; lvcreate -qqy -Wn -L 64M -n web vg1""")
 
     def reach_new(self):
-        self.guest.run("""grep -qw new /etc/hosts || echo 127.0.0.1 new >>/etc/hosts
-            pgrep -x sshd || start-sshd; [ -e /root/.ssh/id_ed25519 ] || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
-            cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys; printf 'StrictHostKeyChecking accept-new\\nLogLevel ERROR\\n' >/root/.ssh/config""")
+        self.guest.is_also("new")
 
     def blocks(self, page, heading):
         """What stands there in fences, with our names."""
@@ -84,6 +82,24 @@ def test_another_disk_under_lvm(machine):
         machine.write_more()
     assert leads_to(machine, machine.free)
     machine.must_have_files("/dev/vg0/web")
+
+
+def test_to_another_machine(machine):
+    machine.reach_new()
+    machine.make_files("/dev/vg0/web")
+    first, *others, there = machine.blocks("move.md", "To another machine")
+    assert len(others) == 2
+    machine.type(first)
+    assert not leads_to(machine, machine.old)
+    machine.write_more()
+    machine.guest.run("umount /srv")
+    for text in others:
+        machine.type(text)
+    assert leads_to(machine, machine.old)
+    same(machine, "/dev/vg0/web")
+    machine.type(there)
+    machine.write_more()
+    machine.must_have_files("/dev/vg1/web")
 
 
 def same(machine, source, target="/dev/vg1/web"):

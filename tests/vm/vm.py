@@ -256,6 +256,12 @@ class Guest:
     def get(self, path):
         return bytes(self.run(["cat", path]).output)
 
+    def is_also(self, name):
+        """By ssh it is another machine of this name. Until `pkill sshd`."""
+        self.run(f"""grep -qw {name} /etc/hosts || echo 127.0.0.1 {name} >>/etc/hosts
+            pgrep -x sshd || start-sshd; [ -e /root/.ssh/id_ed25519 ] || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
+            cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys; printf 'StrictHostKeyChecking accept-new\\nLogLevel ERROR\\n' >/root/.ssh/config""")
+
     def console(self):
         return qemu.end_of(self.folder / "console", 4000)
 
