@@ -113,19 +113,29 @@ def test_h25_power_cut_while_a_round_is_staged_and_applied(guest, folder, random
     guest.run("umount /state")
 
 
-def test_points_of_a_thin_volume(guest, random):
-    """The last two points of three rounds, each of which is what it was when its round ended."""
+def make_thin_volume(guest, random):
+    """vg/web, a snapshot of it that is not ours, a thick volume, and a source."""
     pv = guest.add_disk("160M", "pv")
     guest.put(random.randbytes(8 * MIB), "/tmp/source")
     guest.run(f"""modprobe dm-thin-pool; pvcreate -q {pv}; vgcreate -q vg {pv}
         lvcreate -qy --type thin-pool -L 100M --poolmetadatasize 4M -Zn -n pool vg; lvcreate -qy -Wn -V 8M -T vg/pool -n web
         lvcreate -qy -Wn -an -Zn -L 8M -n thick vg; lvcreate -qy -s -n mine vg/web; lvchange -ay vg/thick""")
+
+
+def change_source(guest, number):
+    """Returns its sum."""
+    guest.run(f"head -c 50000 /dev/urandom | dd of=/tmp/source bs=1k seek={number * 2000 + 7} conv=notrunc status=none")
+    return guest.run("md5sum </tmp/source").out
+
+
+def test_points_of_a_thin_volume(guest, random):
+    """The last two points of three rounds, each of which is what it was when its round ended."""
+    make_thin_volume(guest, random)
     refused = guest.run("blkmove sync --atomic --keep-points=2 /tmp/source /dev/vg/thick", code=None)
     assert refused.code in (2, 3) and "no thin volume" in refused.out
     sums = []
     for number in range(3):
-        guest.run(f"head -c 50000 /dev/urandom | dd of=/tmp/source bs=1k seek={number * 2000 + 7} conv=notrunc status=none")
-        sums.append(guest.run("md5sum </tmp/source").out)
+        sums.append(change_source(guest, number))
         guest.run("blkmove sync --atomic --keep-points=2 --verify /tmp/source /dev/vg/web")
         assert guest.run("md5sum </dev/vg/web").out == sums[-1]
     points = guest.run("lvs --noheadings -o lv_name --sort lv_time -S 'lv_tags={blkmove_point}' vg").out.split()
@@ -139,3 +149,26 @@ def test_points_of_a_thin_volume(guest, random):
         assert guest.run(f"md5sum </dev/vg/{point}").out == expected
         guest.run(f"lvchange -an vg/{point}")
     guest.run("vgremove -ffy vg; pvremove -q $(readlink -f /dev/by-serial/pv); rm -f /tmp/source")
+
+
+def test_points_by_an_agent(guest, random):
+    """LVM's commands run on the machine that has the volume; what they say there is said here."""
+    guest.is_also("there")
+    make_thin_volume(guest, random)
+    guest.run("""mkdir /tmp/fails; printf '#!/bin/sh\\necho no room >&2; exit 5\\n' >/tmp/fails/lvcreate
+        printf '#!/bin/sh\\nPATH=/tmp/fails:$PATH exec blkmove "$@"\\n' >/tmp/agent; chmod 755 /tmp/fails/lvcreate /tmp/agent""")
+    sync = "blkmove sync --atomic --keep-points=1 --verify"
+    refused = guest.run(f"{sync} /tmp/source there:/dev/vg/thick", code=None)
+    assert refused.code in (2, 3) and "no thin volume" in refused.out
+    expected = change_source(guest, 0)
+    said = guest.run(f"{sync} --agent-path /tmp/agent /tmp/source there:/dev/vg/web", code=2).out
+    assert "no snapshot of it could be made" in said and "no room" in said, said
+    assert guest.run("md5sum </dev/vg/web").out == expected
+    for number in 1, 2:
+        expected = change_source(guest, number)
+        guest.run(f"{sync} /tmp/source there:/dev/vg/web")
+        assert guest.run("md5sum </dev/vg/web").out == expected
+    point, = guest.run("lvs --noheadings -o lv_name -S 'lv_tags={blkmove_point}' vg").out.split()
+    guest.run(f"lvchange -ay -K vg/{point}")
+    assert guest.run(f"md5sum </dev/vg/{point}").out == expected
+    guest.run("lvs vg/mine; pkill -x sshd; vgremove -ffy vg; pvremove -q $(readlink -f /dev/by-serial/pv); rm -rf /tmp/source /tmp/fails /tmp/agent")
