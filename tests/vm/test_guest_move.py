@@ -280,12 +280,14 @@ def test_throttle_of_the_kernels_mirror(moved):
     guest.slow_writes("new", 0)
     moved.move("--resume", "--throttle=100", device)
     assert guest.run(f"cat {parameter}").out.strip() == "77"
+    guest.slow_writes("old", 8 << 20)
     begin = time.monotonic()
     moving = guest.start(["blkmove", "move", "--json", "--engine=dm", "--max-rate=1M", *moved.words()])
     moving.wait_for('"progress"', 4)
     assert int(guest.run(f"cat {parameter}").out) < 77
     moving.wait()
     assert time.monotonic() - begin > 12 and moved.volume.leads() == "old"
+    guest.slow_writes("old", 0)
     assert guest.run(f"cat {parameter}").out.strip() == "77"
     moved.nothing_is_left()
     moved.volume.take_down()
