@@ -179,6 +179,29 @@ class Move:
         assert not left, left
 
 
+class Acked:
+    """guest/acked.py, whose file must hold what it said, whatever becomes of the guest."""
+
+    PIECE, PIECES = 4096, 16
+
+    def __init__(self, guest, path):
+        self.path, self.work = path, guest.start(["acked.py", path])
+        self.work.wait_for("acked", self.PIECES)
+
+    def last(self):
+        """What it said in whole lines."""
+        return int(self.work.out[:self.work.out.rindex("\n")].split()[-1])
+
+    def check(self, guest):
+        """One write more may have come there, or have been told to nobody."""
+        data, last = guest.get(self.path), self.last()
+        for at in range(self.PIECES):
+            piece = data[at * self.PIECE:(at + 1) * self.PIECE]
+            number, acked = int.from_bytes(piece[:8], "little"), last - (last - at) % self.PIECES
+            assert piece == piece[:8] * (self.PIECE // 8), f"{self.path}: piece {at} was never written so"
+            assert number in (acked, acked + self.PIECES), f"{self.path}: piece {at} holds write {number}; {last} was acknowledged"
+
+
 class InUse(Move):
     """A device of some kind, on which guest/workload.py writes and checks files all the while."""
 

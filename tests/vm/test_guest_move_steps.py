@@ -9,7 +9,7 @@ import os
 import pytest
 
 import moved
-from moved import KINDS, PATIENCE_S, InUse, Move
+from moved import KINDS, PATIENCE_S, Acked, InUse, Move
 
 SAMPLE = 4
 SIZE_MIB = 8
@@ -96,16 +96,17 @@ def test_h25_killed_at_each_step(guest, random, kind, engine):
 
 
 class Volume(Move):
-    """One of many on two disks, with a file system that is looked at before and after a restart."""
+    """One of many, with a file system in use that is looked at after a restart. `quiet`: not in use, so that nobody flushes what was moved."""
 
-    def __init__(self, disks, number, kind, engine):
+    def __init__(self, disks, number, kind, engine, quiet=False):
         self.number, self.engine, self.disks = number, engine, disks
         super().__init__(disks.guest, KINDS[kind](disks.guest, f"v{number}", *disks.places(number)))
         self.folder = f"/v/{number}"
         self.guest.run(f"mkdir -p {self.folder}")
         self.volume.set_up()
-        self.guest.run(f"mkfs.ext4 -q -E nodiscard {self.volume.device}; mount {self.volume.device} {self.folder}")
+        self.guest.run(f"mkfs.ext4 -q -E nodiscard,lazy_itable_init=0 {self.volume.device}; mount {self.volume.device} {self.folder}")
         self.write("first")
+        self.acked = None if quiet else Acked(self.guest, f"{self.folder}/acked")
 
     def write(self, name):
         """Known on the disk of the records only once it is on the volume."""
@@ -115,19 +116,25 @@ class Volume(Move):
     def check(self):
         """The file system where it leads now, by a kernel that remembers nothing of it."""
         self.guest.run(f"""mkdir -p {self.folder}; mount {self.volume.device} {self.folder}; cd {self.folder}
-            md5sum -c --quiet {STATE}/sums{self.number}; cd /; umount {self.folder}; e2fsck -fn {self.volume.device}""")
+            md5sum -c --quiet {STATE}/sums{self.number}""")
+        if self.acked:
+            self.acked.check(self.guest)
+        self.guest.run(f"umount {self.folder}; e2fsck -fn {self.volume.device}")
 
 
 class Disks:
-    """Two disks with a part for each volume, which keep their names over a restart, when the kernel's change."""
+    """Two disks with a part for each volume, which keep their names over a restart, when the kernel's change. volatile: two for each."""
 
-    def __init__(self, guest, kind, count):
-        self.guest, self.kind, self.count = guest, kind, count
+    def __init__(self, guest, kind, count, volatile=False):
+        self.guest, self.kind, self.count, self.volatile = guest, kind, count, volatile
         guest.add_disk("1M", "first")
-        size = (SIZE_MIB * count + 16) << 20
         for name in ("old", "new"):
-            guest.add_disk(size, name)
-        self.state = guest.add_disk("16M", "state")
+            if volatile:
+                for i in range(count):
+                    guest.add_volatile_disk(SIZE_MIB << 20, f"{name}{i + 1}")
+            else:
+                guest.add_disk((SIZE_MIB * count + 16) << 20, name)
+        self.state = (guest.add_volatile_disk if volatile else guest.add_disk)("16M", "state")
         guest.run(f"mkfs.ext4 -q {self.state}")
         self.set_up()
         if kind == "lvm":
@@ -135,10 +142,10 @@ class Disks:
 
     def set_up(self):
         self.guest.run(f"""{MODULES}
-            mkdir -p {STATE} /dev/m; mount /dev/by-serial/state {STATE}""")
-        if self.kind == "lvm":
+            mkdir -p {STATE} /dev/m; mount $(readlink -f /dev/by-serial/state) {STATE}""")
+        if self.kind == "lvm" or self.volatile:
             return
-        self.guest.run(f"""mkdir -p /dev/m; for disk in old new; do for i in $(seq {self.count}); do
+        self.guest.run(f"""for disk in old new; do for i in $(seq {self.count}); do
                 addpart /dev/by-serial/$disk $i $((i * {SIZE_MIB} * 2048)) {SIZE_MIB * 2048}
                 ln -sf $(readlink -f /dev/by-serial/$disk)$i /dev/m/$disk$i
             done; done""")
@@ -146,14 +153,17 @@ class Disks:
     def places(self, number):
         if self.kind == "lvm":
             return "/dev/by-serial/old", "/dev/by-serial/new"
-        return f"/dev/m/old{number}", f"/dev/m/new{number}"
+        folder = "/dev/by-serial" if self.volatile else "/dev/m"
+        return f"{folder}/old{number}", f"{folder}/new{number}"
 
     def restart(self):
         """Disks have other numbers afterwards."""
-        before = self.guest.run("readlink -f /dev/by-serial/old").out
         self.guest.remove_disks("first")
-        self.guest.reset()
-        assert self.guest.run("readlink -f /dev/by-serial/old").out != before
+        if self.volatile:
+            self.guest.power_cut()
+        else:
+            self.guest.reset()
+        assert self.guest.path_of("state") != self.state
         self.set_up()
 
 
@@ -177,28 +187,36 @@ def finish_after_restart(one, onward, led):
             one.move("--undo" if onward == "--resume" else "--resume", volume.name)
 
 
-@pytest.mark.parametrize("kind", ["linear", "lvm", "crypt"])
-def test_h22_h27_restart_of_the_machine(guest, random, kind):
-    """A hard reset when each of many moves is at another of its steps. What the file systems were sure of is there, before and after."""
-    engines = ("dm", "blkmove")
-    count = 4
-    disks = Disks(guest, kind, 2 * count)
+def move_to_a_halt(disks, count, random):
+    """Volumes in use, or not, each halted at another step of its move."""
     volumes = []
-    for engine in engines:
-        first = Volume(disks, len(volumes) + 1, kind, engine)
-        halts = some_of(halts_of(first, engine), random, count)
-        for i, halt in enumerate(halts):
-            one = first if i == 0 else Volume(disks, len(volumes) + 1, kind, engine)
+    for engine in ("dm", "blkmove"):
+        first = Volume(disks, len(volumes) + 1, disks.kind, engine)
+        for i, halt in enumerate(random.sample(halts_of(first, engine), count)):
+            one = Volume(disks, len(volumes) + 1, disks.kind, engine, quiet=disks.volatile and i % 2) if i else first
             volumes.append(one)
             one.halt, one.killed = halt, halt_at(one, engine, halt)
-            if not one.volume.is_suspended():
+            if one.acked and not one.volume.is_suspended():
                 one.write("second")
             one.led = one.volume.leads()
     assert any(one.killed for one in volumes)
+    return volumes
+
+
+@pytest.mark.parametrize(("kind", "volatile", "count"), [("linear", False, 4), ("lvm", False, 4), ("crypt", False, 4), ("linear", True, 2)],
+                         ids=["linear", "lvm", "crypt", "power-cut"])
+def test_h22_h27_restart_of_the_machine(guest, random, kind, volatile, count):
+    """A hard reset when each of many moves is at another of its steps, or a power cut by which disks lose what was not flushed, the records' too.
+
+    What was acknowledged to those who wrote until then, and what the file systems were sure of, is there, before and after.
+    """
+    disks = Disks(guest, kind, 2 * count, volatile)
+    volumes = move_to_a_halt(disks, count, random)
+    assert all(one.acked.work.is_running() for one in volumes if one.acked)
     disks.restart()
     for one in volumes:
         onward = random.choice(["--resume", "--undo"])
-        print(f"{one.engine} {one.halt}: killed {one.killed}, led {one.led}, then {onward}")
+        print(f"{one.engine} {one.halt}: killed {one.killed}, led {one.led}, {one.acked and one.acked.last()} acknowledged, then {onward}")
         finish_after_restart(one, onward, one.led)
         assert one.volume.leads() in ("old", "new")
         one.nothing_is_left_of_it()
