@@ -209,7 +209,7 @@ static int target_counts(struct move_mirror *engine, bool *ret, struct error *er
 	return 0;
 }
 
-/* The order, unless it was carried out already. */
+/* The order, unless it was carried out already. A mirror that was killed and began again is paused until now: it would never be in step. */
 static int order(struct move_mirror *engine, const char *name, bool target_is_to_count, struct error *error)
 {
 	const char *words[] = {name, engine->name};
@@ -218,7 +218,8 @@ static int order(struct move_mirror *engine, const char *name, bool target_is_to
 
 	if (res < 0 || counts == target_is_to_count)
 		return res;
-	return run_self(words, 2, error);
+	res = mirror_sync(engine, NULL, error);
+	return res < 0 ? res : run_self(words, 2, error);
 }
 
 static int mirror_cut(void *data, struct move *move, struct error *error)
