@@ -4,6 +4,7 @@ import os
 import pathlib
 import random as random_module
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from sshd import Sshd  # noqa: E402
 
 SEED = int(os.environ.get("BLKMOVE_SEED") or random_module.randrange(1 << 32))
 os.environ["BLKMOVE_SEED"] = str(SEED)  # xdist's workers begin with the same
+
+# A shell that runs this in the background has it ignore interrupts, and whom it starts, too: they could not be interrupted by a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header():
