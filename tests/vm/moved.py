@@ -8,6 +8,7 @@ KEY = "3c" * 32 + "c3" * 32
 PATIENCE_S = 300
 # strace does not look for it.
 PROGRAM = "/vmrun/bin/blkmove"
+MIRROR_CALLS = ("renameat", "unlinkat", "ioctl", "fsync", "fdatasync", "pwrite64", "io_uring_enter")
 
 
 class Linear:
@@ -163,6 +164,31 @@ class Move:
         command = shlex.join(["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}", PROGRAM, "move",
                               "--quiet", *words])
         return "killed" in self.guest.run(f"{command} || {{ [ $? = 137 ]; echo killed; }}").out
+
+    def _trace_mirror(self, *options):
+        """The process of a move by engine blkmove, by strace from now on. /run/mirror-trace tells of it."""
+        pid = self.guest.run("pgrep -o -f '^/proc/self/exe mirror'").out.strip()
+        tracing = self.guest.start(["strace", "-o", "/run/mirror-trace", "-p", pid, *options])
+        tracing.wait_for("attached")
+        return tracing
+
+    def steps_of_mirror(self, *words):
+        """As steps_of(), of the mirror's process while a move goes on to where it ends. What it does by io_uring is in the calls that hand it over."""
+        tracing = self._trace_mirror("-e", f"trace={','.join(MIRROR_CALLS)}")
+        self.move(*words, self.volume.device)
+        tracing.wait(code=None)
+        calls = [line.split("(")[0] for line in self.guest.get("/run/mirror-trace").decode().splitlines()]
+        return [(call, number + 1) for call in MIRROR_CALLS for number in range(calls.count(call))]
+
+    def kill_mirror_at(self, step, *words):
+        """The mirror, as it makes that system call for the n-th time while the move goes on. Whether it came so far."""
+        call, number = step
+        tracing = self._trace_mirror("-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}")
+        moving = self.guest.run(["blkmove", "move", *words, self.volume.device], code=None, timeout_s=PATIENCE_S)
+        tracing.wait(code=None)
+        killed = "killed by SIGKILL" in self.guest.get("/run/mirror-trace").decode()
+        assert killed or moving.code == 0, moving.out
+        return killed
 
     def is_known(self):
         return "yes" in self.guest.run(f"[ ! -e /var/lib/blkmove/moves/{self.volume.name}/record.json ] || echo yes").out

@@ -63,6 +63,17 @@ def finish(move, onward):
     raise AssertionError(command.out)
 
 
+def finish_in_use(move, onward, place):
+    """`place`: where it led before the move."""
+    leg = finish(move, onward)
+    now = move.volume.leads()
+    assert now in ("old", "new")
+    assert leg is None or (now != place) == (leg == "new"), (leg, place, now)
+    move.guest.run(f"dmsetup info -c --noheadings -o suspended,tables_loaded {move.volume.name} | grep -qx 'Active:Live'")
+    move.volume.spoil_other()
+    move.go_on(1)
+
+
 @pytest.mark.parametrize("engine", ["dm", "blkmove"])
 @pytest.mark.parametrize("kind", ["linear", "lvm", "crypt"])
 def test_h25_killed_at_each_step(guest, random, kind, engine):
@@ -79,16 +90,46 @@ def test_h25_killed_at_each_step(guest, random, kind, engine):
             guest.run("pkill -9 -f '^/proc/self/exe mirror' || [ $? = 1 ]")
         onward = random.choice(["--resume", "--undo"])
         print(f"{halt}: killed {killed}, then {onward}")
-        leg = finish(move, onward)
-        now = move.volume.leads()
-        assert now in ("old", "new")
-        assert leg is None or (now != place) == (leg == "new"), (leg, place, now)
+        finish_in_use(move, onward, place)
         move.nothing_is_left()
-        guest.run(f"dmsetup info -c --noheadings -o suspended,tables_loaded {move.volume.name} | grep -qx 'Active:Live'")
-        move.volume.spoil_other()
-        move.go_on(1)
     assert kills > 0
     move.begin("--engine=dm")
+    move.nothing_is_left()
+    move.volume.spoil_other()
+    move.go_on()
+    move.end()
+
+
+def test_h25_mirror_killed_at_its_own_steps(guest, random):
+    """The process of engine blkmove, in a cutover or on the way back from one; who has the device open waits until it is resumed, and sees no error.
+
+    Killed when it has ended, and is known to nobody any more, its device stays, which nobody uses: the next move takes that over, and away.
+    """
+    guest.run(MODULES)
+    move, halts = InUse(guest, random, "linear"), []
+    move.begin_work()
+    for until, way in (("synced", "--resume"), ("switched", "--undo")):
+        move.begin(f"--until={until}", "--engine=blkmove")
+        steps = move.steps_of_mirror(way)
+        calls = {call: [step for step in steps if step[0] == call] for call, _ in steps}
+        print(f"{way}: steps of the mirror: {({call: len(of_one) for call, of_one in calls.items()})}")
+        # Some calls are many.
+        chosen = steps if os.environ.get("BLKMOVE_STEPS") == "all" else [random.choice(calls[call]) for call in random.sample(sorted(calls), 2)]
+        halts.extend((until, way, step) for step in chosen)
+        move.volume.pieces = False
+    kills = 0
+    for until, way, step in halts:
+        place = move.volume.leads()
+        move.begin(f"--until={until}", "--engine=blkmove")
+        killed = move.kill_mirror_at(step, way)
+        kills += killed
+        onward = random.choice(["--resume", "--undo"])
+        print(f"{until}, {way}, {step}: killed {killed}, then {onward}")
+        finish_in_use(move, onward, place)
+        assert not move.is_known()
+        assert not guest.run("dmsetup ls | grep blkmove || ls /var/lib/blkmove/mirrors/*/command 2>/dev/null || true").out
+    assert kills > 0
+    move.begin("--engine=blkmove")
     move.nothing_is_left()
     move.volume.spoil_other()
     move.go_on()
