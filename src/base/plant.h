@@ -19,9 +19,10 @@ enum planted {
 	PLANTED_STALE_HOLES, /* what a leg called a hole is taken for one although it was written since */
 	PLANTED_NO_RESTORE,  /* what a machine lost that was started anew is not made good */
 	PLANTED_STAGE_UNFLUSHED, /* the commit of a stage is written before the stage is on stable storage */
-	PLANTED_STAGE_EARLY_APPLY, /* a stage is applied before its commit is on stable storage */
-	PLANTED_STAGE_EARLY_END,   /* a stage counts as applied before the volume was flushed */
-	PLANTED_STAGE_BITS_FIRST,  /* what is staged is noted before its data are on stable storage */
+	PLANTED_STAGE_EARLY_APPLY,   /* a stage is applied before its commit is on stable storage */
+	PLANTED_STAGE_EARLY_END,     /* a stage counts as applied before the volume was flushed */
+	PLANTED_STAGE_BITS_FIRST,    /* what is staged is noted before its data are on stable storage */
+	PLANTED_STAGE_OLD_UNFLUSHED, /* a round begins over what nobody has flushed */
 	PLANTED_END,
 };
 

@@ -27,7 +27,8 @@
 enum planted planted_mistake;
 #endif
 
-static const char *const mistakes[] = {"none", "unflushed", "early-apply", "early-end", "bits-first"};
+static const char *const mistakes[] = {
+    "none", "unflushed", "early-apply", "early-end", "bits-first", "old-unflushed"};
 
 struct region {
 	uint64_t offset, length;
@@ -46,6 +47,8 @@ struct world {
 
 	/* a round */
 	uint8_t old[VOLUME_MAX], fresh[VOLUME_MAX], seen[VOLUME_MAX];
+	uint8_t older
+	    [VOLUME_MAX]; /* what the volume surely held before; somebody wrote `old` and may not have flushed it */
 	struct region regions[REGIONS_MAX];
 	unsigned regions_count;
 	bool committing, acknowledged;
@@ -149,10 +152,51 @@ static void check_staged(struct world *world)
 	}
 }
 
+/* By somebody who flushes nothing. */
+static void write_unflushed(struct world *world)
+{
+	struct rand *rand = &world->rand;
+	uint64_t at = rand_below(rand, world->size), length = 1 + rand_below(rand, world->size - at);
+	struct block_io io = {.op = BLOCK_WRITE, .offset = at, .length = length, .buf = world->old + at};
+	struct block *disk;
+
+	world->host = ring_sim_host_new(world->sim, "writer");
+	disk = open_disk(world, false);
+	rand_bytes(rand, world->old + at, length);
+	if (block_wait(disk, &io) < 0)
+		fail(world, "a disk without faults fails");
+	block_free(disk);
+	ring_free(world->host);
+}
+
+/* Before the commit a power cut may take back, by sectors, what nobody had flushed. A comparison finds that. */
+static void look_what_is_lost(struct world *world)
+{
+	uint64_t size;
+	const uint8_t *now = ring_sim_disk_data(world->sim, world->volume_fd, &size);
+
+	for (uint64_t at = 0; at < size; at += STAGE_SECTOR) {
+		uint64_t length = min_u64(STAGE_SECTOR, size - at);
+
+		if (memcmp(now + at, world->old + at, length) && memcmp(now + at, world->older + at, length))
+			return;
+	}
+	if (!memcmp(now, world->old, size))
+		return;
+	say(world, "what was not flushed is lost");
+	memcpy(world->old, now, size);
+	world->regions[0] = (struct region){.length = size};
+	world->regions_count = 1;
+	world->flushed = false;
+}
+
 static void begin_round(struct world *world)
 {
 	struct rand *rand = &world->rand;
 
+	memcpy(world->older, world->old, world->size);
+	if (rand_below(rand, 2))
+		write_unflushed(world);
 	memcpy(world->fresh, world->old, world->size);
 	world->regions_count = (unsigned)rand_between(rand, 0, REGIONS_MAX);
 	for (unsigned i = 0; i < world->regions_count; i++) {
@@ -335,6 +379,8 @@ static void run_attempt(struct world *world, bool faults)
 	bool resumed;
 	struct block *view;
 
+	if (!world->committing)
+		look_what_is_lost(world);
 	begin_attempt(world, faults);
 	view = world->stage_there && settle(world) < 0 ? NULL : open_view(world, &resumed);
 	if (view && !world->committing)
@@ -354,6 +400,8 @@ static bool judge(struct world *world)
 	if (world->stage_there && settle(world) < 0)
 		fail(world, "it cannot be recovered");
 	ring_free(world->host);
+	if (!world->acknowledged)
+		look_what_is_lost(world);
 	now = ring_sim_disk_data(world->sim, world->volume_fd, &size);
 	is_old = !memcmp(now, world->old, world->size);
 	is_fresh = !memcmp(now, world->fresh, world->size);
