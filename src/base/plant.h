@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mistakes that the simulations of mirrors and stages must find (tests/sim/sim_mirror.c, sim_stage.c). They exist only in programs built with
+ * Mistakes that the simulations of mirrors, stages and replicas must find (tests/sim/sim_mirror.c, sim_stage.c, sim_replicate.c). They exist only in programs built with
  * BLKMOVE_PLANTS, which the simulation's own build of some files is; elsewhere PLANTED() is false and leaves nothing behind.
  */
 #pragma once
@@ -23,6 +23,10 @@ enum planted {
 	PLANTED_STAGE_EARLY_END,     /* a stage counts as applied before the volume was flushed */
 	PLANTED_STAGE_BITS_FIRST,    /* what is staged is noted before its data are on stable storage */
 	PLANTED_STAGE_OLD_UNFLUSHED, /* a round begins over what nobody has flushed */
+	PLANTED_NO_BARRIER,          /* a replica's writes do not wait for the flush ahead of them */
+	PLANTED_OVERTAKING,          /* nor for a write ahead of them in the same place */
+	PLANTED_EARLY_FLUSH,         /* a flush that must be lasting ends when it is sent */
+	PLANTED_FORGOTTEN_FAILURE,   /* what comes behind a write that failed is written all the same */
 	PLANTED_END,
 };
 

@@ -53,6 +53,8 @@ enum block_flags {
 	 * nothing until somebody completes it. The last request that writes: the volume cannot be written any more. -EOPNOTSUPP elsewhere.
 	 */
 	BLOCK_COMMIT = 1 << 7,
+	/* FLUSH: on stable storage when done, also where writes are acknowledged before they are anywhere (filter/replicate.h). */
+	BLOCK_DURABLE = 1 << 8,
 };
 
 #define BLOCK_IO_MAX (4u << 20) /* longest READ and WRITE; DIGEST: DIGEST_CHUNK */

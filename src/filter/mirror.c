@@ -423,7 +423,7 @@ void mirror_flush_legs(
 		if (!mirror->legs[i].block || (PLANTED(PLANTED_ONE_FLUSH) && i == mirror->authoritative))
 			continue;
 		flush->pending++;
-		flush->legs[i].io = (struct block_io){.op = BLOCK_FLUSH};
+		flush->legs[i].io = (struct block_io){.op = BLOCK_FLUSH, .flags = BLOCK_DURABLE};
 		flush->legs[i].done = flush_ended;
 		mirror_leg_submit(&mirror->legs[i], &flush->legs[i]);
 	}
