@@ -88,6 +88,16 @@ void move_folder_close(struct move_folder *folder)
 	folder->fd = -1;
 }
 
+bool move_record_new_counts(const struct move_record *record, bool switches)
+{
+	return record->phase == MOVE_FINISHING || (record->phase == MOVE_SWITCHED && switches);
+}
+
+bool move_record_lvm_knows(const struct move_record *record)
+{
+	return record->lvm.group[0] && (record->phase == MOVE_FINISHING || record->phase == MOVE_SWITCHED);
+}
+
 bool move_record_is_of_another_boot(const struct move_record *record)
 {
 	char boot[sizeof(record->boot)];

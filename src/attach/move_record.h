@@ -64,6 +64,13 @@ void move_record_forget(const struct move_folder *folder);
 void move_record_each(const char *state_dir,
     void (*one)(void *data, const char *name, const struct move_record *record, const struct error *why),
     void *data);
+/* The new leg has everything, else the old one. `switches`: of the engine (move.h). */
+bool move_record_new_counts(const struct move_record *record, bool switches);
+/*
+ * But after a restart of the machine LVM's metadata tell: they are exchanged between the record of the switch and the first write that only the new leg
+ * has.
+ */
+bool move_record_lvm_knows(const struct move_record *record);
 /* The machine was started anew since the last record. */
 bool move_record_is_of_another_boot(const struct move_record *record);
 void move_record_done(struct move_record *record);

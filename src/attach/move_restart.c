@@ -13,14 +13,12 @@ bool move_is_restarted(const struct move *move)
 	return move_record_is_of_another_boot(&move->record);
 }
 
-/* The exchange in LVM's metadata comes before the first write that only the new leg has. */
 static int find_what_counts(struct move *move, bool *ret_new, struct error *error)
 {
 	const struct move_record *record = &move->record;
 
-	*ret_new = record->phase == MOVE_FINISHING ||
-	           (record->phase == MOVE_SWITCHED && move->options.engine->switches);
-	return move->record.lvm.group[0] ? move_is_exchanged(move, ret_new, error) : 0;
+	*ret_new = move_record_new_counts(record, move->options.engine->switches);
+	return move_record_lvm_knows(record) ? move_is_exchanged(move, ret_new, error) : 0;
 }
 
 /* Whether who set the device up has led it to the target. LVM leads a volume where its metadata say, and they were looked at. */
@@ -30,15 +28,16 @@ static int leads_to_target(struct move *move, bool *ret, struct error *error)
 	enum move_place place;
 	uint64_t sectors;
 	dev_t target;
-	int res = dm_look(move->record.device, &facts, error);
+	int res;
 
+	*ret = false;
+	if (move_is_remote(move))
+		return 0;
+	res = dm_look(move->record.device, &facts, error);
 	if (res < 0)
 		return error_prefix(error,
 		    "the machine was started anew since, and %s is not there: set it up",
 		    move->record.device);
-	*ret = false;
-	if (move_is_remote(move))
-		return 0;
 	res = move_stat_target(move, &target, &sectors, error);
 	if (res < 0)
 		return res;
@@ -73,10 +72,26 @@ static int begin_again(struct move *move, struct error *error)
 	return res == 0 ? move_enter_phase(move, MOVE_SYNCING, error) : res;
 }
 
+/* Nothing leads there but a mirror, and that is gone. */
+static int say_what_is_there(const struct move_record *record, struct error *error)
+{
+	const char *device = record->device;
+
+	return error_set(error, -EPERM,
+	    "%s was switched to %s before the machine was started anew: what was written since the switch is "
+	    "there alone. "
+	    "To have it here, stop what uses %s, and `blkmove sync --verify --overwrite=/dev/mapper/%s %s "
+	    "/dev/mapper/%s`; to go on there, use %s here no more; then `blkmove move --undo --keep-old %s` "
+	    "ends this move",
+	    device, record->target, device, device, record->target, device, device, device);
+}
+
 static int say_what_is_lost(const struct move *move, struct error *error)
 {
 	const struct move_record *record = &move->record;
 
+	if (move_is_remote(move))
+		return say_what_is_there(record, error);
 	return error_set(error, -EPERM,
 	    "%s was switched to %s before the machine was started anew, and does not lead there now: what "
 	    "was "

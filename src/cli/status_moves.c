@@ -5,20 +5,39 @@
 #include "attach/move_record.h"
 #include "wire/control.h"
 
+#include <string.h>
+
 struct list {
 	FILE *to;
 	bool json;
 };
 
-/* What is being undone, only an undo ends; what is being finished leads to the new leg, perhaps alone. */
-static bool may(enum move_phase phase, bool undo)
+static bool new_counts(const struct move_record *record)
 {
-	return phase != (undo ? MOVE_FINISHING : MOVE_UNDOING);
+	/* The other engine is the kernel's mirror, to which no leg counts more. */
+	return move_record_new_counts(record, strcmp(record->engine, "blkmove") == 0);
 }
 
-static const char *leg(enum move_phase phase)
+/* NULL: that is not known here. */
+static const char *leg(const struct move_record *record)
 {
-	return phase == MOVE_SWITCHED || phase == MOVE_FINISHING ? "new" : "old";
+	if (move_record_is_of_another_boot(record) && move_record_lvm_knows(record))
+		return NULL;
+	return new_counts(record) ? "new" : "old";
+}
+
+/*
+ * What is being undone, only an undo ends; what is being finished leads to the new leg, perhaps alone. So may what was switched, after a restart: there
+ * is no mirror any more that would bring the old leg what it lacks.
+ */
+static bool may(const struct move_record *record, bool undo)
+{
+	if (!undo)
+		return record->phase != MOVE_UNDOING;
+	if (record->phase == MOVE_FINISHING)
+		return false;
+	return !move_record_is_of_another_boot(record) ||
+	       (!move_record_lvm_knows(record) && !new_counts(record));
 }
 
 static void print_json(const struct list *list, json_t *take_json)
@@ -32,10 +51,33 @@ static json_t *command(const struct move_record *record, bool undo)
 {
 	char text[DM_NAME_MAX + 40];
 
-	if (!may(record->phase, undo))
+	if (!may(record, undo))
 		return json_null();
 	snprintf(text, sizeof(text), "blkmove move --%s %s", undo ? "undo" : "resume", record->device);
 	return control_text(text);
+}
+
+static void print_ways(const struct list *list, const struct move_record *record, bool restarted)
+{
+	const char *device = record->device;
+
+	if (!leg(record)) {
+		fprintf(list->to,
+		    " LVM's metadata tell which leg has everything: `blkmove move --resume %s` goes by "
+		    "them\n",
+		    device);
+		return;
+	}
+	fprintf(list->to, " the %s leg has everything;", leg(record));
+	if (restarted && new_counts(record))
+		fprintf(list->to, " `blkmove move --resume %s` ends it, or says what is to be done first",
+		    device);
+	else if (may(record, false))
+		fprintf(
+		    list->to, " `blkmove move --resume %s` goes on%s", device, may(record, true) ? "," : "");
+	if (may(record, true))
+		fprintf(list->to, " `blkmove move --undo %s` leads it back", device);
+	fputc('\n', list->to);
 }
 
 static void print_record(const struct list *list, const struct move_record *record)
@@ -44,23 +86,17 @@ static void print_record(const struct list *list, const struct move_record *reco
 
 	if (list->json) {
 		print_json(
-		    list, json_pack("{s:s, s:o, s:o, s:o, s:s, s:s, s:b, s:b, s:o, s:o}", "kind", "move",
+		    list, json_pack("{s:s, s:o, s:o, s:o, s:s, s:s?, s:b, s:b, s:o, s:o}", "kind", "move",
 		              "device", control_text(record->device), "target", control_text(record->target),
 		              "engine", control_text(record->engine), "phase", move_phase_name(record->phase),
-		              "leg", leg(record->phase), "driven", false, "restarted", restarted, "resume",
+		              "leg", leg(record), "driven", false, "restarted", restarted, "resume",
 		              command(record, false), "undo", command(record, true)));
 		return;
 	}
-	fprintf(list->to,
-	    "move of %s to %s (%s): %s%s, and no command goes on with it; the %s leg has everything;",
-	    record->device, record->target, record->engine, move_phase_name(record->phase),
-	    restarted ? " when the machine was started anew" : "", leg(record->phase));
-	if (may(record->phase, false))
-		fprintf(list->to, " `blkmove move --resume %s` goes on%s", record->device,
-		    may(record->phase, true) ? "," : "");
-	if (may(record->phase, true))
-		fprintf(list->to, " `blkmove move --undo %s` leads it back", record->device);
-	fputc('\n', list->to);
+	fprintf(list->to, "move of %s to %s (%s): %s%s, and no command goes on with it;", record->device,
+	    record->target, record->engine, move_phase_name(record->phase),
+	    restarted ? " when the machine was started anew" : "");
+	print_ways(list, record, restarted);
 }
 
 static void print_one(void *data, const char *name, const struct move_record *record, const struct error *why)

@@ -327,6 +327,82 @@ static void test_h11_until_restart_under_lvms_lock(void **state)
 	}
 }
 
+/* To another machine's disk. */
+
+static int make_remote(void *data, struct move *move, struct error *error)
+{
+	const char name[] = "consumer" MOVE_DEVICE_SUFFIX "mirror";
+	struct dm_table table = {0};
+	char params[96];
+	dev_t device;
+	int res;
+
+	snprintf(params, sizeof(params), "%u:%u %u:%u", MAPPED, minor(move_leg_device(move, false)), DISK,
+	    world->minors[1]);
+	assert_int_equal(dm_table_add(&table, 0, SECTORS, "mirror", params), 0);
+	res = move_make_device(name, &table, &device, error);
+	dm_table_done(&table);
+	if (res == 0)
+		move_set_medium(move, device);
+	return res;
+}
+
+static int go_on(void *data, struct move *move, struct error *error)
+{
+	return 0;
+}
+
+static int is_synced(void *data, struct move *move, struct move_progress *ret, struct error *error)
+{
+	/* It flushes both by itself. */
+	world->copied[1] = false;
+	ret->synced = true;
+	return 0;
+}
+
+/* Then no mirror leads there any more, and no word of the owner's brings it back. Each way that is named is one that there is. */
+static void test_h25_restart_after_the_switch_to_another_machine(void **state)
+{
+	const struct move_engine engine = {.name = "remote",
+	    .switches = true,
+	    .make = make_remote,
+	    .sync = go_on,
+	    .look = is_synced,
+	    .cut = cut,
+	    .uncut = uncut,
+	    .forget = forget};
+	const struct move_options options = {.state_dir = state_dir, .engine = &engine};
+	enum move_until reached;
+	struct move *move;
+	struct error error;
+
+	begin_anew(false, true, false);
+	assert_int_equal(
+	    move_begin(&move, "/dev/mapper/consumer", "far:/dev/disk", true, false, &options, &error), 0);
+	assert_int_equal(move_forward(move, MOVE_UNTIL_MOVED, &reached, &error), 0);
+	assert_int_equal(reached, MOVE_UNTIL_SWITCHED);
+	move_free(move);
+	world->lacks[0] = true;
+	for (unsigned i = 0; i < DEVICES; i++)
+		world->devices[i].exists = false;
+	world->boot++;
+	for (unsigned i = 0; i < 3; i++) {
+		/* The second time its owner has set it up. */
+		assert_int_equal(run(i == 2 ? UNDO : RESUME, MOVE_UNTIL_MOVED), -EPERM);
+		assert_non_null(strstr(said, "what was written since the switch is there alone"));
+		assert_non_null(
+		    strstr(said, "`blkmove sync --verify --overwrite=/dev/mapper/consumer far:/dev/disk "
+		                 "/dev/mapper/consumer`"));
+		assert_non_null(strstr(said, "`blkmove move --undo --keep-old consumer` ends this move"));
+		assert_null(strstr(said, "Set consumer up"));
+		if (i == 0)
+			set_up(false, 0);
+	}
+	assert_int_equal(run(UNDO_KEEP_OLD, MOVE_UNTIL_MOVED), 0);
+	assert_false(is_known());
+	assert_int_equal(consumer_leads(), 1);
+}
+
 static int make_world(void **state)
 {
 	world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -346,7 +422,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_h22_h25_h27_each_step),
 	    cmocka_unit_test(test_h11_table_changed_by_somebody_else),
 	    cmocka_unit_test(test_h11_between_lvms_load_and_resume),
-	    cmocka_unit_test(test_h11_until_restart_under_lvms_lock)};
+	    cmocka_unit_test(test_h11_until_restart_under_lvms_lock),
+	    cmocka_unit_test(test_h25_restart_after_the_switch_to_another_machine)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }

@@ -32,15 +32,19 @@ bool __wrap_sysfs_boot_id(char *ret, size_t length)
 	return true;
 }
 
+static const char *engine = "dm", *group = "";
+
 /* Returns it open: as a command that drives it. */
 static struct move_folder begin(const char *name, enum move_phase phase)
 {
 	struct move_record record = {
-	    .phase = phase, .engine = "dm", .target = "/dev/vg/new", .kind = MOVE_CONTENT, .sectors = 77777};
+	    .phase = phase, .target = "/dev/vg/new", .kind = MOVE_CONTENT, .sectors = 77777};
 	struct move_folder ret;
 	struct error error;
 
 	snprintf(record.device, sizeof(record.device), "%s", name);
+	snprintf(record.engine, sizeof(record.engine), "%s", engine);
+	snprintf(record.lvm.group, sizeof(record.lvm.group), "%s", group);
 	assert_int_equal(dm_table_add_linear(&record.old, 77777, makedev(8, 1), 9), 0);
 	assert_int_equal(move_folder_open(&ret, folder, name, true, &error), 0);
 	assert_int_equal(move_record_save(&record, &ret, &error), 0);
@@ -97,13 +101,71 @@ static void test_not_while_a_command_drives_it(void **state)
 	assert_null(strstr(list(false), "anew"));
 }
 
-static void test_h25_after_a_restart(void **state)
+static void restart_after(const char *by, const char *in, enum move_phase phase)
 {
-	begin_and_end("data", MOVE_SWITCHED);
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/moves/data/record.json", folder);
+	unlink(path);
+	engine = by;
+	group = in;
+	begin_and_end("data", phase);
+	engine = "dm";
+	group = "";
 	boot++;
+}
+
+/* No leg counts more to the kernel's mirror: who owns the device leads it to the old one. */
+static void test_h25_the_old_leg_counts_after_a_restart(void **state)
+{
+	restart_after("dm", "", MOVE_SWITCHED);
 	has(list(false), "switched when the machine was started anew");
-	has(list(false), "the new leg has everything");
+	has(list(false), "the old leg has everything;");
+	has(list(false), "`blkmove move --resume data` goes on, `blkmove move --undo data` leads it back\n");
 	has(list(true), "\"restarted\":true");
+	has(list(true), "\"leg\":\"old\"");
+	restart_after("blkmove", "vg", MOVE_SYNCING);
+	has(list(false), "the old leg has everything;");
+	restart_after("dm", "vg", MOVE_UNDOING);
+	has(list(false), "the old leg has everything;");
+}
+
+/* Nothing brings the old leg what it lacks any more. */
+static void test_h25_the_new_leg_counts_after_a_restart(void **state)
+{
+	restart_after("blkmove", "", MOVE_SWITCHED);
+	has(list(false),
+	    "the new leg has everything; `blkmove move --resume data` ends it, or says what is to be done "
+	    "first\n");
+	has(list(true), "\"leg\":\"new\"");
+	has(list(true), "\"undo\":null");
+	restart_after("dm", "", MOVE_FINISHING);
+	has(list(false), "the new leg has everything; `blkmove move --resume data` ends it");
+	/* The mirror runs still. */
+	restart_after("dm", "", MOVE_SYNCING);
+	engine = "blkmove";
+	begin_and_end("other", MOVE_SWITCHED);
+	engine = "dm";
+	has(list(false),
+	    "the new leg has everything; `blkmove move --resume other` goes on, `blkmove move --undo other` "
+	    "leads");
+}
+
+/* The exchange in its metadata may have been made, or not. */
+static void test_h25_lvm_is_to_be_asked_after_a_restart(void **state)
+{
+	static const char *const engines[] = {"dm", "blkmove"};
+
+	for (unsigned i = 0; i < 4; i++) {
+		restart_after(engines[i % 2], "vg", i < 2 ? MOVE_SWITCHED : MOVE_FINISHING);
+		assert_null(strstr(list(false), "the new leg"));
+		assert_null(strstr(list(false), "the old leg"));
+		has(list(false),
+		    "LVM's metadata tell which leg has everything: `blkmove move --resume data`");
+		has(list(true), "\"leg\":null");
+		has(list(true), "\"resume\":\"blkmove move --resume data\"");
+		has(list(true), "\"undo\":null");
+	}
 }
 
 /* Only the commands that the move would not refuse. */
@@ -193,7 +255,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    CASE(test_no_moves),
 	    CASE(test_not_while_a_command_drives_it),
-	    CASE(test_h25_after_a_restart),
+	    CASE(test_h25_the_old_leg_counts_after_a_restart),
+	    CASE(test_h25_the_new_leg_counts_after_a_restart),
+	    CASE(test_h25_lvm_is_to_be_asked_after_a_restart),
 	    CASE(test_the_way_that_is_left),
 	    CASE(test_json),
 	    CASE(test_a_damaged_record_is_named),

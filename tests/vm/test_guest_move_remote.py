@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """blkmove move to another machine's disk, over ssh, under a file system in use."""
+import json
 import time
 
+import recipes
 from moved import SIZE, InUse
 
 AWAY_S = 20
+STATE = "/var/lib/blkmove"
 
 
 def let_in(here, there):
-    there.run("start-sshd")
+    there.run("pgrep -x sshd || start-sshd")
     here.run("mkdir -p -m 700 /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")
     there.put(here.get("/root/.ssh/id_ed25519.pub"), "/root/.ssh/authorized_keys", "600")
     here.put("StrictHostKeyChecking accept-new\nLogLevel ERROR\nKexAlgorithms curve25519-sha256\n", "/root/.ssh/config", "600")
@@ -18,11 +21,18 @@ def digest(guest, device):
     return guest.run(f"head -c {SIZE + 512 * 77} {device} | md5sum").out.split()[0]
 
 
-def test_h24_move_to_another_machine(pair, random):
-    """The link is lost as it copies, and the command killed; once more as the other machine's disk is the one that counts; then back, and there."""
+def keep_state(here):
+    """Beyond a restart."""
+    here.run(f"modprobe ublk_drv || modprobe nbd; mkdir -p {STATE}; mount $(readlink -f /dev/by-serial/state) {STATE}")
+
+
+def test_h24_h25_move_to_another_machine(pair, random):
+    """The link is lost as it copies, and the command killed; once more as the other machine's disk is the one that counts; then back, and there, where this
+    machine starts anew."""
     here, there = pair
     let_in(here, there)
-    here.run("modprobe ublk_drv || modprobe nbd")
+    here.run(f"mkfs.ext4 -q {here.add_disk('16M', 'state')}")
+    keep_state(here)
     move = InUse(here, random, "linear")
     device, disk, larger = move.volume.device, there.add_disk(SIZE + 512 * 77, "far"), there.add_disk(SIZE + (1 << 20), "larger")
     there.run(f"dd if=/dev/urandom of={disk} bs=1M count=20 conv=fsync status=none; mkfs.ext4 -q {disk}")
@@ -62,8 +72,24 @@ def test_h24_move_to_another_machine(pair, random):
     assert move.move(f"--overwrite={target}", patience, device, target)[-1]["result"] == "switched"
     here.run("touch /run/work/stop")
     move.work.wait()
-    assert digest(here, device) == digest(there, disk)
-    move.move("--undo", device)
+    expected = digest(there, disk)
+    assert digest(here, device) == expected
+    here.reset()
+    keep_state(here)
+    move.volume.set_up()
+    # Whoever uses it now does not know.
+    here.run(f"dd if=/dev/urandom of={device} bs=1M seek=2 count=3 conv=fsync status=none")
+    let_in(here, there)
+    status = json.loads(here.run("blkmove status --json").out)
+    assert (status["leg"], status["restarted"], status["undo"]) == ("new", True, None), status
+    back, forget = recipes.blocks("move.md", "Started anew, after the switch to another machine",
+                                  {"/dev/vg0/web": device, "root@new:/dev/vg1/web": target})
+    for way in "--resume", "--undo":
+        said = here.run(["blkmove", "move", way, device], code=3).out
+        assert f"`{back.strip()}`" in said and "`blkmove move --undo --keep-old live`" in said, said
+    here.run(f"{back}\n{forget}")
     move.nothing_is_left()
+    assert digest(here, device) == digest(there, disk) == expected
     here.run(f"e2fsck -fn {device}")
     move.volume.take_down()
+    here.run(f"umount {STATE}")

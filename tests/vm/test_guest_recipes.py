@@ -4,12 +4,10 @@ commands runs in a guest, where the volumes and machines that it names exist, an
 
 Only sizes and the names of disks are put in.
 """
-import pathlib
-import re
-
 import pytest
 
-RECIPES = pathlib.Path(__file__).resolve().parents[2] / "docs/recipes"
+import recipes
+
 PATIENCE_S = 900
 
 
@@ -28,12 +26,7 @@ class Machine:
         self.guest.is_also("new")
 
     def blocks(self, page, heading):
-        """What stands there in fences, with our names."""
-        part = (RECIPES / page).read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
-        found = re.findall(r"^```\n(.*?)^```", part, re.M | re.S)
-        for name, ours in self.names.items():
-            found = [text.replace(name, ours) for text in found]
-        return found
+        return recipes.blocks(page, heading, self.names)
 
     def type(self, text):
         """Returns what it said."""
