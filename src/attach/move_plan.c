@@ -33,6 +33,10 @@ int move_plan_make(struct move_plan *ret, const struct dm_table *table,
 		res = dm_table_copy(&plan.leg, table);
 	else if (dm_table_is(table, "crypt"))
 		res = plan_backing(&plan, table, backing_sectors, data, error);
+	else if (dm_table_is(table, "snapshot-origin"))
+		return error_set(error, -EOPNOTSUPP,
+		    "it has snapshots, which would not follow it: remove them first (of LVM's volumes `lvs` "
+		    "shows them; those of `blkmove sync --snapshot=auto` go with --snapshot=drop)");
 	else
 		return error_set(error, -EOPNOTSUPP,
 		    "its table has a target %s, and only linear, striped and crypt can be moved; move the "

@@ -243,6 +243,14 @@ void move_record_done(struct move_record *record)
 	dm_table_done(&record->last);
 }
 
+bool move_record_is_there(const char *state_dir, const char *name)
+{
+	char path[sizeof(((struct move_folder *)NULL)->path) + sizeof(FILE_NAME)];
+
+	return snprintf(path, sizeof(path), "%s/moves/%s/" FILE_NAME, state_dir, name) < (int)sizeof(path) &&
+	       access(path, F_OK) == 0;
+}
+
 static int is_move(const struct dirent *entry)
 {
 	return entry->d_name[0] != '.';

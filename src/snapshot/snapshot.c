@@ -207,8 +207,10 @@ int snapshot_take(struct snapshot *snapshot, struct error *error)
 	assert(!snapshot->record.fresh[0]);
 	snapshot->overfull = false;
 	res = snapshot->source.name[0]
-	          ? snapshot->kind->prepare(snapshot, error)
+	          ? snapshot_may_be(snapshot, error)
 	          : error_set(error, -ENOENT, "there is no %s", snapshot->options.source);
+	if (res == 0)
+		res = snapshot->kind->prepare(snapshot, error);
 	if (res == 0)
 		res = snapshot_save(snapshot, error);
 	if (res == 0)

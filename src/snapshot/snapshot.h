@@ -51,7 +51,7 @@ int snapshot_open(struct snapshot **ret, const struct snapshot_options *options,
 /*
  * Makes the fresh one: the hook before; file systems freeze; the snapshot; they thaw; the hook after, which runs whenever the one before
  * has begun. When it fails there is no fresh one, and everything is as it was. -EPERM with words: refused (no room, no store, the hook
- * before failed); -ECANCELED: stopping() said so. There must be no fresh one.
+ * before failed, the source is being moved by attach/move.h); -ECANCELED: stopping() said so. There must be no fresh one.
  */
 int snapshot_take(struct snapshot *snapshot, struct error *error);
 /* The device of the fresh one, to read from: valid until it is settled. */

@@ -59,7 +59,12 @@ int snapshot_save(struct snapshot *snapshot, struct error *error);
 void snapshot_draw(char ret[SNAPSHOT_ID_LENGTH + 1]);
 /* The `fill` of a kind whose fresh ones have a store of their own each. */
 int snapshot_fill_own(struct snapshot *snapshot, char *what, size_t length, struct error *error);
-/* snapshot_take.c: see snapshot.h. The kind has prepared, and it is recorded. */
+/*
+ * snapshot_take.c: -EPERM with words while a move of the source has not ended: its table would be another one, past the mirror that keeps both places
+ * the same.
+ */
+int snapshot_may_be(const struct snapshot *snapshot, struct error *error);
+/* See snapshot.h. The kind has prepared, and it is recorded. */
 int snapshot_take_moment(struct snapshot *snapshot, struct error *error);
 /* snapshot_store.c: whether the open device may be the store; -EPERM with words. `ours`: it is one already. */
 int snapshot_store_judge(const struct snapshot *snapshot, int fd, bool ours, struct error *error);

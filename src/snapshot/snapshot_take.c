@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The moment of a snapshot and what surrounds it: hooks and frozen file systems, each undone whatever happens. See snapshot.h. */
+#include "attach/move.h"
 #include "base/cleanup.h"
 #include "block/inspect.h"
 #include "snapshot/snapshot_private.h"
@@ -189,13 +190,33 @@ static void sync_own_mount(struct snapshot *snapshot)
 	inspect_mounts(snapshot->source.device, sync_mount, snapshot);
 }
 
+int snapshot_may_be(const struct snapshot *snapshot, struct error *error)
+{
+	const char *device = snapshot->record.device;
+	char leg[DM_NAME_MAX + 16];
+	struct dm_facts facts;
+	struct error ignored;
+
+	snprintf(leg, sizeof(leg), "%s" MOVE_DEVICE_SUFFIX "old", device);
+	/* Or it is in another state folder. */
+	if (!move_record_is_there(snapshot->options.state_dir, device) && dm_look(leg, &facts, &ignored) < 0)
+		return 0;
+	return error_set(error, -EPERM,
+	    "%s is being moved, and a snapshot would lead it past the mirror of its move: let that end first "
+	    "(`blkmove status` tells of it; `blkmove move --resume %s` or `--undo` ends it)",
+	    snapshot->options.source, device);
+}
+
 /* Both: the snapshot and the thaw; the first error counts. */
 static int make(struct snapshot *snapshot, struct error *error)
 {
 	struct snapshot_guard *guard = &snapshot->guard;
 	struct error why;
-	int res, thawed;
+	/* It may have begun since, for instance while a hook ran. */
+	int res = snapshot_may_be(snapshot, error), thawed;
 
+	if (res < 0)
+		return res;
 	sync_own_mount(snapshot);
 	res = guard->mounts_count ? snapshot_guard_freeze(guard, error) : 0;
 	if (res == 0)

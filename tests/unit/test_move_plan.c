@@ -88,6 +88,7 @@ static void test_refusals(void **state)
 
 		assert_int_equal(dm_table_add(&table, 0, 4096, rows[i].type, rows[i].params), 0);
 		assert_int_equal(move_plan_make(&plan, &table, backing_sectors, &asked, &error), -EOPNOTSUPP);
+		assert_int_equal(i == 0, strstr(error.text, "--snapshot=drop") != NULL);
 		dm_table_done(&table);
 	}
 }

@@ -3,8 +3,10 @@
 #include "snapshot/snapshot_fill.h"
 #include "snapshot/snapshot_guard.h"
 #include "snapshot/snapshot_place.h"
+#include "snapshot/snapshot_private.h"
 #include "snapshot/snapshot_record.h"
 
+#include "attach/move_record.h"
 #include "base/folder.h"
 
 #include <errno.h>
@@ -226,6 +228,85 @@ static void test_guard_that_was_killed(void **state)
 	assert_int_equal(guard.pid, 0);
 }
 
+/* A series of a kind that is made up, and a move of its source. */
+
+static struct {
+	unsigned prepared, made, cleared;
+	bool move_begins; /* meanwhile */
+} seen;
+
+static void begin_move(const char *name)
+{
+	struct move_record record = {
+	    .engine = "dm", .target = "/dev/vg/new", .kind = MOVE_CONTENT, .sectors = 77777};
+	struct move_folder moves;
+	struct error error;
+
+	snprintf(record.device, sizeof(record.device), "%s", name);
+	assert_int_equal(move_folder_open(&moves, folder, name, true, &error), 0);
+	assert_int_equal(move_record_save(&record, &moves, &error), 0);
+	move_folder_close(&moves);
+}
+
+static int prepare_one(struct snapshot *snapshot, struct error *error)
+{
+	seen.prepared++;
+	strcpy(snapshot->record.fresh, "blkmove-1");
+	if (seen.move_begins)
+		begin_move("vg-data");
+	return 0;
+}
+
+static int make_one(struct snapshot *snapshot, struct error *error)
+{
+	seen.made++;
+	return 0;
+}
+
+static int clear_one(struct snapshot *snapshot, struct error *error)
+{
+	seen.cleared++;
+	return 0;
+}
+
+/* The move's mirror would be led past; nothing is made, and nothing stays. */
+static void test_h11_none_of_what_is_being_moved(void **state)
+{
+	static const struct snapshot_kind kind = {
+	    .name = "lvm", .prepare = prepare_one, .make = make_one, .clear = clear_one};
+	struct snapshot snapshot = {.kind = &kind,
+	    .record = {.id = "0123456789abcdef", .device = "vg-data"},
+	    .source = {.name = "vg-data"},
+	    .options = {.source = "/dev/vg/data", .target = "/dev/vg1/data", .state_dir = folder}};
+	struct move_folder moves;
+	struct error error;
+
+	memset(&seen, 0, sizeof(seen));
+	assert_int_equal(ring_new(&snapshot.options.ring, 8, &error), 0);
+	snprintf(snapshot.folder, sizeof(snapshot.folder), "%s/series", folder);
+	snapshot.folder_fd = folder_lock(snapshot.folder, true);
+	assert_true(snapshot.folder_fd >= 0);
+	/* Another one's does no harm. */
+	begin_move("vg-other");
+	seen.move_begins = true;
+	assert_int_equal(snapshot_take(&snapshot, &error), -EPERM);
+	assert_non_null(strstr(error.text, "/dev/vg/data is being moved"));
+	assert_non_null(strstr(error.text, "`blkmove move --resume vg-data`"));
+	assert_true(seen.prepared == 1 && seen.made == 0 && seen.cleared == 1 && !snapshot.record.fresh[0]);
+	/* And at once, also while a process drives it. */
+	assert_int_equal(move_folder_open(&moves, folder, "vg-data", false, &error), 0);
+	assert_int_equal(snapshot_take(&snapshot, &error), -EPERM);
+	assert_true(seen.prepared == 1 && seen.made == 0);
+	/* It has ended. */
+	move_record_forget(&moves);
+	move_folder_close(&moves);
+	seen.move_begins = false;
+	assert_int_equal(snapshot_take(&snapshot, &error), 0);
+	assert_int_equal(seen.made, 1);
+	close(snapshot.folder_fd);
+	ring_free(snapshot.options.ring);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -237,6 +318,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_record, own_folder_make, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_guard_runs_the_hook, own_folder_make, own_folder_remove),
 	    cmocka_unit_test(test_guard_that_was_killed),
+	    cmocka_unit_test_setup_teardown(
+	        test_h11_none_of_what_is_being_moved, own_folder_make, own_folder_remove),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
