@@ -88,14 +88,16 @@ void move_folder_close(struct move_folder *folder)
 	folder->fd = -1;
 }
 
-bool move_record_new_counts(const struct move_record *record, bool switches)
+enum move_counts move_record_after_restart(const struct move_record *record, bool switches)
 {
-	return record->phase == MOVE_FINISHING || (record->phase == MOVE_SWITCHED && switches);
-}
-
-bool move_record_lvm_knows(const struct move_record *record)
-{
-	return record->lvm.group[0] && (record->phase == MOVE_FINISHING || record->phase == MOVE_SWITCHED);
+	if (record->phase != MOVE_SWITCHED && record->phase != MOVE_FINISHING)
+		return MOVE_OLD_COUNTS;
+	if (record->lvm.group[0])
+		return MOVE_LVM_KNOWS;
+	if (record->phase == MOVE_FINISHING)
+		return MOVE_NEW_COUNTS;
+	/* No leg counts more to one that does not switch, and who owns the device has led it to the old one. */
+	return switches ? MOVE_ENGINE_KNOWS : MOVE_OLD_COUNTS;
 }
 
 bool move_record_is_of_another_boot(const struct move_record *record)
@@ -154,12 +156,17 @@ static json_t *record_json(const struct move_record *record)
 
 int move_record_save(struct move_record *record, const struct move_folder *folder, struct error *error)
 {
+	sysfs_boot_id(record->boot, sizeof(record->boot));
+	return move_record_decide(record, folder, error);
+}
+
+int move_record_decide(
+    const struct move_record *record, const struct move_folder *folder, struct error *error)
+{
 	_cleanup_(cleanup_free) char *text = NULL;
-	json_t *json;
+	json_t *json = record_json(record);
 	int res;
 
-	sysfs_boot_id(record->boot, sizeof(record->boot));
-	json = record_json(record);
 	text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
 	json_decref(json);
 	res = text ? folder_put(folder->fd, FILE_NAME, text) : -ENOMEM;

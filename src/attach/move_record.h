@@ -54,6 +54,9 @@ void move_folder_close(struct move_folder *folder);
 
 /* Notes the boot id, too. Durable when it returns 0. */
 int move_record_save(struct move_record *record, const struct move_folder *folder, struct error *error);
+/* The same, of the boot that it was of: what was found out after a restart, while nothing was done by it yet. */
+int move_record_decide(
+    const struct move_record *record, const struct move_folder *folder, struct error *error);
 int move_record_load(struct move_record *ret, const struct move_folder *folder, struct error *error);
 /* The move has ended. */
 void move_record_forget(const struct move_folder *folder);
@@ -66,13 +69,13 @@ bool move_record_is_there(const char *state_dir, const char *name);
 void move_record_each(const char *state_dir,
     void (*one)(void *data, const char *name, const struct move_record *record, const struct error *why),
     void *data);
-/* The new leg has everything, else the old one. `switches`: of the engine (move.h). */
-bool move_record_new_counts(const struct move_record *record, bool switches);
 /*
- * But after a restart of the machine LVM's metadata tell: they are exchanged between the record of the switch and the first write that only the new leg
- * has.
+ * Which leg has everything, after a restart of the machine; or who knows that: the switch is recorded before it takes effect. LVM's metadata are exchanged
+ * before the first write that only the new leg has.
  */
-bool move_record_lvm_knows(const struct move_record *record);
+enum move_counts { MOVE_OLD_COUNTS, MOVE_NEW_COUNTS, MOVE_LVM_KNOWS, MOVE_ENGINE_KNOWS };
+/* `switches`: of the engine (move.h). */
+enum move_counts move_record_after_restart(const struct move_record *record, bool switches);
 /* The machine was started anew since the last record. */
 bool move_record_is_of_another_boot(const struct move_record *record);
 void move_record_done(struct move_record *record);

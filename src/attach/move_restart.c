@@ -15,10 +15,32 @@ bool move_is_restarted(const struct move *move)
 
 static int find_what_counts(struct move *move, bool *ret_new, struct error *error)
 {
-	const struct move_record *record = &move->record;
+	enum move_counts counts = move_record_after_restart(&move->record, move->options.engine->switches);
+	int res;
 
-	*ret_new = move_record_new_counts(record, move->options.engine->switches);
-	return move_record_lvm_knows(record) ? move_is_exchanged(move, ret_new, error) : 0;
+	*ret_new = counts == MOVE_NEW_COUNTS;
+	if (counts == MOVE_LVM_KNOWS)
+		return move_is_exchanged(move, ret_new, error);
+	if (counts != MOVE_ENGINE_KNOWS)
+		return 0;
+	res = move->options.engine->was_cut(move->options.engine_data, move, ret_new, error);
+	return res == 0
+	           ? 0
+	           : error_prefix(error,
+	                 "the machine was started anew when %s was switched to %s, or about to be: look "
+	                 "which of both is the newer one; `blkmove move --undo --keep-old %s` forgets the "
+	                 "move, and leaves both as they are",
+	                 move->record.device, move->record.target, move->record.device);
+}
+
+/* Recorded before the engine forgets by what it was found. Killed then, it is found again. */
+static int forget(struct move *move, enum move_phase phase, struct error *error)
+{
+	int res;
+
+	move->record.phase = phase;
+	res = move_record_decide(&move->record, &move->folder, error);
+	return res == 0 ? ENGINE(move, forget, error) : res;
 }
 
 /* Whether who set the device up has led it to the target. LVM leads a volume where its metadata say, and they were looked at. */
@@ -51,13 +73,12 @@ static int leads_to_target(struct move *move, bool *ret, struct error *error)
 
 static int end_moved(struct move *move, struct error *error)
 {
-	int res = ENGINE(move, forget, error);
+	int res = forget(move, MOVE_FINISHING, error);
 
 	if (res < 0)
 		return res;
 	move_say(move, "%s leads to %s since the machine was started anew", move->record.device,
 	    move->record.target);
-	move->record.phase = MOVE_FINISHING;
 	move_record_forget(&move->folder);
 	return 1;
 }
@@ -68,7 +89,7 @@ static int begin_again(struct move *move, struct error *error)
 
 	move_say(move, "the machine was started anew since; the old leg has everything, and is copied again");
 	if (res == 0)
-		res = ENGINE(move, forget, error);
+		res = forget(move, MOVE_SYNCING, error);
 	return res == 0 ? move_enter_phase(move, MOVE_SYNCING, error) : res;
 }
 
@@ -124,6 +145,9 @@ int move_undo_restarted(struct move *move, bool keep_old, struct error *error)
 	struct error ignored;
 	int res = find_what_counts(move, &new_counts, error);
 
+	/* Nobody needs to know. */
+	if (res < 0 && keep_old && !record->lvm.group[0])
+		res = 0, new_counts = true;
 	if (res < 0)
 		return res;
 	if (new_counts && (record->lvm.group[0] || (leads_to_target(move, &leads, &ignored) == 0 && leads)))
@@ -134,7 +158,6 @@ int move_undo_restarted(struct move *move, bool keep_old, struct error *error)
 		return say_what_is_lost(move, error);
 	move_say(move, "the machine was started anew since; the old leg %s",
 	    new_counts ? "is kept as it is" : "has everything");
-	record->phase = MOVE_UNDOING;
 	record->note = 0;
-	return ENGINE(move, forget, error);
+	return forget(move, MOVE_UNDOING, error);
 }

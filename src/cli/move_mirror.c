@@ -285,6 +285,12 @@ static int mirror_remove(void *data, struct move *move, struct error *error)
 	return res == 0 ? end_process(engine, error) : res;
 }
 
+static int mirror_was_cut(void *data, struct move *move, bool *ret, struct error *error)
+{
+	name_mirror(data, move);
+	return move_mirror_target_counted(data, ret, error);
+}
+
 static int mirror_forget(void *data, struct move *move, struct error *error)
 {
 	struct move_mirror *engine = data;
@@ -309,5 +315,6 @@ const struct move_engine move_mirror_engine = {
     .uncut = mirror_uncut,
     .leave = mirror_leave,
     .remove = mirror_remove,
+    .was_cut = mirror_was_cut,
     .forget = mirror_forget,
 };

@@ -18,4 +18,9 @@ struct move_mirror {
 	char name[80]; /* of the mirror; the engine's */
 };
 
+/*
+ * Of a mirror that does not run: whether its target was the leg that counted when it ended, however it did. -EPERM with words when that cannot be told.
+ */
+int move_mirror_target_counted(const struct move_mirror *engine, bool *ret, struct error *error);
+
 extern const struct move_engine move_mirror_engine;

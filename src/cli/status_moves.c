@@ -12,18 +12,22 @@ struct list {
 	bool json;
 };
 
-static bool new_counts(const struct move_record *record)
+static enum move_counts counts(const struct move_record *record)
 {
-	/* The other engine is the kernel's mirror, to which no leg counts more. */
-	return move_record_new_counts(record, strcmp(record->engine, "blkmove") == 0);
+	/* The other engine is the kernel's mirror. */
+	bool switches = strcmp(record->engine, "blkmove") == 0;
+
+	if (move_record_is_of_another_boot(record))
+		return move_record_after_restart(record, switches);
+	return record->phase == MOVE_FINISHING || (record->phase == MOVE_SWITCHED && switches)
+	           ? MOVE_NEW_COUNTS
+	           : MOVE_OLD_COUNTS;
 }
 
 /* NULL: that is not known here. */
 static const char *leg(const struct move_record *record)
 {
-	if (move_record_is_of_another_boot(record) && move_record_lvm_knows(record))
-		return NULL;
-	return new_counts(record) ? "new" : "old";
+	return counts(record) == MOVE_OLD_COUNTS ? "old" : counts(record) == MOVE_NEW_COUNTS ? "new" : NULL;
 }
 
 /*
@@ -34,10 +38,8 @@ static bool may(const struct move_record *record, bool undo)
 {
 	if (!undo)
 		return record->phase != MOVE_UNDOING;
-	if (record->phase == MOVE_FINISHING)
-		return false;
-	return !move_record_is_of_another_boot(record) ||
-	       (!move_record_lvm_knows(record) && !new_counts(record));
+	return record->phase != MOVE_FINISHING &&
+	       (counts(record) == MOVE_OLD_COUNTS || !move_record_is_of_another_boot(record));
 }
 
 static void print_json(const struct list *list, json_t *take_json)
@@ -63,13 +65,13 @@ static void print_ways(const struct list *list, const struct move_record *record
 
 	if (!leg(record)) {
 		fprintf(list->to,
-		    " LVM's metadata tell which leg has everything: `blkmove move --resume %s` goes by "
-		    "them\n",
+		    " %s which leg has everything: `blkmove move --resume %s` says so, and goes by that\n",
+		    counts(record) == MOVE_LVM_KNOWS ? "LVM's metadata tell" : "its mirror has noted",
 		    device);
 		return;
 	}
 	fprintf(list->to, " the %s leg has everything;", leg(record));
-	if (restarted && new_counts(record))
+	if (restarted && counts(record) == MOVE_NEW_COUNTS)
 		fprintf(list->to, " `blkmove move --resume %s` ends it, or says what is to be done first",
 		    device);
 	else if (may(record, false))

@@ -59,7 +59,8 @@ static struct world {
 	unsigned told;       /* the disks, as bits, where LVM's metadata are not flushed */
 	unsigned steps_left; /* 0: nobody is killed */
 	unsigned boot;
-	bool switches, switched; /* of the engine */
+	bool switches, switched; /* of the engine; durably */
+	bool forgotten;          /* what the engine knew of the move before a restart */
 	unsigned knob;           /* how much of the time all mirrors of the kernel's may take */
 	bool lvm, exchanged;     /* what LVM's metadata say */
 	bool until_restart;      /* one of LVM's is moved to what LVM does not know */
@@ -474,6 +475,8 @@ int __wrap_move_record_save(struct move_record *record, const struct move_folder
 	/* Whoever goes by the record, or LVM's metadata, after a power cut finds all of it. */
 	if (record->phase == MOVE_FINISHING || (record->phase == MOVE_SWITCHED && world->switches))
 		assert_false(world->copied[1]);
+	if (record->phase == MOVE_SWITCHED)
+		world->forgotten = false;
 	res = __real_move_record_save(record, folder, error);
 	step();
 	return res;
@@ -608,6 +611,7 @@ static int cut(void *data, struct move *move, struct error *error)
 	assert_true(consumer_is_mirrored());
 	step();
 	world->switched = true;
+	step();
 	return 0;
 }
 
@@ -623,9 +627,17 @@ static int leave(void *data, struct move *move, struct error *error)
 	return world->switched ? 0 : -EIO;
 }
 
+static int was_cut(void *data, struct move *move, bool *ret, struct error *error)
+{
+	*ret = world->switched;
+	return world->forgotten ? error_set(error, -EPERM, "it is forgotten") : 0;
+}
+
 static int forget(void *data, struct move *move, struct error *error)
 {
 	step();
 	world->switched = false;
+	world->forgotten = true;
+	step();
 	return 0;
 }

@@ -43,6 +43,7 @@ static int run(enum order order, enum move_until until)
 		engine.cut = cut;
 		engine.uncut = uncut;
 		engine.leave = leave;
+		engine.was_cut = was_cut;
 		engine.forget = forget;
 	}
 	res = order == BEGIN ? move_begin(&move, "/dev/mapper/consumer", NEW, false, world->until_restart,
@@ -370,6 +371,7 @@ static void test_h25_restart_after_the_switch_to_another_machine(void **state)
 	    .look = is_synced,
 	    .cut = cut,
 	    .uncut = uncut,
+	    .was_cut = was_cut,
 	    .forget = forget};
 	const struct move_options options = {.state_dir = state_dir, .engine = &engine};
 	enum move_until reached;
@@ -398,9 +400,53 @@ static void test_h25_restart_after_the_switch_to_another_machine(void **state)
 		if (i == 0)
 			set_up(false, 0);
 	}
+	/* Nor is anything said of what is not known. */
+	world->forgotten = true;
+	assert_int_equal(run(RESUME, MOVE_UNTIL_MOVED), -EPERM);
+	assert_non_null(strstr(said, "`blkmove move --undo --keep-old consumer` forgets the move"));
+	assert_null(strstr(said, "sync"));
 	assert_int_equal(run(UNDO_KEEP_OLD, MOVE_UNTIL_MOVED), 0);
 	assert_false(is_known());
 	assert_int_equal(consumer_leads(), 1);
+}
+
+/*
+ * Killed at step `at`, and at step `again` of what is run after the machine's restart; each second time it is restarted once more. Returns whether it was killed
+ * again; *ret_at: the first time.
+ */
+static bool one_lost_target(unsigned at, unsigned again, enum order onward, bool *ret_at)
+{
+	bool lost, was_killed = false;
+
+	begin_anew(false, true, false);
+	*ret_at = run_and_kill(BEGIN, MOVE_UNTIL_SWITCHED, at);
+	lost = !world->switched && consumer_leads() == 3;
+	world->lacks[1] |= lost;
+	restart(false);
+	if (lost)
+		was_killed = run_and_kill(onward, MOVE_UNTIL_MOVED, again);
+	if (was_killed && again % 2)
+		restart(false);
+	finish(false, onward);
+	check_end();
+	return was_killed;
+}
+
+/* The switch is recorded before the mirror is ordered to make it, which may take long: a target that is lost meanwhile is not the one that counts. */
+static void test_h25_target_lost_before_the_switch_took_effect(void **state)
+{
+	unsigned at = 1, lost = 0;
+	bool was_killed = true;
+
+	for (; was_killed; at++)
+		for (enum order onward = RESUME; onward <= UNDO; onward++) {
+			unsigned again = 1;
+
+			while (one_lost_target(at, again, onward, &was_killed))
+				again++;
+			lost += again > 4;
+		}
+	assert_true(lost > 4);
 }
 
 static int make_world(void **state)
@@ -423,7 +469,8 @@ int main(void)
 	    cmocka_unit_test(test_h11_table_changed_by_somebody_else),
 	    cmocka_unit_test(test_h11_between_lvms_load_and_resume),
 	    cmocka_unit_test(test_h11_until_restart_under_lvms_lock),
-	    cmocka_unit_test(test_h25_restart_after_the_switch_to_another_machine)};
+	    cmocka_unit_test(test_h25_restart_after_the_switch_to_another_machine),
+	    cmocka_unit_test(test_h25_target_lost_before_the_switch_took_effect)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }

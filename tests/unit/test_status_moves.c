@@ -133,14 +133,12 @@ static void test_h25_the_old_leg_counts_after_a_restart(void **state)
 /* Nothing brings the old leg what it lacks any more. */
 static void test_h25_the_new_leg_counts_after_a_restart(void **state)
 {
-	restart_after("blkmove", "", MOVE_SWITCHED);
+	restart_after("dm", "", MOVE_FINISHING);
 	has(list(false),
 	    "the new leg has everything; `blkmove move --resume data` ends it, or says what is to be done "
 	    "first\n");
 	has(list(true), "\"leg\":\"new\"");
 	has(list(true), "\"undo\":null");
-	restart_after("dm", "", MOVE_FINISHING);
-	has(list(false), "the new leg has everything; `blkmove move --resume data` ends it");
 	/* The mirror runs still. */
 	restart_after("dm", "", MOVE_SYNCING);
 	engine = "blkmove";
@@ -166,6 +164,10 @@ static void test_h25_lvm_is_to_be_asked_after_a_restart(void **state)
 		has(list(true), "\"resume\":\"blkmove move --resume data\"");
 		has(list(true), "\"undo\":null");
 	}
+	/* So may the mirror's switch. */
+	restart_after("blkmove", "", MOVE_SWITCHED);
+	has(list(false), "its mirror has noted which leg has everything: `blkmove move --resume data`");
+	has(list(true), "\"leg\":null");
 }
 
 /* Only the commands that the move would not refuse. */
