@@ -90,11 +90,7 @@ int mirror_files_open(
 		return res;
 	exists = faccessat(files->dir_fd, "command", F_OK, 0) == 0;
 	if (create && exists)
-		return error_set(error, -EEXIST,
-		    "an earlier mirror %s has not ended: go on with `blkmove mirror --resume %s`, or choose "
-		    "another "
-		    "--name; `blkmove mirror --forget %s` forgets it, and what it knows of the differences",
-		    name, name, name);
+		return error_set(error, -EEXIST, "an earlier mirror %s has not ended", name);
 	if (!create && !exists)
 		return error_set(error, -ENOENT, "the mirror %s has ended; there is nothing to resume", name);
 	mirror_files_note_pid(files);
@@ -177,23 +173,24 @@ json_t *mirror_files_load_command(struct mirror_files *files, struct error *erro
 }
 
 /* Of a file with a name that is not UTF-8 nothing is known. */
-static json_t *id_json(const char *id)
+static json_t *text_json(const char *text)
 {
-	json_t *json = json_string(id);
+	json_t *json = json_string(text);
 
 	return json ? json : json_string("");
 }
 
-int mirror_files_save_judged(struct mirror_files *files, const char *source_id, const char *target_id,
-    uint64_t target_size, struct error *error)
+int mirror_files_save_judged(
+    struct mirror_files *files, const struct mirror_pair *pair, uint64_t target_size, struct error *error)
 {
 	return mirror_files_write(files, "judged",
-	    json_pack("{s:o, s:o, s:I}", "source", id_json(source_id), "target", id_json(target_id),
-	        "target_size", (json_int_t)target_size),
+	    json_pack("{s:o, s:o, s:o, s:o, s:I}", "source", text_json(pair->ids[MIRROR_SOURCE]), "target",
+	        text_json(pair->ids[MIRROR_TARGET]), "source_name", text_json(pair->names[MIRROR_SOURCE]),
+	        "target_name", text_json(pair->names[MIRROR_TARGET]), "target_size", (json_int_t)target_size),
 	    error);
 }
 
-json_t *mirror_files_load_judged(struct mirror_files *files)
+json_t *mirror_files_load_judged(const struct mirror_files *files)
 {
 	return mirror_files_read(files, "judged");
 }

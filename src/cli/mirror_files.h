@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "base/error.h"
+#include "filter/mirror.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -13,12 +13,18 @@
 #include <stdio.h>
 
 #define MIRROR_NAME_MAX 64u
+#define MIRROR_RECEIPT  "receipt.json"
 
 /* What of the words that a mirror was begun with is still to be done. */
 struct mirror_pending {
 	bool cutover;       /* --cutover=auto or at=: its order was not carried out, given up or undone */
 	int64_t cutover_at; /* its moment, CLOCK_REALTIME seconds; 0: as soon as it is ready */
 	bool paused;        /* --paused: nobody has let it go on so far */
+};
+
+/* Two volumes that are to be mirrored: what they are called, and what they are. Borrowed. */
+struct mirror_pair {
+	const char *names[MIRROR_LEGS], *ids[MIRROR_LEGS]; /* ids: "" when it cannot be known */
 };
 
 struct mirror_files {
@@ -53,13 +59,13 @@ int mirror_files_write(struct mirror_files *files, const char *file, json_t *tak
 /* What such a file says, which the caller frees; NULL when it is not there, or no JSON. */
 json_t *mirror_files_read(const struct mirror_files *files, const char *file);
 /*
- * The legs' identities, on stable storage, before the first write to the target: without a map the mirror is known by them. And how
+ * The legs' identities and names, on stable storage, before the first write to the target: without a map the mirror is known by them. And how
  * many bytes the target has, of which the mirror may be the first ones only: the map does not say.
  */
-int mirror_files_save_judged(struct mirror_files *files, const char *source_id, const char *target_id,
-    uint64_t target_size, struct error *error);
-/* {"source", "target", "target_size"}, which the caller frees, or NULL: no start has come so far. */
-json_t *mirror_files_load_judged(struct mirror_files *files);
+int mirror_files_save_judged(
+    struct mirror_files *files, const struct mirror_pair *pair, uint64_t target_size, struct error *error);
+/* {"source", "target", "source_name", "target_name", "target_size"}, which the caller frees, or NULL: no start has come so far. */
+json_t *mirror_files_load_judged(const struct mirror_files *files);
 /* Whether the target was let go by an order, on stable storage: whoever resumes the mirror is not to open it either. */
 bool mirror_files_let_go(const struct mirror_files *files);
 int mirror_files_set_let_go(struct mirror_files *files, bool let_go, struct error *error);

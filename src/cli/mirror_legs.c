@@ -5,6 +5,7 @@
 #include "base/bytes.h"
 #include "base/parse_size.h"
 #include "block/saved_digests.h"
+#include "cli/mirror_newer.h"
 #include "filter/known_digests.h"
 #include "sync/base_record.h"
 
@@ -49,6 +50,8 @@ static int judge_target(
 	    .size_mismatch = command->size_mismatch,
 	    .mirror = true,
 	    .update = !command->full || run->without_map};
+	const struct mirror_pair pair = {
+	    {run->source_info.name, block_info(target)->name}, {run->source_facts.id, facts->id}};
 	uint64_t end;
 	int res = block_facts(target, facts, error);
 
@@ -61,12 +64,13 @@ static int judge_target(
 	if (res < 0 || !is_new(run))
 		return res;
 	res = compare_leg(run, MIRROR_TARGET, target, facts, error);
+	if (res == 0 && !block_info(target)->created &&
+	    (!command->overwrite || strcmp(command->overwrite, pair.names[MIRROR_TARGET])))
+		res = mirror_newer_check(run->process->shared->options.state_dir, &pair, error);
 	if (res == 0 && !block_info(target)->created)
 		res = preflight_check(&preflight, &end, error);
 	run->target_size = block_info(target)->size;
-	return res < 0 ? res
-	               : mirror_files_save_judged(
-	                     &run->files, run->source_facts.id, facts->id, run->target_size, error);
+	return res < 0 ? res : mirror_files_save_judged(&run->files, &pair, run->target_size, error);
 }
 
 /* One of which the mirror is the first bytes is no other one as long as all of it has the same size. */

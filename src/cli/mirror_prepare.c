@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Before the mirrors of a process open anything: their words, of now or of the first time, their names and folders. */
+#include "cli/mirror_newer.h"
 #include "cli/mirror_run.h"
 
 #include <ctype.h>
@@ -134,14 +135,33 @@ static void share(struct mirror_process *process, struct mirror_command *shared)
 static int forget(struct mirror_process *process, struct error *error)
 {
 	struct mirror_run *run = &process->mirrors[0];
-	int res = mirror_name_check(run->command.forget, error);
+	char words[600];
+	int res;
 
+	run->name = run->command.forget;
+	res = mirror_name_check(run->name, error);
 	if (res == 0)
-		res = mirror_files_open(
-		    &run->files, run->command.options.state_dir, run->command.forget, false, error);
+		res = mirror_files_open(&run->files, run->command.options.state_dir, run->name, false, error);
 	if (res == 0)
-		mirror_trust_forget(&run->files);
-	return res;
+		res = mirror_receipt_keep(run, error);
+	if (res < 0)
+		return res;
+	mirror_newer_words(&run->files, words, sizeof(words));
+	mirror_trust_forget(&run->files);
+	if (!run->command.quiet)
+		printf("%s: forgotten; %s\n", run->name, words);
+	return 0;
+}
+
+static int refuse_begun(const struct mirror_run *run, struct error *error)
+{
+	char words[600];
+
+	return error_set(error, -EEXIST,
+	    "an earlier mirror %s has not ended, and %s: go on with `blkmove mirror --resume %s`, or choose "
+	    "another "
+	    "--name; `blkmove mirror --forget %s` forgets it, and what it knows of the differences",
+	    run->name, mirror_newer_words(&run->files, words, sizeof(words)), run->name, run->name);
 }
 
 static int begin(struct mirror_process *process, int argc, char **argv, struct error *error)
@@ -172,6 +192,8 @@ static int begin(struct mirror_process *process, int argc, char **argv, struct e
 
 		res = mirror_files_open(&run->files, state_dir, run->name, true, error);
 		run->created = res == 0;
+		if (res == -EEXIST)
+			res = refuse_begun(run, error);
 		/* What one that did not end in order left behind is not this one's. */
 		if (res == 0)
 			mirror_trust_forget(&run->files);

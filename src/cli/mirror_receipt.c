@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The receipt of a mirror's last switch, receipt.json: blkmove-mirror(1) has its members. */
+#include "cli/mirror_newer.h"
 #include "cli/mirror_run.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-
-#define FILE_NAME "receipt.json"
 
 /* Which switch it is of: of a later mirror of this name, or after another switch, it is another. */
 static json_t *switch_json(const struct mirror_job_status *status)
@@ -30,9 +29,10 @@ static json_t *hex_json(const uint8_t bytes[DIGEST_BYTES])
 /* What the legs held at the switch, for `blkmove digest --root`; null when nobody has read them. */
 static void add_digests(json_t *receipt, const struct mirror_run *run, bool seen)
 {
-	const struct mirror_job_digests *digests = mirror_job_digests(run->job);
+	const struct mirror_job_digests *digests = run->job ? mirror_job_digests(run->job) : NULL;
 
-	if (!digests->known) {
+	json_object_set_new(receipt, "verified", json_boolean(digests && digests->known));
+	if (!digests || !digests->known) {
 		json_object_set_new(receipt, "digests", json_null());
 		json_object_set_new(receipt, "digests_missing",
 		    json_string(!seen ? "the mirror's process ended with this switch"
@@ -61,20 +61,22 @@ static json_t *when_json(void)
 static int write_receipt(
     struct mirror_run *run, const struct mirror_job_status *status, bool seen, struct error *error)
 {
-	const struct endpoint *legs = run->command.legs;
 	bool over = status->authoritative == MIRROR_TARGET;
-	json_t *receipt;
+	json_t *judged = mirror_files_load_judged(&run->files), *receipt;
 
-	receipt = json_pack("{s:s, s:o, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:b, s:o}", "mirror", run->name,
-	    "when", seen ? when_json() : json_null(), "state", over ? "cutover" : "revert", "source",
-	    legs[MIRROR_SOURCE].name, "target", legs[MIRROR_TARGET].name, "authoritative",
-	    over ? "target" : "source", "size", (json_int_t)status->size, "pause_ms",
+	receipt = json_pack("{s:s, s:o, s:s, s:O*, s:O*, s:O*, s:O*, s:s, s:I, s:o, s:o, s:o}", "mirror",
+	    run->name, "when", seen ? when_json() : json_null(), "state", over ? "cutover" : "revert",
+	    "source", json_object_get(judged, "source_name"), "target",
+	    json_object_get(judged, "target_name"), "source_id", json_object_get(judged, "source"),
+	    "target_id", json_object_get(judged, "target"), "authoritative", over ? "target" : "source",
+	    "size", (json_int_t)status->size, "pause_ms",
 	    seen ? json_real((double)status->pause_ns / 1e6) : json_null(), "cutovers_deferred",
-	    seen ? json_integer((json_int_t)status->cutovers_deferred) : json_null(), "verified",
-	    mirror_job_digests(run->job)->known, "switch", switch_json(status));
+	    seen ? json_integer((json_int_t)status->cutovers_deferred) : json_null(), "switch",
+	    switch_json(status));
+	json_decref(judged);
 	if (receipt)
 		add_digests(receipt, run, seen);
-	return mirror_files_write(&run->files, FILE_NAME, receipt, error);
+	return mirror_files_write(&run->files, MIRROR_RECEIPT, receipt, error);
 }
 
 void mirror_receipt_write(void *data)
@@ -92,20 +94,38 @@ void mirror_receipt_write(void *data)
 	snprintf(run->no_receipt, sizeof(run->no_receipt), "%s", error.text);
 }
 
+static int look(struct mirror_run *run, const struct mirror_job_status *status, struct error *error)
+{
+	json_t *receipt = mirror_files_read(&run->files, MIRROR_RECEIPT), *last = switch_json(status);
+	int res = 0;
+
+	if (status->generation > 0 && !json_equal(json_object_get(receipt, "switch"), last))
+		res = write_receipt(run, status, false, error);
+	json_decref(last);
+	json_decref(receipt);
+	return res;
+}
+
 void mirror_receipt_look(struct mirror_run *run)
 {
 	struct mirror_job_status status;
 	struct error error;
-	json_t *receipt, *last;
 
 	mirror_job_status(run->job, &status);
-	if (status.generation == 0)
-		return;
-	receipt = mirror_files_read(&run->files, FILE_NAME);
-	last = switch_json(&status);
-	if (!json_equal(json_object_get(receipt, "switch"), last) &&
-	    write_receipt(run, &status, false, &error) < 0)
+	if (look(run, &status, &error) < 0)
 		mirror_warn(run, error.text);
-	json_decref(last);
-	json_decref(receipt);
+}
+
+int mirror_receipt_keep(struct mirror_run *run, struct error *error)
+{
+	struct mirror_job_status status = {0};
+	struct bitmap_super super;
+
+	if (mirror_newer_super(&run->files, &super) < 0)
+		return 0;
+	status.nonce = super.nonce;
+	status.generation = super.generation;
+	status.size = super.size;
+	status.authoritative = super.authoritative;
+	return look(run, &status, error);
 }

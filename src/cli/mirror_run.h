@@ -147,6 +147,8 @@ void mirror_pace_look(struct mirror_run *run);
 void mirror_receipt_write(void *run);
 /* Whether the last switch has one: it has not when its process ended with it. Then it gets one with what the map says. */
 void mirror_receipt_look(struct mirror_run *run);
+/* The same before the map of one that does not run is forgotten: what is left is to say which leg is the newer one. 0 or -errno with words. */
+int mirror_receipt_keep(struct mirror_run *run, struct error *error);
 
 /* mirror_control.c */
 json_t *mirror_answer(void *data, const json_t *request);

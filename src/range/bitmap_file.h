@@ -42,6 +42,8 @@ int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, cons
  * superblock holds. -ENOTRECOVERABLE with words: nor can it be told which leg is the authoritative one; nothing was changed. Control path.
  */
 int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool distrust, struct error *error);
+/* What the superblock of a map says that others may have open. 0, -EBADMSG or another -errno with words. */
+int bitmap_file_peek(int fd, struct bitmap_super *ret, struct error *error);
 /* Waits for the round under way. No claim may be held. Takes NULL; returns NULL. */
 struct bitmap_file *bitmap_file_free(struct bitmap_file *map);
 

@@ -11,6 +11,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #define CHUNK_BLOCKS 64u
 
@@ -135,16 +137,11 @@ int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, cons
 	return 0;
 }
 
-static int load_super(struct ring *ring, int fd, struct bitmap_super *ret, struct error *error)
+static int choose_super(const uint8_t *blocks, struct bitmap_super *ret, struct error *error)
 {
-	uint8_t blocks[SUPER_COPIES * BITMAP_BLOCK];
 	bool found = false;
-	int res = sync_now(ring, fd);
+	int res = 0;
 
-	if (res == 0)
-		res = transfer(ring, fd, RING_READ, 0, blocks, sizeof(blocks));
-	if (res < 0)
-		return error_set(error, res, "cannot read the map: %s", strerror(-res));
 	for (unsigned i = 0; i < SUPER_COPIES; i++) {
 		struct bitmap_super super;
 
@@ -155,6 +152,26 @@ static int load_super(struct ring *ring, int fd, struct bitmap_super *ret, struc
 		found = true;
 	}
 	return found ? 0 : res;
+}
+
+static int load_super(struct ring *ring, int fd, struct bitmap_super *ret, struct error *error)
+{
+	uint8_t blocks[SUPER_COPIES * BITMAP_BLOCK];
+	int res = sync_now(ring, fd);
+
+	if (res == 0)
+		res = transfer(ring, fd, RING_READ, 0, blocks, sizeof(blocks));
+	return res < 0 ? error_set(error, res, "cannot read the map: %s", strerror(-res))
+	               : choose_super(blocks, ret, error);
+}
+
+int bitmap_file_peek(int fd, struct bitmap_super *ret, struct error *error)
+{
+	uint8_t blocks[SUPER_COPIES * BITMAP_BLOCK] = {0};
+
+	if (pread(fd, blocks, sizeof(blocks), 0) < 0)
+		return error_set(error, -errno, "cannot read the map: %s", strerror(errno));
+	return choose_super(blocks, ret, error);
 }
 
 struct loading {

@@ -12,7 +12,7 @@ import pytest
 
 from live_mirror import Mirror
 from nbd_client import Client
-from program import TROUBLE, wait_until
+from program import REFUSED, TROUBLE, wait_until
 
 NODE = 64 << 10
 SIZE = 150 * NODE + 512 * 7
@@ -45,7 +45,7 @@ def generation_in(mirror):
 
 
 def die_at_switch(mirror, order):
-    """Killed once the map knows of the switch, before its receipt could be written; then resumed."""
+    """Killed once the map knows of the switch, before its receipt could be written."""
     way = mirror.program.state / "mirrors/m/receipt.json.new"
     generation = generation_in(mirror) + 1
     os.mkfifo(way)  # nobody reads it: who opens it waits
@@ -58,7 +58,6 @@ def die_at_switch(mirror, order):
         mirror.wait_for_gone(pid)
     finally:
         way.unlink()
-    mirror.resume()
 
 
 def root(program, key, path):
@@ -163,6 +162,7 @@ def test_a_receipt_says_all_of_its_switch(program, folder, volumes, random):
             assert receipt["cutovers_deferred"] >= 0
             for key in ("when", "pause_ms", "switch", "cutovers_deferred"):
                 del receipt[key]
+            assert str(volumes[0].stat().st_ino) in receipt.pop("source_id") and str(volumes[1].stat().st_ino) in receipt.pop("target_id")
             assert receipt == {"mirror": "m", "state": order, "source": str(volumes[0]), "target": str(volumes[1]), "size": SIZE,
                                "authoritative": "source" if order == "revert" else "target", "verified": False,
                                "digests": None, "digests_missing": "begun without --verify"}
@@ -183,15 +183,28 @@ def test_a_switch_that_its_process_did_not_survive_has_a_receipt_after_the_resum
             assert receipt_of(mirror)["verified"]
             wait_until(lambda: mirror.status()["revertible"], "that it can revert")
         die_at_switch(mirror, orders[-1])
+        mirror.resume()
         counts = mirror.status()["authoritative"]
         receipt = receipt_of(mirror)
-        assert receipt.pop("switch").endswith(f"-{len(orders)}")
+        assert receipt.pop("switch").endswith(f"-{len(orders)}") and receipt.pop("source_id") and receipt.pop("target_id")
         assert receipt == {"mirror": "m", "state": orders[-1], "source": str(volumes[0]), "target": str(volumes[1]), "size": SIZE,
                            "authoritative": counts, "when": None, "pause_ms": None, "cutovers_deferred": None, "verified": False,
                            "digests": None, "digests_missing": "the mirror's process ended with this switch"}
         assert counts == ("target" if orders[-1] == "cutover" else "source")
     finally:
         mirror.end()
+
+
+def test_h16_who_forgets_a_switch_without_a_receipt_writes_one(program, folder, volumes):
+    """Else nobody would know any more that the target is the newer one."""
+    mirror = Mirror(program, folder, *volumes)
+    mirror.start()
+    mirror.wait_for("ready")
+    die_at_switch(mirror, "cutover")
+    assert f"the target {volumes[1]} is the volume" in program("mirror", "--forget", "m").out.decode()
+    receipt = receipt_of(mirror)
+    assert receipt["authoritative"] == "target" and receipt["when"] is None and receipt["source"] == str(volumes[0])
+    assert "is newer than the source" in mirror.start(code=REFUSED).err
 
 
 def test_a_receipt_that_is_there_stays_after_a_resume(program, folder, volumes):
@@ -213,10 +226,11 @@ def test_the_receipt_of_an_earlier_mirror_of_the_name_is_not_taken_for_this_ones
         first = switched(mirror)
         program("finish", "m")
         mirror.kill(signal.SIGTERM)
-        mirror.start()
+        mirror.start(f"--overwrite={mirror.target}")
         mirror.wait_for("ready")
         assert receipt_of(mirror) == first
         die_at_switch(mirror, "cutover")
+        mirror.resume()
         assert receipt_of(mirror)["switch"] != first["switch"] and receipt_of(mirror)["pause_ms"] is None
     finally:
         mirror.end()

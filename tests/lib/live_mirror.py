@@ -9,28 +9,28 @@ from program import OK, wait_until
 
 
 class Mirror:
-    """Of the name "m", with its socket in `folder`, or at a URI. A captive server as the target is a list of words."""
+    """With its socket in `folder`, or at a URI. A captive server as the target is a list of words."""
 
-    def __init__(self, program, folder, source, target, *words, uri=None):
-        self.program, self.folder, self.source, self.target = program, folder, source, target
+    def __init__(self, program, folder, source, target, *words, uri=None, name="m"):
+        self.program, self.folder, self.source, self.target, self.name = program, folder, source, target, name
         self.socket = folder / "s"
         self.uri = uri or f"nbd+unix:///?socket={self.socket}"
-        self.words = [*words, "--listen", self.uri, "--name", "m", source, *(target if isinstance(target, list) else [target])]
+        self.words = [*words, "--listen", self.uri, "--name", name, source, *(target if isinstance(target, list) else [target])]
 
     def start(self, *words, code=OK):
         return self.program("mirror", *words, *self.words, code=code)
 
     def resume(self, *words, code=OK):
-        return self.program("mirror", "--resume", "m", *words, code=code)
+        return self.program("mirror", "--resume", self.name, *words, code=code)
 
     def status(self):
-        done = self.program("status", "m", "--json", code=None)
+        done = self.program("status", self.name, "--json", code=None)
         return json.loads(done.out) if done.code == OK else None
 
     def ask(self):
         """The status, in less time than a process takes to start."""
         with socket.socket(socket.AF_UNIX) as control:
-            control.connect(str(self.program.folder / "run/m.sock"))
+            control.connect(str(self.program.folder / f"run/{self.name}.sock"))
             control.sendall(b'{"command": "status"}\n')
             return json.loads(control.makefile().readline())
 
