@@ -73,8 +73,24 @@ static void add_pace(json_t *json, struct mirror_run *run, const struct mirror_j
 
 static bool has_trouble(const struct mirror_job_status *status)
 {
-	return status->away_ns || status->read_errors || status->write_errors ||
+	return status->away_ns || status->read_errors || status->write_errors || status->unverified ||
 	       (!status->attached && !status->let_go && !cutover_is_end(status->state));
+}
+
+static void add_trouble(json_t *json, const struct mirror_run *run, const struct mirror_job_status *status)
+{
+	const char *words = has_trouble(status) && run->warning[0] ? run->warning : NULL;
+	struct error unreadable;
+
+	/* It stays so for long, whatever is said meanwhile. */
+	if (status->unreadable && status->attached && !status->away_ns) {
+		mirror_job_unreadable(status, &unreadable);
+		words = unreadable.text;
+	}
+	json_object_set_new(json, "trouble", words ? json_string(words) : json_null());
+	json_object_set_new(json, "unreadable", json_integer((json_int_t)status->unreadable));
+	json_object_set_new(json, "unreadable_at",
+	    status->unreadable ? json_integer((json_int_t)status->unreadable_at) : json_null());
 }
 
 json_t *mirror_status_json(struct mirror_run *run)
@@ -101,8 +117,7 @@ json_t *mirror_status_json(struct mirror_run *run)
 	    json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
 	json_object_set_new(json, "let_go", json_boolean(status.let_go));
 	json_object_set_new(json, "device", device ? json_string(device) : json_null());
-	json_object_set_new(json, "trouble",
-	    has_trouble(&status) && run->warning[0] ? json_string(run->warning) : json_null());
+	add_trouble(json, run, &status);
 	json_object_set_new(json, "away_s",
 	    status.away_ns ? json_integer((json_int_t)(status.away_ns / 1000000000)) : json_null());
 	json_object_set_new(json, "read_errors", json_integer((json_int_t)status.read_errors));

@@ -22,10 +22,10 @@ enum mirror_mode { MIRROR_BACKGROUND, MIRROR_WRITE_THROUGH };
 enum mirror_lock { MIRROR_LOCK_THROUGH, MIRROR_LOCK_BEHIND, MIRROR_LOCK_COPY };
 
 enum mirror_event {
-	MIRROR_DETACHED,       /* the following leg failed, or took too long, and was let go */
-	MIRROR_DIRTIED,        /* more is dirty than before */
-	MIRROR_DRAINED,        /* held, and nothing is under way */
-	MIRROR_LEADER_LOST,    /* its link broke: clients wait */
+	MIRROR_DETACHED,    /* the following leg failed, but for reading, or took too long, and was let go */
+	MIRROR_DIRTIED,     /* more is dirty than before */
+	MIRROR_DRAINED,     /* held, and nothing is under way */
+	MIRROR_LEADER_LOST, /* its link broke: clients wait */
 	MIRROR_LEADER_OVERDUE, /* it was not given back in time: clients get -EIO until it is */
 	MIRROR_LEADER_FAILED,  /* it failed a client's request: see counts */
 	MIRROR_MAP_LOST,       /* the map cannot be written: the follower was let go for good */

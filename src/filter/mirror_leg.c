@@ -96,6 +96,14 @@ static bool failed_to_flush(const struct block_io *io, int res)
 	return io->flags & BLOCK_FUA && res < 0 && res != -EOPNOTSUPP && res != -EINVAL;
 }
 
+/* What a follower cannot read of its own may be wrong there, as all that is to be copied; a write to it mends many a bad sector. */
+static bool is_bad_sector(struct mirror_leg *leg, const struct block_io *io, int res)
+{
+	bool reads = io->op == BLOCK_READ || io->op == BLOCK_DIGEST || io->op == BLOCK_EXTENTS;
+
+	return reads && block_medium_failed(leg->block, res);
+}
+
 static void leg_done(struct block_io *io, int res)
 {
 	struct mirror_leg_io *leg_io = container_of(io, struct mirror_leg_io, io);
@@ -112,7 +120,7 @@ static void leg_done(struct block_io *io, int res)
 		mirror_leader_gone(mirror);
 	else if (leads && failed_to_flush(io, res))
 		mirror_flush_failed(mirror);
-	else if (res < 0 && res != -EOPNOTSUPP && !leads && leg->block)
+	else if (res < 0 && res != -EOPNOTSUPP && !leads && leg->block && !is_bad_sector(leg, io, res))
 		mirror_let_go(mirror, res);
 	/* Not before that: a request that is answered as the follower is let go would believe its memory to be free. */
 	leg_io->active = false;

@@ -200,11 +200,15 @@ static void read_failed(struct slot *slot, int res)
 	if (!copy->options.bad_range || !block_medium_failed(copy->source, res)) {
 		fail(copy, copy->source, "read", &slot->io, res);
 		slot_finish(slot, res);
-	} else if (!slot->probing) {
+	} else if (!slot->probing && !(copy->options.keep_bad && slot->extent.length > SMALL)) {
 		slot->probing = true;
 		slot_step(slot);
 	} else {
 		copy->options.bad_range(copy->options.bad_range_data, slot->io.offset, slot->io.length, res);
+		if (copy->options.keep_bad) {
+			slot_finish(slot, res);
+			return;
+		}
 		copy->counts.bad += slot->io.length;
 		slot->unread = true;
 		slot->filled += slot->io.length;

@@ -30,6 +30,11 @@ struct copy_options {
 	/* Called for an unreadable range when not NULL; the range is then zeroed on the target and the job goes on. */
 	void (*bad_range)(void *data, uint64_t offset, uint64_t length, int res);
 	void *bad_range_data;
+	/*
+	 * Or nothing is written there, the extent is finished with the error, and the job goes on. Of extents above 64 KiB the range is
+	 * what was read at once: a smaller one tells more.
+	 */
+	bool keep_bad;
 	/* What is going to be written of an EXTENT_DATA, before it is: NULL: nobody wants to know. */
 	void (*sending)(void *data, uint64_t offset, uint64_t length, const void *bytes);
 	void *sending_data;

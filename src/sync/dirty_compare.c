@@ -11,6 +11,8 @@ static void ended(struct block_io *io, int res)
 	size_t bytes = digest_count(io->length, DIGEST_LEAF) * DIGEST_BYTES;
 
 	compare->failed = compare->failed || res < 0;
+	if (io == &compare->ios[0] && res < 0)
+		compare->source_res = res;
 	if (--compare->pending > 0)
 		return;
 	compare->done(compare, compare->failed || memcmp(compare->digests[0], compare->digests[1], bytes));
@@ -22,6 +24,7 @@ void dirty_compare_start(struct dirty_compare *compare, struct block *source, st
 	assert(length > 0 && offset / DIGEST_CHUNK == (offset + length - 1) / DIGEST_CHUNK);
 	compare->pending = 2;
 	compare->failed = false;
+	compare->source_res = 0;
 	for (unsigned i = 0; i < 2; i++) {
 		compare->ios[i] = (struct block_io){.op = BLOCK_DIGEST,
 		    .offset = offset,

@@ -10,7 +10,8 @@ struct dirty_compare {
 	struct block_io ios[2];
 	uint8_t digests[2][DIRTY_COMPARE_MAX / DIGEST_LEAF * DIGEST_BYTES];
 	unsigned pending;
-	bool failed;
+	bool failed;                                               /* one of the legs could not be read */
+	int source_res;                                            /* 0: the first could */
 	void (*done)(struct dirty_compare *compare, bool differs); /* true also when it cannot be known */
 };
 

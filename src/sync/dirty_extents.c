@@ -44,6 +44,7 @@ static void compared(struct dirty_compare *compare, bool differs)
 			slot_abandon(slot);
 	} else {
 		dirty->same += slot->length;
+		dirty_succeeded(slot);
 		bitmap_file_release(dirty->map, &slot->claim);
 		range_lock_drop(&slot->lock);
 		slot_free(slot);
@@ -223,11 +224,17 @@ static struct dirty_slot *slot_of(struct dirty_extents *dirty, const struct exte
 	return NULL;
 }
 
-static void note_time(struct dirty_slot *slot)
+static void note_done(struct dirty_slot *slot)
 {
 	struct dirty_extents *dirty = slot->dirty;
 	uint64_t took_ns = ring_now_ns(block_ring(dirty->mirror)) - slot->begun_ns;
 
+	dirty_succeeded(slot);
+	if (slot->zero) {
+		dirty->passed += slot->length;
+		return;
+	}
+	dirty->copied += slot->length;
 	if (dirty->quickest_ns == 0 || took_ns < dirty->quickest_ns)
 		dirty->quickest_ns = max_u64(took_ns, 1);
 }
@@ -242,12 +249,11 @@ static void dirty_finish(struct extents *extents, const struct extent *extent, i
 	if (!slot->abandoned) {
 		if (res < 0)
 			bitmap_file_mark(dirty->map, &slot->claim);
-		else if (slot->zero)
-			dirty->passed += slot->length;
 		else
-			dirty->copied += slot->length;
-		if (res >= 0 && !slot->zero)
-			note_time(slot);
+			note_done(slot);
+		/* What fails on the follower lets it go, and then all is abandoned. */
+		if (res < 0 && block_medium_failed(mirror_copy_source(dirty->mirror), res))
+			dirty_failed(slot);
 		bitmap_file_release(dirty->map, &slot->claim);
 		range_lock_drop(&slot->lock);
 	}
@@ -266,6 +272,7 @@ static void dirty_free(struct extents *extents)
 	       leg_holes_asking(&dirty->holes))
 		if (ring_step(ring) < 0)
 			break;
+	bitmap_done(&dirty->failed);
 	free(dirty);
 }
 
@@ -287,6 +294,10 @@ int dirty_extents_new(struct extents **ret, struct block *mirror, struct error *
 	dirty->seen_ns = ring_now_ns(block_ring(mirror));
 	for (unsigned i = 0; i < DIRTY_SLOTS; i++)
 		dirty->slots[i].dirty = dirty;
+	if (bitmap_init(&dirty->failed, bitmap_file_dirty(dirty->map)->bits) < 0) {
+		free(dirty);
+		return error_set(error, -ENOMEM, "cannot begin to copy what is dirty: out of memory");
+	}
 	*ret = &dirty->extents;
 	return 0;
 }
@@ -378,6 +389,13 @@ void dirty_extents_compare(struct extents *extents, const struct digest_key *key
 uint64_t dirty_extents_same(const struct extents *extents)
 {
 	return dirty_of(extents)->same;
+}
+
+uint64_t dirty_extents_unreadable(const struct extents *extents)
+{
+	const struct dirty_extents *dirty = dirty_of(extents);
+
+	return min_u64(dirty->failed.count * dirty->region_size, dirty->size);
 }
 
 unsigned dirty_extents_active(const struct extents *extents)

@@ -40,6 +40,11 @@ void dirty_extents_look(struct extents *extents);
 void dirty_extents_abandon(struct extents *extents);
 /* Extents that are being copied, or wait for their lock: while there are any, a clean map does not mean equal legs. */
 unsigned dirty_extents_active(const struct extents *extents);
+/*
+ * Bytes of regions that could not be read from the authoritative leg: they stay dirty, are passed over until all others have had their
+ * turn, and are then tried again, one at a time, whenever dirty_extents_look() is called and some time has passed.
+ */
+uint64_t dirty_extents_unreadable(const struct extents *extents);
 /* Bytes copied so far. */
 uint64_t dirty_extents_copied(const struct extents *extents);
 /* Bytes that were dirty and needed no copy so far: the authoritative leg has holes there; the follower, too, or it was zeroed. */

@@ -38,13 +38,13 @@ static bool in_slot(const struct dirty_extents *dirty, uint64_t region, uint64_t
 	return false;
 }
 
-/* The next dirty region in [from, end) that no slot has; `end` when there is none. */
+/* The next dirty region in [from, end) that no slot has, and that can be read; `end` when there is none. */
 static uint64_t find(const struct dirty_extents *dirty, uint64_t from, uint64_t end)
 {
 	const struct bitmap *bits = bitmap_file_dirty(dirty->map);
 	uint64_t at = bitmap_next_set(bits, from), after;
 
-	while (at < end && in_slot(dirty, at, &after))
+	while (at < end && (in_slot(dirty, at, &after) || dirty_has_failed(dirty, at, &after)))
 		at = bitmap_next_set(bits, min_u64(after, bits->bits));
 	return min_u64(at, end);
 }
@@ -101,8 +101,10 @@ static bool look_further(struct dirty_extents *dirty)
 {
 	uint64_t bits = bitmap_file_dirty(dirty->map)->bits, at = find(dirty, dirty->looked, bits), end;
 
-	if (at == bits)
+	if (at == bits) {
+		dirty->round_over = true;
 		at = find(dirty, 0, bits);
+	}
 	if (at == bits || leg_holes_asking(&dirty->holes))
 		return false;
 	if (leg_holes_possible(&dirty->holes, at * dirty->region_size, &end)) {
@@ -140,14 +142,17 @@ bool dirty_find(struct dirty_extents *dirty, uint64_t length_max, struct dirty_s
 	const struct bitmap *bits = bitmap_file_dirty(dirty->map);
 	uint64_t first, count = 1, most, after;
 
+	if (dirty_find_failed(dirty, ret))
+		return true;
 	while ((first = find(dirty, dirty->cursor, dirty->looked)) == dirty->looked)
 		if (!look_further(dirty))
-			return false;
+			return dirty_find_failed(dirty, ret);
 	most = count_max(dirty, first, length_max, &ret->zero);
 	while (count < most && first + count < bits->bits && bitmap_test(bits, first + count) &&
-	       !in_slot(dirty, first + count, &after))
+	       !in_slot(dirty, first + count, &after) && !dirty_has_failed(dirty, first + count, &after))
 		count++;
 	dirty->cursor = first + count;
+	ret->again = false;
 	ret->offset = first * dirty->region_size;
 	ret->length = min_u64(count * dirty->region_size, dirty->size - ret->offset);
 	return true;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the parts of dirty_extents share: dirty_extents.c (slots and limits), dirty_find.c (what comes next). */
+/*
+ * What the parts of dirty_extents share: dirty_extents.c (slots and limits), dirty_find.c (what comes next), dirty_failed.c (what could
+ * not be read).
+ */
 #pragma once
 
 #include "sync/dirty_compare.h"
@@ -15,6 +18,7 @@ struct dirty_slot {
 	enum slot_state state;
 	bool abandoned; /* its lock is let go, or will be when it comes */
 	bool zero;      /* the authoritative leg had a hole when this was found */
+	bool again;     /* one region, that could not be read before */
 	uint64_t offset, length;
 	uint64_t begun_ns;
 	struct range_lock lock;
@@ -44,6 +48,11 @@ struct dirty_extents {
 	bool held, comparing;
 	bool limited; /* by the rate, since somebody asked */
 	struct digest_key key;
+	struct bitmap failed; /* regions that could not be read */
+	uint64_t again;       /* region: of these, those before it have had their turn */
+	uint64_t again_many;  /* regions: how many may be readable if one is */
+	uint64_t again_after_ns;
+	bool round_over; /* since one failed */
 };
 
 /* dirty_find.c */
@@ -51,3 +60,12 @@ struct dirty_extents {
 bool dirty_find(struct dirty_extents *dirty, uint64_t length_max, struct dirty_slot *ret);
 /* The legs have told of their holes. */
 void dirty_looked(struct leg_holes *holes);
+
+/* dirty_failed.c */
+/* A slot's range could not be read from the leg that leads; has been done with. */
+void dirty_failed(struct dirty_slot *slot);
+void dirty_succeeded(struct dirty_slot *slot);
+/* Whether a region is not to be given with the others; *ret_after: the first one behind it that is. */
+bool dirty_has_failed(const struct dirty_extents *dirty, uint64_t region, uint64_t *ret_after);
+/* As dirty_find(): one that failed, if it is time for that. */
+bool dirty_find_failed(struct dirty_extents *dirty, struct dirty_slot *ret);

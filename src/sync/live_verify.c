@@ -91,19 +91,23 @@ static void compared(struct dirty_compare *compare, bool differs)
 		slot_end(slot);
 		return;
 	}
-	if (compare->failed) {
+	if (compare->source_res < 0) {
 		verify->counts.unread += slot->lock.length;
+	} else if (compare->failed) {
+		verify->counts.spoiled += slot->lock.length;
 	} else {
 		verify->counts.verified += slot->lock.length;
 		mirror_forget_changed(verify->mirror, slot->lock.offset, slot->lock.length);
 	}
 	for (unsigned i = 0; i < MIRROR_LEGS && !compare->failed; i++)
 		digest_root_add(&verify->roots[i], slot->lock.offset, slot->lock.length, compare->digests[i]);
-	if (compare->failed || !differs || is_dirty(slot)) {
+	if (compare->source_res < 0 || !differs || is_dirty(slot)) {
 		slot_end(slot);
 		return;
 	}
-	verify->counts.differing += slot->lock.length;
+	/* What the follower cannot read is not what it should be. */
+	if (!compare->failed)
+		verify->counts.differing += slot->lock.length;
 	slot->state = VERIFY_LOGGING;
 	slot->claim.done = logged;
 	if (bitmap_file_claim(verify->map, &slot->claim, slot->lock.offset, slot->lock.length) != 0)

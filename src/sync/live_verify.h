@@ -14,7 +14,8 @@ struct live_verify_counts {
 	uint64_t verified;  /* bytes of the pass under way, or of the last: read from both legs */
 	uint64_t holes;     /* bytes of it that read as zero on both, as both say */
 	uint64_t differing; /* bytes of ranges that differed in it */
-	uint64_t unread;    /* bytes that could not be read from one of the legs: neither equal nor not */
+	uint64_t spoiled;   /* bytes that could not be read from the follower: they are copied anew */
+	uint64_t unread;    /* bytes that could not be read from the leader: neither equal nor not */
 };
 
 /* Borrows the mirror; ended() comes from the loop when a pass is over. */

@@ -16,6 +16,7 @@
 #define BUSY_EXTENT (256u << 10)
 #define EXTENTS_MIN 2u /* one is read while another is written */
 #define FORGETS     16u
+#define UNREAD_REST 30u /* times as long before what cannot be read is verified again */
 
 /*
  * As much under way as the rate needs: twice what comes in while an extent is copied. More would only pile up when the target falters,
@@ -156,20 +157,32 @@ void mirror_verify_ended(void *data)
 
 	job->wake = true;
 	job->differing += counts->differing;
-	job->verified = counts->differing == 0 && counts->unread == 0;
+	job->verified = counts->differing == 0 && counts->spoiled == 0 && counts->unread == 0;
 	dirty_extents_look(job->extents);
 	if (job->verified)
 		return;
 	/* Again, after a while. */
-	job->verify_after_ns = ring_now_ns(job->ring) + job->options.retry_ns;
+	job->verify_after_ns =
+	    ring_now_ns(job->ring) + job->options.retry_ns * (counts->unread ? UNREAD_REST : 1);
 	if (counts->differing)
 		error_set(&error, -EILSEQ,
 		    "%llu bytes differed between the legs although the map called them equal; they are "
 		    "copied and all "
 		    "is verified again. Look for a second writer or a failing disk",
 		    (unsigned long long)counts->differing);
-	else
-		error_set(&error, -EIO, "%llu bytes could not be read and verified; all is verified again",
+	else if (counts->unread)
+		error_set(&error, -EIO,
+		    "%llu bytes of the leg that clients read could not be read, and so not verified; all is "
+		    "verified "
+		    "again: mend the disk, or have them written anew through the mirror, by who uses them or "
+		    "from a "
+		    "backup",
 		    (unsigned long long)counts->unread);
+	else
+		error_set(&error, -EIO,
+		    "%llu bytes could not be read from the leg that follows; they are copied to it anew, and "
+		    "all is "
+		    "verified again",
+		    (unsigned long long)counts->spoiled);
 	mirror_job_warn(job, &error);
 }

@@ -265,6 +265,7 @@ enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
 		mirror_look_after_leader(job);
 		mirror_look_after_follower(job);
 		look_after_copy(job);
+		mirror_look_after_unread(job);
 		look_at_mode(job);
 		look_at_state(job);
 		mirror_carry_out(job);
@@ -402,6 +403,7 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->refused = job->refused;
 	ret->read_errors = mirror_counts(job->mirror)->read_errors;
 	ret->write_errors = mirror_counts(job->mirror)->write_errors;
+	mirror_unread_status(job, ret);
 }
 
 void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret)

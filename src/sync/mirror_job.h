@@ -98,6 +98,13 @@ struct mirror_job_status {
 	uint64_t away_ns;           /* for how long the authoritative leg has been away; 0: it is there */
 	bool refused; /* it is back, and may have lost what was acknowledged: clients get errors */
 	uint64_t read_errors, write_errors; /* of the authoritative leg, told to clients */
+	/*
+	 * Bytes of regions that could not be read from the authoritative leg and so not be copied, and where, for one of them: the
+	 * mirror is not ready before they are. mirror_job_unreadable() says what can be done.
+	 */
+	uint64_t unreadable, unreadable_at;
+	int unreadable_res;
+	uint64_t unverified; /* bytes that it could not be asked for by the verification */
 	/* Of the map, and how often the legs have changed their parts in it: together the name of the last switch. */
 	uint64_t nonce, generation;
 };
@@ -153,6 +160,8 @@ void mirror_job_govern(struct mirror_job *job, const struct governor_options *op
 /* 1..BUDGET_PRIORITY_MAX */
 void mirror_job_set_priority(struct mirror_job *job, unsigned priority);
 void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret);
+/* Words for a status with `unreadable`. */
+void mirror_job_unreadable(const struct mirror_job_status *status, struct error *ret);
 const struct mirror_job_digests *mirror_job_digests(const struct mirror_job *job);
 /* Reads and writes of the clients over the last seconds. */
 void mirror_job_latency(struct mirror_job *job, struct histogram_figures *ret);

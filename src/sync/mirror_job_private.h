@@ -52,6 +52,10 @@ struct mirror_job {
 	bool told_away, told_reopen, tell_overdue, tell_failed;
 	bool refused; /* it may have lost something that nobody else has */
 	uint64_t tell_after_ns;
+	/* mirror_unread.c */
+	uint64_t bad_offset;
+	int bad_res;
+	uint64_t told_unread, tell_unread_ns; /* bytes; 0: nothing new */
 	char boot[MIRROR_LEGS][sizeof(
 	    ((struct block_facts *)0)->boot)]; /* of the legs' machines, when they were opened last */
 	uint64_t pause_ns, deferred;
@@ -81,6 +85,14 @@ int mirror_hindered(void *data);
 void mirror_look_at_speed(struct mirror_job *job);
 /* The limits of now, in the mode of now. */
 void mirror_apply_limits(struct mirror_job *job);
+
+/* mirror_unread.c */
+/* For the copy: a place that cannot be read. */
+void mirror_bad_range(void *data, uint64_t offset, uint64_t length, int res);
+/* Has what could not be read tried again, and says how much it is, now and then. */
+void mirror_look_after_unread(struct mirror_job *job);
+/* For the status. */
+void mirror_unread_status(const struct mirror_job *job, struct mirror_job_status *ret);
 
 /* While clients are held, nothing else holds up the copy. */
 void mirror_held(void *data, bool held);

@@ -225,7 +225,11 @@ static int begin_to_compare(struct mirror_job *job, struct error *error)
 
 int mirror_job_open(struct mirror_job *job, struct error *error)
 {
-	const struct copy_options copy_options = {.detect_zeroes = true, .large_max = LARGE_MAX};
+	const struct copy_options copy_options = {.detect_zeroes = true,
+	    .large_max = LARGE_MAX,
+	    .bad_range = mirror_bad_range,
+	    .bad_range_data = job,
+	    .keep_bad = true};
 	struct mirror_options options = {.follower_timeout_ns = job->options.follower_timeout_ns,
 	    .leader_timeout_ns = job->options.source_timeout_ns,
 	    .stable_max = job->options.stable_max,

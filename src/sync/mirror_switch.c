@@ -105,8 +105,11 @@ int mirror_hindered(void *data)
 
 	if (job->stopping)
 		return -EINTR;
-	/* It ended with an error, and is begun again only when clients go on. */
-	return job->held && !job->copying && mirror_job_dirty(job) > 0 ? -EAGAIN : 0;
+	/* It ended with an error, and is begun again only when clients go on; or it cannot read what is dirty. */
+	if (job->held &&
+	    ((!job->copying && mirror_job_dirty(job) > 0) || dirty_extents_unreadable(job->extents) > 0))
+		return -EAGAIN;
+	return 0;
 }
 
 /* From then on the map is believed in any case. */

@@ -5,6 +5,8 @@ import re
 import signal
 import time
 
+import nbd
+
 from live_mirror import Mirror
 from program import INTERRUPTED, TROUBLE, wait_until
 from terminal import Terminal
@@ -166,3 +168,34 @@ def test_what_cannot_be_is_named(program, mirror):
     for word in ("--action=later", "--window=short"):
         assert word.strip("-") in program("cutover", "m", word, code=TROUBLE).err
     assert mirror.status()["order"] is None
+
+
+def test_h30_a_bad_sector_is_said_and_mended_by_writing_it(program, folder, random, servers):
+    """All else is copied meanwhile. The disk: what is written anew there can be read again."""
+    size, bad = 4 * MIB + 512 * 33, 2 * MIB + 3 * REGION + 4096 + 512
+    (folder / "disk").write_bytes(random.randbytes(size))
+    (folder / "bad").touch()
+    covers = f"[ $4 -lt {bad + 512} ] && [ $(($3 + $4)) -gt {bad} ]"
+    uri = servers.nbdkit("eval", f"get_size=echo {size}", "can_write=exit 0", "can_flush=exit 0", "flush=exit 0",
+                         f"pread=if [ -e {folder}/bad ] && {covers}; then echo 'EIO bad sector' >&2; exit 1; fi; "
+                         f"dd if={folder}/disk iflag=skip_bytes,count_bytes bs=64k skip=$4 count=$3 status=none",
+                         f"pwrite=if {covers}; then rm -f {folder}/bad; fi; "
+                         f"dd of={folder}/disk oflag=seek_bytes bs=64k seek=$4 conv=notrunc status=none").uri
+    mirror = Mirror(program, folder, uri, folder / "target")
+    try:
+        mirror.start()
+        now = wait_until(lambda: (now := mirror.status())["dirty"] == REGION and now["unreadable"] == REGION and now, "the rest")
+        assert now["state"] == "syncing" and now["attached"] and now["unreadable_at"] == bad // 4096 * 4096, now
+        said = f"the source cannot be read at byte {now['unreadable_at']}: "
+        assert said in now["trouble"] and "is not ready before" in now["trouble"], now
+        assert said in program("status", "m").out.decode()
+        handle = nbd.NBD()
+        handle.connect_uri(mirror.uri)
+        handle.pwrite(random.randbytes(512), bad)
+        handle.shutdown()
+        now = mirror.wait_for("ready")
+        assert now["trouble"] is None and now["unreadable"] == 0 and now["unreadable_at"] is None, now
+        mirror.kill(signal.SIGTERM)
+        assert (folder / "disk").read_bytes() == (folder / "target").read_bytes()
+    finally:
+        mirror.end()
