@@ -77,7 +77,7 @@ static const struct argp_option options[] = {
         "clients must show a certificate that ca-cert.pem signed", 0},
     {"tls-psk", KEY_TLS_PSK, "FILE", 0, "TLS with the pre-shared keys of this file", 0},
     {"insecure-plaintext", KEY_INSECURE_PLAINTEXT, NULL, 0,
-        "allow clients without TLS, from other machines, too", 0},
+        "allow clients from other machines that prove nothing, and do without TLS", 0},
     {"connections-max", KEY_CONNECTIONS_MAX, "N", 0, "turn further clients away (default: 64)", 0},
     {"inflight-max", KEY_INFLIGHT_MAX, "SIZE", 0,
         "data of requests under way, all clients together (default: 32M)", 0},
@@ -143,18 +143,24 @@ static int bind_all(struct listen *listen, struct error *error)
 	return res < 0 ? res : 0;
 }
 
+/* By a key, or a certificate: encryption alone keeps nobody out. */
+static bool proves_clients(const struct listen *listen)
+{
+	return listen->tls_psk || (listen->tls_certificates && listen->tls_verify_peer);
+}
+
 /* Who can reach it from elsewhere must prove who he is, or the user said that he need not. */
 static int check_exposure(const struct listen *listen, struct error *error)
 {
 	for (unsigned i = 0; i < listen->fds_count; i++)
-		if (!nbd_socket_is_local(listen->fds[i]) && !has_tls(listen) && !listen->insecure_plaintext)
+		if (!nbd_socket_is_local(listen->fds[i]) && !proves_clients(listen) &&
+		    !listen->insecure_plaintext)
 			return error_set(error, -EPERM,
 			    "refused: %s can be reached from other machines, who could read and write the "
-			    "volume; "
-			    "add --tls-certificates=DIR or --tls-psk=FILE, or --insecure-plaintext if the "
-			    "network is "
-			    "trusted",
-			    listen->shown[i]);
+			    "volume%s; add --tls-verify-peer to --tls-certificates=DIR, or --tls-psk=FILE, "
+			    "or "
+			    "--insecure-plaintext if the network is trusted",
+			    listen->shown[i], has_tls(listen) ? ", encrypted" : "");
 	return 0;
 }
 

@@ -568,6 +568,11 @@ def test_needs_tls_where_others_reach_it(folder, program, serve):
     (folder / "image").write_bytes(b"x" * 4096)
     done = program("serve", folder / "image", "--listen=nbd://0.0.0.0:0", code=REFUSED)
     assert "--insecure-plaintext" in done.err and "--tls-psk" in done.err
+    # Encryption alone keeps nobody out.
+    pki = make_certificates(folder)
+    done = program("serve", folder / "image", f"--tls-certificates={pki}", "--listen=nbds://0.0.0.0:0", code=REFUSED)
+    assert "--tls-verify-peer" in done.err and "encrypted" in done.err
+    serve(folder / "image", f"--tls-certificates={pki}", "--tls-verify-peer", listen="nbds://0.0.0.0:0").stop()
     server = serve(folder / "image", "--insecure-plaintext", listen="nbd://0.0.0.0:0")
     port = urllib.parse.urlparse(server.uri).port
     assert server.connect(f"nbd://127.0.0.1:{port}").pread(1, 0) == b"x"
