@@ -280,7 +280,7 @@ def fill(folder):
 def goes_on(client, count=50):
     writes = client.writes
     wait_until(lambda: client.writes > writes + count or client.failure, "writes")
-    assert client.failure is None, client.failure
+    assert client.failure is None and client.reconnects == 0, (client.failure, client.reconnects)
 
 
 def end_on_target(mirror, client):
@@ -425,6 +425,7 @@ def test_h11_a_map_that_could_not_be_written_is_not_trusted(mounts, loops, mirro
     if switched:
         mirror.program("cutover", "m")
     client.stop()
+    assert client.reconnects == 0
     wait_until(lambda: (now := mirror.status())["dirty"] == 0 and now["attached"], "nothing dirty")
     time.sleep(3)  # what was written to both legs is flushed, and the map says so
     os.sync()
@@ -434,8 +435,9 @@ def test_h11_a_map_that_could_not_be_written_is_not_trusted(mounts, loops, mirro
     client = client.again()
     client.start()
     wait_until(lambda: not mirror.status()["attached"], "that the map is lost")
-    wait_until(lambda: client.writes > 100, "writes without a map")
+    goes_on(client, 100)
     client.stop()
+    assert client.reconnects == 0
     assert mirror.status()["state"] == ("switched" if switched else "failed")
     mirror.kill()
     assert not equal(mirror)
@@ -474,6 +476,7 @@ def test_h27_an_order_that_the_map_cannot_take_is_refused(mounts, loops, mirror,
         client.start()
     goes_on(client)
     client.stop()
+    assert client.reconnects == 0
     assert mirror.status()["authoritative"] == leg
     client.check_volume(mirror.leg(leg))
 

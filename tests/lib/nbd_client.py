@@ -5,6 +5,7 @@ Every sector holds its number and a version, so that a read says how old what it
 way when the server died may be there or not, but each sector whole.
 """
 import contextlib
+import errno
 import struct
 import threading
 import time
@@ -12,6 +13,8 @@ import time
 import nbd
 
 SECTOR = 512
+# How a request ends when the server goes away; 0: libnbd says that it hung up. Whatever else comes, an application would have got.
+BROKEN = {0, errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE, errno.ESHUTDOWN}
 
 
 class Client(threading.Thread):
@@ -82,11 +85,11 @@ class Client(threading.Thread):
                 self.longest_s = max(self.longest_s, ended - begun)
                 self.latencies.append((ended, ended - begun))
             except nbd.Error as error:
-                handle = None
-                self.reconnects += 1
-                if error.errnum and "EIO" in str(error.errno):
+                if handle is not None and error.errnum not in BROKEN:
                     self.failure = str(error)
                     return
+                handle = None
+                self.reconnects += 1
                 time.sleep(0.05)
             except AssertionError as error:
                 self.failure = str(error)
