@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/run_dir.h"
 #include "cli/cli.h"
+#include "cli/control_client.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -155,6 +156,28 @@ static void wait_for_client(struct control *control)
 	ring_submit(control->ring, &control->accept_op);
 }
 
+/* What has the socket, if that is somebody. What was just killed still listens for a moment, and gives no answer. */
+static int check_free(const char *name, struct error *error)
+{
+	struct error ignored;
+	json_t *status = control_ask(name, json_pack("{s:s}", "command", "status"), &ignored);
+
+	if (status)
+		error_set(error, -EALREADY,
+		    "a %s %s runs already, as process %d, with another --state-dir (%.150s -> %.150s); see "
+		    "`blkmove status %s`, or choose another --name",
+		    control_string(status, "kind"), name, (int)control_number(status, "pid"),
+		    control_string(status, "source"), control_string(status, "target"), name);
+	else if (ignored.code == -EPROTO)
+		error_set(error, -EALREADY,
+		    "something called %s runs already, and gives no answer; end it, or choose another --name",
+		    name);
+	else
+		return 0;
+	json_decref(status);
+	return error->code;
+}
+
 static int make_socket(struct control *control, const char *name, struct error *error)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -171,6 +194,9 @@ static int make_socket(struct control *control, const char *name, struct error *
 	if ((size_t)res >= sizeof(control->path))
 		return error_set(error, -ENAMETOOLONG,
 		    "%s is too long for a socket; name another in BLKMOVE_RUN_DIR", dir);
+	res = name ? check_free(name, error) : 0;
+	if (res < 0)
+		return res;
 	memcpy(address.sun_path, control->path, sizeof(address.sun_path));
 	unlink(control->path);
 	control->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

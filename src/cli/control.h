@@ -12,8 +12,8 @@
 struct control;
 
 /*
- * `answer` gets a request and returns the reply, which the control takes. Path: run_dir_path()/NAME.sock; a socket that is there
- * already is replaced: the caller sees to it that there is one of a name. A NULL name is the pid.
+ * `answer` gets a request and returns the reply, which the control takes. Path: run_dir_path()/NAME.sock. -EALREADY with words:
+ * somebody answers there already; a socket that nobody has any more is replaced. A NULL name is the pid. Control path.
  */
 int control_new(struct control **ret, struct ring *ring, const char *name,
     json_t *(*answer)(void *data, const json_t *request), void *data, struct error *error);

@@ -153,6 +153,21 @@ def test_one_of_a_name_at_a_time(mirror):
     assert str(mirror.status()["pid"]) in mirror.resume(code=LOCKED).err
 
 
+def test_the_socket_of_a_name_is_not_taken_from_who_has_it(mirror, program, folder):
+    """By one with another state folder. What nobody has any more is."""
+    mirror.start()
+    now = mirror.status()
+    other = Mirror(program, folder, folder / "a", folder / "b", "--state-dir", folder / "other", uri=f"nbd+unix:///?socket={folder / 's2'}")
+    other.source.write_bytes(bytes(MIB))
+    done = other.start(code=LOCKED)
+    assert f"m runs already, as process {now['pid']}" in done.err and str(mirror.source) in done.err, str(done)
+    assert mirror.status()["pid"] == now["pid"]
+    assert "there is nothing to resume" in other.resume("--state-dir", folder / "other", code=TROUBLE).err
+    mirror.kill()
+    other.start()
+    assert other.status()["source"] == str(other.source)
+
+
 def test_a_damaged_map_is_compared_and_said(mirror, client, random):
     mirror.start()
     client.start()
