@@ -65,7 +65,7 @@ def main():
     blkmove("finish", "demo")
     client.check_volume(TARGET)
     equal = subprocess.run(["cmp", SOURCE, TARGET], check=False).returncode == 0
-    print(f"    the client wrote {client.writes} times and checked {client.reads} reads; errors: 0, connections lost: {client.reconnects};\n"
+    print(f"    the client wrote {client.writes} times and checked {client.reads} reads; errors and lost connections: {client.reconnects};\n"
           f"    the longest of all: {1000 * client.longest_s:.1f} ms; all that was acknowledged is on the new disk\n")
     print(f"    pause, the longest of 3 switches {max(pauses_ms):8.2f} ms\n"
           f"    p99 before the copy              {before:8.2f} ms\n"
