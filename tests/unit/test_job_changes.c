@@ -235,11 +235,14 @@ static void test_only_what_was_sent_is_read_back(void **state)
 	struct world *world = *state;
 	struct job_options options = sync_options(world);
 	uint64_t at = 0;
+	uint8_t byte;
 
 	options.verify = options.verify_sent = true;
 	while (world->changed[at / GRAIN])
 		at += GRAIN;
-	memory_poke(world->disks[1], at, "x", 1);
+	memory_peek(world->disks[1], at, &byte, 1);
+	byte ^= 1;
+	memory_poke(world->disks[1], at, &byte, 1);
 	assert_int_equal(run(world, &options), JOB_OK);
 	assert_true(world->progress.tracked && world->progress.wrote);
 	assert_int_equal(world->progress.changed, changed_bytes(world));
