@@ -14,7 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define POLL_NS 50000000L
+#define POLL_NS    50000000L
+#define TELL_POLLS 20 /* what an order waits for by then is worth a word */
 
 enum option_key {
 	KEY_MIN_RATE = 256,
@@ -228,8 +229,27 @@ static void print_warning(const struct words *words, const json_t *order, bool *
 	fputc('\n', stderr);
 }
 
+/* Once. */
+static void print_waits(const struct words *words, const json_t *order, unsigned polls, bool *told)
+{
+	const char *waits = json_string_value(json_object_get(order, "waits"));
+
+	if (!waits || !waits[0] || *told || polls < TELL_POLLS)
+		return;
+	*told = true;
+	fprintf(stderr, "blkmove: %s: %s is ordered, and waits: %s", words->name, words->command, waits);
+	if (!strcmp(waits, "paused"))
+		fprintf(stderr, "; `blkmove resume %s` lets it go on", words->name);
+	fputs("; it stays ordered after an interrupt\n", stderr);
+}
+
+struct told {
+	bool warning, waits;
+	unsigned polls;
+};
+
 /* 0: it is done, -EAGAIN: not yet. */
-static int look_at_order(struct words *words, const json_t *status, json_int_t number, bool *told)
+static int look_at_order(struct words *words, const json_t *status, json_int_t number, struct told *told)
 {
 	const json_t *order = json_object_get(status, "order");
 	const char *state = control_string(order, "state");
@@ -240,7 +260,8 @@ static int look_at_order(struct words *words, const json_t *status, json_int_t n
 	if (!strcmp(state, "failed"))
 		return error_set(&words->error, -EIO, "%s: %s failed: %s", words->name, words->command,
 		    control_string(order, "error"));
-	print_warning(words, order, told);
+	print_warning(words, order, &told->warning);
+	print_waits(words, order, told->polls++, &told->waits);
 	if (strcmp(state, "done"))
 		return -EAGAIN;
 	print_outcome(words, status);
@@ -251,7 +272,7 @@ static int look_at_order(struct words *words, const json_t *status, json_int_t n
 static int wait_for(struct words *words, json_int_t number)
 {
 	const struct timespec pause = {.tv_nsec = POLL_NS};
-	bool told = false;
+	struct told told = {0};
 
 	for (;;) {
 		json_t *status =

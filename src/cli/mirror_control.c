@@ -24,16 +24,38 @@ static const struct {
 
 /* Status */
 
+/* Why an order that stands is not carried out, "" when it is, or may be in a moment. */
+static const char *waits_for(const struct mirror_run *run, const struct mirror_job_status *status)
+{
+	static const char *const away[] = {"the source is away", "the target is away"};
+	enum cutover_state from = run->order.goal == CUTOVER_SWITCHED ? CUTOVER_READY : CUTOVER_SWITCHED;
+
+	if (!run->order.name || run->order.state != MIRROR_ORDER_RUNNING || !status->ordered ||
+	    status->state == CUTOVER_CUTTING || run->order.goal == CUTOVER_CANCELLED)
+		return "";
+	if (run->order.goal == CUTOVER_FINISHED)
+		return status->away_ns ? away[MIRROR_TARGET] : "";
+	if (status->paused)
+		return "paused";
+	/* A revert may do without the target. */
+	if (status->away_ns && from == CUTOVER_READY)
+		return away[MIRROR_SOURCE];
+	if (!status->attached)
+		return away[status->authoritative == MIRROR_SOURCE ? MIRROR_TARGET : MIRROR_SOURCE];
+	return status->state != from || (from == CUTOVER_SWITCHED && !status->revert_ready) ? "not ready"
+	                                                                                    : "";
+}
+
 static json_t *order_json(const struct mirror_run *run, const struct mirror_job_status *status)
 {
 	static const char *const states[] = {"running", "done", "failed"};
 
 	if (!run->order.name)
 		return json_null();
-	return json_pack("{s:I, s:s, s:s, s:s, s:I, s:s}", "number", (json_int_t)run->order.number, "name",
-	    run->order.name, "state", states[run->order.state], "error", run->order.error, "deferred",
+	return json_pack("{s:I, s:s, s:s, s:s, s:I, s:s, s:s}", "number", (json_int_t)run->order.number,
+	    "name", run->order.name, "state", states[run->order.state], "error", run->order.error, "deferred",
 	    (json_int_t)(status->cutovers_deferred - run->order.deferred_before), "warning",
-	    run->order.warning);
+	    run->order.warning, "waits", waits_for(run, status));
 }
 
 /* What was set. */
@@ -127,8 +149,6 @@ json_t *mirror_status_json(struct mirror_run *run)
 	json_object_set_new(json, "copied", json_integer((json_int_t)status.copied));
 	json_object_set_new(json, "same", json_integer((json_int_t)status.same));
 	json_object_set_new(json, "comparing", json_boolean(status.comparing));
-	json_object_set_new(json, "copied", json_integer((json_int_t)status.copied));
-	json_object_set_new(json, "same", json_integer((json_int_t)status.same));
 	json_object_set_new(json, "holes", json_integer((json_int_t)status.holes));
 	json_object_set_new(json, "differing", json_integer((json_int_t)status.differing));
 	add_pace(json, run, &status);
@@ -151,6 +171,43 @@ static int mark(struct mirror_run *run, struct error *error)
 	return res;
 }
 
+/* What is away comes back; else the state has other orders. */
+static int refuse(const struct mirror_run *run, const char *name, const struct mirror_job_status *status,
+    int res, struct error *error)
+{
+	const char *leg = status->authoritative == MIRROR_SOURCE ? "source" : "target", *state;
+
+	if (res == -ENOTCONN && !strcmp(name, "finish"))
+		return error_set(error, res,
+		    "finish is not possible: the target is away; wait until it is back, or `blkmove revert "
+		    "%s`",
+		    run->name);
+	if (res == -ENOTCONN)
+		return error_set(error, res, "%s is not possible: the %s is away%s; wait until it is back",
+		    name, leg,
+		    status->authoritative == MIRROR_SOURCE
+		        ? ""
+		        : ", and the source lacks some of what clients were told is written");
+	state = cutover_state_name(status->state);
+	if (cutover_is_end(status->state))
+		return error_set(error, -EINVAL,
+		    "%s is not possible: the mirror is %s, and the %s alone is the volume; another mirror "
+		    "may "
+		    "begin when its process has ended",
+		    name, state, leg);
+	if (status->authoritative == MIRROR_TARGET)
+		return error_set(error, -EINVAL,
+		    "%s is not possible: the mirror is %s; `blkmove revert %s` goes back to the source, "
+		    "`blkmove "
+		    "finish %s` ends it on the target",
+		    name, state, run->name, run->name);
+	return error_set(error, -EINVAL,
+	    "%s is not possible: the mirror is %s; `blkmove cutover %s` goes over to the target, `blkmove "
+	    "abort %s` "
+	    "ends it on the source",
+	    name, state, run->name, run->name);
+}
+
 int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 {
 	struct mirror_job_status status;
@@ -169,15 +226,8 @@ int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 		if (res < 0)
 			return res;
 		res = orders[i].give(run->job);
-		if (res == -ENOTCONN)
-			return error_set(error, res, "%s is not possible: the %s is away%s", name,
-			    status.authoritative == MIRROR_SOURCE ? "source" : "target",
-			    status.authoritative == MIRROR_SOURCE
-			        ? ""
-			        : ", and the source lacks some of what clients were told is written");
 		if (res < 0)
-			return error_set(error, -EINVAL, "%s is not possible: the mirror is %s", name,
-			    cutover_state_name(status.state));
+			return refuse(run, name, &status, res, error);
 		run->order.number++;
 		run->order.name = orders[i].name;
 		run->order.goal = orders[i].goal;

@@ -33,7 +33,7 @@ static void name_mirror(struct move_mirror *engine, const struct move *move)
 			*at = '_';
 }
 
-/* Runs this program. What it says is the error's words. */
+/* Runs this program. What it says last is the error's words. */
 static int run_self(const char *const *words, unsigned count, struct error *error)
 {
 	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -42,7 +42,7 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 	char *argv[MOVE_MIRROR_WORDS_MAX + 16] = {"/proc/self/exe"};
 	struct child child = {0};
 	struct ring *ring = NULL;
-	char text[400];
+	char text[1200], *line;
 	ssize_t length;
 	int res;
 
@@ -64,9 +64,13 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 		return 0;
 	length = pread(said, text, sizeof(text) - 1, 0);
 	text[length > 0 ? length : 0] = '\0';
-	text[strcspn(text, "\n")] = '\0';
+	while (length > 0 && text[length - 1] == '\n')
+		text[--length] = '\0';
+	/* What it waited for came before. */
+	line = strrchr(text, '\n');
+	line = line ? line + 1 : text;
 	res = WIFEXITED(child.status) && WEXITSTATUS(child.status) == JOB_REFUSED ? -EPERM : -EIO;
-	return error_set(error, res, "`blkmove %s` failed: %s", words[0], *text ? text : "it said nothing");
+	return error_set(error, res, "`blkmove %s` failed: %s", words[0], *line ? line : "it said nothing");
 }
 
 /* One that gives no answer may be busy. One that has ended does not take the question. */

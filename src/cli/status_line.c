@@ -58,9 +58,12 @@ static void print_pace(FILE *to, const json_t *status)
 static void print_order(FILE *to, const json_t *order)
 {
 	const char *warning = json_string_value(json_object_get(order, "warning")),
+	           *waits = json_string_value(json_object_get(order, "waits")),
 	           *state = control_string(order, "state");
 	unsigned deferred = (unsigned)control_number(order, "deferred");
 
+	if (waits && waits[0])
+		fprintf(to, "; %s ordered, waits: %s", control_string(order, "name"), waits);
 	if (!warning || !warning[0])
 		return;
 	if (!strcmp(state, "running"))

@@ -182,6 +182,13 @@ void bitmap_file_settle_end(struct bitmap_file *map, bool flushed)
 	bitmap_round_start(map);
 }
 
+static int cannot_record(int res, struct error *error)
+{
+	return error_set(error, res,
+	    "cannot write the map's superblock: %s; look after the disk that the map is on, then try again",
+	    strerror(-res));
+}
+
 int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error)
 {
 	int res = 0;
@@ -191,7 +198,7 @@ int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super
 	while (res == 0 && map->super_left > 0)
 		res = ring_step(map->ring);
 	if (res < 0)
-		return error_set(error, res, "cannot write the map's superblock: %s", strerror(-res));
+		return cannot_record(res, error);
 	map->super_next = *super;
 	map->super_next.given_up |= map->lost != 0;
 	map->super_next.sequence = ++map->super_sequence;
@@ -206,7 +213,7 @@ int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super
 		res = map->super_res;
 	map->super_left = 0;
 	if (res < 0)
-		return error_set(error, res, "cannot write the map's superblock: %s", strerror(-res));
+		return cannot_record(res, error);
 	return 0;
 }
 

@@ -238,9 +238,12 @@ static void look_at_lost_map(struct mirror_job *job)
 		return;
 	error_set(&job->error, bitmap_file_lost(job->map),
 	    "the map cannot be written: %s; the %s goes on alone, the other leg is not usable without a "
-	    "comparison",
+	    "comparison: look after the disk that the map is on, %s",
 	    strerror(-bitmap_file_lost(job->map)),
-	    mirror_authoritative(job->mirror) == MIRROR_SOURCE ? "source" : "target");
+	    mirror_authoritative(job->mirror) == MIRROR_SOURCE ? "source" : "target",
+	    cutover_may_follow(job->state, CUTOVER_FAILED)
+	        ? "then begin another mirror when this one's process has ended"
+	        : "then stop the mirror and resume it (--resume)");
 	mirror_job_warn(job, &job->error);
 	if (cutover_may_follow(job->state, CUTOVER_FAILED)) {
 		/* Whoever waits for one hears of it. */

@@ -162,9 +162,11 @@ static int make_sure(struct mirror_job *job, struct block *leader, const char *b
 		    "the machine of the %s was started anew, or that cannot be known, and up to %llu bytes "
 		    "that "
 		    "it had acknowledged and not flushed may be gone; the other leg lacks them, too: clients "
-		    "get I/O errors. Look at the data; stop the mirror and resume it to go on with what the "
-		    "%s holds",
-		    leg_names[leg], (unsigned long long)bytes, leg_names[leg]);
+		    "get I/O errors. Look at the data; %s to go on with what the %s holds",
+		    leg_names[leg], (unsigned long long)bytes,
+		    cutover_is_end(job->state) ? "the mirror has ended: stop it, and `blkmove serve` that leg"
+		                               : "stop the mirror and resume it",
+		    leg_names[leg]);
 	if (res < 0)
 		return error_set(error, res, "cannot write to the %s what it may have lost: %s",
 		    leg_names[leg], strerror(-res));

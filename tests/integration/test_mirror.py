@@ -487,6 +487,7 @@ def test_h27_an_order_that_the_map_cannot_take_is_refused(mounts, loops, mirror,
         goes_on(client)
     done = mirror.program(order, "m", code=TROUBLE, timeout_s=20)
     assert any(words in done.err for words in ("cannot write", "cannot be written", "the mirror is failed")), str(done)
+    assert "look after the disk that the map is on" in done.err or "another mirror may begin" in done.err, str(done)
     if not busy:
         client.start()
     goes_on(client)

@@ -199,3 +199,72 @@ def test_h30_a_bad_sector_is_said_and_mended_by_writing_it(program, folder, rand
         assert (folder / "disk").read_bytes() == (folder / "target").read_bytes()
     finally:
         mirror.end()
+
+
+def test_an_order_that_waits_says_for_what(program, mirror):
+    mirror.start("--paused")
+    waiting = program.start("cutover", "m")
+    waiting.wait_for_words("m: cutover is ordered, and waits: paused; `blkmove resume m` lets it go on")
+    assert "; cutover ordered, waits: paused\n" in program("status", "m").out.decode()
+    program("throttle", "m", "64k")
+    program("resume", "m")
+    assert "; cutover ordered, waits: not ready\n" in program("status", "m").out.decode()
+    program("throttle", "m", "none")
+    assert waiting.end().err.count("waits") == 1
+    assert "ordered" not in program("status", "m").out.decode()
+    program("pause", "m")
+    program("revert", "m", "--no-wait")
+    assert mirror.status()["order"]["waits"] == "paused"
+    program("resume", "m")
+    assert mirror.wait_for("syncing", "ready")["order"]["waits"] == ""
+
+
+class Leg:
+    """An NBD server's that can be gone."""
+
+    def __init__(self, program, volume):
+        self.program, self.volume = program, volume
+        self.socket = volume.with_suffix(".s")
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self.begin()
+
+    def begin(self):
+        self.server = self.program.start("serve", "--listen", self.uri, self.volume)
+        wait_until(self.socket.exists, "the server")
+
+    def kill(self):
+        self.server.kill()
+        self.server.end(code=-signal.SIGKILL)
+        self.socket.unlink()
+
+
+def test_an_order_without_a_leg_says_what_can_be_done(program, folder, volumes):
+    volumes[1].write_bytes(bytes(SIZE))
+    source, target = legs = [Leg(program, volume) for volume in volumes]
+    mirror = Mirror(program, folder, *[leg.uri for leg in legs], "--source-timeout=200ms")
+    mirror.start()
+    try:
+        mirror.wait_for("ready")
+        assert "ready; `blkmove cutover m` goes over to the target" in program("finish", "m", code=TROUBLE).err
+        program("cutover", "m")
+        assert "switched; `blkmove revert m` goes back to the source" in program("abort", "m", code=TROUBLE).err
+        wait_until(lambda: mirror.status()["revertible"], "that it can revert")
+        target.kill()
+        wait_until(lambda: mirror.status()["away_s"] is not None, "that the target is away")
+        done = program("finish", "m", code=TROUBLE)
+        assert done.err.endswith("the target is away; wait until it is back, or `blkmove revert m`\n"), str(done)
+        target.begin()
+        wait_until(lambda: (now := mirror.status())["away_s"] is None and now["revertible"], "that it can revert")
+        source.kill()
+        wait_until(lambda: not mirror.status()["attached"], "that the source is away")
+        waiting = program.start("revert", "m")
+        waiting.wait_for_words("revert is ordered, and waits: the source is away")
+        assert "; revert ordered, waits: the source is away\n" in program("status", "m").out.decode()
+        source.begin()
+        waiting.end()
+        assert mirror.status()["authoritative"] == "source"
+        program("abort", "m")
+        done = program("cutover", "m", code=TROUBLE)
+        assert "cancelled, and the source alone is the volume; another mirror may begin" in done.err, str(done)
+    finally:
+        mirror.end()

@@ -482,6 +482,27 @@ static void test_h16_older_data_is_not_served(void **state)
 	world_done(MIRROR_SOURCE);
 }
 
+/* Which cannot be resumed any more. */
+static void test_h16_nor_after_the_end(void **state)
+{
+	struct mirror_job_status status;
+
+	world_init();
+	serve_switched();
+	assert_int_equal(mirror_job_finish(world.job), 0);
+	assert_int_equal(run_for(500 * MS), CUTOVER_FINISHED);
+	after(100 * MS, target_loses_power);
+	after(200 * MS, all_are_back);
+	run_for(600 * MS);
+	mirror_job_status(world.job, &status);
+	assert_true(status.refused);
+	assert_non_null(strstr(world.warnings, "`blkmove serve` that leg"));
+	assert_null(strstr(world.warnings, "resume it"));
+	for (unsigned i = 0; i < CLIENTS; i++)
+		world.clients[i].acknowledged = 0; /* the operator was told */
+	world_done(MIRROR_TARGET);
+}
+
 static void test_nothing_unflushed_is_nothing_lost(void **state)
 {
 	struct block_io flush = {.op = BLOCK_FLUSH};
@@ -634,6 +655,7 @@ int main(void)
 	    cmocka_unit_test(test_nobody_waits_for_ever),
 	    cmocka_unit_test(test_h11_a_restarted_machine_lacks_nothing),
 	    cmocka_unit_test(test_h16_older_data_is_not_served),
+	    cmocka_unit_test(test_h16_nor_after_the_end),
 	    cmocka_unit_test(test_nothing_unflushed_is_nothing_lost),
 	    cmocka_unit_test(test_revert_without_the_target),
 	    cmocka_unit_test(test_revert_while_clients_wait),
