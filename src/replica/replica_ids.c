@@ -193,7 +193,7 @@ void replica_ids_part(struct replica_ids *ids, uint64_t fresh)
 		remember(ids, ids->current);
 	}
 	ids->current = fresh;
-	ids->sender = false;
+	ids->sender = ids->outdated = ids->follows = false;
 }
 
 void replica_ids_force(struct replica_ids *ids, uint64_t fresh)
@@ -202,7 +202,7 @@ void replica_ids_force(struct replica_ids *ids, uint64_t fresh)
 	/* What half arrived was never this node's. */
 	forget_bases(ids);
 	ids->current = fresh;
-	ids->sender = ids->inconsistent = ids->outdated = false;
+	ids->sender = ids->inconsistent = ids->outdated = ids->follows = false;
 	ids->full = true;
 }
 
@@ -213,7 +213,7 @@ void replica_ids_send(struct replica_ids *ids, const struct replica_ids *target)
 	if (target->current != ids->current)
 		ids->base[0] = target->current;
 	ids->sender = true;
-	ids->full = false;
+	ids->full = ids->outdated = ids->follows = false;
 }
 
 void replica_ids_follow(struct replica_ids *ids, const struct replica_ids *source)

@@ -29,6 +29,7 @@ struct replica_ids {
 	bool sender; /* with `current` on both: what reached this node and not the other is in the map */
 	bool inconsistent; /* not `current`'s data yet: the target of a resync that has not ended */
 	bool outdated;     /* the other node is known to have gone on */
+	bool follows;      /* the other node was primary when this one heard of it last */
 	bool full;         /* the map does not know what differs */
 };
 

@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The machine: see replica_state.h. While a record is being written nothing else is decided: what the other node says meanwhile waits
+ * in `later`. A link that is lost is the exception; what is recorded then holds, but its purpose is gone.
+ */
+#include "replica/replica_private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+
+static const char *const flow_names[REPLICA_FLOWS] = {
+    "apart", "meeting", "refused", "sending", "receiving", "equal"};
+
+static const char *const say_names[REPLICA_SAYS] = {"HELLO", "FOLLOW", "FOLLOWED", "ARRIVED", "GOOD",
+    "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED"};
+
+const char *replica_flow_name(enum replica_flow flow)
+{
+	return flow_names[flow];
+}
+
+const char *replica_say_name(enum replica_say say)
+{
+	return say_names[say];
+}
+
+void replica_act(struct replica_state *state, enum replica_action_kind kind)
+{
+	const struct replica_action action = {.kind = kind};
+
+	state->copying |= kind == REPLICA_DO_COPY;
+	state->receiving |= kind == REPLICA_DO_RECEIVE;
+	state->options.act(state->options.data, &action);
+}
+
+void replica_say(struct replica_state *state, enum replica_say what)
+{
+	const struct replica_action action = {.kind = REPLICA_DO_SAY,
+	    .message = {.say = what,
+	        .ids = state->ids,
+	        .role = state->role,
+	        .size = state->options.size,
+	        .name = state->options.name,
+	        .discards = state->discards}};
+
+	state->options.act(state->options.data, &action);
+}
+
+void replica_answer(struct replica_state *state, int res, const char *text)
+{
+	const struct replica_action action = {.kind = REPLICA_DO_ANSWER, .res = res, .text = text};
+
+	state->command = state->promoting = state->demoting = false;
+	state->options.act(state->options.data, &action);
+}
+
+/* `state->next` is what is to be recorded. */
+void replica_record(struct replica_state *state, enum replica_then then)
+{
+	const struct replica_action action = {.kind = REPLICA_DO_RECORD, .ids = state->next};
+
+	assert(!state->recording);
+	state->recording = true;
+	state->then = then;
+	state->options.act(state->options.data, &action);
+}
+
+void replica_settle(struct replica_state *state)
+{
+	if (state->settling)
+		return;
+	state->settling = true;
+	replica_act(state, REPLICA_DO_SETTLE);
+}
+
+void replica_release(struct replica_state *state)
+{
+	if (state->withheld)
+		replica_act(state, REPLICA_DO_RELEASE);
+	state->withheld = state->frozen = false;
+}
+
+/* A primary without the other node: its data are from now on another generation. */
+static void part(struct replica_state *state)
+{
+	state->frozen = false;
+	state->next = state->ids;
+	replica_ids_part(&state->next, state->fresh);
+	replica_record(state, REPLICA_THEN_RELEASE);
+}
+
+/* What a primary owes when it has lost the other node. */
+static void look_at_loss(struct replica_state *state)
+{
+	if (state->linked || state->role != REPLICA_PRIMARY || state->recording)
+		return;
+	if (!state->ids.sender) {
+		replica_release(state);
+	} else if (state->withheld && state->options.gone == REPLICA_GONE_FREEZE && !state->fenced) {
+		if (!state->frozen)
+			replica_act(state, REPLICA_DO_FENCE);
+		state->frozen = true;
+	} else {
+		part(state);
+	}
+}
+
+void replica_refuse(struct replica_state *state, const char *why)
+{
+	state->refusal = why;
+	state->flow = REPLICA_REFUSED;
+	state->wanted = false;
+	replica_act(state, REPLICA_DO_DROP);
+}
+
+/* Records that are done */
+
+static void go_on(struct replica_state *state)
+{
+	switch (state->then) {
+	case REPLICA_THEN_HELLO:
+		replica_say(state, REPLICA_HELLO);
+		replica_meet(state);
+		break;
+	case REPLICA_THEN_MEET:
+		replica_meet(state);
+		break;
+	case REPLICA_THEN_FOLLOW:
+		state->follow_said = true;
+		replica_say(state, REPLICA_FOLLOW);
+		break;
+	case REPLICA_THEN_COPY:
+		state->follow_said = false;
+		state->flow = REPLICA_SENDING;
+		state->arrived_said = false;
+		replica_act(state, REPLICA_DO_COPY);
+		break;
+	case REPLICA_THEN_EMPTY:
+		replica_act(state, REPLICA_DO_EMPTY);
+		break;
+	case REPLICA_THEN_GOOD:
+		state->flow = REPLICA_EQUAL;
+		replica_say(state, REPLICA_GOOD);
+		break;
+	case REPLICA_THEN_RELEASE:
+		replica_release(state);
+		break;
+	case REPLICA_THEN_SERVE:
+		replica_serve(state);
+		break;
+	case REPLICA_THEN_PROMOTED:
+		state->peer.role = REPLICA_PRIMARY;
+		replica_act(state, REPLICA_DO_RECEIVE);
+		replica_say(state, REPLICA_PROMOTED);
+		break;
+	case REPLICA_THEN_DEMOTED:
+		state->role = REPLICA_SECONDARY;
+		replica_say(state, REPLICA_DEMOTED);
+		replica_answer(state, 0, NULL);
+		break;
+	case REPLICA_THEN_OUTDATED:
+		replica_say(state, REPLICA_OUTDATED);
+		break;
+	default:
+		break;
+	}
+}
+
+static void greet(struct replica_state *state)
+{
+	if (!state->linked || state->greeted || state->recording)
+		return;
+	state->greeted = true;
+	state->offered = state->discards;
+	replica_say(state, REPLICA_HELLO);
+	replica_meet(state);
+}
+
+static void heard(struct replica_state *state, const struct replica_message *message)
+{
+	if (!state->linked || state->flow == REPLICA_REFUSED)
+		return;
+	if (state->recording || !state->greeted) {
+		if (state->later_count == REPLICA_LATER)
+			replica_refuse(state, "the other node says too much at once");
+		else
+			state->later[state->later_count++] = *message;
+	} else if (!replica_is_due(state, message->say)) {
+		replica_refuse(state, "the other node says what is not its turn to say");
+	} else {
+		replica_hear(state, message);
+	}
+}
+
+static void hear_later(struct replica_state *state)
+{
+	unsigned count = state->later_count;
+	struct replica_message later[REPLICA_LATER];
+
+	for (unsigned i = 0; i < count; i++)
+		later[i] = state->later[i];
+	state->later_count = 0;
+	for (unsigned i = 0; i < count; i++)
+		heard(state, &later[i]);
+}
+
+/* Nothing is under way to the other, and nothing is in the map. */
+static void rest(struct replica_state *state)
+{
+	if (!state->settled || state->recording)
+		return;
+	state->settled = false;
+	if (state->role == REPLICA_PRIMARY && !state->demoting)
+		return;
+	state->next = state->ids;
+	replica_ids_rest(&state->next);
+	replica_record(state, state->demoting ? REPLICA_THEN_DEMOTED : REPLICA_THEN_NOTHING);
+}
+
+static void recorded(struct replica_state *state, int res)
+{
+	assert(state->recording);
+	state->recording = false;
+	if (res < 0) {
+		/* Nobody knows which of the two is recorded: nothing may follow from either. */
+		replica_refuse(state, "the state of this node cannot be recorded");
+		if (state->command)
+			replica_answer(state, res, state->refusal);
+		return;
+	}
+	state->ids = state->next;
+	go_on(state);
+	if (!state->recording)
+		look_at_loss(state);
+	rest(state);
+	if (!state->recording)
+		greet(state);
+	if (!state->recording)
+		hear_later(state);
+}
+
+/* Links */
+
+static void lost(struct replica_state *state)
+{
+	if (state->copying || state->receiving)
+		replica_act(state, REPLICA_DO_STOP);
+	state->withheld |= state->copying;
+	state->copying = state->receiving = false;
+	state->linked = state->greeted = state->heard = state->settling = state->settled = state->leaving =
+	    state->follow_said = false;
+	state->later_count = 0;
+	state->flow = REPLICA_APART;
+	/* What is being recorded holds, but its reason is gone; but for those that need no other node. */
+	if (state->recording && state->then != REPLICA_THEN_RELEASE &&
+	    !(state->then == REPLICA_THEN_SERVE && !state->promoting))
+		state->then = REPLICA_THEN_NOTHING;
+	if (state->demoting) {
+		state->role = REPLICA_SECONDARY;
+		replica_answer(state, 0, NULL);
+	} else if (state->promoting) {
+		replica_answer(state, -ENOTCONN, "the other node was lost meanwhile; try again");
+	}
+	look_at_loss(state);
+	if (state->wanted)
+		replica_act(state, REPLICA_DO_SEEK);
+}
+
+/* Commands */
+
+static void make_primary(struct replica_state *state, bool force)
+{
+	const struct replica_ids *ids = &state->ids;
+	bool good = ids->current && !ids->inconsistent;
+
+	state->discards = false;
+	if (state->role == REPLICA_PRIMARY) {
+		replica_answer(state, 0, NULL);
+	} else if (state->linked && (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)) {
+		state->promoting = true;
+		replica_say(state, REPLICA_PROMOTE);
+	} else if (state->linked) {
+		replica_answer(state, -EBUSY, "the nodes are not in sync yet");
+	} else if (!good && !force) {
+		replica_answer(state, -EPERM, "this node's data are not good");
+	} else if ((ids->outdated || ids->follows || state->peer.role == REPLICA_PRIMARY) && !force &&
+	           !state->fenced) {
+		replica_answer(state, -EPERM, "the other node may have newer data");
+	} else {
+		state->next = *ids;
+		if (good)
+			replica_ids_part(&state->next, state->fresh);
+		else
+			replica_ids_force(&state->next, state->fresh);
+		replica_record(state, REPLICA_THEN_SERVE);
+	}
+}
+
+static void make_secondary(struct replica_state *state)
+{
+	if (state->role == REPLICA_SECONDARY) {
+		replica_answer(state, 0, NULL);
+		return;
+	}
+	replica_act(state, REPLICA_DO_CLOSE);
+	if (state->flow == REPLICA_EQUAL) {
+		state->demoting = true;
+		replica_settle(state);
+		return;
+	}
+	state->role = REPLICA_SECONDARY;
+	state->frozen = false;
+	if (state->linked && state->heard)
+		replica_say(state, REPLICA_DEMOTED);
+	replica_answer(state, 0, NULL);
+}
+
+static void disconnect(struct replica_state *state)
+{
+	state->wanted = false;
+	if (state->role == REPLICA_PRIMARY &&
+	    (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)) {
+		state->leaving = true;
+		replica_say(state, REPLICA_AHEAD);
+	} else {
+		replica_act(state, REPLICA_DO_DROP);
+	}
+	replica_answer(state, 0, NULL);
+}
+
+static void seek(struct replica_state *state)
+{
+	state->wanted = true;
+	state->refusal = NULL;
+	if (!state->linked)
+		replica_act(state, REPLICA_DO_SEEK);
+	replica_answer(state, 0, NULL);
+}
+
+static int command(struct replica_state *state, const struct replica_event *event)
+{
+	if (state->command || state->recording)
+		return -EBUSY;
+	state->command = true;
+	switch (event->kind) {
+	case REPLICA_CONNECT:
+		seek(state);
+		break;
+	case REPLICA_DISCONNECT:
+		disconnect(state);
+		break;
+	case REPLICA_MAKE_PRIMARY:
+		make_primary(state, event->force);
+		break;
+	case REPLICA_MAKE_SECONDARY:
+		make_secondary(state);
+		break;
+	default:
+		if (state->role == REPLICA_PRIMARY) {
+			replica_answer(state, -EPERM, "this node is primary");
+			break;
+		}
+		state->discards = true;
+		/* What was not said in the HELLO the other does not know of. */
+		if (state->linked && state->flow == REPLICA_MEETING)
+			replica_act(state, REPLICA_DO_DROP);
+		seek(state);
+	}
+	return 0;
+}
+
+/* Events */
+
+static void merged(struct replica_state *state, int res)
+{
+	if (res < 0) {
+		replica_refuse(state, "the map of this node cannot be written");
+	} else if (state->flow == REPLICA_MEETING && !state->recording) {
+		state->next = state->ids;
+		replica_ids_send(&state->next, &state->peer.ids);
+		replica_record(state, REPLICA_THEN_FOLLOW);
+	}
+}
+
+static void emptied(struct replica_state *state, int res)
+{
+	if (res < 0) {
+		replica_refuse(state, "the map of this node cannot be written");
+	} else if (state->flow == REPLICA_MEETING) {
+		state->flow = REPLICA_RECEIVING;
+		replica_act(state, REPLICA_DO_RECEIVE);
+		replica_say(state, REPLICA_FOLLOWED);
+	}
+}
+
+static void copied(struct replica_state *state)
+{
+	if (state->flow != REPLICA_SENDING || state->arrived_said)
+		return;
+	state->arrived_said = true;
+	replica_say(state, REPLICA_ARRIVED);
+}
+
+static void settled(struct replica_state *state, int res)
+{
+	if (!state->settling)
+		return;
+	state->settling = false;
+	state->settled = res == 0;
+	if (res < 0)
+		replica_act(state, REPLICA_DO_DROP);
+	rest(state);
+}
+
+static void linked(struct replica_state *state)
+{
+	state->linked = true;
+	state->frozen = false;
+	state->refusal = NULL;
+	state->flow = REPLICA_MEETING;
+	if (state->wanted)
+		greet(state);
+	else
+		replica_act(state, REPLICA_DO_DROP);
+}
+
+void replica_state_init(
+    struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids)
+{
+	*state = (struct replica_state){.options = *options, .ids = *ids};
+}
+
+int replica_state_event(struct replica_state *state, const struct replica_event *event)
+{
+	state->fresh = event->fresh;
+	switch (event->kind) {
+	case REPLICA_LINK:
+		linked(state);
+		return 0;
+	case REPLICA_LOST:
+		lost(state);
+		return 0;
+	case REPLICA_HEARD:
+		heard(state, event->message);
+		return 0;
+	case REPLICA_FENCED:
+		state->fenced = !state->linked;
+		look_at_loss(state);
+		return 0;
+	case REPLICA_RECORDED:
+		recorded(state, event->res);
+		return 0;
+	case REPLICA_MERGED:
+		merged(state, event->res);
+		return 0;
+	case REPLICA_EMPTIED:
+		emptied(state, event->res);
+		return 0;
+	case REPLICA_COPIED:
+		copied(state);
+		return 0;
+	case REPLICA_SETTLED:
+		settled(state, event->res);
+		return 0;
+	default:
+		return command(state, event);
+	}
+}

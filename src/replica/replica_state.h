@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One node of a replicated volume as a machine: events go in, actions come out. It has no clock, no socket and no file; whoever owns it
+ * carries out the actions, in their order, and tells it what came of those that are answered. docs/replication.md has the states and
+ * the conversation of two nodes.
+ *
+ * What it sees to: what is recorded is on stable storage before anything follows from it; nobody writes on both nodes; a resync goes
+ * in the direction that replica_judge() says and in no other; no write is acknowledged that the other node lacks before that is recorded.
+ */
+#pragma once
+
+#include "replica/replica_ids.h"
+
+enum replica_role { REPLICA_SECONDARY, REPLICA_PRIMARY };
+
+/* What goes between the nodes. */
+enum replica_flow {
+	REPLICA_APART,     /* nothing: there is no link, or it is not wanted */
+	REPLICA_MEETING,   /* they have a link, and find out how they stand to each other */
+	REPLICA_REFUSED,   /* they have found out, and nothing can go between them; see `refusal` */
+	REPLICA_SENDING,   /* a resync, from here; and what is written here meanwhile */
+	REPLICA_RECEIVING, /* a resync, to here */
+	REPLICA_EQUAL,     /* both hold the same; what is written goes to both */
+	REPLICA_FLOWS,
+};
+
+const char *replica_flow_name(enum replica_flow flow);
+
+/* What nodes say to each other. */
+enum replica_say {
+	REPLICA_HELLO, /* ids, role, size, whether this node discards its data: first, and again when that has changed */
+	REPLICA_FOLLOW,   /* source: ids; the target is to be that, once all has come */
+	REPLICA_FOLLOWED, /* target: recorded, its map is empty, data may come */
+	REPLICA_ARRIVED,  /* source: all has come, and is flushed on both sides */
+	REPLICA_GOOD,     /* target: recorded */
+	REPLICA_PROMOTE,  /* I am about to be primary */
+	REPLICA_PROMOTED, /* then I shall not be, and what comes is received */
+	REPLICA_DENIED,   /* no: I am, or am about to be */
+	REPLICA_DEMOTED,  /* I am no primary any more; all is flushed on both sides */
+	REPLICA_AHEAD,    /* I go on without you, and you are outdated from now on */
+	REPLICA_OUTDATED, /* recorded */
+	REPLICA_SAYS,
+};
+
+const char *replica_say_name(enum replica_say say);
+
+struct replica_message {
+	enum replica_say say;
+	struct replica_ids ids; /* HELLO, FOLLOW */
+	enum replica_role role; /* HELLO */
+	uint64_t size;          /* HELLO: bytes */
+	uint64_t
+	    name; /* HELLO: of the node, not the other's; the higher one wins when both want to be primary */
+	bool discards; /* HELLO */
+};
+
+enum replica_event_kind {
+	/* commands */
+	REPLICA_CONNECT,
+	REPLICA_DISCONNECT,
+	REPLICA_MAKE_PRIMARY,
+	REPLICA_MAKE_SECONDARY,
+	REPLICA_DISCARD, /* when they meet, and either is to give way, this node does */
+	/* what happened */
+	REPLICA_LINK,   /* there is one */
+	REPLICA_LOST,   /* there is none any more */
+	REPLICA_HEARD,  /* a message */
+	REPLICA_FENCED, /* the other node is known to be down, or to take no writes */
+	/* the end of actions; RECORDED in any case, the others not once LOST was told */
+	REPLICA_RECORDED, /* of RECORD */
+	REPLICA_MERGED,   /* of MERGE */
+	REPLICA_EMPTIED,  /* of EMPTY */
+	REPLICA_COPIED, /* of COPY: nothing differs, and all is flushed on both sides. It may be told again and again. */
+	REPLICA_SETTLED, /* of SETTLE */
+};
+
+struct replica_event {
+	enum replica_event_kind kind;
+	const struct replica_message *message; /* HEARD */
+	uint64_t
+	    fresh; /* a number never drawn before, with each event but those of messages that need none: always set it */
+	bool force; /* MAKE_PRIMARY: also with data that may be old, or half of something */
+	int res;    /* RECORDED, MERGED, EMPTIED, SETTLED: 0 or -errno */
+};
+
+enum replica_action_kind {
+	REPLICA_DO_SAY,    /* `message` */
+	REPLICA_DO_RECORD, /* `ids`: RECORDED follows, also when the link is lost meanwhile */
+	REPLICA_DO_MERGE, /* what the other's map has becomes dirty here (all: everything), durably: MERGED */
+	REPLICA_DO_EMPTY, /* this node's map, to the end before anything else: EMPTIED */
+	REPLICA_DO_COPY,  /* send what is dirty, and what is written from now on */
+	REPLICA_DO_RECEIVE, /* take what comes */
+	REPLICA_DO_STOP, /* neither of these any more. Writes that the other lacks get no answer until RELEASE. */
+	REPLICA_DO_RELEASE, /* they get it, and so do all from now on until the next COPY */
+	REPLICA_DO_SERVE,   /* clients may come */
+	REPLICA_DO_CLOSE,   /* none may, nor is there any */
+	REPLICA_DO_SETTLE,  /* flush both sides, and clear the map: SETTLED */
+	REPLICA_DO_DROP,    /* the link, and seek none until SEEK. LOST follows if there was one. */
+	REPLICA_DO_SEEK,    /* a link */
+	REPLICA_DO_FENCE,   /* the other node, by the user's hook: FENCED if that succeeds */
+	REPLICA_DO_ANSWER,  /* the command under way has ended: `res`, `text` */
+};
+
+struct replica_action {
+	enum replica_action_kind kind;
+	struct replica_message message;
+	struct replica_ids ids;
+	bool all;
+	int res;
+	const char *text; /* lives as long as the machine */
+};
+
+enum replica_gone { REPLICA_GONE_CONTINUE, REPLICA_GONE_FREEZE };
+
+struct replica_options {
+	uint64_t name;          /* of this node, not 0 */
+	uint64_t size;          /* bytes */
+	enum replica_gone gone; /* what a primary does when the other is gone: goes on, or waits for FENCED */
+	void (*act)(void *data, const struct replica_action *action); /* must not call the machine */
+	void *data;
+};
+
+/* What comes after a record. */
+enum replica_then {
+	REPLICA_THEN_NOTHING,
+	REPLICA_THEN_HELLO,
+	REPLICA_THEN_MEET,
+	REPLICA_THEN_FOLLOW,
+	REPLICA_THEN_COPY,
+	REPLICA_THEN_EMPTY,
+	REPLICA_THEN_GOOD,
+	REPLICA_THEN_RELEASE,
+	REPLICA_THEN_SERVE,
+	REPLICA_THEN_PROMOTED,
+	REPLICA_THEN_DEMOTED,
+	REPLICA_THEN_OUTDATED,
+	REPLICA_THENS,
+};
+
+#define REPLICA_LATER 8u
+
+/* To be read by those who show it; changed by replica_state.c alone. */
+struct replica_state {
+	struct replica_options options;
+	struct replica_ids ids;  /* as recorded */
+	struct replica_ids next; /* being recorded */
+	enum replica_then then;
+	bool recording;
+	struct replica_message
+	    later[REPLICA_LATER]; /* that came meanwhile, or must wait for something else */
+	unsigned later_count;
+
+	enum replica_role role;
+	enum replica_flow flow;
+	bool wanted;                 /* a link */
+	bool linked;                 /* there is one */
+	bool greeted;                /* this node has said HELLO */
+	bool heard;                  /* the other's HELLO has come */
+	struct replica_message peer; /* that, and what is known of it since */
+	bool discards;               /* this node gives way at the next meeting */
+	bool offered;                /* it has said so at this one */
+	bool command;                /* one is under way */
+	bool promoting, demoting, leaving;
+	bool settling, settled, follow_said, arrived_said;
+	bool copying, receiving;        /* since the link came */
+	bool withheld;                  /* writes that the other lacks wait for their answers */
+	bool frozen;                    /* until the other is fenced */
+	bool fenced;                    /* it is, since it was seen last */
+	enum replica_relation relation; /* of the last meeting */
+	enum replica_verdict verdict;
+	const char *refusal; /* why nothing can go between the nodes; NULL: something can, or nobody knows */
+	uint64_t fresh;
+};
+
+/* `ids` as they were recorded last. The node begins as a secondary that seeks no link. */
+void replica_state_init(
+    struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids);
+/* -EBUSY: a command, and another one is under way. */
+int replica_state_event(struct replica_state *state, const struct replica_event *event);

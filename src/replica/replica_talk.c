@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a node makes of what the other says: see replica_state.h. */
+#include "replica/replica_private.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+
+/* Meeting */
+
+/* Nothing differs. */
+static void be_equal(struct replica_state *state)
+{
+	state->flow = REPLICA_EQUAL;
+	state->peer.ids.current = state->ids.current;
+	replica_release(state);
+	if (state->peer.role == REPLICA_PRIMARY) {
+		replica_act(state, REPLICA_DO_RECEIVE);
+	} else if (state->ids.follows) {
+		state->next = state->ids;
+		state->next.follows = false;
+		replica_record(state, REPLICA_THEN_NOTHING);
+	} else if (state->role == REPLICA_SECONDARY && state->ids.sender) {
+		replica_settle(state);
+	}
+}
+
+static void merge(struct replica_state *state)
+{
+	const struct replica_action action = {
+	    .kind = REPLICA_DO_MERGE, .all = state->verdict == REPLICA_SOURCE_FULL};
+
+	state->options.act(state->options.data, &action);
+}
+
+/* Nothing goes on by itself: one of the two gives way, or it ends here. */
+static void disagree(struct replica_state *state)
+{
+	const struct replica_message *peer = &state->peer;
+
+	if (state->offered && !peer->discards && peer->ids.current && !peer->ids.inconsistent) {
+		state->discards = state->offered = false;
+		state->next = state->ids;
+		replica_ids_discard(&state->next, &peer->ids);
+		replica_record(state, REPLICA_THEN_HELLO);
+	} else if (peer->discards && state->offered) {
+		state->discards = false;
+		replica_refuse(state, "both nodes were told to discard their data");
+	} else if (!peer->discards || !state->ids.current || state->ids.inconsistent) {
+		state->discards = false;
+		replica_refuse(state, replica_relation_words(state->relation));
+	}
+}
+
+void replica_meet(struct replica_state *state)
+{
+	const struct replica_message *peer = &state->peer;
+
+	if (!state->greeted || !state->heard)
+		return;
+	state->relation = replica_relate(&state->ids, &peer->ids);
+	state->verdict = replica_judge(&state->ids, &peer->ids);
+	if (peer->name == state->options.name) {
+		replica_refuse(state, "the other node has this node's name");
+		return;
+	}
+	if (peer->size != state->options.size) {
+		replica_refuse(state, "the two nodes' volumes have different sizes");
+		return;
+	}
+	switch (state->verdict) {
+	case REPLICA_IN_SYNC:
+		be_equal(state);
+		return;
+	case REPLICA_SOURCE:
+	case REPLICA_SOURCE_FULL:
+		if (peer->role == REPLICA_PRIMARY)
+			replica_refuse(state, "the other node is primary, and this one has newer data");
+		else
+			merge(state);
+		return;
+	case REPLICA_TARGET:
+	case REPLICA_TARGET_FULL:
+		if (state->role == REPLICA_PRIMARY)
+			replica_refuse(state, "this node is primary, and the other has newer data");
+		return;
+	default:
+		disagree(state);
+	}
+}
+
+void replica_serve(struct replica_state *state)
+{
+	state->role = REPLICA_PRIMARY;
+	if (state->flow == REPLICA_EQUAL)
+		replica_act(state, REPLICA_DO_COPY);
+	else if (state->flow == REPLICA_APART)
+		replica_release(state);
+	replica_act(state, REPLICA_DO_SERVE);
+	replica_answer(state, 0, NULL);
+}
+
+/* What the other says */
+
+static void hear_promote(struct replica_state *state, const struct replica_message *message)
+{
+	bool mine =
+	    state->role == REPLICA_PRIMARY || (state->promoting && state->options.name > state->peer.name);
+
+	if (mine || (state->flow != REPLICA_EQUAL && state->flow != REPLICA_RECEIVING)) {
+		replica_say(state, REPLICA_DENIED);
+		return;
+	}
+	if (state->ids.sender) {
+		/* With two senders nobody could say later who wrote. */
+		assert(state->later_count < REPLICA_LATER);
+		state->later[state->later_count++] = *message;
+		replica_settle(state);
+		return;
+	}
+	state->next = state->ids;
+	state->next.follows = true;
+	replica_record(state, REPLICA_THEN_PROMOTED);
+}
+
+static void hear_promoted(struct replica_state *state)
+{
+	if (!state->promoting)
+		return;
+	if (state->ids.sender) {
+		replica_serve(state);
+		return;
+	}
+	state->next = state->ids;
+	replica_ids_send(&state->next, &state->peer.ids);
+	replica_record(state, REPLICA_THEN_SERVE);
+}
+
+static void hear_hello(struct replica_state *state, const struct replica_message *message)
+{
+	state->peer = *message;
+	state->heard = true;
+	state->fenced = false;
+	if (message->role == REPLICA_PRIMARY && !state->ids.follows && state->role == REPLICA_SECONDARY) {
+		/* Also after a crash this node is not to write beside it. */
+		state->next.follows = true;
+		replica_record(state, REPLICA_THEN_MEET);
+	} else {
+		replica_meet(state);
+	}
+}
+
+void replica_hear(struct replica_state *state, const struct replica_message *message)
+{
+	state->next = state->ids;
+	switch (message->say) {
+	case REPLICA_HELLO:
+		hear_hello(state, message);
+		break;
+	case REPLICA_FOLLOW:
+		replica_ids_follow(&state->next, &message->ids);
+		state->next.follows = state->peer.role == REPLICA_PRIMARY;
+		replica_record(state, REPLICA_THEN_EMPTY);
+		break;
+	case REPLICA_FOLLOWED:
+		state->peer.ids.current = state->ids.current;
+		replica_ids_followed(&state->next);
+		replica_record(state, REPLICA_THEN_COPY);
+		break;
+	case REPLICA_ARRIVED:
+		replica_ids_arrived(&state->next);
+		replica_record(state, REPLICA_THEN_GOOD);
+		break;
+	case REPLICA_GOOD:
+		be_equal(state);
+		break;
+	case REPLICA_PROMOTE:
+		hear_promote(state, message);
+		break;
+	case REPLICA_PROMOTED:
+		hear_promoted(state);
+		break;
+	case REPLICA_DENIED:
+		if (state->promoting)
+			replica_answer(state, -EBUSY, "the other node is primary, or about to be");
+		break;
+	case REPLICA_DEMOTED:
+		state->peer.role = REPLICA_SECONDARY;
+		state->next.follows = false;
+		replica_record(state, REPLICA_THEN_NOTHING);
+		break;
+	case REPLICA_AHEAD:
+		state->next.outdated = true;
+		replica_record(state, REPLICA_THEN_OUTDATED);
+		break;
+	case REPLICA_OUTDATED:
+		if (state->leaving)
+			replica_act(state, REPLICA_DO_DROP);
+		break;
+	default:
+		break;
+	}
+}
+
+/* Whether it may be said now. A node that says anything else is broken, or not of this release. */
+bool replica_is_due(const struct replica_state *state, enum replica_say what)
+{
+	bool target = state->verdict == REPLICA_TARGET || state->verdict == REPLICA_TARGET_FULL;
+
+	if (!state->heard)
+		return what == REPLICA_HELLO;
+	switch (what) {
+	case REPLICA_HELLO:
+		return state->flow == REPLICA_MEETING && state->peer.discards;
+	case REPLICA_FOLLOW:
+		return state->flow == REPLICA_MEETING && target && state->role == REPLICA_SECONDARY;
+	case REPLICA_FOLLOWED:
+		return state->flow == REPLICA_MEETING && state->follow_said;
+	case REPLICA_ARRIVED:
+		return state->flow == REPLICA_RECEIVING && state->ids.inconsistent;
+	case REPLICA_GOOD:
+		return state->flow == REPLICA_SENDING && state->arrived_said;
+	case REPLICA_DEMOTED:
+	case REPLICA_AHEAD:
+		return state->role == REPLICA_SECONDARY;
+	default:
+		return true;
+	}
+}
