@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Live mirrors: a client writes and reads all the while, and nothing that was acknowledged is lost, whatever happens."""
+import errno
 import json
 import os
 import pathlib
@@ -222,6 +223,31 @@ def test_h24_a_lost_target_never_holds_up_clients(program, folder, volumes, rand
         client.over.set()
         mirror.end()
     assert source.read_bytes() == target.read_bytes()
+
+
+def test_h24_a_source_that_stays_away_is_an_error_in_time(program, folder, volumes, sshd):
+    """Clients wait for as long as was said, and are served again when it is back."""
+    source, target = volumes
+    agent, handle = folder / "agent", nbd.NBD()
+    agent.symlink_to(program.path)
+    mirror = Mirror(program, folder, f"far:{source}", target, "--ssh", sshd.ssh, "--agent-path", agent, "--source-timeout=1s")
+    mirror.start("--paused")
+    try:
+        handle.connect_uri(mirror.uri)
+        agent.unlink()
+        for pid in agents(source):
+            os.kill(pid, signal.SIGKILL)
+        begun = time.monotonic()
+        with pytest.raises(nbd.Error) as failed:
+            handle.pread(512, 0)
+        assert failed.value.errnum == errno.EIO and 0.5 < time.monotonic() - begun < 8, (failed.value, time.monotonic() - begun)
+        wait_until(lambda: "clients get I/O errors until it is back" in (mirror.status()["trouble"] or ""), "that it is said")
+        agent.symlink_to(program.path)
+        wait_until(lambda: mirror.status()["away_s"] is None, "that it is back")
+        assert handle.pread(512, 0) == source.read_bytes()[:512]
+        handle.shutdown()
+    finally:
+        mirror.end()
 
 
 @pytest.mark.parametrize("leg", ["source", "target"])

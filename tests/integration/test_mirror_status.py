@@ -118,6 +118,16 @@ def limits_of(mirror):
     return {member: now[member] for member in ("rate_limit", "min_rate", "latency_target_ms", "impact_percent", "priority")}
 
 
+def test_limits_of_the_begin_hold_and_are_kept(mirror):
+    words = ["--latency-target=3ms", "--impact=15%", "--min-rate=1M", "--max-rate=4M", "--priority=7"]
+    limits = {"rate_limit": 4 * MIB, "min_rate": MIB, "latency_target_ms": 3, "impact_percent": 15, "priority": 7}
+    mirror.start("--paused", *words)
+    assert limits_of(mirror) == limits
+    mirror.kill(signal.SIGTERM)
+    mirror.resume()
+    assert limits_of(mirror) == limits
+
+
 def test_each_limit_can_be_changed_while_it_runs(program, mirror):
     mirror.start("--paused")
     limits = {"rate_limit": 0, "min_rate": 0, "latency_target_ms": 0, "impact_percent": 0, "priority": 1}
