@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CHECK_MAP      32u         /* one of so many acknowledged writes has the map looked at */
 #define LATENCY_NS_MAX 5000000000u /* far above every time-out of the follower */
 
 static bool is_write(const struct mirror_client *client)
@@ -117,6 +118,10 @@ static void client_done(struct block_io *io, int res)
 		tell(client, "ended", res);
 	check_result(client, res);
 	check_told(client, res);
+	/* A trim may be nothing. */
+	if (res == 0 && is_write(client) && io->op != BLOCK_TRIM && !world->crashed &&
+	    world->acknowledged++ % CHECK_MAP == 0)
+		mirror_world_check_map(world, client);
 	if (is_write(client))
 		model_write_end(world->model, client->first, client->count, client->began,
 		    res == 0 && io->op != BLOCK_TRIM, io->flags & BLOCK_FUA);

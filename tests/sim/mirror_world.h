@@ -102,7 +102,7 @@ struct mirror_world {
 	enum cutover_state state;
 
 	uint64_t same, holes; /* bytes found equal, and those that had to be copied and were holes */
-	uint64_t requests, faults, cutovers, reverts, ready;
+	uint64_t requests, acknowledged, faults, cutovers, reverts, ready;
 	uint64_t receipts;                    /* switches of which the digests are known */
 	uint64_t told_nonce, told_generation; /* the last switch that there is a receipt of */
 	uint64_t links_lost, restored, refused;
@@ -120,6 +120,10 @@ void mirror_world_stop(struct mirror_world *world);
 /* A leg's disk as a volume, on whatever host. */
 int mirror_world_volume(struct mirror_world *world, struct ring *host, enum mirror_leg_index leg,
     struct block **ret, struct error *error);
+
+/* mirror_invariant.c */
+/* Of a write that was acknowledged just now, and of all that the legs hold: what the map would say after a loss of power. */
+void mirror_world_check_map(struct mirror_world *world, const struct mirror_client *client);
 
 /* mirror_far.c */
 int mirror_far_open(

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * DESIGN's second invariant, looked at while it runs and not only after a crash: wherever the legs would differ after a loss of power now,
+ * whatever of what is not flushed survives it, the map's stable bytes say so; and wherever a write was acknowledged just now.
+ */
+#include "mirror_world.h"
+
+#include "base/bytes.h"
+#include "range/bitmap_file_private.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VIEWS 4u
+
+/* What a run that is resumed would read: as bitmap_load.c does, for maps of one page. */
+static void load_stable(struct mirror_world *world, const struct bitmap_super *super, struct bitmap *ret)
+{
+	uint64_t size, sequence = UINT64_MAX;
+	const uint8_t *bytes = ring_sim_disk_stable(world->sim, world->map_fd, &size);
+	struct bitmap_record record;
+
+	assert(bitmap_super_pages(super) == 1 && size >= bitmap_page_at(super, 1));
+	if (bitmap_page_decode(bytes + bitmap_page_at(super, 0), 0, super->nonce, &sequence))
+		bitmap_load(ret, 0, bytes + bitmap_page_at(super, 0) + BITMAP_PAGE_AT, BITMAP_PAGE_BYTES);
+	else
+		bitmap_set(ret, 0, ret->bits);
+	for (uint32_t slot = 0; slot < super->records; slot++) {
+		if (!bitmap_record_decode(
+		        bytes + bitmap_record_at(super, slot), super->nonce, ret->bits, &record) ||
+		    record.sequence <= sequence)
+			continue;
+		for (uint32_t i = 0; i < record.count; i++)
+			bitmap_set(ret, record.intents[i].first, record.intents[i].count);
+	}
+}
+
+/* The first region that the map does not know of, and that differs between what the legs hold, or would hold; or ->bits. */
+static uint64_t unknown_difference(
+    struct mirror_world *world, uint64_t region_size, const struct bitmap *logged)
+{
+	uint64_t size, length = world->scenario.sectors * MODEL_SECTOR;
+	const uint8_t *views[VIEWS];
+
+	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
+		views[2 * i] = ring_sim_disk_data(world->sim, world->fds[i], &size);
+		views[2 * i + 1] = ring_sim_disk_stable(world->sim, world->fds[i], &size);
+	}
+	for (uint64_t at = bitmap_next_clear(logged, 0), end; at < logged->bits;
+	     at = bitmap_next_clear(logged, end)) {
+		uint64_t offset = at * region_size;
+
+		end = bitmap_next_set(logged, at);
+		for (unsigned i = 1; i < VIEWS; i++)
+			if (memcmp(views[0] + offset, views[i] + offset,
+			        min_u64(end * region_size, length) - offset))
+				return at;
+	}
+	return logged->bits;
+}
+
+void mirror_world_check_map(struct mirror_world *world, const struct mirror_client *client)
+{
+	const struct bitmap_file *map = mirror_map(mirror_job_block(world->job));
+	const struct bitmap_super *super = bitmap_file_super(map);
+	uint64_t first = client->io.offset / super->region_size, at;
+	uint64_t last = (client->io.offset + client->io.length - 1) / super->region_size;
+	struct bitmap logged;
+
+	if (bitmap_file_lost(map) || cutover_is_end(world->state))
+		return;
+	if (bitmap_init(&logged, bitmap_super_regions(super)) < 0)
+		abort();
+	load_stable(world, super, &logged);
+	if (!bitmap_test_all(&logged, first, last - first + 1))
+		mirror_world_fail(world,
+		    "a write was acknowledged, and not all of the regions %llu to %llu are in the map",
+		    (unsigned long long)first, (unsigned long long)last);
+	/* Of large legs it would take as long as all else. */
+	at = world->scenario.large ? logged.bits : unknown_difference(world, super->region_size, &logged);
+	if (at < logged.bits)
+		mirror_world_fail(world,
+		    "region %llu may differ after a loss of power, and is not in the map",
+		    (unsigned long long)at);
+	bitmap_done(&logged);
+}
