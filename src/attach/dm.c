@@ -159,9 +159,15 @@ int dm_create(const char *name, const struct dm_table *table, struct error *erro
 
 int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error)
 {
-	_cleanup_dm_task_ struct dm_task *task = dm_begin(DM_DEVICE_RELOAD, name);
+	_cleanup_dm_task_ struct dm_task *task = NULL;
+	struct dm_facts facts;
+	int res = dm_look(name, &facts, error);
 
-	if (task && !add_targets(task, table))
+	if (res < 0)
+		return res;
+	task = dm_begin(DM_DEVICE_RELOAD, name);
+	/* Each table says anew whether the device may be written. */
+	if (task && (!add_targets(task, table) || (facts.read_only && !dm_task_set_ro(task))))
 		return dm_cannot("load a table for the device", name, error);
 	if (task && secrets)
 		dm_task_secure_data(task);

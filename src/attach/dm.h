@@ -38,7 +38,7 @@ int dm_get_status(const char *name, struct dm_table *ret, struct error *error);
  * waits for dm_load() and dm_resume().
  */
 int dm_create(const char *name, const struct dm_table *table, struct error *error);
-/* Into the inactive slot. */
+/* Into the inactive slot. What is read-only stays so. */
 int dm_load(const char *name, bool secrets, const struct dm_table *table, struct error *error);
 /* Empties the inactive slot. */
 int dm_clear(const char *name, struct error *error);

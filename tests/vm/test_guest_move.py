@@ -259,6 +259,32 @@ def test_h11_lvm_snapshot_taken_meanwhile(moved, engine):
     volume.take_down()
 
 
+@kinds("linear", "lvm")
+def test_what_is_read_only_stays_so(moved):
+    """A table says anew whether its device may be written."""
+    guest, volume = moved.guest, moved.volume
+
+    def is_read_only(device):
+        return guest.run(f"blockdev --getro {device}").out.strip() == "1"
+
+    guest.run(f"mkfs.ext4 -q {volume.device}; sync; md5sum {volume.device} >/run/sum")
+    if volume.name == "live":
+        guest.run("dmsetup table live | dmsetup load -r live; dmsetup resume live")
+    else:
+        guest.run(f"lvchange -qq -pr vg/{volume.volume}")
+    guest.run(f"mkdir -p /data; mount -o ro {volume.device} /data")
+    for words in ["--until=synced"], ["--undo"], []:
+        if "--undo" in words:
+            moved.move(*words, volume.device)
+        else:
+            moved.begin(*words)
+        assert is_read_only(volume.device), words
+    assert volume.leads() == "new" and not is_read_only(volume.target)
+    guest.run("umount /data; md5sum --quiet -c /run/sum")
+    moved.nothing_is_left()
+    volume.take_down()
+
+
 @kinds("linear")
 def test_throttle_of_the_kernels_mirror(moved):
     """It slows the copy down, may be changed by --resume, and is gone afterwards; a rate is kept by it."""

@@ -218,6 +218,13 @@ def test_plain():
     table = run("dmsetup", "table", "plain")
     two_runs(source, PLAIN_STORE, plain_snapshots, plain_path, "dm-snapshot")
     check(run("dmsetup", "table", "plain") == table and not plain_devices(), "its table is another", plain_devices())
+    # What is read-only stays so.
+    run("dmsetup", "load", "-r", "plain", "--table", table.strip())
+    run("dmsetup", "resume", "plain")
+    for keep in "auto", "last":
+        sync(source, f"--snapshot={keep}", *PLAIN_STORE)
+        check(run("blockdev", "--getro", source).strip() == "1", "it may be written since")
+    check(content(TARGET) == content(source) and not plain_devices(), "the target differs, or something was left", plain_devices())
 
 
 def test_crypt():
