@@ -27,7 +27,7 @@ bool lvm_split(const char *dm_name, char *ret_group, char *ret_volume);
 
 /*
  * Metadata in which the two have exchanged their segments; the caller frees *ret. -EOPNOTSUPP with words if one of them is more than
- * a row of pieces of physical volumes, or they differ in size.
+ * a row of pieces of physical volumes, or has a snapshot, or they differ in size.
  */
 int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
 struct lvm_space {

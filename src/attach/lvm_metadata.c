@@ -52,6 +52,34 @@ static bool is_segment(const struct dm_config_node *node)
 	return node->child && sscanf(node->key, "segment%u%c", &number, &rest) == 1;
 }
 
+static const char *segment_word(const struct dm_config_node *segment, const char *key)
+{
+	return dm_config_find_str(segment->child, key, "");
+}
+
+/* Its snapshot, thick or thin, which would find another origin; and the like. 0 or -EOPNOTSUPP with words. */
+static int check_no_snapshot(const struct dm_config_node *volume, const char *group, struct error *error)
+{
+	for (const struct dm_config_node *other = volume->parent->child; other; other = other->sib)
+		for (const struct dm_config_node *node = other->child; node; node = node->sib) {
+			const char *store;
+
+			if (!is_segment(node) ||
+			    (strcmp(segment_word(node, "origin"), volume->key) &&
+			        strcmp(segment_word(node, "external_origin"), volume->key)))
+				continue;
+			store = segment_word(
+			    node, *segment_word(node, "cow_store") ? "cow_store" : "merging_store");
+			if (!*store)
+				store = other->key;
+			return error_set(error, -EOPNOTSUPP,
+			    "the LVM volume %s has the snapshot %s, which would be filled, and lose "
+			    "its origin: remove it first (`lvremove %s/%s`)",
+			    volume->key, store, group, store);
+		}
+	return 0;
+}
+
 /* Extents in all, or 0 with words when a segment is more than a piece of physical volumes. */
 static uint64_t plain_extents(struct dm_config_node *volume, const char *name, struct error *error)
 {
@@ -144,10 +172,18 @@ int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret,
 	_cleanup_(end_tree) struct dm_config_tree *tree = parse(text, error);
 	struct dm_config_node *moved, *target, *segments;
 	uint64_t extents, target_extents;
+	int res;
 
 	moved = tree ? volume_of(tree, pair->group, pair->moved, error) : NULL;
 	target = moved ? volume_of(tree, pair->group, pair->target, error) : NULL;
-	extents = target ? plain_extents(moved, pair->moved, error) : 0;
+	if (!target)
+		return error->code;
+	res = check_no_snapshot(moved, pair->group, error);
+	if (res == 0)
+		res = check_no_snapshot(target, pair->group, error);
+	if (res < 0)
+		return res;
+	extents = plain_extents(moved, pair->moved, error);
 	target_extents = extents ? plain_extents(target, pair->target, error) : 0;
 	if (!target_extents)
 		return error->code;

@@ -139,6 +139,12 @@ static int look_at_lvm(struct move *move, bool remote, bool forget_at_boot, stru
 		    text, pair.group, pair.moved, record->lvm_first, sizeof(record->lvm_first), error);
 	if (res == 0)
 		res = dm_get_table(facts.name, false, &record->last, error);
+	/* By the kernel, too: what it has more than the pieces would be written, and then left behind. */
+	if (res == 0 && !dm_table_is_plain(&record->last))
+		res = error_set(error, -EOPNOTSUPP,
+		    "%s is more than a row of pieces (its table has a target %s): snapshots of it would be "
+		    "filled, and lose their origin; remove them first, or name another volume",
+		    record->target, record->last.count ? record->last.targets[0].type : "of no kind");
 	if (res == 0)
 		record->lvm = pair;
 	return res;

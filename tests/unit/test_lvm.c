@@ -145,6 +145,37 @@ static void test_refusals(void **state)
 	assert_null(text);
 }
 
+/* Of the text with `more` before the first `mark` in it. */
+static void is_refused(const char *mark, const char *more, const char *words)
+{
+	const char *text = TEXT("striped"), *at = strstr(text, mark);
+	char *changed, *ret = NULL;
+	struct error error = {0};
+
+	assert_non_null(at);
+	assert_true(asprintf(&changed, "%.*s%s%s", (int)(at - text), text, more, at) > 0);
+	assert_int_equal(lvm_exchange_text(changed, &pair, &ret, &error), words ? -EOPNOTSUPP : 0);
+	if (words)
+		assert_non_null(strstr(error.text, words));
+	free(changed);
+	free(ret);
+}
+
+#define SNAPSHOT(words) \
+	"snapshot0 { segment_count=1 segment1 { type=\"snapshot\" extent_count=15 " words " } } "
+
+/* What is written to the origin would fill them; and after the exchange they would have another one. */
+static void test_h11_snapshots(void **state)
+{
+	is_refused("lv {", SNAPSHOT("origin=\"new\" cow_store=\"nightly\""), "lvremove vg/nightly");
+	is_refused(
+	    "lv {", SNAPSHOT("origin=\"lv\" cow_store=\"nightly\""), "volume lv has the snapshot nightly");
+	is_refused("lv {", SNAPSHOT("origin=\"new\" merging_store=\"back\""), "the snapshot back");
+	is_refused("lv {", SNAPSHOT("origin=\"other\" cow_store=\"new2\""), NULL);
+	is_refused("lv {", "t { segment1 { type=\"thin\" external_origin=\"lv\" } } ", "the snapshot t");
+	is_refused("lv {", "t { segment1 { type=\"thin\" origin=\"web\" } } ", NULL);
+}
+
 static void test_points(void **state)
 {
 	static const char text[] =
@@ -290,6 +321,7 @@ int main(void)
 	    cmocka_unit_test(test_exchange_keeps_others_out),
 	    cmocka_unit_test(test_space),
 	    cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_h11_snapshots),
 	    cmocka_unit_test(test_points),
 	    cmocka_unit_test(test_points_by_age),
 	};

@@ -449,6 +449,21 @@ static void test_h25_target_lost_before_the_switch_took_effect(void **state)
 	assert_true(lost > 4);
 }
 
+/* What is written to the target would fill them; and at the end it would lead there, and they elsewhere. */
+static void test_h11_target_with_snapshots(void **state)
+{
+	struct made_up_table before;
+
+	begin_anew(false, false, true);
+	snprintf(find("target")->live.type[0], 16, "snapshot-origin");
+	snprintf(find("target")->live.params[0], 96, "%u:7", MAPPED);
+	before = find("consumer")->live;
+	assert_int_equal(run(BEGIN, MOVE_UNTIL_MOVED), -EOPNOTSUPP);
+	assert_non_null(strstr(said, "snapshot-origin"));
+	assert_memory_equal(&find("consumer")->live, &before, sizeof(before));
+	assert_false(is_known());
+}
+
 static int make_world(void **state)
 {
 	world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -470,7 +485,8 @@ int main(void)
 	    cmocka_unit_test(test_h11_between_lvms_load_and_resume),
 	    cmocka_unit_test(test_h11_until_restart_under_lvms_lock),
 	    cmocka_unit_test(test_h25_restart_after_the_switch_to_another_machine),
-	    cmocka_unit_test(test_h25_target_lost_before_the_switch_took_effect)};
+	    cmocka_unit_test(test_h25_target_lost_before_the_switch_took_effect),
+	    cmocka_unit_test(test_h11_target_with_snapshots)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }

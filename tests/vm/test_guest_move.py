@@ -259,6 +259,20 @@ def test_h11_lvm_snapshot_taken_meanwhile(moved, engine):
     volume.take_down()
 
 
+@kinds("lvm")
+def test_h11_target_with_a_snapshot(moved):
+    """What is copied would fill it, and at the end it would have another origin."""
+    guest, volume = moved.guest, moved.volume
+    guest.run(f"""modprobe dm_snapshot; dd if=/dev/urandom of={volume.target} bs=1M count=3 conv=fsync status=none
+        lvcreate -qqy -s -n nightly -L 4M vg/{volume.other} {volume.old}; md5sum /dev/vg/nightly {volume.target} >/run/sums""", timeout_s=120)
+    table = guest.run("dmsetup table").out
+    assert "lvremove vg/nightly" in guest.run(["blkmove", "move", *moved.words()], code=3).out
+    assert guest.run("md5sum --quiet -c /run/sums; dmsetup table").out == table
+    guest.run("lvremove -qqf vg/nightly", timeout_s=120)
+    moved.begin_work()
+    moved.end_with()
+
+
 @kinds("linear", "lvm")
 def test_what_is_read_only_stays_so(moved):
     """A table says anew whether its device may be written."""
