@@ -27,6 +27,7 @@
 #define LOCK_LOOK_MS 50u
 #define METADATA_MAX (64u << 20)
 #define RING_ENTRIES 8u
+#define PATH_ROOM    600u
 
 bool lvm_split(const char *dm_name, char *ret_group, char *ret_volume)
 {
@@ -132,21 +133,53 @@ static int write_all(const char *path, const char *text, struct error *error)
 	return 0;
 }
 
-static int read_group(const char *group, bool locked, char **ret, struct error *error)
+/* What a command writes to the file `path`, which is one of its words. */
+static int ask_for_text(char *const *words, char path[PATH_ROOM], char **ret, struct error *error)
 {
-	char folder[560], path[600];
-	char *words[] = {"vgcfgbackup", "-f", path, (char *)group, locked ? "--nolocking" : NULL, NULL};
+	char folder[560];
 	int res = make_folder(folder, sizeof(folder), error);
 
 	if (res < 0)
 		return res;
-	snprintf(path, sizeof(path), "%s/metadata", folder);
+	snprintf(path, PATH_ROOM, "%s/answer", folder);
 	res = ask(words, error);
 	*ret = res == 0 ? read_all(path) : NULL;
 	remove_folder(folder, path);
-	if (res == 0 && !*ret)
-		return error_set(error, -EBADMSG, "vgcfgbackup said nothing of the group %s", group);
-	return res;
+	return res < 0 || *ret ? res : error_set(error, -EBADMSG, "%s said nothing", words[0]);
+}
+
+static int read_group(const char *group, bool locked, char **ret, struct error *error)
+{
+	char path[PATH_ROOM];
+	char *words[] = {"vgcfgbackup", "-f", path, (char *)group, locked ? "--nolocking" : NULL, NULL};
+	int res = ask_for_text(words, path, ret, error);
+
+	return res < 0 ? error_prefix(error, "cannot read the metadata of LVM's group %s", group) : 0;
+}
+
+static bool is_same_folder(const char *a, const char *b)
+{
+	struct stat first, second;
+
+	return !strcmp(a, b) || (stat(a, &first) == 0 && stat(b, &second) == 0 &&
+	                            first.st_dev == second.st_dev && first.st_ino == second.st_ino);
+}
+
+int lvm_check_locks(struct error *error)
+{
+	char path[PATH_ROOM], folder[512];
+	char *words[] = {"lvmconfig", "--typeconfig", "full", "-f", path, "global/locking_dir", NULL};
+	_cleanup_(cleanup_free) char *text = NULL;
+	int res = ask_for_text(words, path, &text, error);
+
+	if (res == 0)
+		res = lvm_locking_dir(text, folder, sizeof(folder), error);
+	if (res < 0 || is_same_folder(folder, LOCKS))
+		return res;
+	return error_set(error, -EOPNOTSUPP,
+	    "LVM has its locks in %s (locking_dir in lvm.conf), and can be kept from changing a group by "
+	    "those in " LOCKS " only: have them there first",
+	    folder);
 }
 
 int lvm_read(const char *group, char **ret, struct error *error)

@@ -27,7 +27,7 @@ bool lvm_split(const char *dm_name, char *ret_group, char *ret_volume);
 
 /*
  * Metadata in which the two have exchanged their segments; the caller frees *ret. -EOPNOTSUPP with words if one of them is more than
- * a row of pieces of physical volumes, or has a snapshot, or they differ in size.
+ * a row of pieces of physical volumes, or has a snapshot, they differ in size, or other machines may change the group.
  */
 int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
 struct lvm_space {
@@ -50,6 +50,10 @@ int lvm_points_of(const char *text, const char *group, const char *volume, char 
  * until nobody has `group` locked (-EBUSY), but then for as long as it takes. NULL: the caller has locked it.
  */
 int lvm_run(const char *group, char *const *words, struct error *error);
+/* Whether the locks that lvm_lock() takes are LVM's. -EOPNOTSUPP with words: LVM is configured to have its own elsewhere. */
+int lvm_check_locks(struct error *error);
+/* The same by what lvmconfig(8) says. -EBADMSG with words. */
+int lvm_locking_dir(const char *text, char *ret, unsigned length, struct error *error);
 /* The group's metadata as they are; the caller frees *ret. */
 int lvm_read(const char *group, char **ret, struct error *error);
 /* Keeps LVM's commands from the group until the caller closes what is returned; waits for those at work. -errno with words. */

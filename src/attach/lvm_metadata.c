@@ -80,6 +80,31 @@ static int check_no_snapshot(const struct dm_config_node *volume, const char *gr
 	return 0;
 }
 
+static bool has_word(struct dm_config_node *node, const char *key, const char *word)
+{
+	const struct dm_config_node *list = child_of(node, key);
+
+	for (const struct dm_config_value *value = list ? list->v : NULL; value; value = value->next)
+		if (value->type == DM_CFG_STRING && !strcmp(value->v.str, word))
+			return true;
+	return false;
+}
+
+/* What machines share is not locked by a file of this one alone. 0 or -EOPNOTSUPP with words. */
+static int check_local(struct dm_config_node *group, struct error *error)
+{
+	const char *lock_type = dm_config_find_str(group->child, "lock_type", "none");
+
+	if (has_word(group, "status", "CLUSTERED"))
+		lock_type = "clustered";
+	if (!strcmp(lock_type, "none"))
+		return 0;
+	return error_set(error, -EOPNOTSUPP,
+	    "other machines may change LVM's group %s (its lock type is %s), and cannot be kept from "
+	    "that here: use pvmove(8)",
+	    group->key, lock_type);
+}
+
 /* Extents in all, or 0 with words when a segment is more than a piece of physical volumes. */
 static uint64_t plain_extents(struct dm_config_node *volume, const char *name, struct error *error)
 {
@@ -178,7 +203,9 @@ int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret,
 	target = moved ? volume_of(tree, pair->group, pair->target, error) : NULL;
 	if (!target)
 		return error->code;
-	res = check_no_snapshot(moved, pair->group, error);
+	res = check_local(target->parent->parent, error);
+	if (res == 0)
+		res = check_no_snapshot(moved, pair->group, error);
 	if (res == 0)
 		res = check_no_snapshot(target, pair->group, error);
 	if (res < 0)
@@ -196,6 +223,17 @@ int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret,
 	give_segments(moved, take_segments(target));
 	give_segments(target, segments);
 	return write_tree(tree, ret, error);
+}
+
+int lvm_locking_dir(const char *text, char *ret, unsigned length, struct error *error)
+{
+	_cleanup_(end_tree) struct dm_config_tree *tree = parse(text, error);
+	const char *folder = tree ? dm_config_tree_find_str(tree, "locking_dir", "") : "";
+
+	if (!*folder || (unsigned)snprintf(ret, length, "%s", folder) >= length)
+		return error_set(
+		    error, -EBADMSG, "cannot learn where LVM's locks are (lvmconfig global/locking_dir)");
+	return 0;
 }
 
 int lvm_first(
@@ -219,16 +257,6 @@ static uint64_t number_of(const struct dm_config_node *node, const char *key)
 	int64_t value = dm_config_find_int64(node->child, key, 0);
 
 	return value > 0 ? (uint64_t)value : 0;
-}
-
-static bool has_word(struct dm_config_node *node, const char *key, const char *word)
-{
-	const struct dm_config_node *list = child_of(node, key);
-
-	for (const struct dm_config_value *value = list ? list->v : NULL; value; value = value->next)
-		if (value->type == DM_CFG_STRING && !strcmp(value->v.str, word))
-			return true;
-	return false;
 }
 
 /* Extents of physical volumes that a volume takes; those that lie upon other volumes take none themselves. */

@@ -119,6 +119,9 @@ static int look_at_lvm(struct move *move, bool remote, bool forget_at_boot, stru
 
 	if (!lvm_name(record->device, record->uuid, pair.group, pair.moved))
 		return 0;
+	res = lvm_check_locks(error);
+	if (res < 0)
+		return res;
 	if (remote || dm_look_path(record->target, &facts, &ignored) < 0 ||
 	    !lvm_name(facts.name, facts.uuid, target_group, pair.target) ||
 	    strcmp(target_group, pair.group)) {

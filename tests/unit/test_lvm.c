@@ -176,6 +176,15 @@ static void test_h11_snapshots(void **state)
 	is_refused("lv {", "t { segment1 { type=\"thin\" origin=\"web\" } } ", NULL);
 }
 
+/* Whose changes the lock of this machine does not keep out. */
+static void test_shared_groups(void **state)
+{
+	is_refused("extent_size", "lock_type = \"sanlock\"\n", "sanlock");
+	is_refused("extent_size", "lock_type = \"dlm\"\n", "group vg");
+	is_refused("extent_size", "lock_type = \"none\"\n", NULL);
+	is_refused("\"RESIZEABLE\"", "\"CLUSTERED\", ", "clustered");
+}
+
 static void test_points(void **state)
 {
 	static const char text[] =
@@ -274,6 +283,37 @@ static void make_programs(const char *folder)
 	    folder, folder, folder, folder);
 }
 
+/* LVM may have been told to have its locks elsewhere: then ours are nobody's. */
+static void test_other_locks(void **state)
+{
+	char folder[] = "/tmp/lvm-XXXXXX", path[4200], *before = strdup(getenv("PATH"));
+	bool made = mkdir(LOCKS, 0700) == 0, there = access(LOCKS, F_OK) == 0;
+	struct error error = {0};
+
+	assert_non_null(mkdtemp(folder));
+	run("cd %s; printf '#!/bin/sh\n[ $5 = global/locking_dir ] && cp %s/setting $4\n' >lvmconfig; "
+	    "chmod 700 lvmconfig; ln -s " LOCKS " same; echo 'locking_dir=\"" LOCKS "\"' >setting",
+	    folder, folder);
+	snprintf(path, sizeof(path), "%s:%s", folder, before);
+	setenv("PATH", path, 1);
+	assert_int_equal(lvm_check_locks(&error), 0);
+	run("echo 'locking_dir=\"%s/same\"' >%s/setting", folder, folder);
+	if (there)
+		assert_int_equal(lvm_check_locks(&error), 0);
+	run("echo 'locking_dir=\"%s\"' >%s/setting", folder, folder);
+	assert_int_equal(lvm_check_locks(&error), -EOPNOTSUPP);
+	assert_non_null(strstr(error.text, folder));
+	run("echo 'global {' >%s/setting", folder);
+	assert_int_equal(lvm_check_locks(&error), -EBADMSG);
+	run("rm %s/lvmconfig", folder);
+	assert_true(lvm_check_locks(&error) < 0);
+	setenv("PATH", before, 1);
+	run("rm -r %s", folder);
+	if (made)
+		rmdir(LOCKS);
+	free(before);
+}
+
 /* Whoever changed the group meanwhile would lose what he did. */
 static void test_exchange_keeps_others_out(void **state)
 {
@@ -322,6 +362,8 @@ int main(void)
 	    cmocka_unit_test(test_space),
 	    cmocka_unit_test(test_refusals),
 	    cmocka_unit_test(test_h11_snapshots),
+	    cmocka_unit_test(test_shared_groups),
+	    cmocka_unit_test(test_other_locks),
 	    cmocka_unit_test(test_points),
 	    cmocka_unit_test(test_points_by_age),
 	};

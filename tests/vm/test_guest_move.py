@@ -273,6 +273,19 @@ def test_h11_target_with_a_snapshot(moved):
     moved.end_with()
 
 
+@kinds("lvm")
+def test_locks_elsewhere(moved):
+    """LVM's commands would not wait for the lock, and what they change meanwhile would be lost."""
+    guest, settings = moved.guest, "/etc/lvm/lvmlocal.conf"
+    guest.run(f"""[ ! -e {settings} ] || cp {settings} /run/lvmlocal.conf; echo 'global {{ locking_dir = "/run/elsewhere" }}' >{settings}""")
+    said = guest.run(["blkmove", "move", *moved.words()], code=3).out
+    guest.run(f"rm {settings}; [ ! -e /run/lvmlocal.conf ] || mv /run/lvmlocal.conf {settings}")
+    assert "/run/elsewhere" in said, said
+    moved.nothing_is_left()
+    assert moved.begin()[-1]["leg"] == "new"
+    guest.run("vgremove -qqf vg", timeout_s=60)
+
+
 @kinds("linear", "lvm")
 def test_what_is_read_only_stays_so(moved):
     """A table says anew whether its device may be written."""
