@@ -59,7 +59,7 @@ int bitmap_file_claim(struct bitmap_file *map, struct bitmap_claim *claim, uint6
 		return map->lost;
 	if (PLANTED(PLANTED_NO_INTENT))
 		bitmap_set(&map->logged, claim->first, claim->count);
-	if (bitmap_test_all(&map->logged, claim->first, claim->count))
+	if (!map->merging && bitmap_test_all(&map->logged, claim->first, claim->count))
 		return 1;
 	list_append(&map->pending, &claim->waiting);
 	bitmap_round_start(map);

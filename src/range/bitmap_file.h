@@ -49,7 +49,7 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map);
 
 const struct bitmap_super *bitmap_file_super(const struct bitmap_file *map);
 /*
- * Makes state, authoritative, generation, undecided and ids of `super` durable, in both superblocks. When it fails it is not known which
+ * Makes state, authoritative, generation, undecided, ids and note of `super` durable, in both superblocks. When it fails it is not known which
  * of old and new a later load finds: nothing may be acknowledged until a record of either succeeded. Control path.
  */
 int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error);
@@ -75,6 +75,16 @@ uint64_t bitmap_file_equal(struct bitmap_file *map, uint64_t first, uint64_t cou
 /* All that is logged is dirty: a leg has come back, and what it had not flushed may be lost. Returns how many became so. */
 uint64_t bitmap_file_doubt(struct bitmap_file *map);
 
+/*
+ * What is set in `more` (all: NULL) is dirty, and durably so when this returns. 0, or -errno: the map is lost. Clients may claim meanwhile.
+ * Control path.
+ */
+int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more);
+/*
+ * Nothing is dirty or logged any more, durably when this returns; after a crash in its midst some may be. No claim is held, nor comes
+ * meanwhile. 0, or -errno: the map is lost. Control path.
+ */
+int bitmap_file_empty(struct bitmap_file *map);
 /*
  * Clears, in two steps, what is logged but not dirty, not claimed, and not warm: begin() notes what may be cleared, false when
  * there is nothing now; then the user flushes both legs; end() clears what nobody touched meanwhile, if they were flushed, and

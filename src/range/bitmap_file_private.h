@@ -39,6 +39,8 @@ struct bitmap_file {
 	struct bitmap touched, run;
 	uint64_t run_sequence;
 	bool running, run_wanted;
+	uint64_t runs; /* that have ended */
+	bool merging;  /* what is logged may not be on the disk yet */
 
 	/* clearing */
 	struct bitmap clearing; /* of a window of pages */

@@ -8,10 +8,12 @@
 #include <errno.h>
 
 #define VERSION    1u
+#define WITH_NOTE  2u
 #define CRC_AT     (BITMAP_BLOCK - 4)
 #define INTENTS_AT 32u
 #define INTENT     12u
 #define IDS_AT     96u
+#define NOTE_AT    1024u
 
 static const char super_magic[8] = "BLKMMAP1", record_magic[8] = "BLKMINTN", page_magic[8] = "BLKMBITS";
 
@@ -29,7 +31,7 @@ void bitmap_super_encode(const struct bitmap_super *super, uint8_t *block)
 {
 	memset(block, 0, BITMAP_BLOCK);
 	memcpy(block, super_magic, 8);
-	put_le32(block + 8, VERSION);
+	put_le32(block + 8, super->note_length ? WITH_NOTE : VERSION);
 	put_le32(block + 12, super->region_size);
 	put_le64(block + 16, super->nonce);
 	put_le64(block + 24, super->sequence);
@@ -43,6 +45,8 @@ void bitmap_super_encode(const struct bitmap_super *super, uint8_t *block)
 	for (unsigned i = 0; i < BITMAP_LEGS; i++)
 		memcpy(block + IDS_AT + i * BITMAP_ID_MAX, super->ids[i],
 		    strnlen(super->ids[i], BITMAP_ID_MAX - 1));
+	put_le32(block + 68, super->note_length);
+	memcpy(block + NOTE_AT, super->note, super->note_length);
 	seal(block);
 }
 
@@ -59,7 +63,7 @@ static bool super_is_sane(const struct bitmap_super *super)
 	for (unsigned i = 0; i < BITMAP_LEGS; i++)
 		if (!memchr(super->ids[i], '\0', BITMAP_ID_MAX))
 			return false;
-	return super->authoritative < BITMAP_LEGS;
+	return super->authoritative < BITMAP_LEGS && super->note_length <= BITMAP_NOTE_MAX;
 }
 
 int bitmap_super_decode(const uint8_t *block, struct bitmap_super *ret, struct error *error)
@@ -68,9 +72,9 @@ int bitmap_super_decode(const uint8_t *block, struct bitmap_super *ret, struct e
 
 	if (!is_sealed(block, super_magic))
 		return error_set(error, -EBADMSG, "the map is damaged, or is none");
-	if (get_le32(block + 8) != VERSION)
-		return error_set(error, -EBADMSG, "the map has version %u, this program reads %u",
-		    get_le32(block + 8), VERSION);
+	if (get_le32(block + 8) != VERSION && get_le32(block + 8) != WITH_NOTE)
+		return error_set(error, -EBADMSG, "the map has version %u, this program reads %u and %u",
+		    get_le32(block + 8), VERSION, WITH_NOTE);
 	super = (struct bitmap_super){.region_size = get_le32(block + 12),
 	    .nonce = get_le64(block + 16),
 	    .sequence = get_le64(block + 24),
@@ -80,9 +84,11 @@ int bitmap_super_decode(const uint8_t *block, struct bitmap_super *ret, struct e
 	    .state = get_le32(block + 52),
 	    .authoritative = get_le32(block + 56),
 	    .given_up = get_le32(block + 60) != 0,
-	    .undecided = get_le32(block + 64) != 0};
+	    .undecided = get_le32(block + 64) != 0,
+	    .note_length = get_le32(block + 68)};
 	memcpy(super.ids, block + IDS_AT, sizeof(super.ids));
-	if (!super_is_sane(&super))
+	memcpy(super.note, block + NOTE_AT, sizeof(super.note));
+	if (!super_is_sane(&super) || (get_le32(block + 8) == WITH_NOTE) != (super.note_length > 0))
 		return error_set(error, -EBADMSG, "the map's superblock makes no sense");
 	*ret = super;
 	return 0;

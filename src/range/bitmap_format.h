@@ -16,6 +16,7 @@
 #define BITMAP_PAGE_BITS   (BITMAP_PAGE_BYTES * 8u)
 #define BITMAP_LEGS        2u
 #define BITMAP_ID_MAX      160u
+#define BITMAP_NOTE_MAX    512u
 #define BITMAP_REGION_MIN  4096u
 #define BITMAP_REGION_MAX  (1u << 20) /* what one request of a copy can hold */
 #define BITMAP_RECORDS_MIN 4u
@@ -35,6 +36,9 @@ struct bitmap_super {
 	bool given_up;          /* changes could not be noted any more: nothing here may be trusted */
 	bool undecided;         /* the authoritative leg was about to change, or just has */
 	char ids[BITMAP_LEGS][BITMAP_ID_MAX]; /* identities of the legs; empty: cannot be known */
+	/* What a user of the map keeps with it, and is recorded with the rest. With one, the map is of version 2: a mirror has none. */
+	uint32_t note_length;
+	uint8_t note[BITMAP_NOTE_MAX];
 };
 
 struct bitmap_intent {

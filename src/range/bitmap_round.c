@@ -155,6 +155,7 @@ static void finish_pages(struct bitmap_file *map)
 		bitmap_clear(&map->run, map->round_pages[i], 1);
 	if (map->running && map->run.count == 0) {
 		map->running = false;
+		map->runs++;
 		map->tail = map->run_sequence;
 	}
 }

@@ -256,6 +256,119 @@ static void test_errors_are_tried_again(void **state)
 		lives(seed + i, true, true);
 }
 
+static void others_step(void *data)
+{
+	struct user *user = &world.users[rand_below(world.rand, CLAIMS)];
+
+	if (ring_sim_killed(world.ring))
+		return;
+	if (!user->active)
+		claim(user);
+	else if (user->granted)
+		release(user);
+}
+
+static void kill_step(void *data)
+{
+	ring_sim_kill(world.ring, RING_SIM_KILL_PROCESS);
+}
+
+static void some_regions(struct bitmap *ret)
+{
+	assert_int_equal(bitmap_init(ret, REGIONS), 0);
+	for (uint64_t i = rand_below(world.rand, 6); i > 0; i--) {
+		uint64_t first = rand_below(world.rand, REGIONS);
+
+		bitmap_set(ret, first, rand_between(world.rand, 1, REGIONS - first));
+	}
+}
+
+/* What was merged is there, and so is what others claimed meanwhile; a kill in the midst of it loses nothing. */
+static void test_merge(void **state)
+{
+	uint64_t seed = seed_of_run();
+	unsigned done = 0, killed = 0;
+
+	for (unsigned i = 0; i < 60; i++) {
+		struct bitmap more;
+		bool all = i % 5 == 0;
+
+		world_init(seed + i);
+		create(false);
+		some_regions(&more);
+		ring_sim_on_step(world.sim, others_step, NULL);
+		ring_sim_at_step(
+		    world.sim, ring_sim_steps(world.sim) + rand_between(world.rand, 1, 9), kill_step, NULL);
+		if (bitmap_file_merge(world.map, all ? NULL : &more) == 0) {
+			done++;
+			for (unsigned r = 0; r < REGIONS; r++)
+				world.must[r] |= all || bitmap_test(&more, r);
+		}
+		killed += ring_sim_killed(world.ring);
+		ring_sim_on_step(world.sim, NULL, NULL);
+		ring_sim_forget_steps(world.sim);
+		end(i % 2);
+		load();
+		check_loaded();
+		bitmap_done(&more);
+		world_done();
+	}
+	assert_true(done > 10 && killed > 10);
+}
+
+static void test_empty(void **state)
+{
+	uint64_t seed = seed_of_run();
+
+	for (unsigned i = 0; i < 40; i++) {
+		world_init(seed + i);
+		create(i % 3 == 0);
+		for (unsigned j = 0; j < 100; j++)
+			act();
+		run_until_idle();
+		release_all();
+		if (i % 2) {
+			assert_int_equal(bitmap_file_empty(world.map), 0);
+			assert_int_equal(bitmap_file_logged(world.map)->count, 0);
+			memset(world.must, 0, sizeof(world.must));
+		} else {
+			/* Killed in its midst: what is left is the old map, or some of it. */
+			ring_sim_at_step(world.sim,
+			    ring_sim_steps(world.sim) + rand_between(world.rand, 1, 8), kill_step, NULL);
+			bitmap_file_empty(world.map);
+			ring_sim_forget_steps(world.sim);
+		}
+		end(i % 4 < 2);
+		load();
+		if (i % 2)
+			assert_int_equal(bitmap_file_dirty(world.map)->count, 0);
+		world_done();
+	}
+}
+
+/* A user's own words come back with the rest; a map that has some is another one to a program that knows none. */
+static void test_note(void **state)
+{
+	uint8_t block[BITMAP_BLOCK];
+	struct bitmap_super next, old;
+
+	world_init(1);
+	create(false);
+	next = *bitmap_file_super(world.map);
+	bitmap_super_encode(&next, block);
+	assert_int_equal(get_le32(block + 8), 1);
+	next.note_length = BITMAP_NOTE_MAX;
+	rand_bytes(world.rand, next.note, sizeof(next.note));
+	assert_int_equal(bitmap_file_record(world.map, &next, &world.error), 0);
+	end(true);
+	load();
+	assert_memory_equal(bitmap_file_super(world.map)->note, next.note, sizeof(next.note));
+	bitmap_super_encode(&next, block);
+	assert_int_equal(get_le32(block + 8), 2);
+	assert_int_equal(bitmap_super_decode(block, &old, &world.error), 0);
+	world_done();
+}
+
 /* In order: what comes back is what was there, and no more. */
 static void test_comes_back_exactly(void **state)
 {
@@ -514,6 +627,9 @@ int main(void)
 	    cmocka_unit_test(test_kills),
 	    cmocka_unit_test(test_power_cuts),
 	    cmocka_unit_test(test_errors_are_tried_again),
+	    cmocka_unit_test(test_merge),
+	    cmocka_unit_test(test_empty),
+	    cmocka_unit_test(test_note),
 	    cmocka_unit_test(test_comes_back_exactly),
 	    cmocka_unit_test(test_group_commit),
 	    cmocka_unit_test(test_warm_regions_stay),

@@ -5,7 +5,9 @@
  */
 #include "base/rand.h"
 #include "replica/replica_ids.h"
+#include "replica/replica_note.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -64,6 +66,46 @@ static void test_table(void **state)
 			    replica_verdict_name(verdict));
 		assert_int_equal(replica_judge(&rows[i].peer, &rows[i].self), replica_verdict_flip(verdict));
 	}
+}
+
+/* As bytes */
+
+static void test_note(void **state)
+{
+	uint8_t note[REPLICA_NOTE_BYTES], damaged[REPLICA_NOTE_BYTES];
+	struct replica_ids ids = {.current = 1, .base = {2, 3}, .history = {4, 5, 6, 7, 8, 9, 10, 11}}, back;
+	struct error error;
+
+	for (unsigned flags = 0; flags < 32; flags++) {
+		ids.sender = flags & 1;
+		ids.inconsistent = flags & 2;
+		ids.outdated = flags & 4;
+		ids.follows = flags & 8;
+		ids.full = flags & 16;
+		replica_note_encode(&ids, note);
+		if (ids.sender && ids.inconsistent) {
+			assert_int_equal(replica_note_decode(note, sizeof(note), &back, &error), -EBADMSG);
+			continue;
+		}
+		memset(&back, 0, sizeof(back));
+		assert_int_equal(replica_note_decode(note, sizeof(note), &back, &error), 0);
+		assert_memory_equal(&back, &ids, offsetof(struct replica_ids, sender));
+		replica_note_encode(&back, damaged);
+		assert_memory_equal(damaged, note, sizeof(note));
+	}
+	assert_int_equal(replica_note_decode(note, sizeof(note) - 1, &back, &error), -EBADMSG);
+	for (unsigned i = 0; i < 8; i++) {
+		memcpy(damaged, note, sizeof(note));
+		damaged[i] ^= 1;
+		assert_int_equal(replica_note_decode(damaged, sizeof(note), &back, &error), -EBADMSG);
+	}
+	memcpy(damaged, note, sizeof(note));
+	damaged[96] |= 32;
+	assert_int_equal(replica_note_decode(damaged, sizeof(note), &back, &error), -EBADMSG);
+	ids.base[0] = 0;
+	ids.sender = ids.inconsistent = false;
+	replica_note_encode(&ids, note);
+	assert_int_equal(replica_note_decode(note, sizeof(note), &back, &error), -EBADMSG);
 }
 
 /* The model */
@@ -404,6 +446,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_table),
+	    cmocka_unit_test(test_note),
 	    cmocka_unit_test(test_pairs),
 	};
 
