@@ -51,6 +51,7 @@ void mirror_let_go(struct mirror *mirror, int res)
 	if (!leg->block)
 		return;
 	leg->block = NULL;
+	mirror->withholding = mirror->options.withholds && !mirror->alone;
 	mirror->detach_reason = res;
 	mirror->counts.detached++;
 	bitmap_file_doubt(mirror->map);
@@ -282,6 +283,14 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 void mirror_detach(struct block *block)
 {
 	mirror_let_go(mirror_of(block), -ECANCELED);
+}
+
+void mirror_give_answers(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->withholding = false;
+	mirror_io_answer(mirror);
 }
 
 void mirror_end(struct block *block)

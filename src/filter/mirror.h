@@ -37,6 +37,11 @@ struct mirror_options {
 	uint64_t leader_timeout_ns;   /* how long clients wait for a leader whose link is lost; 0: 30 s */
 	/* Bytes of data held for both legs at once; 0: 16 MiB. Beyond it writes wait for their turn; a longer one goes alone. */
 	uint64_t stable_max;
+	/*
+	 * From the moment that the follower is let go, writes and flushes get no answer until mirror_give_answers(): who has to make something
+	 * durable before anything is acknowledged that the follower lacks.
+	 */
+	bool withholds;
 	/* From the loop; it may call everything here but block_free(). */
 	void (*event)(void *data, enum mirror_event event);
 	void *data;
@@ -71,6 +76,8 @@ void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
  * words if its size is another one, or it cannot do what clients were told that they may ask for.
  */
 int mirror_attach(struct block *mirror, struct block *leg, struct error *error);
+/* The follower was let go, and that is seen to: the answers that wait for it are given, and so are all others. */
+void mirror_give_answers(struct block *mirror);
 /* Lets the following leg go now. Its block may be freed once mirror_leg_idle(). */
 void mirror_detach(struct block *mirror);
 bool mirror_attached(const struct block *mirror);

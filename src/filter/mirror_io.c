@@ -124,6 +124,12 @@ static void answer(struct mirror_io *mio)
 	mirror_look_drained(mirror);
 }
 
+/* The follower is gone, and nobody has said yet that it may be done without. */
+static bool is_withheld(const struct mirror_io *mio)
+{
+	return mio->mirror->withholding && mio->res == 0 && (writes(mio) || mio->parent->op == BLOCK_FLUSH);
+}
+
 /* Only the authoritative leg is waited for without bound; the follower until it is let go. */
 static void answer_if_over(struct mirror_io *mio)
 {
@@ -131,7 +137,7 @@ static void answer_if_over(struct mirror_io *mio)
 	bool waits = mio->through && mio->legs[MIRROR_LEGS - 1 - mirror->authoritative].active &&
 	             mirror_follower(mirror)->block;
 
-	if (mio->auth_ended && !mio->answered && !waits)
+	if (mio->auth_ended && !mio->answered && !waits && !is_withheld(mio))
 		answer(mio);
 }
 
@@ -186,6 +192,12 @@ void mirror_io_let_go(struct mirror *mirror)
 	}
 	/* What a follower that hangs still has is in nobody's way. */
 	mirror_io_give_turns(mirror);
+}
+
+void mirror_io_answer(struct mirror *mirror)
+{
+	list_for_each_safe (node, &mirror->under_way)
+		answer_if_over(container_of(node, struct mirror_io, node));
 }
 
 static void ask_leg(struct mirror_io *mio, unsigned index)

@@ -132,6 +132,8 @@ static void go_on(struct replica_state *state)
 		break;
 	case REPLICA_THEN_COPY:
 		state->follow_said = false;
+		/* The other is good for nothing until all has come: what it lacks need not wait. */
+		replica_release(state);
 		state->flow = REPLICA_SENDING;
 		state->arrived_said = false;
 		replica_act(state, REPLICA_DO_COPY);

@@ -113,6 +113,15 @@ static void world_init(uint64_t seed)
 	assert_int_equal(mirror_new(&world.mirror, world.delays, &options, NULL), 0);
 }
 
+static void mirror_new_withholding(void)
+{
+	const struct mirror_options options = {
+	    .map = world.map, .follower_timeout_ns = TIMEOUT_NS, .event = event, .withholds = true};
+
+	block_free(world.mirror);
+	assert_int_equal(mirror_new(&world.mirror, world.delays, &options, NULL), 0);
+}
+
 static void world_done(void)
 {
 	block_free(world.mirror);
@@ -311,6 +320,47 @@ static void test_unflushed_is_dirty_after_a_loss(void **state)
 	fail_writes(1, -EIO);
 	assert_int_equal(write_at(0, 512), 0);
 	assert_true(dirty(0) && dirty(7));
+	world_done();
+}
+
+/* For a replica: nothing is acknowledged that the lost follower lacks, before its loss is recorded. */
+static void test_answers_are_withheld(void **state)
+{
+	struct request written, behind, flush;
+
+	world_init(1);
+	mirror_new_withholding();
+	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
+	slow_down(1, 100 * MS);
+	begin(&written, BLOCK_WRITE, 0, 4096, buf);
+	run_for(10 * MS);
+	mirror_detach(world.mirror);
+	begin(&behind, BLOCK_WRITE, 5 * REGION, 512, buf);
+	begin(&flush, BLOCK_FLUSH, 0, 0, NULL);
+	run_for(200 * MS);
+	assert_false(written.ended || behind.ended || flush.ended);
+	assert_int_equal(io(BLOCK_READ, 5 * REGION, 512), 0);
+	mirror_give_answers(world.mirror);
+	assert_true(written.ended && behind.ended && flush.ended);
+	assert_int_equal(written.res | behind.res | flush.res, 0);
+	assert_true(dirty(0) && dirty(5));
+	/* From now on nobody waits, until a follower comes and goes. */
+	assert_int_equal(write_at(9 * REGION, 512), 0);
+	assert_int_equal(mirror_attach(world.mirror, world.delays[1], NULL), 0);
+	slow_down(1, 1000);
+	assert_int_equal(write_at(20 * REGION, 512), 0);
+	fail_writes(1, -EIO);
+	begin(&written, BLOCK_WRITE, 21 * REGION, 512, buf);
+	run_for(10 * MS);
+	assert_int_equal(mirror_detach_reason(world.mirror), -EIO);
+	assert_false(written.ended);
+	mirror_give_answers(world.mirror);
+	assert_true(written.ended);
+	/* An error of the leader is told at once. */
+	assert_int_equal(mirror_attach(world.mirror, world.delays[1], NULL), 0);
+	mirror_detach(world.mirror);
+	fail_writes(0, -EIO);
+	assert_int_equal(write_at(30 * REGION, 512), -EIO);
 	world_done();
 }
 
@@ -589,6 +639,7 @@ int main(void)
 	    cmocka_unit_test(test_h24_a_stuck_follower),
 	    cmocka_unit_test(test_follower_errors_are_its_own),
 	    cmocka_unit_test(test_unflushed_is_dirty_after_a_loss),
+	    cmocka_unit_test(test_answers_are_withheld),
 	    cmocka_unit_test(test_authoritative_errors_are_the_clients),
 	    cmocka_unit_test(test_a_failed_flush_is_not_swallowed),
 	    cmocka_unit_test(test_a_refused_trim_tells_of_a_failed_flush),
