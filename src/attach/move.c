@@ -38,9 +38,9 @@ int move_enter_phase(struct move *move, enum move_phase phase, struct error *err
 
 /* Forward */
 
-static int clean_up_undone(struct move *move, struct error *error)
+static int clean_up_undone(struct move *move, bool engine_has_begun, struct error *error)
 {
-	int res = ENGINE(move, remove, error);
+	int res = engine_has_begun ? ENGINE(move, remove, error) : 0;
 
 	if (res == 0)
 		res = move_remove_legs(move, error);
@@ -94,21 +94,32 @@ static int note_led(struct move *move, struct error *error)
 	return res;
 }
 
-static int forward_syncing(struct move *move, struct error *error)
+/* A move that cannot even begin takes away what it made, and nothing of another one that has the same names. */
+static int make_all(struct move *move, enum move_place *ret, struct error *error)
 {
-	enum move_place place;
+	bool engine_has_begun = false;
 	struct error ignored;
 	int res = move_make_legs(move, error);
 
-	if (res == 0)
+	if (res == 0) {
 		res = ENGINE(move, make, error);
+		engine_has_begun = res != -EEXIST;
+	}
 	if (res == 0)
-		res = move_where(move, &place, error);
+		res = move_where(move, ret, error);
 	if (res < 0 && move->fresh)
-		clean_up_undone(move, &ignored);
+		clean_up_undone(move, engine_has_begun, &ignored);
+	move->fresh = false;
+	return res;
+}
+
+static int forward_syncing(struct move *move, struct error *error)
+{
+	enum move_place place;
+	int res = make_all(move, &place, error);
+
 	if (res < 0)
 		return res;
-	move->fresh = false;
 	if (place == AT_ELSEWHERE || place == AT_NEW || (place == AT_OLD && move->record.led))
 		return move_astray(move, place, error);
 	if (place == AT_OLD) {
@@ -342,7 +353,7 @@ int move_undo(struct move *move, bool keep_old, struct error *error)
 	int res =
 	    move_is_restarted(move) ? move_undo_restarted(move, keep_old, error) : lead_back(move, error);
 
-	return res == 0 ? clean_up_undone(move, error) : res;
+	return res == 0 ? clean_up_undone(move, true, error) : res;
 }
 
 struct move *move_free(struct move *move)
@@ -363,6 +374,11 @@ const struct move_record *move_get_record(const struct move *move)
 bool move_new_counts(const struct move *move)
 {
 	return move->record.phase == MOVE_SWITCHED || move->record.phase == MOVE_FINISHING;
+}
+
+bool move_is_fresh(const struct move *move)
+{
+	return move->fresh;
 }
 
 uint64_t move_pause_ns(const struct move *move)

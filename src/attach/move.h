@@ -11,6 +11,7 @@
 #include "attach/move_record.h"
 
 #define MOVE_DEVICE_SUFFIX "-blkmove-"
+#define MOVE_NAME_MAX      108u /* bytes of NAME: device-mapper's names have 127 */
 
 struct move;
 
@@ -26,7 +27,10 @@ struct move_engine {
 	    switches; /* cut() makes the new leg the one that counts, and uncut() the old one; else they only look */
 	/* Each is given `data`, may be called again after it succeeded, and returns 0 or -errno with words. */
 
-	/* A device that is the old leg, in move_medium(); nothing is copied, nothing else needs it yet. */
+	/*
+	 * A device that is the old leg, by move_set_medium(); nothing is copied, nothing else needs it yet. -EEXIST: what has its name is not of this move,
+	 * and was not touched.
+	 */
 	int (*make)(void *data, struct move *move, struct error *error);
 	/* The consumer's device leads to the medium: begins, or goes on with, the copy. */
 	int (*sync)(void *data, struct move *move, struct error *error);
@@ -37,7 +41,7 @@ struct move_engine {
 	int (*uncut)(void *data, struct move *move, struct error *error);
 	/* Nothing is under way: does the new leg have everything, durably as far as it was flushed? */
 	int (*leave)(void *data, struct move *move, struct error *error);
-	/* Nobody uses the medium any more: removes it, and all that the engine knew. */
+	/* Nobody uses the medium any more: removes it, and all that the engine knew; but nothing of another move. */
 	int (*remove)(void *data, struct move *move, struct error *error);
 	/* The machine was started anew, after cut() was about to be called: whether it made the new leg count. NULL where it never does. */
 	int (*was_cut)(void *data, struct move *move, bool *ret, struct error *error);
@@ -89,8 +93,13 @@ uint64_t move_pause_ns(const struct move *move);
 /* For engines: */
 const char *move_leg_name(const struct move *move, bool new_leg);
 dev_t move_leg_device(const struct move *move, bool new_leg);
-/* A device of the move's own with that table, unless it is there. */
-int move_make_device(const char *name, const struct dm_table *table, dev_t *ret, struct error *error);
+/* It was begun by this process, and has made nothing yet: whatever has the name of one of its parts is another's. */
+bool move_is_fresh(const struct move *move);
+/*
+ * A device of the move's own with that table, unless it is there: with a table that `may_have` knows (NULL: with that one), else it is another's, -EEXIST.
+ */
+int move_make_device(const struct move *move, const char *name, const struct dm_table *table,
+    bool (*may_have)(const struct move *move, const struct dm_table *table), dev_t *ret, struct error *error);
 void move_set_medium(struct move *move, dev_t medium);
 /* A number of the engine's own that outlasts the process, but no restart of the machine; 0 until it is set. */
 unsigned move_note(const struct move *move);

@@ -19,11 +19,17 @@ static const char *const leg_words[2] = {"old", "new"};
 
 int move_name_legs(struct move *move, struct error *error)
 {
+	size_t length = strlen(move->record.device);
+
+	if (length > MOVE_NAME_MAX)
+		return error_set(error, -ENAMETOOLONG,
+		    "the name %s has %zu bytes, and the devices of a move are called by it and more: at most "
+		    "%u "
+		    "go; `dmsetup rename` gives it a shorter one",
+		    move->record.device, length, MOVE_NAME_MAX);
 	for (unsigned i = 0; i < 2; i++)
-		if (snprintf(move->leg_names[i], DM_NAME_MAX, "%s" MOVE_DEVICE_SUFFIX "%s",
-		        move->record.device, leg_words[i]) > 120)
-			return error_set(error, -ENAMETOOLONG,
-			    "the name %s is too long for the devices of a move", move->record.device);
+		snprintf(move->leg_names[i], DM_NAME_MAX, "%s" MOVE_DEVICE_SUFFIX "%s", move->record.device,
+		    leg_words[i]);
 	return 0;
 }
 
@@ -75,16 +81,6 @@ int move_stat_target(struct move *move, dev_t *ret, uint64_t *ret_sectors, struc
 	    record->target, id, record->device, record->target_id);
 }
 
-void move_find_legs(struct move *move)
-{
-	for (unsigned i = 0; i < 2; i++) {
-		struct dm_facts facts;
-		struct error ignored;
-
-		move->leg_devices[i] = dm_look(move->leg_names[i], &facts, &ignored) == 0 ? facts.device : 0;
-	}
-}
-
 static int leg_table(struct move *move, bool new_leg, struct dm_table *ret, struct error *error)
 {
 	const struct move_record *record = &move->record;
@@ -108,39 +104,78 @@ static int leg_table(struct move *move, bool new_leg, struct dm_table *ret, stru
 	return res < 0 ? error_set(error, res, "cannot make the legs: out of memory") : 0;
 }
 
-int move_make_device(const char *name, const struct dm_table *table, dev_t *ret, struct error *error)
+/* One of its name may be of another move, whose record is elsewhere or was lost. The old leg is made first and removed last: it tells of both. */
+static bool legs_are_ours(struct move *move)
+{
+	struct dm_facts facts;
+	struct dm_table now = {0}, wanted = {0};
+	struct error ignored;
+	bool ours = dm_look(move->leg_names[0], &facts, &ignored) == 0;
+
+	/* Killed while it was made. */
+	if (ours && facts.live_table)
+		ours = dm_get_table(move->leg_names[0], false, &now, &ignored) == 0 &&
+		       leg_table(move, false, &wanted, &ignored) == 0 && dm_table_equal(&now, &wanted);
+	dm_table_done(&now);
+	dm_table_done(&wanted);
+	return ours;
+}
+
+void move_find_legs(struct move *move)
+{
+	bool ours = legs_are_ours(move);
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct dm_facts facts;
+		struct error ignored;
+
+		move->leg_devices[i] =
+		    ours && dm_look(move->leg_names[i], &facts, &ignored) == 0 ? facts.device : 0;
+	}
+}
+
+static int must_be_ours(const struct move *move, const char *name, const struct dm_table *table,
+    bool (*may_have)(const struct move *move, const struct dm_table *table), struct error *error)
+{
+	struct dm_table now;
+	int res = dm_get_table(name, false, &now, error);
+
+	if (res == 0 && !(may_have ? may_have(move, &now) : dm_table_equal(&now, table)))
+		res = error_set(error, -EEXIST,
+		    "there is a device %s that is not of this move; look at `dmsetup table %s`, and remove "
+		    "it",
+		    name, name);
+	dm_table_done(&now);
+	return res;
+}
+
+int move_make_device(const struct move *move, const char *name, const struct dm_table *table,
+    bool (*may_have)(const struct move *move, const struct dm_table *table), dev_t *ret, struct error *error)
 {
 	struct dm_facts facts;
 	int res = dm_look(name, &facts, error);
 
+	if (res == 0 && move->fresh)
+		return error_set(error, -EEXIST,
+		    "there is a device %s already: %s is being moved, and the move is recorded in another "
+		    "--state-dir, or its record was lost; end that move, or remove the device (`dmsetup "
+		    "table %s` shows it)",
+		    name, move->record.device, name);
+	if (res == 0 && facts.live_table)
+		res = must_be_ours(move, name, table, may_have, error);
 	/* Killed while it was made. */
-	if (res == 0 && !facts.live_table)
+	else if (res == 0)
 		res = dm_remove(name, error) == 0 ? -ENXIO : error->code;
 	if (res == -ENXIO) {
 		res = dm_create(name, table, error);
 		if (res == 0)
 			res = dm_look(name, &facts, error);
 	}
-	/* Or while its table was swapped. */
+	/* Killed while its table was swapped. */
 	if (res == 0 && facts.suspended)
 		res = dm_resume(name, error);
 	if (res == 0)
 		*ret = facts.device;
-	return res;
-}
-
-/* One of that name may be there that is another's, or of a move whose record was lost. */
-static int must_be(const char *name, const struct dm_table *wanted, struct error *error)
-{
-	struct dm_table table;
-	int res = dm_get_table(name, false, &table, error);
-
-	if (res == 0 && !dm_table_equal(&table, wanted))
-		res = error_set(error, -EEXIST,
-		    "there is a device %s that is not of this move; look at `dmsetup table %s`, and remove "
-		    "it",
-		    name, name);
-	dm_table_done(&table);
 	return res;
 }
 
@@ -154,9 +189,8 @@ int move_make_legs(struct move *move, struct error *error)
 			continue;
 		res = leg_table(move, i == 1, &table, error);
 		if (res == 0)
-			res = move_make_device(move->leg_names[i], &table, &move->leg_devices[i], error);
-		if (res == 0)
-			res = must_be(move->leg_names[i], &table, error);
+			res = move_make_device(
+			    move, move->leg_names[i], &table, NULL, &move->leg_devices[i], error);
 		dm_table_done(&table);
 		if (res < 0)
 			return res;
@@ -168,9 +202,11 @@ int move_remove_legs(struct move *move, struct error *error)
 {
 	int res = 0;
 
-	for (unsigned i = 0; i < 2 && res == 0; i++)
-		res = dm_remove(move->leg_names[i], error);
-	move_find_legs(move);
+	for (unsigned i = 2; i-- > 0 && res == 0;)
+		if (move->leg_devices[i]) {
+			res = dm_remove(move->leg_names[i], error);
+			move->leg_devices[i] = res == 0 ? 0 : move->leg_devices[i];
+		}
 	return res;
 }
 

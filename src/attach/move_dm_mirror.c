@@ -21,8 +21,24 @@
 
 static int medium_name(const struct move *move, char ret[DM_NAME_MAX])
 {
-	return snprintf(
-	    ret, DM_NAME_MAX, "%.100s" MOVE_DEVICE_SUFFIX "mirror", move_get_record(move)->device);
+	return snprintf(ret, DM_NAME_MAX, "%.*s" MOVE_DEVICE_SUFFIX "mirror", (int)MOVE_NAME_MAX,
+	    move_get_record(move)->device);
+}
+
+/* It lies on this move's legs, and on nothing else. */
+static bool is_medium(const struct move *move, const struct dm_table *table)
+{
+	unsigned legs = dm_table_is(table, "mirror") ? 2 : 1;
+	size_t at = 0;
+	dev_t device;
+
+	if (legs == 1 && !dm_table_is(table, "linear"))
+		return false;
+	for (unsigned i = 0; i < legs; i++)
+		if (!dm_params_next_device(table->targets[0].params, &at, &device) ||
+		    device != move_leg_device(move, i))
+			return false;
+	return !dm_params_next_device(table->targets[0].params, &at, &device);
 }
 
 static unsigned get_throttle(void)
@@ -77,7 +93,7 @@ static int dm_mirror_make(void *data, struct move *move, struct error *error)
 
 	medium_name(move, name);
 	if (res == 0)
-		res = move_make_device(name, &table, &device, error);
+		res = move_make_device(move, name, &table, is_medium, &device, error);
 	dm_table_done(&table);
 	if (res == 0)
 		move_set_medium(move, device);
@@ -195,10 +211,19 @@ static int dm_mirror_remove(void *data, struct move *move, struct error *error)
 {
 	unsigned before = move_note(move);
 	char name[DM_NAME_MAX];
+	struct dm_table table;
+	bool ours;
 	int res = before ? put_throttle(before, error) : 0;
 
 	medium_name(move, name);
-	return res == 0 ? dm_remove(name, error) : res;
+	if (res == 0)
+		res = dm_get_table(name, false, &table, error);
+	if (res < 0)
+		return res == -ENXIO ? 0 : res;
+	/* Killed while it was made, it has no table. */
+	ours = table.count == 0 || is_medium(move, &table);
+	dm_table_done(&table);
+	return ours ? dm_remove(name, error) : 0;
 }
 
 /* It is all in the kernel's memory. */

@@ -16,7 +16,7 @@ struct move {
 	struct move_folder folder;
 	struct move_record record;
 	char leg_names[2][DM_NAME_MAX]; /* old, new */
-	dev_t leg_devices[2];           /* 0: not made yet */
+	dev_t leg_devices[2];           /* 0: not made yet; one that is not of this move counts as none */
 	dev_t medium;                   /* 0: not made yet */
 	uint64_t pause_ns;
 	bool
@@ -55,10 +55,11 @@ int move_name_legs(struct move *move, struct error *error);
 int move_stat_device(const char *path, dev_t *ret, uint64_t *ret_sectors, struct error *error);
 /* The target. -EXDEV with words when it is not what it was when the move began. */
 int move_stat_target(struct move *move, dev_t *ret, uint64_t *ret_sectors, struct error *error);
-/* Both legs as devices of their own, unless they are there. */
+/* Both legs as devices of their own, unless they are there. As move_make_device(). */
 int move_make_legs(struct move *move, struct error *error);
+/* Those that are of this move. */
 int move_remove_legs(struct move *move, struct error *error);
-/* Finds the legs that are there. */
+/* Finds the legs that are there, and are of this move. */
 void move_find_legs(struct move *move);
 /* What it was given is on its disk, past the cache that a power cut empties: before anybody is told that it counts. 0 where the leg is no device here. */
 int move_flush_leg(struct move *move, bool new_leg, struct error *error);

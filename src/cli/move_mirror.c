@@ -3,6 +3,7 @@
 #include "cli/move_mirror.h"
 
 #include "base/cleanup.h"
+#include "base/crc32c.h"
 #include "cli/control_client.h"
 #include "export/device.h"
 #include "ring/ring.h"
@@ -20,17 +21,45 @@
 #include <time.h>
 
 #define RING_ENTRIES 8u
+#define NAME_WHOLE   58u /* bytes of a device's name that a mirror's has room for */
+#define NAME_PART    41u /* and with the sum of all of it */
+#define LEG_MAX      600u
 #define ORDER_MS     600000u /* a revert first waits until both legs are the same */
 #define END_MS       60000u
 #define POLL_NS      50000000L
 #define ATTEMPTS     12u /* of 5 s */
 
+static bool fits(char character)
+{
+	return isalnum((unsigned char)character) || strchr("._-", character);
+}
+
+/* A device's name that a mirror cannot have as it is would be like others then. */
 static void name_mirror(struct move_mirror *engine, const struct move *move)
 {
-	snprintf(engine->name, sizeof(engine->name), "move-%.58s", move_get_record(move)->device);
+	const char *device = move_get_record(move)->device;
+	bool whole = strlen(device) <= NAME_WHOLE;
+	char sum[17];
+
+	for (const char *at = device; *at; at++)
+		whole &= fits(*at);
+	if (whole)
+		snprintf(engine->name, sizeof(engine->name), "move-%.*s", (int)NAME_WHOLE, device);
+	else
+		snprintf(engine->name, sizeof(engine->name), "move-%.*s-%s", (int)NAME_PART, device,
+		    crc32c_name(device, sum));
 	for (char *at = engine->name; *at; at++)
-		if (!isalnum((unsigned char)*at) && !strchr("._-", *at))
+		if (!fits(*at))
 			*at = '_';
+}
+
+static void name_legs(const struct move *move, char old[LEG_MAX], char new[LEG_MAX])
+{
+	const char *target = move_get_record(move)->target;
+
+	snprintf(old, LEG_MAX, "/dev/mapper/%s", move_leg_name(move, false));
+	snprintf(new, LEG_MAX, "%s%s", target[0] == '/' ? "/dev/mapper/" : "",
+	    target[0] == '/' ? move_leg_name(move, true) : target);
 }
 
 /* Runs this program. What it says last is the error's words. */
@@ -86,18 +115,51 @@ static json_t *ask(const struct move_mirror *engine, const char *command, struct
 	return reply;
 }
 
-static json_t *ask_status(const struct move_mirror *engine, struct error *error)
+/* The process that has, or had, the folder of this move's mirror. */
+static pid_t read_pid(const struct move_mirror *engine)
 {
-	return ask(engine, "status", error);
+	char path[4200];
+	FILE *file;
+	int pid = 0;
+
+	snprintf(path, sizeof(path), "%s/mirrors/%s/lock", engine->state_dir, engine->name);
+	file = fopen(path, "re");
+	if (file && fscanf(file, "%d", &pid) != 1)
+		pid = 0;
+	if (file)
+		fclose(file);
+	return pid;
 }
 
-static bool runs(const struct move_mirror *engine)
+/* Of the move's own mirror: -EEXIST when another one answers to its name, also that of a move which is recorded in another folder. */
+static json_t *ask_status(const struct move_mirror *engine, const struct move *move, struct error *error)
 {
-	struct error ignored;
-	json_t *status = ask_status(engine, &ignored);
+	char old[LEG_MAX], new[LEG_MAX];
+	json_t *status = ask(engine, "status", error);
+
+	name_legs(move, old, new);
+	if (!status || (!strcmp(control_string(status, "source"), old) &&
+	                   !strcmp(control_string(status, "target"), new) &&
+	                   (pid_t)control_number(status, "pid") == read_pid(engine)))
+		return status;
+	error_set(error, -EEXIST,
+	    "a mirror %s runs, of %.100s and %.100s, that is not of this move in %.100s; see `blkmove status "
+	    "%s`, and end it first",
+	    engine->name, control_string(status, "source"), control_string(status, "target"),
+	    engine->state_dir, engine->name);
+	json_decref(status);
+	return NULL;
+}
+
+/* 1, 0 or -EEXIST. */
+static int runs(const struct move_mirror *engine, const struct move *move, struct error *error)
+{
+	json_t *status = ask_status(engine, move, error);
 
 	json_decref(status);
-	return status != NULL;
+	if (status)
+		return 1;
+	return error->code == -EEXIST ? -EEXIST : 0;
 }
 
 /* A mirror of this name was begun, and has not ended. */
@@ -112,15 +174,11 @@ static bool is_known(const struct move_mirror *engine)
 static int begin(struct move_mirror *engine, struct move *move, struct error *error)
 {
 	const struct move_record *record = move_get_record(move);
-	char old[200], new[600], device[120], name[100], state_dir[4200], overwrite[620] = "";
+	char old[LEG_MAX], new[LEG_MAX], device[120], name[100], state_dir[4200], overwrite[620] = "";
 	const char *words[MOVE_MIRROR_WORDS_MAX + 12];
 	unsigned count = 0;
 
-	snprintf(old, sizeof(old), "/dev/mapper/%s", move_leg_name(move, false));
-	if (record->target[0] == '/')
-		snprintf(new, sizeof(new), "/dev/mapper/%s", move_leg_name(move, true));
-	else
-		snprintf(new, sizeof(new), "%s", record->target);
+	name_legs(move, old, new);
 	snprintf(device, sizeof(device), "--device=%s", engine->name);
 	snprintf(name, sizeof(name), "--name=%s", engine->name);
 	snprintf(state_dir, sizeof(state_dir), "--state-dir=%s", engine->state_dir);
@@ -158,16 +216,27 @@ static int mirror_make(void *data, struct move *move, struct error *error)
 	struct move_mirror *engine = data;
 	char path[128];
 	struct stat facts;
-	int res = 0;
+	int res;
 
 	name_mirror(engine, move);
-	if (!runs(engine))
+	res = runs(engine, move, error);
+	/* Its legs had the same names, and need not be the same. */
+	if (move_is_fresh(move) && (res > 0 || is_known(engine)))
+		return error_set(error, -EEXIST,
+		    "an earlier mirror %s has not ended; `blkmove mirror --forget %s` forgets it",
+		    engine->name, engine->name);
+	if (res == 0)
 		res = is_known(engine) ? resume(engine, error) : begin(engine, move, error);
 	if (res < 0)
 		return res;
 	snprintf(path, sizeof(path), DEVICE_FOLDER "/%s", engine->name);
 	if (stat(path, &facts) < 0 || !S_ISBLK(facts.st_mode))
-		return error_set(error, -ENODEV, "the mirror's device %s is not there", path);
+		return move_is_fresh(move)
+		           ? error_set(error, -ENODEV,
+		                 "the mirror's device %s is not there; the move is given up", path)
+		           : error_set(error, -ENODEV,
+		                 "the mirror's device %s is not there; `blkmove move --undo %s` leads back",
+		                 path, move_get_record(move)->device);
 	move_set_medium(move, facts.st_rdev);
 	return 0;
 }
@@ -184,7 +253,7 @@ static int mirror_sync(void *data, struct move *move, struct error *error)
 static int mirror_look(void *data, struct move *move, struct move_progress *ret, struct error *error)
 {
 	struct move_mirror *engine = data;
-	json_t *status = ask_status(engine, error);
+	json_t *status = ask_status(engine, move, error);
 	const char *state = control_string(status, "state"), *trouble;
 
 	if (!status)
@@ -202,9 +271,10 @@ static int mirror_look(void *data, struct move *move, struct move_progress *ret,
 	return 0;
 }
 
-static int target_counts(struct move_mirror *engine, bool *ret, struct error *error)
+static int target_counts(
+    const struct move_mirror *engine, const struct move *move, bool *ret, struct error *error)
 {
-	json_t *status = ask_status(engine, error);
+	json_t *status = ask_status(engine, move, error);
 
 	if (!status)
 		return error_prefix(error, "the mirror cannot be asked");
@@ -214,42 +284,43 @@ static int target_counts(struct move_mirror *engine, bool *ret, struct error *er
 }
 
 /* The order, unless it was carried out already. A mirror that was killed and began again is paused until now: it would never be in step. */
-static int order(struct move_mirror *engine, const char *name, bool target_is_to_count, struct error *error)
+static int order(struct move_mirror *engine, struct move *move, const char *name, bool target_is_to_count,
+    struct error *error)
 {
 	const char *words[] = {name, engine->name};
 	bool counts = false;
-	int res = target_counts(engine, &counts, error);
+	int res = target_counts(engine, move, &counts, error);
 
 	if (res < 0 || counts == target_is_to_count)
 		return res;
-	res = mirror_sync(engine, NULL, error);
+	res = mirror_sync(engine, move, error);
 	return res < 0 ? res : run_self(words, 2, error);
 }
 
 static int mirror_cut(void *data, struct move *move, struct error *error)
 {
-	return order(data, "cutover", true, error);
+	return order(data, move, "cutover", true, error);
 }
 
 static int mirror_uncut(void *data, struct move *move, struct error *error)
 {
-	return order(data, "revert", false, error);
+	return order(data, move, "revert", false, error);
 }
 
 static int mirror_leave(void *data, struct move *move, struct error *error)
 {
 	bool counts = false;
-	int res = target_counts(data, &counts, error);
+	int res = target_counts(data, move, &counts, error);
 
 	if (res == 0 && !counts)
 		res = error_set(error, -EIO, "the mirror has not been switched");
 	return res;
 }
 
-static int end_process(struct move_mirror *engine, struct error *error)
+static int end_process(const struct move_mirror *engine, const struct move *move, struct error *error)
 {
 	const struct timespec pause = {.tv_nsec = POLL_NS};
-	json_t *status = ask_status(engine, error);
+	json_t *status = ask_status(engine, move, error);
 	pid_t pid = (pid_t)control_number(status, "pid");
 	char path[128];
 
@@ -272,21 +343,23 @@ static int mirror_remove(void *data, struct move *move, struct error *error)
 	struct move_mirror *engine = data;
 	const char *words[2] = {NULL, engine->name};
 	bool counts = false;
-	int res = 0;
+	int res;
 
 	name_mirror(engine, move);
-	if (!runs(engine) && !is_known(engine))
+	res = runs(engine, move, error);
+	/* There is none of this move, and another's is left alone. */
+	if (res <= 0 && !is_known(engine))
 		return 0;
 	/* Killed: only a running one can take its device away. */
-	if (!runs(engine))
+	if (res == 0)
 		res = resume(engine, error);
-	if (res == 0 && is_known(engine)) {
-		res = target_counts(engine, &counts, error);
+	if (res >= 0 && is_known(engine)) {
+		res = target_counts(engine, move, &counts, error);
 		words[0] = counts ? "finish" : "abort";
 		if (res == 0)
 			res = run_self(words, 2, error);
 	}
-	return res == 0 ? end_process(engine, error) : res;
+	return res >= 0 ? end_process(engine, move, error) : res;
 }
 
 static int mirror_was_cut(void *data, struct move *move, bool *ret, struct error *error)

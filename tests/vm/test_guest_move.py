@@ -176,6 +176,34 @@ def test_h23_what_stays_behind_is_said(moved):
     volume.take_down()
 
 
+def test_moves_whose_names_are_alike(guest):
+    """Each has a mirror of its own, and a second move of a device, recorded in another folder, leaves the first one's alone."""
+    guest.run("modprobe dm_mod; modprobe ublk_drv || modprobe nbd")
+    moves = [Move(guest, Linear(guest, name, *(guest.add_disk("4M", f"{serial}-{place}") for place in ("old", "new"))))
+             for name, serial in (("a+b", "one"), ("a_b", "two"))]
+    for move in moves:
+        move.volume.set_up()
+        guest.run(f"dd if=/dev/urandom of={move.volume.device} bs=1M count=4 conv=fsync status=none; md5sum {move.volume.device} >>/run/alike")
+    for move in moves:
+        assert move.begin("--engine=blkmove", "--until=switched")[-1]["leg"] == "new"
+    all_there_is = "dmsetup table; for lock in /var/lib/blkmove/mirrors/*/lock; do kill -0 $(cat $lock); cat $lock; done"
+    before, spare = guest.run(all_there_is).out, guest.add_disk("4M", "spare")
+    for engine in ("dm", "blkmove"):
+        said = guest.run(["blkmove", "move", "--state-dir=/run/other", f"--engine={engine}", moves[1].volume.device, spare], code=3).out
+        assert "another --state-dir" in said, said
+    assert guest.run(all_there_is).out == before
+    assert moves[0].move("--undo", moves[0].volume.device)[-1]["leg"] == "old"
+    assert moves[1].move("--resume", moves[1].volume.device)[-1]["result"] == "moved"
+    moves[0].begin("--engine=blkmove")
+    for move in moves:
+        assert move.volume.leads() == "new"
+        move.volume.spoil_other()
+    guest.run("echo 3 >/proc/sys/vm/drop_caches; md5sum --quiet -c /run/alike")
+    moves[0].nothing_is_left()
+    for move in moves:
+        move.volume.take_down()
+
+
 def test_luks_with_its_key_in_a_keyring(guest, random):
     """As cryptsetup opens it: refused with the way out, which works while it is in use. A key that can be reached is no hindrance."""
     old, new = guest.add_disk("44M", "old"), guest.add_disk("44M", "new")
