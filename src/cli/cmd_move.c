@@ -4,6 +4,7 @@
 #include "attach/move_dm_mirror.h"
 #include "base/parse_size.h"
 #include "base/state_dir.h"
+#include "block/sysfs.h"
 #include "cli/cli.h"
 #include "cli/move_govern.h"
 #include "cli/move_mirror.h"
@@ -250,10 +251,47 @@ static bool progress(void *data, const struct move_progress *now)
 	return !stopping;
 }
 
+/* Of a crypt device it is the whole of what lies below that moves: its sectors and its size count. "": no crypt device. */
+static void find_below(const char *path, char *ret, size_t length)
+{
+	struct dm_table table = {0};
+	struct dm_facts facts;
+	struct error ignored;
+	size_t at, part;
+	dev_t below;
+
+	ret[0] = '\0';
+	if (dm_look_path(path, &facts, &ignored) == 0 &&
+	    dm_get_table(facts.name, false, &table, &ignored) == 0 && dm_table_is(&table, "crypt") &&
+	    dm_params_device(table.targets[0].params, &at, &part, &below) == 0) {
+		size_t used = (size_t)snprintf(ret, length, "/dev/");
+
+		sysfs_device_name(below, ret + used, length - used);
+	}
+	dm_table_done(&table);
+}
+
+static int open_source(
+    struct move_command *command, struct ring *ring, struct block **ret, struct error *error)
+{
+	const struct block_open_options options = {.cache = CACHE_DIRECT};
+	struct endpoint source = {0};
+	char path[80], *word = path;
+	int used, res;
+
+	find_below(command->words[0], path, sizeof(path));
+	if (!path[0])
+		return block_open(ret, ring, &command->endpoints[0], &options, error);
+	res = endpoint_parse(&source, &word, 1, &used, error);
+	if (res == 0)
+		res = block_open(ret, ring, &source, &options, error);
+	endpoint_done(&source);
+	return res;
+}
+
 /* What the target carries, and who uses it: as for any other job that writes to it. The mirror judges those of other machines itself. */
 static int judge(struct move_command *command, struct error *error)
 {
-	struct block_open_options source_options = {.cache = CACHE_DIRECT};
 	struct block_open_options target_options = {.write = true, .target = true};
 	struct block *source = NULL, *target = NULL;
 	struct block_facts facts[2];
@@ -262,7 +300,7 @@ static int judge(struct move_command *command, struct error *error)
 	int res = ring_new(&ring, RING_ENTRIES, error);
 
 	if (res == 0)
-		res = block_open(&source, ring, &command->endpoints[0], &source_options, error);
+		res = open_source(command, ring, &source, error);
 	if (res == 0)
 		res = block_open(&target, ring, &command->endpoints[1], &target_options, error);
 	if (res == 0)
@@ -276,7 +314,8 @@ static int judge(struct move_command *command, struct error *error)
 		    .target_facts = &facts[1],
 		    .allow = ALLOW_LIVE_SOURCE,
 		    .overwrite = command->overwrite,
-		    .size_mismatch = SIZE_ZERO_TAIL};
+		    .size_mismatch = SIZE_ZERO_TAIL,
+		    .move = true};
 
 		res = preflight_check(&preflight, &end, error);
 	}

@@ -9,6 +9,11 @@
 #include <errno.h>
 #include <string.h>
 
+static const char *or_add(const struct preflight *p, const char *option)
+{
+	return p->move ? "" : option;
+}
+
 int preflight_check_same(const struct preflight *p, struct error *error)
 {
 	const struct block_facts *source = p->source_facts, *target = p->target_facts;
@@ -18,16 +23,15 @@ int preflight_check_same(const struct preflight *p, struct error *error)
 		return 0;
 	if (source->id[0] && !strcmp(source->id, target->id))
 		return error_set(error, -EPERM,
-		    "refused: %s and %s are the same volume (%s); name another target, or add --allow=same "
-		    "if they "
-		    "are not",
-		    p->source->name, p->target->name, source->id);
+		    "refused: %s and %s are the same volume (%s); name another target%s", p->source->name,
+		    p->target->name, source->id, or_add(p, ", or add --allow=same if they are not"));
 	if (place)
 		return error_set(error, -EPERM,
 		    "refused: %s and %s overlap: both have bytes of %s, so that writing one would change the "
 		    "other; "
-		    "name another target, or add --allow=same if they do not",
-		    p->source->name, p->target->name, place->id);
+		    "name another target%s",
+		    p->source->name, p->target->name, place->id,
+		    or_add(p, ", or add --allow=same if they do not"));
 	return 0;
 }
 
@@ -45,8 +49,8 @@ static int check_use(const struct preflight *p, struct error *error)
 		    p->target->name, target->held);
 	if (target->writer[0] && !(p->allow & ALLOW_HELD))
 		return error_set(error, -EPERM,
-		    "refused: the target %s is open for writing by %s; stop that, or add --allow=held",
-		    p->target->name, target->writer);
+		    "refused: the target %s is open for writing by %s; stop that%s", p->target->name,
+		    target->writer, or_add(p, ", or add --allow=held"));
 	if (p->allow & ALLOW_LIVE_SOURCE)
 		return 0;
 	if (source->mounted[0])
@@ -106,7 +110,7 @@ static int check_size(const struct preflight *p, uint64_t *ret_end, struct error
 		    p->target->name, (unsigned long long)target, target_text, p->source->name,
 		    (unsigned long long)source, source_text,
 		    p->target->resizable && !p->mirror
-		        ? ", or add --size-mismatch=truncate to set the file to the source's size"
+		        ? or_add(p, ", or add --size-mismatch=truncate to set the file to the source's size")
 		        : "");
 	if (p->mirror)
 		return error_set(error, -EPERM,
@@ -133,8 +137,8 @@ static int check_sectors(const struct preflight *p, struct error *error)
 	return error_set(error, -EPERM,
 	    "refused: the source %s has sectors of %u bytes, the target %s of %u: partition tables and file "
 	    "systems of one may "
-	    "not be usable on the other; name another target, or add --allow=sectors",
-	    p->source->name, source, p->target->name, target);
+	    "not be usable on the other; name another target%s",
+	    p->source->name, source, p->target->name, target, or_add(p, ", or add --allow=sectors"));
 }
 
 int preflight_check(const struct preflight *preflight, uint64_t *ret_end, struct error *error)

@@ -27,6 +27,8 @@ struct preflight {
 	    *overwrite; /* the target's name as typed once more: whatever it carries may be lost; or NULL */
 	enum size_mismatch size_mismatch;
 	bool mirror; /* of the sizes: they are a mirror's legs, and none is made shorter */
+	bool
+	    move; /* `blkmove move`, whose sources are in use: it has neither --allow nor --size-mismatch, and no words offer them */
 	bool update; /* a sync, or a resumed job: the target may carry the source's own signature */
 };
 

@@ -95,6 +95,20 @@ def test_open_for_writing_by_another(refused, source, target):
         refused(REFUSED, ["copy", source, target], target, os.getpid(), "--allow=held")
 
 
+def test_a_move_offers_no_option_that_it_does_not_have(refused, source, target, folder, random, loops):
+    """Whatever the source is, the target is judged first."""
+    def refused_without_an_option(source, target, needle):
+        said = refused(REFUSED, ["move", source, target], target, needle).err
+        assert "--allow" not in said and "--size-mismatch" not in said, said
+
+    refused_without_an_option(target, target, "name another target")
+    with open(target, "r+b"):
+        refused_without_an_option(source, target, "stop that")
+    refused_without_an_option(noise(random, 2 * MIB).write(folder / "larger"), target, "name a larger one")
+    blank = loops.attach(Image(bytes(MIB)).write(folder / "blank"), "-b", "4096")
+    refused_without_an_option(loops.attach(source), blank, "of 4096")
+
+
 def test_under_a_loop_device(refused, source, target, loops):
     device = loops.attach(target)
     refused(REFUSED, ["copy", source, target], target, os.path.basename(device))

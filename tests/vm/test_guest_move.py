@@ -205,11 +205,12 @@ def test_moves_whose_names_are_alike(guest):
 
 
 def test_luks_with_its_key_in_a_keyring(guest, random):
-    """As cryptsetup opens it: refused with the way out, which works while it is in use. A key that can be reached is no hindrance."""
+    """As cryptsetup opens it: refused with the way out, which works while it is in use. A key that can be reached is no hindrance. Nor are sectors that are
+    larger than those of the disks: these are the encryption's alone."""
     old, new = guest.add_disk("44M", "old"), guest.add_disk("44M", "new")
     guest.run(f"""modprobe dm_crypt; modprobe dm_mirror; modprobe algif_skcipher || true
         echo -n secret >/run/key
-        cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/key {old}
+        cryptsetup luksFormat -q --type luks2 --sector-size 4096 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /run/key {old}
         cryptsetup open --allow-discards --key-file /run/key {old} secret""")
     assert ":64:logon:" in guest.run("dmsetup table secret").out
     move = InUse(guest, random, "linear", volume=Linear(guest, "secret", old, new))

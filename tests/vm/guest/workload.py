@@ -5,6 +5,7 @@
 Says "tick N" now and then. Leaves in FOLDER: sums (of each file at the end, as md5sum does), fsck. Exits with 0 when every file
 held at every moment what was written to it, and no call failed.
 """
+import fcntl
 import hashlib
 import mmap
 import os
@@ -19,9 +20,18 @@ NO_TRIM = "no-trim" in sys.argv[4:]
 MOUNT = pathlib.Path("/data")
 FILES = 20
 FILE_MAX = 1 << 20
-SECTOR, PAGE = 512, 4096
+PAGE = 4096
+BLKSSZGET = 0x1268
 TRIM = 4 << 20
 SLOW_S = 1
+
+
+def sector_size():
+    with open(DISK, "rb", buffering=0) as disk:
+        return int.from_bytes(fcntl.ioctl(disk, BLKSSZGET, bytes(4)), sys.byteorder)
+
+
+SECTOR = sector_size()
 
 
 class Wrong(Exception):
@@ -47,7 +57,7 @@ class File:
             os.fsync(file.fileno())
 
     def write_direct(self):
-        """Whole sectors past the page cache, at an offset that is no multiple of a page."""
+        """Whole sectors past the page cache, at an offset that is no multiple of a page, where a sector is less."""
         sectors = len(self.content) // SECTOR
         if sectors == 0:
             return
