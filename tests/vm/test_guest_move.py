@@ -298,8 +298,9 @@ def test_h11_target_with_a_snapshot(moved):
     assert "lvremove vg/nightly" in guest.run(["blkmove", "move", *moved.words()], code=3).out
     assert guest.run("md5sum --quiet -c /run/sums; dmsetup table").out == table
     guest.run("lvremove -qqf vg/nightly", timeout_s=120)
-    moved.begin_work()
-    moved.end_with()
+    assert moved.begin()[-1]["leg"] == "new" and volume.leads() == "new"
+    moved.nothing_is_left()
+    guest.run("vgremove -qqf vg", timeout_s=60)
 
 
 @kinds("lvm")
