@@ -26,6 +26,7 @@ enum frame_type {
 	FRAME_FACTS = 4,       /* client: no payload */
 	FRAME_FACTS_REPLY = 5, /* struct block_facts */
 	FRAME_ERROR = 6,       /* answer to any request: {"code": errno's name, "text": words} */
+	FRAME_NODE = 7, /* between the nodes of a replica, either way: what replica_message_json() makes */
 	/* data requests: offset and length are the range */
 	FRAME_READ = 16,
 	FRAME_WRITE = 17, /* payload: the data, or zstd of it (FRAME_FLAG_ZSTD) */
@@ -36,6 +37,8 @@ enum frame_type {
 	FRAME_SHA256 = 22,
 	FRAME_RESIZE = 23,
 	FRAME_COMMIT = 24, /* of a staged volume: BLOCK_COMMIT */
+	FRAME_MAP =
+	    25, /* between nodes: offset and length are regions, payload their bits; of nothing: that was all */
 	/* answers, same id */
 	FRAME_DONE = 32,        /* to WRITE, ZERO, FLUSH, RESIZE, COMMIT */
 	FRAME_DATA = 33,        /* to READ; DIGEST: digests; SHA256: 32 bytes */

@@ -340,7 +340,7 @@ int session_new(
 	if (!session->options.handshake_ms)
 		session->options.handshake_ms = session->options.timeout_ms;
 	session->timeout_ns = (uint64_t)session->options.timeout_ms * 1000000;
-	session->peer = options->server ? "client" : "agent";
+	session->peer = options->peer ? options->peer : options->server ? "client" : "agent";
 	session->limit = options->offer;
 	session->timer.done = timer_done;
 	session->start_ns = session->heard_ns = ring_now_ns(ring);

@@ -49,6 +49,7 @@ struct session_sink {
 struct session_options {
 	int fd_in, fd_out; /* taken; may be the same */
 	bool server;
+	const char *peer;               /* what it is called in errors; NULL: agent, client */
 	unsigned timeout_ms;            /* longest silence */
 	unsigned handshake_ms;          /* from the start to the peer's HELLO */
 	struct session_credits offer;   /* server: what the client may have under way */

@@ -93,7 +93,7 @@ static void test_refused(void **state)
 		const char *words;
 	} rows[] = {
 	    {{.type = 0}, "no frame of type 0"},
-	    {{.type = 7}, "no frame of type 7"},
+	    {{.type = 8}, "no frame of type 8"},
 	    {{.type = 255}, "no frame of type 255"},
 	    {{.type = FRAME_HELLO, .payload_length = FRAME_JSON_MAX + 1}, "payload of 65537"},
 	    {{.type = FRAME_HELLO}, "payload of 0"},
