@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ways to move a volume that is in use, and ways to move what changed, side by side in one guest; prints docs/BENCHMARKS-guest.md.
+"""Ways to move a volume that is in use, and ways to move what changed, side by side in one guest, and how trackers' work grows (bench_growth.py); prints
+docs/BENCHMARKS-guest.md.
 
-    BLKMOVE=build/src/cli/blkmove tests/vm/bench_guest.py [--kernel 6.12] [--runs 3] >docs/BENCHMARKS-guest.md
+    BLKMOVE=build/src/cli/blkmove tests/vm/bench_guest.py [--kernel 6.12] [--runs 3] [--only growth] >docs/BENCHMARKS-guest.md
 
 A guest is emulated: seconds are those of this machine and mean little by themselves; what was read and written, and how the ways compare, is what counts.
 Each way begins with a new volume of the same content, and at its end all that the consumer wrote, and the rest, is read back from where it was to be.
@@ -17,6 +18,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "lib"), str(HERE.parent / "bench")]
 
+import bench_growth  # noqa: E402
 import machine  # noqa: E402
 import vm  # noqa: E402
 from contest import MIB, progress, table  # noqa: E402
@@ -227,19 +229,14 @@ def lines_of(ways, versus):
     return table(HEAD, [row(way, versus(way)) for way in ways])
 
 
-def report(arguments, versions):
-    yield from ["# Benchmarks in a guest", "", f"Made by `tests/vm/bench_guest.py --kernel {arguments.kernel} --runs {arguments.runs}`; "
-                f"{arguments.runs} run{'s' * (arguments.runs > 1)} of each way, interleaved in one boot; medians.", "", machine.processor(),
-                f"- Guest: QEMU's emulation (TCG, no KVM), one processor, 512 MiB, virtio disks that are files of the host's page cache; Linux {versions[0]}",
-                f"- In the guest: {', '.join(versions[1:])}", "",
-                "Emulated time is not a real machine's: processors are slow and disks fast, so that what a tool computes weighs more than what it reads. "
-                "Bytes are those of the disks' own counters, file system and consumer included. The consumer writes 4 KiB at random with O_DIRECT and O_DSYNC to "
-                f"a file on the volume, with a pause of 4 ms after each; the longest gap is between the ends of two of its writes, the usual one their median. Its "
-                f"writes are read back at the end, the file system is checked, and a file of {FILLING} MiB in it compared.", ""]
+def report_moves():
     yield from ["## Another disk for a volume in use", "",
                 f"An LVM volume of {SIZE} MiB with a mounted ext4, from the disk *old* to the disk *new*, which held random bytes. For mdadm the consumer closes its file, the "
                 "file system is unmounted and mounted again, twice, with no more waiting than that takes; `speed_limit_min` is raised, as a resync "
                 "beside a load would go at 1 MiB/s. The last columns compare blkmove's engine dm with each.", "", *lines_of(MOVES, lambda _: MOVES[0]), ""]
+
+
+def report_syncs():
     yield from ["## What changed since the last copy", "",
                 f"{CHANGES} pieces of {LENGTH >> 10} KiB ({CHANGES * LENGTH >> 20} MiB) of a volume of {SIZE} MiB were changed through its file system since the target got the base "
                 "snapshot. Each way takes a new snapshot and brings the target to it; both are then compared. "
@@ -247,11 +244,36 @@ def report(arguments, versions):
                 *lines_of(SYNCS, lambda way: SYNCS[3 if way.thin else 0]), ""]
 
 
+# In the order of the document; the last one takes the disks away.
+PARTS = {
+    "moves": (lambda bench, runs: bench.race(MOVES, bench.move, runs), report_moves),
+    "syncs": (lambda bench, runs: bench.race(SYNCS, bench.sync, runs), report_syncs),
+    "growth": (lambda bench, runs: bench_growth.Growth(bench).race(runs), bench_growth.report),
+}
+
+
+def report(arguments, versions):
+    only = "" if arguments.only == list(PARTS) else f" --only {' '.join(arguments.only)}"
+    yield from ["# Benchmarks in a guest", "", f"Made by `tests/vm/bench_guest.py --kernel {arguments.kernel} --runs {arguments.runs}{only}`; "
+                f"{arguments.runs} run{'s' * (arguments.runs > 1)} of each way, interleaved in one boot; medians.", "", machine.processor(),
+                f"- Guest: QEMU's emulation (TCG, no KVM), one processor, 512 MiB, virtio disks that are files of the host's page cache; Linux {versions[0]}",
+                f"- In the guest: {', '.join(versions[1:])}", "",
+                "Emulated time is not a real machine's: processors are slow and disks fast, so that what a tool computes weighs more than what it reads. "
+                "Bytes are those of the disks' own counters, file system and consumer included. The consumer writes 4 KiB at random with O_DIRECT and O_DSYNC to "
+                f"a file on the volume, with a pause of 4 ms after each; the longest gap is between the ends of two of its writes, the usual one their median. Its "
+                f"writes are read back at the end, the file system is checked, and a file of {FILLING} MiB in it compared.", ""]
+    for name in arguments.only:
+        yield from PARTS[name][1]()
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", default="6.12", help="how its version begins (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of each way (%(default)s)")
-    return parser.parse_args()
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of the document: {', '.join(PARTS)} (all)")
+    arguments = parser.parse_args()
+    arguments.only = [name for name in PARTS if name in arguments.only]
+    return arguments
 
 
 def main():
@@ -264,12 +286,12 @@ def main():
             versions = [guest.run(words).out.strip() for words in (
                 "uname -r", "blkmove --version", "mdadm --version 2>&1 | sed 's/ - v/ /; s/ - .*//'", "lvs --version | sed -n 's/ *LVM version: */LVM /p'",
                 "echo thin_delta $(thin_delta --version)")]
-            bench.race(MOVES, bench.move, arguments.runs)
-            bench.race(SYNCS, bench.sync, arguments.runs)
+            for name in arguments.only:
+                PARTS[name][0](bench, arguments.runs)
         finally:
             guest.end()
     print("\n".join(report(arguments, versions)).rstrip())
-    return 1 if any(way.trouble for way in MOVES + SYNCS) else 0
+    return 1 if bench_growth.failed() or any(way.trouble for way in MOVES + SYNCS) else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs in a guest: who uses a volume while something is done to it, for tests/vm/bench_guest.py.
+"""Runs in a guest: who uses a volume while something is done to it, for tests/vm/bench_guest.py and bench_growth.py.
 
     consumer.py write FOLDER STATE SEED         small writes, one after the other, to a file in FOLDER until STATE/stop exists
-    consumer.py change FILE SEED COUNT LENGTH   COUNT pieces of LENGTH bytes at random in a file, each forced to the disk
+    consumer.py change FILE SEED COUNT LENGTH   COUNT pieces of LENGTH bytes at random in a file or a device, all forced to the disk
+    consumer.py expect FILE SEED COUNT LENGTH   reads them, and fails unless each is there; nothing of FILE may be in the page cache
 
 While STATE/release exists the file is closed, so that FOLDER may be unmounted, and STATE/at-work does not exist. At the end it reads all back past the
 page cache, and prints as JSON: writes, bytes, gap_ms (the longest time between the ends of two writes), usual_ms (the median).
@@ -83,18 +84,33 @@ class Writer:
                           "usual_ms": 1000 * statistics.median(gaps)}))
 
 
-def change(path, seed, count, length):
+def pieces_of(file, seed, count, length):
+    """The (offset, bytes) that a volume of this size gets by this seed."""
     rng = random.Random(int(seed))
     count, length = int(count), int(length)
+    for at in rng.sample(range(file.seek(0, os.SEEK_END) // length), count):
+        page = rng.randbytes(PIECE - 8)  # much of what is random takes an emulated processor long
+        yield at * length, b"".join(page + number.to_bytes(8, "little") for number in range(length // PIECE))
+
+
+def change(path, *which):
     with open(path, "r+b", buffering=0) as file:
-        for at in rng.sample(range(os.path.getsize(path) // length), count):
-            os.pwrite(file.fileno(), rng.randbytes(length), at * length)
+        for at, data in pieces_of(file, *which):
+            if os.pwrite(file.fileno(), data, at) != len(data):
+                raise OSError("a short write")
         os.fsync(file.fileno())
 
 
+def expect(path, *which):
+    with open(path, "rb", buffering=0) as file:
+        for at, data in pieces_of(file, *which):
+            if os.pread(file.fileno(), len(data), at) != data:
+                raise SystemExit(f"{path} does not hold what was written at {at}")
+
+
 def main():
-    if sys.argv[1] == "change":
-        return change(*sys.argv[2:])
+    if sys.argv[1] in ("change", "expect"):
+        return {"change": change, "expect": expect}[sys.argv[1]](*sys.argv[2:])
     writer = Writer(*sys.argv[2:])
     writer.run()
     writer.check()
