@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a mirror keeps under the state folder, mirrors/NAME/: `map`, `command` (its command line, for --resume), `judged` (which
- * volumes its legs are), `pending` (struct mirror_pending), `log`, and `receipt.json` after a cutover. The folder is locked while the mirror runs.
+ * volumes its legs are), `pending` (struct mirror_pending), `log`, `receipt.json` after a cutover, and `newer.json` (mirror_newer.h). The folder is locked while the mirror runs.
  */
 #pragma once
 

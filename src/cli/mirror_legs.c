@@ -37,6 +37,17 @@ static bool is_new(const struct mirror_run *run)
 	return !run->opened_target && !run->command.job.resume;
 }
 
+/* Whether the target is the newer one, and may be overwritten all the same. */
+static int check_newer(
+    const struct mirror_run *run, const struct mirror_pair *pair, bool *ret_newer, struct error *error)
+{
+	const char *overwrite = run->command.overwrite_newer;
+	int res = mirror_newer_check(run->process->shared->options.state_dir, pair, error);
+
+	*ret_newer = res == -EPERM && overwrite && !strcmp(overwrite, pair->names[MIRROR_TARGET]);
+	return *ret_newer ? 0 : res;
+}
+
 static int judge_target(
     struct mirror_run *run, struct block *target, struct block_facts *facts, struct error *error)
 {
@@ -52,8 +63,9 @@ static int judge_target(
 	    .update = !command->full || run->without_map};
 	const struct mirror_pair pair = {
 	    {run->source_info.name, block_info(target)->name}, {run->source_facts.id, facts->id}};
+	bool newer = false;
 	uint64_t end;
-	int res = block_facts(target, facts, error);
+	int same, res = block_facts(target, facts, error);
 
 	if (res == 0 && is_new(run))
 		run->points = base_record_load(
@@ -63,14 +75,16 @@ static int judge_target(
 	/* A leg that comes back carries what the mirror wrote to it. */
 	if (res < 0 || !is_new(run))
 		return res;
-	res = compare_leg(run, MIRROR_TARGET, target, facts, error);
-	if (res == 0 && !block_info(target)->created &&
-	    (!command->overwrite || strcmp(command->overwrite, pair.names[MIRROR_TARGET])))
-		res = mirror_newer_check(run->process->shared->options.state_dir, &pair, error);
+	same = compare_leg(run, MIRROR_TARGET, target, facts, error);
+	res = same < 0 ? same : 0;
 	if (res == 0 && !block_info(target)->created)
+		res = check_newer(run, &pair, &newer, error);
+	if (res == 0 && !same && !block_info(target)->created)
 		res = preflight_check(&preflight, &end, error);
 	run->target_size = block_info(target)->size;
-	return res < 0 ? res : mirror_files_save_judged(&run->files, &pair, run->target_size, error);
+	if (res >= 0)
+		res = mirror_files_save_judged(&run->files, &pair, run->target_size, error);
+	return res == 0 && newer ? mirror_newer_keep_begun(&run->files, error) : res;
 }
 
 /* One of which the mirror is the first bytes is no other one as long as all of it has the same size. */

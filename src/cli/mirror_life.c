@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One mirror of a process, from its first leg to its end: see mirror_run.h. */
+#include "cli/mirror_newer.h"
 #include "cli/mirror_run.h"
 
 #include <errno.h>
@@ -106,7 +107,8 @@ static int open_without_map(struct mirror_run *run, struct error *error)
 		return error_set(error, -EBADMSG,
 		    "%.200s; a cutover was ordered before, so that it cannot be known which leg is the newer "
 		    "one: look at "
-		    "both, then `blkmove mirror --forget %s`, and begin again with the newer one as SRC",
+		    "both, then `blkmove mirror --forget %s`, and begin again with the newer one as SRC and "
+		    "--overwrite-newer=DST",
 		    why.text, run->name);
 	snprintf(text, sizeof(text), "%.300s: comparing all of both legs", why.text);
 	mirror_warn(run, text);
@@ -138,7 +140,11 @@ int mirror_open(struct mirror_run *run, struct error *error)
 	if (command->job.resume)
 		run->target_size = recall_target_size(run);
 	run->marked = faccessat(run->files.dir_fd, "switched", F_OK, 0) == 0;
-	res = new_job(run, error);
+	res = command->job.resume ? mirror_newer_check_resume(run->process->shared->options.state_dir,
+	                                &run->files, run->name, error)
+	                          : 0;
+	if (res == 0)
+		res = new_job(run, error);
 	if (res == -EBADMSG && command->job.resume)
 		res = open_without_map(run, error);
 	if (res == 0)

@@ -35,6 +35,7 @@ enum option_key {
 	KEY_TARGET_TIMEOUT,
 	KEY_SOURCE_TIMEOUT,
 	KEY_OVERWRITE,
+	KEY_OVERWRITE_NEWER,
 	KEY_SIZE_MISMATCH,
 	KEY_ALLOW,
 	KEY_CACHE,
@@ -242,6 +243,9 @@ static error_t parse_words(struct mirror_command *command, int key, char *arg, s
 	case KEY_OVERWRITE:
 		command->overwrite = arg;
 		break;
+	case KEY_OVERWRITE_NEWER:
+		command->overwrite_newer = arg;
+		break;
 	case KEY_COPY_MODE:
 		command->job.copy_mode = (enum mirror_copy_mode)choose(state, copy_modes, "copy-mode", arg);
 		break;
@@ -353,6 +357,8 @@ static const struct argp_option options[] = {
         "30s)",
         0},
     {"overwrite", KEY_OVERWRITE, "NAME", 0, "the target's name once more: what it carries may be lost", 0},
+    {"overwrite-newer", KEY_OVERWRITE_NEWER, "NAME", 0,
+        "the target's name once more: it may be lost though it was the volume last", 0},
     {"size-mismatch", KEY_SIZE_MISMATCH, "HOW", 0,
         "refuse (default), zero-tail (use the first bytes of a larger DST, and zero the rest)", 0},
     {"allow", KEY_ALLOW, "WHAT", 0, "use volumes that are mounted or held, at your own risk", 0},

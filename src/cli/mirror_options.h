@@ -21,7 +21,8 @@ struct mirror_command {
 	const char *resumes[MIRRORS_MAX]; /* the mirrors to go on with */
 	unsigned resumes_count;
 	const char *forget; /* the mirror to forget */
-	const char *overwrite;
+	const char *overwrite,
+	    *overwrite_newer; /* the target's name, for what it carries, and for a newer one */
 	bool foreground, full, paused, json, quiet;
 	unsigned interval_s;              /* between lines in the foreground, without a terminal; 0: 10 */
 	enum size_mismatch size_mismatch; /* zero-tail: the target may be larger */

@@ -255,7 +255,7 @@ static int parse_again(struct mirror_process *process, struct mirror_command *co
 	command->follows = false;
 	command->pending = NULL;
 	/* It was said once, of what had this name then. */
-	command->overwrite = NULL;
+	command->overwrite = command->overwrite_newer = NULL;
 	if (res == 0)
 		res = parse_part(process, command, now->argc, now->argv, 0, error);
 	if (res == 0 && command->legs_count < MIRROR_LEGS)

@@ -3,6 +3,7 @@
 #include "cli/mirror_newer.h"
 #include "cli/mirror_run.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -94,12 +95,14 @@ void mirror_receipt_write(void *data)
 	snprintf(run->no_receipt, sizeof(run->no_receipt), "%s", error.text);
 }
 
-static int look(struct mirror_run *run, const struct mirror_job_status *status, struct error *error)
+static int look(
+    struct mirror_run *run, const struct mirror_job_status *status, bool *ret_written, struct error *error)
 {
 	json_t *receipt = mirror_files_read(&run->files, MIRROR_RECEIPT), *last = switch_json(status);
 	int res = 0;
 
-	if (status->generation > 0 && !json_equal(json_object_get(receipt, "switch"), last))
+	*ret_written = status->generation > 0 && !json_equal(json_object_get(receipt, "switch"), last);
+	if (*ret_written)
 		res = write_receipt(run, status, false, error);
 	json_decref(last);
 	json_decref(receipt);
@@ -110,9 +113,10 @@ void mirror_receipt_look(struct mirror_run *run)
 {
 	struct mirror_job_status status;
 	struct error error;
+	bool written;
 
 	mirror_job_status(run->job, &status);
-	if (look(run, &status, &error) < 0)
+	if (look(run, &status, &written, &error) < 0)
 		mirror_warn(run, error.text);
 }
 
@@ -120,12 +124,24 @@ int mirror_receipt_keep(struct mirror_run *run, struct error *error)
 {
 	struct mirror_job_status status = {0};
 	struct bitmap_super super;
+	bool written = false;
+	int res;
 
-	if (mirror_newer_super(&run->files, &super) < 0)
-		return 0;
-	status.nonce = super.nonce;
-	status.generation = super.generation;
-	status.size = super.size;
-	status.authoritative = super.authoritative;
-	return look(run, &status, error);
+	if (mirror_newer_super(&run->files, &super) < 0) {
+		res = mirror_newer_keep_doubt(&run->files, error);
+	} else {
+		status.nonce = super.nonce;
+		status.generation = super.generation;
+		status.size = super.size;
+		status.authoritative = super.authoritative;
+		res = look(run, &status, &written, error);
+		if (res == 0 && written)
+			mirror_newer_date_receipt(&run->files);
+	}
+	if (res == -ENOSPC) {
+		struct error why = *error;
+
+		error_set(error, res, "%.500s; make room there", why.text);
+	}
+	return res;
 }

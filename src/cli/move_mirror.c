@@ -174,7 +174,8 @@ static bool is_known(const struct move_mirror *engine)
 static int begin(struct move_mirror *engine, struct move *move, struct error *error)
 {
 	const struct move_record *record = move_get_record(move);
-	char old[LEG_MAX], new[LEG_MAX], device[120], name[100], state_dir[4200], overwrite[620] = "";
+	char old[LEG_MAX], new[LEG_MAX], device[120], name[100], state_dir[4200], overwrite[620] = "",
+	                                                                          newer[640];
 	const char *words[MOVE_MIRROR_WORDS_MAX + 12];
 	unsigned count = 0;
 
@@ -192,8 +193,11 @@ static int begin(struct move_mirror *engine, struct move *move, struct error *er
 	words[count++] = state_dir;
 	words[count++] = "--cache=direct";
 	words[count++] = "--paused";
-	if (overwrite[0])
+	if (overwrite[0]) {
+		snprintf(newer, sizeof(newer), "--overwrite-newer=%s", overwrite + strlen("--overwrite="));
 		words[count++] = overwrite;
+		words[count++] = newer;
+	}
 	for (unsigned i = 0; i < engine->words_count; i++)
 		words[count++] = engine->words[i];
 	words[count++] = old;
