@@ -75,9 +75,12 @@ def leads_to(machine, disk, name="vg0-web"):
     return f" {number} " in machine.guest.run(f"dmsetup table {name}").out
 
 
-def test_another_disk_under_lvm(machine):
+@pytest.mark.parametrize("heading", ["An LVM volume", "Slowly"])
+def test_another_disk_under_lvm(machine, heading):
     machine.make_files("/dev/vg0/web")
-    for text in machine.blocks("move.md", "An LVM volume"):
+    if heading == "Slowly":
+        machine.type(f"lvcreate -qqy -Wn -L 64M -n web-new vg0 {machine.free}")
+    for text in machine.blocks("move.md", heading):
         machine.type(text)
         machine.write_more()
     assert leads_to(machine, machine.free)
