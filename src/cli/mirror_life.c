@@ -130,6 +130,24 @@ static uint64_t recall_target_size(struct mirror_run *run)
 	return size > 0 ? (uint64_t)size : 0;
 }
 
+/* It was killed when it had ended, and before that was forgotten: this is what it would have done next. */
+static int forget_ended(struct mirror_run *run, struct error *error)
+{
+	struct mirror_job_status status;
+	struct error ignored;
+	char words[600];
+
+	mirror_job_status(run->job, &status);
+	if (!cutover_is_end(status.state))
+		return error->code;
+	mirror_receipt_keep(run, &ignored);
+	mirror_newer_words(&run->files, words, sizeof(words));
+	mirror_trust_forget(&run->files);
+	return error_set(error, -ENOENT,
+	    "the mirror %s has ended, it was %s: %.300s; there is nothing to resume", run->name,
+	    cutover_state_name(status.state), words);
+}
+
 int mirror_open(struct mirror_run *run, struct error *error)
 {
 	struct mirror_command *command = &run->command;
@@ -147,6 +165,8 @@ int mirror_open(struct mirror_run *run, struct error *error)
 		res = new_job(run, error);
 	if (res == -EBADMSG && command->job.resume)
 		res = open_without_map(run, error);
+	else if (res == -EALREADY && command->job.resume)
+		res = forget_ended(run, error);
 	if (res == 0)
 		res = mirror_trust_begin(&run->files, error);
 	if (res == 0)

@@ -357,6 +357,9 @@ static int mirror_remove(void *data, struct move *move, struct error *error)
 	/* Killed: only a running one can take its device away. */
 	if (res == 0)
 		res = resume(engine, error);
+	/* It had ended when it was killed, and was to be forgotten only. */
+	if (res < 0 && !is_known(engine))
+		return 0;
 	if (res >= 0 && is_known(engine)) {
 		res = target_counts(engine, move, &counts, error);
 		words[0] = counts ? "finish" : "abort";
