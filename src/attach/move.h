@@ -43,8 +43,11 @@ struct move_engine {
 	int (*leave)(void *data, struct move *move, struct error *error);
 	/* Nobody uses the medium any more: removes it, and all that the engine knew; but nothing of another move. */
 	int (*remove)(void *data, struct move *move, struct error *error);
-	/* The machine was started anew, after cut() was about to be called: whether it made the new leg count. NULL where it never does. */
-	int (*was_cut)(void *data, struct move *move, bool *ret, struct error *error);
+	/*
+	 * The machine was started anew, after cut() was about to be called: whether it made the new leg count, and whether the other one
+	 * has everything, too. -EPERM: that cannot be told. NULL where it never does.
+	 */
+	int (*was_cut)(void *data, struct move *move, bool *ret, bool *ret_both, struct error *error);
 	/* The machine was started anew: whatever the engine kept of this move is worth nothing. */
 	int (*forget)(void *data, struct move *move, struct error *error);
 };

@@ -6,6 +6,7 @@
 #include "attach/move_private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 bool move_is_restarted(const struct move *move)
@@ -13,17 +14,23 @@ bool move_is_restarted(const struct move *move)
 	return move_record_is_of_another_boot(&move->record);
 }
 
-static int find_what_counts(struct move *move, bool *ret_new, struct error *error)
+/* `from` has it, and is to have it no longer alone. The last step is said first: it is not to be cut off. */
+static int say_what_to_do(
+    const struct move_record *record, const char *what, const char *from, struct error *error)
 {
-	enum move_counts counts = move_record_after_restart(&move->record, move->options.engine->switches);
-	int res;
+	const char *device = record->device;
 
-	*ret_new = counts == MOVE_NEW_COUNTS;
-	if (counts == MOVE_LVM_KNOWS)
-		return move_is_exchanged(move, ret_new, error);
-	if (counts != MOVE_ENGINE_KNOWS)
-		return 0;
-	res = move->options.engine->was_cut(move->options.engine_data, move, ret_new, error);
+	return error_set(error, -EPERM,
+	    "%s %s. Before `blkmove move --undo --keep-old %s` ends this move, go on there and use it here "
+	    "no more; or stop what uses it here, and `blkmove sync --verify --overwrite=/dev/mapper/%s %s "
+	    "/dev/mapper/%s`",
+	    device, what, device, device, from, device);
+}
+
+static int ask_engine(struct move *move, bool *ret_new, bool *ret_both, struct error *error)
+{
+	int res = move->options.engine->was_cut(move->options.engine_data, move, ret_new, ret_both, error);
+
 	return res == 0
 	           ? 0
 	           : error_prefix(error,
@@ -31,6 +38,40 @@ static int find_what_counts(struct move *move, bool *ret_new, struct error *erro
 	                 "which of both is the newer one; `blkmove move --undo --keep-old %s` forgets the "
 	                 "move, and leaves both as they are",
 	                 move->record.device, move->record.target, move->record.device);
+}
+
+/* LVM's metadata were exchanged before the mirror was ordered to switch: lost until then, the new leg lacks something. */
+static int check_exchanged(struct move *move, struct error *error)
+{
+	const struct move_record *record = &move->record;
+	char from[2 * LVM_NAME_MAX + 8];
+	bool cut = false, both = false;
+	int res = ask_engine(move, &cut, &both, error);
+
+	if (res < 0 || cut || both)
+		return res;
+	snprintf(from, sizeof(from), "/dev/%s/%s", record->lvm.group, record->lvm.target);
+	return say_what_to_do(record,
+	    "leads to its new place since the machine was started anew, before its mirror was switched: what "
+	    "was written last may be in the old one alone",
+	    from, error);
+}
+
+static int find_what_counts(struct move *move, bool *ret_new, struct error *error)
+{
+	bool switches = move->options.engine->switches, both;
+	enum move_counts counts = move_record_after_restart(&move->record, switches);
+	int res;
+
+	*ret_new = counts == MOVE_NEW_COUNTS;
+	if (counts == MOVE_ENGINE_KNOWS)
+		return ask_engine(move, ret_new, &both, error);
+	if (counts != MOVE_LVM_KNOWS)
+		return 0;
+	res = move_is_exchanged(move, ret_new, error);
+	return res == 0 && *ret_new && switches && move->record.phase == MOVE_SWITCHED
+	           ? check_exchanged(move, error)
+	           : res;
 }
 
 /* Recorded before the engine forgets by what it was found. Killed then, it is found again. */
@@ -93,26 +134,16 @@ static int begin_again(struct move *move, struct error *error)
 	return res == 0 ? move_enter_phase(move, MOVE_SYNCING, error) : res;
 }
 
-/* Nothing leads there but a mirror, and that is gone. */
-static int say_what_is_there(const struct move_record *record, struct error *error)
-{
-	const char *device = record->device;
-
-	return error_set(error, -EPERM,
-	    "%s was switched to %s before the machine was started anew: what was written since the switch is "
-	    "there alone. "
-	    "To have it here, stop what uses %s, and `blkmove sync --verify --overwrite=/dev/mapper/%s %s "
-	    "/dev/mapper/%s`; to go on there, use %s here no more; then `blkmove move --undo --keep-old %s` "
-	    "ends this move",
-	    device, record->target, device, device, record->target, device, device, device);
-}
-
 static int say_what_is_lost(const struct move *move, struct error *error)
 {
 	const struct move_record *record = &move->record;
 
+	/* Nothing leads there but a mirror, and that is gone. */
 	if (move_is_remote(move))
-		return say_what_is_there(record, error);
+		return say_what_to_do(record,
+		    "was switched to another machine's disk before this one was started anew, and what was "
+		    "written since the switch is there alone",
+		    record->target, error);
 	return error_set(error, -EPERM,
 	    "%s was switched to %s before the machine was started anew, and does not lead there now: what "
 	    "was "
@@ -141,16 +172,18 @@ int move_forward_restarted(struct move *move, struct error *error)
 int move_undo_restarted(struct move *move, bool keep_old, struct error *error)
 {
 	struct move_record *record = &move->record;
-	bool new_counts, leads = false;
+	bool new_counts, leads = false, unknown;
 	struct error ignored;
 	int res = find_what_counts(move, &new_counts, error);
 
 	/* Nobody needs to know. */
-	if (res < 0 && keep_old && !record->lvm.group[0])
+	unknown = res == -EPERM && keep_old;
+	if (unknown)
 		res = 0, new_counts = true;
 	if (res < 0)
 		return res;
-	if (new_counts && (record->lvm.group[0] || (leads_to_target(move, &leads, &ignored) == 0 && leads)))
+	if (new_counts && !unknown &&
+	    (record->lvm.group[0] || (leads_to_target(move, &leads, &ignored) == 0 && leads)))
 		return error_set(error, -EPERM,
 		    "%s leads to %s already, which has everything: `blkmove move --resume %s` ends this move",
 		    record->device, record->target, record->device);

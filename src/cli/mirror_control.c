@@ -221,7 +221,7 @@ int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 			return res;
 		mirror_job_status(run->job, &status);
 		/* What is undone is not to be done again. */
-		if (orders[i].goal == CUTOVER_SYNCING && status.state == CUTOVER_SWITCHED)
+		if (orders[i].goal == CUTOVER_SYNCING && (status.state == CUTOVER_SWITCHED || status.ordered))
 			res = mirror_drop_plan(run, error);
 		if (res < 0)
 			return res;

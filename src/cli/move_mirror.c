@@ -73,6 +73,7 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 	struct ring *ring = NULL;
 	char text[1200], *line;
 	ssize_t length;
+	off_t end;
 	int res;
 
 	if (null < 0 || said < 0)
@@ -91,7 +92,9 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 		return res;
 	if (WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0)
 		return 0;
-	length = pread(said, text, sizeof(text) - 1, 0);
+	end = lseek(said, 0, SEEK_END);
+	length = pread(
+	    said, text, sizeof(text) - 1, end > (off_t)sizeof(text) - 1 ? end - (off_t)sizeof(text) + 1 : 0);
 	text[length > 0 ? length : 0] = '\0';
 	while (length > 0 && text[length - 1] == '\n')
 		text[--length] = '\0';
@@ -287,18 +290,77 @@ static int target_counts(
 	return 0;
 }
 
+/* 0: it is done, -EAGAIN: not yet. LVM's metadata may name the leg that is to count: what keeps the order waiting may take long. */
+static int look_at_order(const struct move_mirror *engine, const struct move *move, const json_t *status,
+    const char *name, json_int_t number, struct error *error)
+{
+	const json_t *order = json_object_get(status, "order");
+	const char *state = control_string(order, "state"), *waits = control_string(order, "waits"),
+	           *why = control_string(order, "error");
+
+	if (json_integer_value(json_object_get(order, "number")) != number)
+		return error_set(error, -EBUSY, "another order to the mirror %s has taken the place of %s",
+		    engine->name, name);
+	if (!strcmp(state, "done"))
+		return 0;
+	if (!strcmp(state, "failed"))
+		return error_set(error, -EIO, "%s of the mirror %s failed: %s", name, engine->name, why);
+	if (*waits && strcmp(waits, "?") && !strcmp(name, "cutover"))
+		return error_set(error, -EIO,
+		    "the mirror %s cannot be switched now: %s; `blkmove move --resume %s` tries again",
+		    engine->name, waits, move_get_record(move)->device);
+	return -EAGAIN;
+}
+
+static int wait_for(struct move_mirror *engine, const struct move *move, const char *name, json_int_t number,
+    struct error *error)
+{
+	const struct timespec pause = {.tv_nsec = POLL_NS};
+
+	for (unsigned waited_ms = 0; waited_ms < ORDER_MS; waited_ms += 50) {
+		json_t *status = ask_status(engine, move, error);
+		int res = status ? look_at_order(engine, move, status, name, number, error) : error->code;
+
+		json_decref(status);
+		if (res != -EAGAIN)
+			return res;
+		nanosleep(&pause, NULL);
+	}
+	return error_set(error, -ETIMEDOUT, "%s of the mirror %s did not come to an end", name, engine->name);
+}
+
+/* A cutover that nobody waits for any more is carried out all the same, as soon as it can be. */
+static bool stands(const json_t *status)
+{
+	const json_t *order = json_object_get(status, "order");
+
+	return !strcmp(control_string(order, "name"), "cutover") &&
+	       !strcmp(control_string(order, "state"), "running");
+}
+
 /* The order, unless it was carried out already. A mirror that was killed and began again is paused until now: it would never be in step. */
 static int order(struct move_mirror *engine, struct move *move, const char *name, bool target_is_to_count,
     struct error *error)
 {
-	const char *words[] = {name, engine->name};
-	bool counts = false;
-	int res = target_counts(engine, move, &counts, error);
+	json_t *status = ask_status(engine, move, error), *reply;
+	bool counts, standing;
+	json_int_t number;
+	int res;
 
-	if (res < 0 || counts == target_is_to_count)
-		return res;
+	if (!status)
+		return error_prefix(error, "the mirror cannot be asked");
+	counts = !strcmp(control_string(status, "authoritative"), "target");
+	standing = stands(status);
+	json_decref(status);
+	if (counts == target_is_to_count && (target_is_to_count || !standing))
+		return 0;
+	reply = ask(engine, name, error);
+	if (!reply)
+		return error->code;
+	number = json_integer_value(json_object_get(reply, "number"));
+	json_decref(reply);
 	res = mirror_sync(engine, move, error);
-	return res < 0 ? res : run_self(words, 2, error);
+	return res == 0 ? wait_for(engine, move, name, number, error) : res;
 }
 
 static int mirror_cut(void *data, struct move *move, struct error *error)
@@ -369,10 +431,10 @@ static int mirror_remove(void *data, struct move *move, struct error *error)
 	return res >= 0 ? end_process(engine, move, error) : res;
 }
 
-static int mirror_was_cut(void *data, struct move *move, bool *ret, struct error *error)
+static int mirror_was_cut(void *data, struct move *move, bool *ret, bool *ret_both, struct error *error)
 {
 	name_mirror(data, move);
-	return move_mirror_target_counted(data, ret, error);
+	return move_mirror_target_counted(data, ret, ret_both, error);
 }
 
 static int mirror_forget(void *data, struct move *move, struct error *error)

@@ -19,8 +19,10 @@ struct move_mirror {
 };
 
 /*
- * Of a mirror that does not run: whether its target was the leg that counted when it ended, however it did. -EPERM with words when that cannot be told.
+ * Of a mirror that does not run: whether its target was the leg that counted when it ended, however it did; and whether the other one lacked nothing. -EPERM with words when
+ * that cannot be told.
  */
-int move_mirror_target_counted(const struct move_mirror *engine, bool *ret, struct error *error);
+int move_mirror_target_counted(
+    const struct move_mirror *engine, bool *ret, bool *ret_both, struct error *error);
 
 extern const struct move_engine move_mirror_engine;

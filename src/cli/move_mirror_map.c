@@ -11,7 +11,8 @@
 
 #define RING_ENTRIES 8u
 
-int move_mirror_target_counted(const struct move_mirror *engine, bool *ret, struct error *error)
+int move_mirror_target_counted(
+    const struct move_mirror *engine, bool *ret, bool *ret_both, struct error *error)
 {
 	struct mirror_files files = MIRROR_FILES_NONE;
 	struct bitmap_file *map = NULL;
@@ -29,8 +30,10 @@ int move_mirror_target_counted(const struct move_mirror *engine, bool *ret, stru
 	/* As whoever resumes it would. */
 	if (res >= 0)
 		res = bitmap_file_load(&map, ring, files.map_fd, !mirror_trust_check(&files), &why);
-	if (res >= 0)
+	if (res >= 0) {
+		*ret_both = bitmap_file_dirty(map)->count == 0;
 		*ret = bitmap_file_super(map)->authoritative == MIRROR_TARGET;
+	}
 	bitmap_file_free(map);
 	ring_free(ring);
 	mirror_files_close(&files);

@@ -27,15 +27,24 @@ static bool is_possible(const struct mirror_job *job, enum mirror_order what)
 	return 1u << job->state & order_states[what];
 }
 
+/* A cutover that stands, and may be under way. */
+static bool takes_back(const struct mirror_job *job, enum mirror_order what)
+{
+	return what == ORDER_REVERT && 1u << job->state & OF_SOURCE &&
+	       (job->order == ORDER_CUTOVER || job->order == ORDER_REVERT);
+}
+
 static int order(struct mirror_job *job, enum mirror_order what)
 {
-	if (!is_possible(job, what))
+	bool back = takes_back(job, what);
+
+	if (!back && !is_possible(job, what))
 		return -EINVAL;
-	if (!mirror_leader_here(job->mirror) && what != ORDER_ABORT &&
+	if (!back && !mirror_leader_here(job->mirror) && what != ORDER_ABORT &&
 	    (what != ORDER_REVERT || !mirror_follower_has_all(job)))
 		return -ENOTCONN;
 	/* A switch under way goes back, if it still can. */
-	job->cutover.give_up = what == ORDER_ABORT;
+	job->cutover.give_up = back || what == ORDER_ABORT;
 	job->order = what;
 	job->order_after_ns = 0;
 	job->wake = true;
@@ -202,6 +211,9 @@ void mirror_carry_out(struct mirror_job *job)
 	note_decided(job);
 	if (ring_now_ns(job->ring) < job->order_after_ns)
 		return;
+	/* It was not carried out. */
+	if (takes_back(job, job->order))
+		job->order = ORDER_NONE;
 	if (!is_possible(job, job->order)) {
 		/* It came while the legs were being switched, and was too late. */
 		error_set(&error, -EINVAL, "an order was too late and is forgotten: the mirror is %s now",

@@ -60,6 +60,7 @@ static struct world {
 	unsigned steps_left; /* 0: nobody is killed */
 	unsigned boot;
 	bool switches, switched; /* of the engine; durably */
+	bool target_lacks;       /* by the engine's notes */
 	bool forgotten;          /* what the engine knew of the move before a restart */
 	unsigned knob;           /* how much of the time all mirrors of the kernel's may take */
 	bool lvm, exchanged;     /* what LVM's metadata say */
@@ -633,9 +634,10 @@ static int leave(void *data, struct move *move, struct error *error)
 	return world->switched ? 0 : -EIO;
 }
 
-static int was_cut(void *data, struct move *move, bool *ret, struct error *error)
+static int was_cut(void *data, struct move *move, bool *ret, bool *ret_both, struct error *error)
 {
 	*ret = world->switched;
+	*ret_both = !world->lacks[!world->switched] && !world->target_lacks;
 	return world->forgotten ? error_set(error, -EPERM, "it is forgotten") : 0;
 }
 

@@ -572,6 +572,30 @@ static void test_revert_while_clients_wait(void **state)
 	assert_memory_equal(world.far[0].data, world.far[1].data, SIZE);
 }
 
+/* It waits for the target; the one who ordered it does not. */
+static void test_a_cutover_is_taken_back(void **state)
+{
+	struct mirror_job_status status;
+
+	world_init();
+	serve();
+	assert_int_equal(run_for(1000 * MS), CUTOVER_READY);
+	assert_int_equal(mirror_job_revert(world.job), -EINVAL);
+	after(100 * MS, break_target);
+	run_for(200 * MS);
+	assert_int_equal(mirror_job_cutover(world.job), 0);
+	assert_int_equal(run_for(200 * MS), CUTOVER_SYNCING);
+	mirror_job_status(world.job, &status);
+	assert_true(status.ordered);
+	assert_int_equal(mirror_job_revert(world.job), 0);
+	run_for(200 * MS);
+	mirror_job_status(world.job, &status);
+	assert_false(status.ordered);
+	all_are_back(NULL);
+	assert_int_equal(run_for(2000 * MS), CUTOVER_READY);
+	world_done(MIRROR_SOURCE);
+}
+
 static void test_h16_no_revert_to_a_source_that_lacks_something(void **state)
 {
 	world_init();
@@ -659,6 +683,7 @@ int main(void)
 	    cmocka_unit_test(test_nothing_unflushed_is_nothing_lost),
 	    cmocka_unit_test(test_revert_without_the_target),
 	    cmocka_unit_test(test_revert_while_clients_wait),
+	    cmocka_unit_test(test_a_cutover_is_taken_back),
 	    cmocka_unit_test(test_h16_no_revert_to_a_source_that_lacks_something),
 	    cmocka_unit_test(test_the_last_leg_comes_back_too),
 	    cmocka_unit_test(test_h30_errors_are_told_and_counted),

@@ -7,12 +7,14 @@
 #include "cli/control.h"
 #include "cli/mirror_files.h"
 #include "cli/move_mirror.h"
+#include "range/bitmap_file.h"
 
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,12 +28,36 @@ struct made_up_mirror {
 	pid_t pid;
 };
 
+/* What it was ordered, of its own process and of the test's. */
+static struct orders {
+	int number;
+	char name[16];
+	bool done;
+	bool away; /* its target: a cutover waits */
+} * orders;
+
+static void take(const char *command)
+{
+	if (strcmp(command, "cutover") && strcmp(command, "revert"))
+		return;
+	orders->number++;
+	snprintf(orders->name, sizeof(orders->name), "%s", command);
+	orders->done = !strcmp(command, "revert") || !orders->away;
+}
+
 static json_t *answer(void *data, const json_t *request)
 {
 	const struct made_up_mirror *mirror = data;
+	bool switched;
 
-	return json_pack("{s:b, s:s, s:s, s:i, s:s, s:s}", "ok", 1, "source", mirror->source, "target",
-	    mirror->target, "pid", (int)getpid(), "state", "ready", "authoritative", "source");
+	take(json_string_value(json_object_get(request, "command")));
+	switched = orders->done && !strcmp(orders->name, "cutover");
+	return json_pack("{s:b, s:s, s:s, s:i, s:s, s:s, s:i, s:{s:i, s:s, s:s, s:s, s:s}}", "ok", 1,
+	    "source", mirror->source, "target", mirror->target, "pid", (int)getpid(), "state",
+	    switched ? "switched" : "ready", "authoritative", switched ? "target" : "source", "number",
+	    orders->number, "order", "number", orders->number, "name", orders->name, "state",
+	    orders->done ? "done" : "running", "error", "", "waits",
+	    orders->done ? "" : "the target is away");
 }
 
 static void serve(struct made_up_mirror *mirror, int ready_fd)
@@ -134,6 +160,55 @@ static void test_its_own(void **state)
 	assert_non_null(strstr(error.text, "--name=move-data"));
 }
 
+/* LVM's metadata name the target by then: a cutover that waits for it is taken back, else it would come when nobody counts on it. */
+static void test_a_switch_that_has_to_wait(void **state)
+{
+	struct made_up_mirror mirror = {
+	    "move-data", "/dev/mapper/data-blkmove-old", "/dev/mapper/data-blkmove-new", 0};
+	struct move_mirror engine = {.state_dir = folder, .name = "move-data"};
+	struct move move = move_of("data");
+	struct error error;
+
+	begin(&mirror);
+	note(folder, &mirror);
+	assert_int_equal(move_mirror_engine.uncut(&engine, &move, &error), 0);
+	assert_int_equal(orders->number, 0);
+	orders->away = true;
+	alarm(20);
+	assert_int_equal(move_mirror_engine.cut(&engine, &move, &error), -EIO);
+	alarm(0);
+	assert_non_null(strstr(error.text, "the target is away; `blkmove move --resume data`"));
+	assert_string_equal(orders->name, "cutover");
+	assert_int_equal(move_mirror_engine.uncut(&engine, &move, &error), 0);
+	assert_string_equal(orders->name, "revert");
+	orders->away = false;
+	assert_int_equal(move_mirror_engine.cut(&engine, &move, &error), 0);
+	assert_int_equal(orders->number, 3);
+	assert_int_equal(move_mirror_engine.cut(&engine, &move, &error), 0);
+	assert_int_equal(orders->number, 3);
+	assert_int_equal(move_mirror_engine.uncut(&engine, &move, &error), 0);
+	assert_int_equal(orders->number, 4);
+	assert_true(end(&mirror));
+}
+
+/* What it says last counts, however much came before. */
+static void test_the_last_words(void **state)
+{
+	struct move_mirror engine = {.state_dir = folder};
+	struct move move = move_of("data");
+	char before[2000];
+	struct error error;
+
+	memset(before, 'w', sizeof(before));
+	before[1999] = '\0';
+	before[1000] = '\n';
+	assert_int_equal(setenv("SAID_BEFORE", before, 1), 0);
+	assert_int_equal(move_mirror_engine.make(&engine, &move, &error), -EIO);
+	assert_int_equal(unsetenv("SAID_BEFORE"), 0);
+	assert_null(strstr(error.text, "www"));
+	assert_non_null(strstr(error.text, "--name=move-data"));
+}
+
 /* Neither taken, nor ordered, nor ended. `known`: it has the folder of that name. */
 static void check_that_it_is_anothers(struct made_up_mirror *mirror, bool known)
 {
@@ -215,10 +290,56 @@ static void test_names(void **state)
 	assert_string_not_equal(a, b);
 }
 
+/* Of a mirror that was killed with so much dirty. */
+static void leave_map(const struct bitmap *dirty, uint32_t authoritative)
+{
+	const struct bitmap_super super = {.nonce = 1,
+	    .size = 64 * 4096,
+	    .region_size = 4096,
+	    .records = BITMAP_RECORDS_MIN,
+	    .authoritative = authoritative};
+	struct bitmap_file *map;
+	struct mirror_files files;
+	struct ring *ring;
+	struct error error;
+
+	assert_int_equal(mirror_files_open(&files, folder, "move-data", true, &error), 0);
+	assert_int_equal(mirror_files_write(&files, "command", json_object(), &error), 0);
+	assert_true(mirror_files_map(&files, true) >= 0);
+	assert_int_equal(ring_new(&ring, 8, &error), 0);
+	assert_int_equal(bitmap_file_create(&map, ring, files.map_fd, &super, dirty, &error), 0);
+	bitmap_file_free(map);
+	ring_free(ring);
+	mirror_files_close(&files);
+}
+
+static void test_what_its_map_says(void **state)
+{
+	struct move_mirror engine = {.state_dir = folder};
+	struct move move = move_of("data");
+	struct bitmap none;
+	struct error error;
+	bool cut, both;
+
+	assert_int_equal(bitmap_init(&none, 64), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		leave_map(i & 2 ? &none : NULL, i & 1);
+		cut = !(i & 1), both = !(i & 2);
+		if (move_mirror_engine.was_cut(&engine, &move, &cut, &both, &error) < 0)
+			fail_msg("%s", error.text);
+		assert_int_equal(cut, i & 1);
+		assert_int_equal(both, (i & 2) != 0);
+		forget(folder, "move-data");
+	}
+	bitmap_done(&none);
+	assert_int_equal(move_mirror_engine.was_cut(&engine, &move, &cut, &both, &error), -EPERM);
+}
+
 static int make_folder(void **state)
 {
 	int res = own_folder_make(state);
 
+	*orders = (struct orders){.done = true};
 	return res < 0 ? res : setenv("BLKMOVE_RUN_DIR", folder, 1);
 }
 
@@ -226,10 +347,18 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_its_own, make_folder, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_a_switch_that_has_to_wait, make_folder, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_what_its_map_says, make_folder, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_the_last_words, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_of_other_legs, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_recorded_elsewhere, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_names, make_folder, own_folder_remove)};
 
+	orders = mmap(NULL, sizeof(*orders), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (orders == MAP_FAILED)
+		return 1;
+	if (argc > 1 && getenv("SAID_BEFORE"))
+		fprintf(stderr, "%s\n", getenv("SAID_BEFORE"));
 	for (int i = 1; i < argc; i++)
 		fprintf(stderr, "%s ", argv[i]);
 	return argc > 1 ? 2 : cmocka_run_group_tests(tests, NULL, NULL);

@@ -450,6 +450,46 @@ static void test_h25_target_lost_before_the_switch_took_effect(void **state)
 	assert_true(lost > 4);
 }
 
+/*
+ * LVM's metadata name it by then: where they led the volume it stays until its owner has said so. Returns whether the move was killed; *ret_lost:
+ * and the target lost.
+ */
+static bool one_lost_target_of_lvm(unsigned at, enum order onward, bool *ret_lost)
+{
+	bool was_killed;
+
+	begin_anew(false, true, true);
+	was_killed = run_and_kill(BEGIN, MOVE_UNTIL_SWITCHED, at);
+	*ret_lost = was_killed && world->exchanged && !world->switched;
+	restart(false);
+	if (*ret_lost) {
+		world->target_lacks = true;
+		assert_int_equal(run(onward, MOVE_UNTIL_MOVED), -EPERM);
+		assert_non_null(strstr(said, "consumer leads to its new place"));
+		assert_non_null(strstr(said, "Before `blkmove move --undo --keep-old consumer` ends this"));
+		assert_non_null(strstr(said, "`blkmove sync --verify --overwrite=/dev/mapper/consumer "
+		                             "/dev/group/target /dev/mapper/consumer`"));
+		assert_true(is_known() && !world->forgotten);
+		assert_int_equal(run(UNDO_KEEP_OLD, MOVE_UNTIL_MOVED), 0);
+	}
+	finish(false, onward);
+	check_end();
+	return was_killed;
+}
+
+static void test_h25_target_of_lvm_lost_before_the_switch_took_effect(void **state)
+{
+	bool was_killed = true, is_lost;
+	unsigned at = 1, lost = 0;
+
+	for (; was_killed; at++)
+		for (enum order onward = RESUME; onward <= UNDO; onward++) {
+			was_killed = one_lost_target_of_lvm(at, onward, &is_lost);
+			lost += is_lost;
+		}
+	assert_true(lost > 2);
+}
+
 /* What is written to the target would fill them; and at the end it would lead there, and they elsewhere. */
 static void test_h11_target_with_snapshots(void **state)
 {
@@ -601,6 +641,29 @@ static void test_long_names(void **state)
 	assert_non_null(strstr(error.text, "109 bytes"));
 }
 
+/* What ends the move is said whole, and with usual names all of it. */
+static void test_words_with_long_names(void **state)
+{
+	struct move_engine engine = {.switches = true, .was_cut = was_cut};
+	struct move move = {.options = {.engine = &engine}, .record = {.phase = MOVE_SWITCHED}};
+	struct error error;
+	char end[700];
+
+	begin_anew(false, true, false);
+	world->switched = true;
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(
+		    move.record.device, sizeof(move.record.device), "%0*d", i ? (int)MOVE_NAME_MAX : 25, 0);
+		snprintf(move.record.target, sizeof(move.record.target), "far:%0*d", i ? 500 : 41, 0);
+		assert_int_equal(move_forward_restarted(&move, &error), -EPERM);
+		snprintf(
+		    end, sizeof(end), "`blkmove move --undo --keep-old %s` ends this", move.record.device);
+		assert_non_null(strstr(error.text, end));
+		snprintf(end, sizeof(end), "%s /dev/mapper/%s`", move.record.target, move.record.device);
+		assert_true(i || strstr(error.text, end));
+	}
+}
+
 static int make_world(void **state)
 {
 	world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -623,9 +686,11 @@ int main(void)
 	    cmocka_unit_test(test_h11_until_restart_under_lvms_lock),
 	    cmocka_unit_test(test_h25_restart_after_the_switch_to_another_machine),
 	    cmocka_unit_test(test_h25_target_lost_before_the_switch_took_effect),
+	    cmocka_unit_test(test_h25_target_of_lvm_lost_before_the_switch_took_effect),
 	    cmocka_unit_test(test_h11_target_with_snapshots),
 	    cmocka_unit_test(test_h25_two_moves_of_one_device), cmocka_unit_test(test_names_that_are_taken),
-	    cmocka_unit_test(test_device_in_a_parts_place), cmocka_unit_test(test_long_names)};
+	    cmocka_unit_test(test_device_in_a_parts_place), cmocka_unit_test(test_long_names),
+	    cmocka_unit_test(test_words_with_long_names)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }
