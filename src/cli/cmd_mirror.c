@@ -167,6 +167,10 @@ static int set_up(struct mirror_process *process, struct error *error)
 		return res;
 	note_uris(process);
 	budget_init(&process->budget, &process->governor, ring_now_ns(process->ring));
+	/* Before a target is made or touched for nothing. */
+	for (unsigned i = 0; i < process->count && res == 0; i++)
+		res = control_check_free(
+		    process->mirrors[i].name, process->mirrors[i].command.job.resume, error);
 	for (unsigned i = 0; i < process->count && res == 0; i++)
 		res = mirror_open(&process->mirrors[i], error);
 	if (res == 0)

@@ -157,21 +157,21 @@ static void wait_for_client(struct control *control)
 }
 
 /* What has the socket, if that is somebody. What was just killed still listens for a moment, and gives no answer. */
-static int check_free(const char *name, struct error *error)
+int control_check_free(const char *name, bool fixed, struct error *error)
 {
+	const char *way = fixed ? "end that one first" : "choose another --name";
 	struct error ignored;
 	json_t *status = control_ask(name, json_pack("{s:s}", "command", "status"), &ignored);
 
 	if (status)
 		error_set(error, -EALREADY,
 		    "a %s %s runs already, as process %d, with another --state-dir (%.150s -> %.150s); see "
-		    "`blkmove status %s`, or choose another --name",
+		    "`blkmove status %s`, or %s",
 		    control_string(status, "kind"), name, (int)control_number(status, "pid"),
-		    control_string(status, "source"), control_string(status, "target"), name);
+		    control_string(status, "source"), control_string(status, "target"), name, way);
 	else if (ignored.code == -EPROTO)
-		error_set(error, -EALREADY,
-		    "something called %s runs already, and gives no answer; end it, or choose another --name",
-		    name);
+		error_set(error, -EALREADY, "something called %s runs already, and gives no answer; end it%s",
+		    name, fixed ? "" : ", or choose another --name");
 	else
 		return 0;
 	json_decref(status);
@@ -194,7 +194,7 @@ static int make_socket(struct control *control, const char *name, struct error *
 	if ((size_t)res >= sizeof(control->path))
 		return error_set(error, -ENAMETOOLONG,
 		    "%s is too long for a socket; name another in BLKMOVE_RUN_DIR", dir);
-	res = name ? check_free(name, error) : 0;
+	res = name ? control_check_free(name, false, error) : 0;
 	if (res < 0)
 		return res;
 	memcpy(address.sun_path, control->path, sizeof(address.sun_path));

@@ -8,6 +8,7 @@
 #include "ring/ring.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 
 struct control;
 
@@ -17,6 +18,8 @@ struct control;
  */
 int control_new(struct control **ret, struct ring *ring, const char *name,
     json_t *(*answer)(void *data, const json_t *request), void *data, struct error *error);
+/* The same before anything is begun: -EALREADY with words. `fixed`: no other name can be chosen. */
+int control_check_free(const char *name, bool fixed, struct error *error);
 /* Of the socket. */
 const char *control_path(const struct control *control);
 /* {"ok": true}, and {"ok": false, "error": words}. */

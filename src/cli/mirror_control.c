@@ -24,6 +24,13 @@ static const struct {
 
 /* Status */
 
+static bool reached(const struct mirror_run *run, const struct mirror_job_status *status)
+{
+	if (run->order.goal == CUTOVER_SYNCING)
+		return status->authoritative == MIRROR_SOURCE;
+	return status->state == run->order.goal;
+}
+
 /* Why an order that stands is not carried out, "" when it is, or may be in a moment. */
 static const char *waits_for(const struct mirror_run *run, const struct mirror_job_status *status)
 {
@@ -32,6 +39,9 @@ static const char *waits_for(const struct mirror_run *run, const struct mirror_j
 
 	if (!run->order.name || run->order.state != MIRROR_ORDER_RUNNING || !status->ordered ||
 	    status->state == CUTOVER_CUTTING || run->order.goal == CUTOVER_CANCELLED)
+		return "";
+	/* It is done, but for its receipt. */
+	if (run->order.goal != CUTOVER_FINISHED && reached(run, status))
 		return "";
 	if (run->order.goal == CUTOVER_FINISHED)
 		return status->away_ns ? away[MIRROR_TARGET] : "";
@@ -237,13 +247,6 @@ int mirror_order(struct mirror_run *run, const char *name, struct error *error)
 		return 0;
 	}
 	return -ENOENT;
-}
-
-static bool reached(const struct mirror_run *run, const struct mirror_job_status *status)
-{
-	if (run->order.goal == CUTOVER_SYNCING)
-		return status->authoritative == MIRROR_SOURCE;
-	return status->state == run->order.goal;
 }
 
 void mirror_order_look(struct mirror_run *run)

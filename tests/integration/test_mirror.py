@@ -162,11 +162,15 @@ def test_the_socket_of_a_name_is_not_taken_from_who_has_it(mirror, program, fold
     other.source.write_bytes(bytes(MIB))
     done = other.start(code=LOCKED)
     assert f"m runs already, as process {now['pid']}" in done.err and str(mirror.source) in done.err, str(done)
-    assert mirror.status()["pid"] == now["pid"]
+    assert not other.target.exists() and mirror.status()["pid"] == now["pid"]
     assert "there is nothing to resume" in other.resume("--state-dir", folder / "other", code=TROUBLE).err
     mirror.kill()
     other.start()
     assert other.status()["source"] == str(other.source)
+    other.kill()
+    mirror.resume()
+    said = other.resume("--state-dir", folder / "other", code=LOCKED).err
+    assert said.endswith("or end that one first\n"), said
 
 
 def test_a_damaged_map_is_compared_and_said(mirror, client, random):

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import signal
+import threading
 import time
 
 import nbd
@@ -277,4 +278,39 @@ def test_an_order_without_a_leg_says_what_can_be_done(program, folder, volumes):
         done = program("cutover", "m", code=TROUBLE)
         assert "cancelled, and the source alone is the volume; another mirror may begin" in done.err, str(done)
     finally:
+        mirror.end()
+
+
+def send_all_the_time(uri, over):
+    """Writes, one after the other without waiting for its answer."""
+    handle, data = nbd.NBD(), nbd.Buffer.from_bytearray(bytearray(512))
+    handle.connect_uri(uri)
+    while not over.is_set():
+        handle.aio_pwrite(data, 0)
+        handle.poll(20)
+        time.sleep(0.02)
+    while handle.aio_in_flight():
+        handle.poll(-1)
+    handle.shutdown()
+
+
+def test_an_order_that_is_done_waits_for_nothing(program, folder, volumes, servers):
+    """The receipt is written once those that were held have their answers, which take their time."""
+    for volume in volumes:
+        volume.write_bytes(bytes(MIB))
+    slow = [servers.nbdkit("--filter=delay", "file", volume, "delay-write=200ms").uri for volume in volumes]
+    mirror, over, seen = Mirror(program, folder, *slow), threading.Event(), set()
+    mirror.start("--cutover-window=5s")
+    sender = threading.Thread(target=send_all_the_time, args=(mirror.uri, over))
+    try:
+        mirror.wait_for("ready")
+        sender.start()
+        program("cutover", "m", "--no-wait")
+        while (now := mirror.ask())["order"]["state"] == "running":
+            seen.add((now["authoritative"], now["state"], now["order"]["waits"]))
+        assert ("target", "switched", "") in seen and now["order"]["state"] == "done", (seen, now)
+        assert not [waits for leg, _, waits in seen if leg == "target" and waits], seen
+    finally:
+        over.set()
+        sender.join()
         mirror.end()
