@@ -52,7 +52,9 @@ int lvm_points_of(const char *text, const char *group, const char *volume, char 
 int lvm_run(const char *group, char *const *words, struct error *error);
 /* Whether the locks that lvm_lock() takes are LVM's. -EOPNOTSUPP with words: LVM is configured to have its own elsewhere. */
 int lvm_check_locks(struct error *error);
-/* The same by what lvmconfig(8) says. -EBADMSG with words. */
+/* Whether they keep all others from changing the group, by the metadata of `text`. -EOPNOTSUPP with words: machines share it. */
+int lvm_check_group(const char *text, const char *group, struct error *error);
+/* The same of lvm_check_locks(), by what lvmconfig(8) says. -EBADMSG with words. */
 int lvm_locking_dir(const char *text, char *ret, unsigned length, struct error *error);
 /* The group's metadata as they are; the caller frees *ret. */
 int lvm_read(const char *group, char **ret, struct error *error);

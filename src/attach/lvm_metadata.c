@@ -16,6 +16,17 @@ static void end_tree(struct dm_config_tree **tree)
 		dm_config_destroy(*tree);
 }
 
+static struct dm_config_tree *parse(const char *text, struct error *error)
+{
+	struct dm_config_tree *tree;
+
+	dm_quiet();
+	tree = dm_config_from_string(text);
+	if (!tree)
+		error_set(error, -EBADMSG, "cannot read LVM's metadata");
+	return tree;
+}
+
 static struct dm_config_node *child_of(struct dm_config_node *node, const char *key)
 {
 	for (struct dm_config_node *child = node ? node->child : NULL; child; child = child->sib)
@@ -62,14 +73,19 @@ static int check_no_snapshot(const struct dm_config_node *volume, const char *gr
 {
 	for (const struct dm_config_node *other = volume->parent->child; other; other = other->sib)
 		for (const struct dm_config_node *node = other->child; node; node = node->sib) {
-			const char *store;
+			const char *store, *merging;
 
 			if (!is_segment(node) ||
 			    (strcmp(segment_word(node, "origin"), volume->key) &&
 			        strcmp(segment_word(node, "external_origin"), volume->key)))
 				continue;
-			store = segment_word(
-			    node, *segment_word(node, "cow_store") ? "cow_store" : "merging_store");
+			store = segment_word(node, "cow_store");
+			merging = segment_word(node, "merging_store");
+			if (*merging)
+				return error_set(error, -EOPNOTSUPP,
+				    "the snapshot %s is being merged into the LVM volume %s, and would find "
+				    "another one: let the merge end first (`lvs %s`)",
+				    merging, volume->key, group);
 			if (!*store)
 				store = other->key;
 			return error_set(error, -EOPNOTSUPP,
@@ -103,6 +119,16 @@ static int check_local(struct dm_config_node *group, struct error *error)
 	    "other machines may change LVM's group %s (its lock type is %s), and cannot be kept from "
 	    "that here: use pvmove(8)",
 	    group->key, lock_type);
+}
+
+int lvm_check_group(const char *text, const char *group, struct error *error)
+{
+	_cleanup_(end_tree) struct dm_config_tree *tree = parse(text, error);
+	struct dm_config_node *volumes = tree ? volumes_of(tree, group) : NULL;
+
+	if (tree && !volumes)
+		error_set(error, -ENOENT, "LVM's metadata have no group %s", group);
+	return volumes ? check_local(volumes->parent, error) : error->code;
 }
 
 /* Extents in all, or 0 with words when a segment is more than a piece of physical volumes. */
@@ -179,17 +205,6 @@ static int write_tree(const struct dm_config_tree *tree, char **ret, struct erro
 	if (file && fclose(file) == 0 && written)
 		return 0;
 	return error_set(error, -ENOMEM, "cannot write LVM's metadata: out of memory");
-}
-
-static struct dm_config_tree *parse(const char *text, struct error *error)
-{
-	struct dm_config_tree *tree;
-
-	dm_quiet();
-	tree = dm_config_from_string(text);
-	if (!tree)
-		error_set(error, -EBADMSG, "cannot read LVM's metadata");
-	return tree;
 }
 
 int lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error)

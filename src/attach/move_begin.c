@@ -119,7 +119,12 @@ static int look_at_lvm(struct move *move, bool remote, bool forget_at_boot, stru
 
 	if (!lvm_name(record->device, record->uuid, pair.group, pair.moved))
 		return 0;
+	/* Its table is swapped under that lock, also where its metadata stay as they are. */
 	res = lvm_check_locks(error);
+	if (res == 0)
+		res = lvm_read(pair.group, &text, error);
+	if (res == 0)
+		res = lvm_check_group(text, pair.group, error);
 	if (res < 0)
 		return res;
 	if (remote || dm_look_path(record->target, &facts, &ignored) < 0 ||
@@ -134,9 +139,7 @@ static int look_at_lvm(struct move *move, bool remote, bool forget_at_boot, stru
 		    "--until-restart",
 		    record->device, pair.group, pair.group);
 	}
-	res = lvm_read(pair.group, &text, error);
-	if (res == 0)
-		res = lvm_exchange_text(text, &pair, &changed, error);
+	res = lvm_exchange_text(text, &pair, &changed, error);
 	if (res == 0)
 		res = lvm_first(
 		    text, pair.group, pair.moved, record->lvm_first, sizeof(record->lvm_first), error);
@@ -325,8 +328,10 @@ int move_continue(
 	res = load(move, device, error);
 	if (res == 0 && dm_look(move->record.device, &facts, &ignored) == 0) {
 		if (strcmp(facts.uuid, move->record.uuid))
-			res = error_set(error, -EXDEV, "%s is another device now than when its move began",
-			    move->record.device);
+			res = error_set(error, -EXDEV,
+			    "%s is another device now than when its move began: if that one is gone for "
+			    "good, remove the folder %s, which is all that is known of it",
+			    move->record.device, move->folder.path);
 		else if ((facts.inactive_table || facts.suspended) && !move_is_restarted(move))
 			res = drop_half_a_swap(&move->record, error);
 	}

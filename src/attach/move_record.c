@@ -250,12 +250,24 @@ void move_record_done(struct move_record *record)
 	dm_table_done(&record->last);
 }
 
-bool move_record_is_there(const char *state_dir, const char *name)
+bool move_record_is_there(const char *state_dir, const char *name, const char *uuid)
 {
-	char path[sizeof(((struct move_folder *)NULL)->path) + sizeof(FILE_NAME)];
+	struct move_folder folder = {.fd = -1};
+	char path[sizeof(folder.path) + sizeof(FILE_NAME)];
+	struct move_record record;
+	struct error ignored;
+	bool same;
 
-	return snprintf(path, sizeof(path), "%s/moves/%s/" FILE_NAME, state_dir, name) < (int)sizeof(path) &&
-	       access(path, F_OK) == 0;
+	snprintf(folder.path, sizeof(folder.path), "%s/moves/%s", state_dir, name);
+	if (snprintf(path, sizeof(path), "%s/moves/%s/" FILE_NAME, state_dir, name) >= (int)sizeof(path) ||
+	    access(path, F_OK) < 0)
+		return false;
+	if (move_record_load(&record, &folder, &ignored) < 0)
+		return access(path, F_OK) == 0;
+	/* Else of one that had its name, and is gone. */
+	same = !strcmp(record.uuid, uuid);
+	move_record_done(&record);
+	return same;
 }
 
 static int is_move(const struct dirent *entry)

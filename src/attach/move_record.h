@@ -60,8 +60,8 @@ int move_record_decide(
 int move_record_load(struct move_record *ret, const struct move_folder *folder, struct error *error);
 /* The move has ended. */
 void move_record_forget(const struct move_folder *folder);
-/* Whether one of that device has not ended, by that state folder; also while a process drives it. */
-bool move_record_is_there(const char *state_dir, const char *name);
+/* Whether one of that device has not ended, by that state folder; also while a process drives it, or when its record is damaged. */
+bool move_record_is_there(const char *state_dir, const char *name, const char *uuid);
 /*
  * Calls `one` for each move recorded in that state folder that no process drives now, in the order of their names; where the record is damaged with NULL, and why. Changes
  * nothing.

@@ -199,7 +199,8 @@ int snapshot_may_be(const struct snapshot *snapshot, struct error *error)
 
 	snprintf(leg, sizeof(leg), "%s" MOVE_DEVICE_SUFFIX "old", device);
 	/* Or it is in another state folder. */
-	if (!move_record_is_there(snapshot->options.state_dir, device) && dm_look(leg, &facts, &ignored) < 0)
+	if (!move_record_is_there(snapshot->options.state_dir, device, snapshot->source.uuid) &&
+	    dm_look(leg, &facts, &ignored) < 0)
 		return 0;
 	return error_set(error, -EPERM,
 	    "%s is being moved, and a snapshot would lead it past the mirror of its move: let that end first "

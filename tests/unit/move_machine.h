@@ -65,6 +65,7 @@ static struct world {
 	unsigned knob;           /* how much of the time all mirrors of the kernel's may take */
 	bool lvm, exchanged;     /* what LVM's metadata say */
 	bool until_restart;      /* one of LVM's is moved to what LVM does not know */
+	bool shared;             /* by more machines: its lock keeps them not out */
 	bool locked;             /* LVM's group: its commands wait */
 	bool lvm_works;          /* one of them is between its load and its resume: it has the lock */
 	bool lvm_hangs;          /* and stays there */
@@ -533,6 +534,7 @@ int __wrap_ioctl(int fd, unsigned long request, void *ret)
 
 bool __wrap_lvm_name(const char *name, const char *uuid, char *ret_group, char *ret_volume);
 int __wrap_lvm_check_locks(struct error *error);
+int __wrap_lvm_check_group(const char *text, const char *group, struct error *error);
 int __wrap_lvm_read(const char *group, char **ret, struct error *error);
 int __wrap_lvm_exchange_text(const char *text, const struct lvm_pair *pair, char **ret, struct error *error);
 int __wrap_lvm_lock(const char *group, struct error *error);
@@ -551,6 +553,11 @@ bool __wrap_lvm_name(const char *name, const char *uuid, char *ret_group, char *
 int __wrap_lvm_check_locks(struct error *error)
 {
 	return 0;
+}
+
+int __wrap_lvm_check_group(const char *text, const char *group, struct error *error)
+{
+	return world->shared ? error_set(error, -EOPNOTSUPP, "other machines may change it") : 0;
 }
 
 int __wrap_lvm_read(const char *group, char **ret, struct error *error)

@@ -170,7 +170,7 @@ static void test_h11_snapshots(void **state)
 	is_refused("lv {", SNAPSHOT("origin=\"new\" cow_store=\"nightly\""), "lvremove vg/nightly");
 	is_refused(
 	    "lv {", SNAPSHOT("origin=\"lv\" cow_store=\"nightly\""), "volume lv has the snapshot nightly");
-	is_refused("lv {", SNAPSHOT("origin=\"new\" merging_store=\"back\""), "the snapshot back");
+	is_refused("lv {", SNAPSHOT("origin=\"new\" merging_store=\"back\""), "let the merge end first");
 	is_refused("lv {", SNAPSHOT("origin=\"other\" cow_store=\"new2\""), NULL);
 	is_refused("lv {", "t { segment1 { type=\"thin\" external_origin=\"lv\" } } ", "the snapshot t");
 	is_refused("lv {", "t { segment1 { type=\"thin\" origin=\"web\" } } ", NULL);
@@ -179,10 +179,19 @@ static void test_h11_snapshots(void **state)
 /* Whose changes the lock of this machine does not keep out. */
 static void test_shared_groups(void **state)
 {
+	struct error error;
+
 	is_refused("extent_size", "lock_type = \"sanlock\"\n", "sanlock");
 	is_refused("extent_size", "lock_type = \"dlm\"\n", "group vg");
 	is_refused("extent_size", "lock_type = \"none\"\n", NULL);
 	is_refused("\"RESIZEABLE\"", "\"CLUSTERED\", ", "clustered");
+	/* Also where only the table of one of its volumes is to be another one. */
+	assert_int_equal(lvm_check_group(TEXT("striped"), "vg", &error), 0);
+	assert_int_equal(
+	    lvm_check_group("vg { lock_type = \"dlm\"\n logical_volumes { } }", "vg", &error), -EOPNOTSUPP);
+	assert_non_null(strstr(error.text, "dlm"));
+	assert_int_equal(lvm_check_group(TEXT("striped"), "vg1", &error), -ENOENT);
+	assert_int_equal(lvm_check_group("vg {", "vg", &error), -EBADMSG);
 }
 
 static void test_points(void **state)

@@ -291,7 +291,7 @@ static void test_names(void **state)
 }
 
 /* Of a mirror that was killed with so much dirty. */
-static void leave_map(const struct bitmap *dirty, uint32_t authoritative)
+static void leave_map(const char *name, const struct bitmap *dirty, uint32_t authoritative)
 {
 	const struct bitmap_super super = {.nonce = 1,
 	    .size = 64 * 4096,
@@ -303,7 +303,7 @@ static void leave_map(const struct bitmap *dirty, uint32_t authoritative)
 	struct ring *ring;
 	struct error error;
 
-	assert_int_equal(mirror_files_open(&files, folder, "move-data", true, &error), 0);
+	assert_int_equal(mirror_files_open(&files, folder, name, true, &error), 0);
 	assert_int_equal(mirror_files_write(&files, "command", json_object(), &error), 0);
 	assert_true(mirror_files_map(&files, true) >= 0);
 	assert_int_equal(ring_new(&ring, 8, &error), 0);
@@ -323,7 +323,7 @@ static void test_what_its_map_says(void **state)
 
 	assert_int_equal(bitmap_init(&none, 64), 0);
 	for (unsigned i = 0; i < 4; i++) {
-		leave_map(i & 2 ? &none : NULL, i & 1);
+		leave_map("move-data", i & 2 ? &none : NULL, i & 1);
 		cut = !(i & 1), both = !(i & 2);
 		if (move_mirror_engine.was_cut(&engine, &move, &cut, &both, &error) < 0)
 			fail_msg("%s", error.text);
@@ -333,6 +333,32 @@ static void test_what_its_map_says(void **state)
 	}
 	bitmap_done(&none);
 	assert_int_equal(move_mirror_engine.was_cut(&engine, &move, &cut, &both, &error), -EPERM);
+}
+
+/* What ends the move is said whole, and with usual names all of it. */
+static void test_words_with_long_names(void **state)
+{
+	struct move_mirror engine = {.state_dir = folder};
+	struct move move = {.options = {.engine = &move_mirror_engine, .engine_data = &engine},
+	    .record = {.phase = MOVE_SWITCHED}};
+	struct error error;
+	bool cut, both;
+	char end[700];
+
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(
+		    move.record.device, sizeof(move.record.device), "%0*d", i ? (int)MOVE_NAME_MAX : 25, 0);
+		snprintf(move.record.target, sizeof(move.record.target), "far:%0*d", i ? 500 : 41, 0);
+		/* By that the mirror has its name. */
+		assert_int_equal(move_mirror_engine.was_cut(&engine, &move, &cut, &both, &error), -EPERM);
+		leave_map(engine.name, NULL, 1);
+		assert_int_equal(move_forward_restarted(&move, &error), -EPERM);
+		snprintf(
+		    end, sizeof(end), "`blkmove move --undo --keep-old %s` ends this", move.record.device);
+		assert_non_null(strstr(error.text, end));
+		snprintf(end, sizeof(end), "%s /dev/mapper/%s`", move.record.target, move.record.device);
+		assert_true(i || strstr(error.text, end));
+	}
 }
 
 static int make_folder(void **state)
@@ -349,6 +375,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test_setup_teardown(test_its_own, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_a_switch_that_has_to_wait, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_what_its_map_says, make_folder, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_words_with_long_names, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_the_last_words, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_of_other_legs, make_folder, own_folder_remove),
 	    cmocka_unit_test_setup_teardown(test_recorded_elsewhere, make_folder, own_folder_remove),

@@ -320,6 +320,10 @@ static void test_h11_until_restart_under_lvms_lock(void **state)
 		find("consumer")->exists = false;
 		world->until_restart = true;
 		set_up(false, 0);
+		world->shared = true;
+		assert_int_equal(run(BEGIN, MOVE_UNTIL_SYNCED), -EOPNOTSUPP);
+		assert_false(is_known());
+		world->shared = false;
 		assert_int_equal(run(BEGIN, back ? MOVE_UNTIL_SYNCED : MOVE_UNTIL_MOVED), 0);
 		if (back)
 			assert_int_equal(run(UNDO, MOVE_UNTIL_MOVED), 0);
@@ -619,6 +623,26 @@ static void test_device_in_a_parts_place(void **state)
 	}
 }
 
+/* Removed while its move had not ended, and made again: nothing but the folder is left of that one. */
+static void test_another_device_of_that_name(void **state)
+{
+	char path[100];
+
+	begin_anew(false, false, false);
+	assert_int_equal(run(BEGIN, MOVE_UNTIL_SYNCED), 0);
+	for (unsigned i = 0; i < DEVICES; i++)
+		world->devices[i].exists = false;
+	set_up_one("consumer", "another", false, 0);
+	for (unsigned order = RESUME; order <= UNDO; order++) {
+		assert_int_equal(run((enum order)order, MOVE_UNTIL_MOVED), -EXDEV);
+		snprintf(path, sizeof(path), "remove the folder %s/moves/consumer,", state_dir);
+		assert_non_null(strstr(said, path));
+	}
+	snprintf(path, sizeof(path), "rm -r %s/moves/consumer", state_dir);
+	assert_int_equal(system(path), 0);
+	assert_false(move_record_is_there(state_dir, "consumer", "another"));
+}
+
 /* The longest name that goes is not cut: another may begin like it. */
 static void test_long_names(void **state)
 {
@@ -639,29 +663,6 @@ static void test_long_names(void **state)
 	move.record.device[MOVE_NAME_MAX] = 'n';
 	assert_int_equal(move_name_legs(&move, &error), -ENAMETOOLONG);
 	assert_non_null(strstr(error.text, "109 bytes"));
-}
-
-/* What ends the move is said whole, and with usual names all of it. */
-static void test_words_with_long_names(void **state)
-{
-	struct move_engine engine = {.switches = true, .was_cut = was_cut};
-	struct move move = {.options = {.engine = &engine}, .record = {.phase = MOVE_SWITCHED}};
-	struct error error;
-	char end[700];
-
-	begin_anew(false, true, false);
-	world->switched = true;
-	for (unsigned i = 0; i < 2; i++) {
-		snprintf(
-		    move.record.device, sizeof(move.record.device), "%0*d", i ? (int)MOVE_NAME_MAX : 25, 0);
-		snprintf(move.record.target, sizeof(move.record.target), "far:%0*d", i ? 500 : 41, 0);
-		assert_int_equal(move_forward_restarted(&move, &error), -EPERM);
-		snprintf(
-		    end, sizeof(end), "`blkmove move --undo --keep-old %s` ends this", move.record.device);
-		assert_non_null(strstr(error.text, end));
-		snprintf(end, sizeof(end), "%s /dev/mapper/%s`", move.record.target, move.record.device);
-		assert_true(i || strstr(error.text, end));
-	}
 }
 
 static int make_world(void **state)
@@ -689,8 +690,8 @@ int main(void)
 	    cmocka_unit_test(test_h25_target_of_lvm_lost_before_the_switch_took_effect),
 	    cmocka_unit_test(test_h11_target_with_snapshots),
 	    cmocka_unit_test(test_h25_two_moves_of_one_device), cmocka_unit_test(test_names_that_are_taken),
-	    cmocka_unit_test(test_device_in_a_parts_place), cmocka_unit_test(test_long_names),
-	    cmocka_unit_test(test_words_with_long_names)};
+	    cmocka_unit_test(test_device_in_a_parts_place),
+	    cmocka_unit_test(test_another_device_of_that_name), cmocka_unit_test(test_long_names)};
 
 	return cmocka_run_group_tests(tests, make_world, end_world);
 }

@@ -238,7 +238,7 @@ static struct {
 static void begin_move(const char *name)
 {
 	struct move_record record = {
-	    .engine = "dm", .target = "/dev/vg/new", .kind = MOVE_CONTENT, .sectors = 77777};
+	    .uuid = "LVM-1", .engine = "dm", .target = "/dev/vg/new", .kind = MOVE_CONTENT, .sectors = 77777};
 	struct move_folder moves;
 	struct error error;
 
@@ -276,7 +276,7 @@ static void test_h11_none_of_what_is_being_moved(void **state)
 	    .name = "lvm", .prepare = prepare_one, .make = make_one, .clear = clear_one};
 	struct snapshot snapshot = {.kind = &kind,
 	    .record = {.id = "0123456789abcdef", .device = "vg-data"},
-	    .source = {.name = "vg-data"},
+	    .source = {.name = "vg-data", .uuid = "LVM-1"},
 	    .options = {.source = "/dev/vg/data", .target = "/dev/vg1/data", .state_dir = folder}};
 	struct move_folder moves;
 	struct error error;
@@ -297,12 +297,18 @@ static void test_h11_none_of_what_is_being_moved(void **state)
 	assert_int_equal(move_folder_open(&moves, folder, "vg-data", false, &error), 0);
 	assert_int_equal(snapshot_take(&snapshot, &error), -EPERM);
 	assert_true(seen.prepared == 1 && seen.made == 0);
+	/* It is of one that had the same name, and is gone. */
+	seen.move_begins = false;
+	strcpy(snapshot.source.uuid, "LVM-2");
+	assert_int_equal(snapshot_take(&snapshot, &error), 0);
+	assert_int_equal(seen.made, 1);
+	strcpy(snapshot.source.uuid, "LVM-1");
+	snapshot.record.fresh[0] = '\0';
 	/* It has ended. */
 	move_record_forget(&moves);
 	move_folder_close(&moves);
-	seen.move_begins = false;
 	assert_int_equal(snapshot_take(&snapshot, &error), 0);
-	assert_int_equal(seen.made, 1);
+	assert_int_equal(seen.made, 2);
 	close(snapshot.folder_fd);
 	ring_free(snapshot.options.ring);
 }

@@ -308,8 +308,10 @@ def test_locks_elsewhere(moved):
     """LVM's commands would not wait for the lock, and what they change meanwhile would be lost."""
     guest, settings = moved.guest, "/etc/lvm/lvmlocal.conf"
     guest.run(f"""[ ! -e {settings} ] || cp {settings} /run/lvmlocal.conf; echo 'global {{ locking_dir = "/run/elsewhere" }}' >{settings}""")
-    said = guest.run(["blkmove", "move", *moved.words()], code=3).out
-    guest.run(f"rm {settings}; [ ! -e /run/lvmlocal.conf ] || mv /run/lvmlocal.conf {settings}")
+    try:
+        said = guest.run(["blkmove", "move", *moved.words()], code=3).out
+    finally:
+        guest.run(f"rm {settings}; [ ! -e /run/lvmlocal.conf ] || mv /run/lvmlocal.conf {settings}")
     assert "/run/elsewhere" in said, said
     moved.nothing_is_left()
     assert moved.begin()[-1]["leg"] == "new"
