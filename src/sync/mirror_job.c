@@ -354,7 +354,8 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 		if (ring_step(job->ring) < 0)
 			break;
 	budget_leave(&job->member);
-	live_verify_free(job->verify);
+	/* What is freed after it runs the ring, and a leg may be lost then. */
+	job->verify = live_verify_free(job->verify);
 	copy_free(job->copy);
 	extents_free(job->extents);
 	block_free(job->mirror);
