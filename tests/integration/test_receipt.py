@@ -226,7 +226,7 @@ def test_the_receipt_of_an_earlier_mirror_of_the_name_is_not_taken_for_this_ones
         first = switched(mirror)
         program("finish", "m")
         mirror.kill(signal.SIGTERM)
-        mirror.start(f"--overwrite={mirror.target}")
+        mirror.start(f"--overwrite-newer={mirror.target}", f"--overwrite={mirror.target}")
         mirror.wait_for("ready")
         assert receipt_of(mirror) == first
         die_at_switch(mirror, "cutover")
