@@ -15,6 +15,11 @@ static const char *const flow_names[REPLICA_FLOWS] = {
 static const char *const say_names[REPLICA_SAYS] = {"HELLO", "FOLLOW", "FOLLOWED", "ARRIVED", "GOOD",
     "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED"};
 
+const char *replica_role_name(enum replica_role role)
+{
+	return role == REPLICA_PRIMARY ? "primary" : "secondary";
+}
+
 const char *replica_flow_name(enum replica_flow flow)
 {
 	return flow_names[flow];
@@ -41,6 +46,7 @@ void replica_say(struct replica_state *state, enum replica_say what)
 	        .ids = state->ids,
 	        .role = state->role,
 	        .size = state->options.size,
+	        .region_size = state->options.region_size,
 	        .name = state->options.name,
 	        .discards = state->discards}};
 
@@ -251,7 +257,7 @@ static void lost(struct replica_state *state)
 	state->withheld |= state->copying;
 	state->copying = state->receiving = false;
 	state->linked = state->greeted = state->heard = state->settling = state->settled = state->leaving =
-	    state->follow_said = false;
+	    state->follow_said = state->map_sent = false;
 	state->later_count = 0;
 	state->flow = REPLICA_APART;
 	/* What is being recorded holds, but its reason is gone; but for those that need no other node. */
@@ -274,7 +280,7 @@ static void lost(struct replica_state *state)
 static void make_primary(struct replica_state *state, bool force)
 {
 	const struct replica_ids *ids = &state->ids;
-	bool good = ids->current && !ids->inconsistent;
+	bool good = replica_state_is_good(state);
 
 	state->discards = false;
 	if (state->role == REPLICA_PRIMARY) {
@@ -431,6 +437,11 @@ void replica_state_init(
     struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids)
 {
 	*state = (struct replica_state){.options = *options, .ids = *ids};
+}
+
+bool replica_state_is_good(const struct replica_state *state)
+{
+	return state->ids.current != 0 && !state->ids.inconsistent;
 }
 
 int replica_state_event(struct replica_state *state, const struct replica_event *event)

@@ -13,6 +13,8 @@
 
 enum replica_role { REPLICA_SECONDARY, REPLICA_PRIMARY };
 
+const char *replica_role_name(enum replica_role role);
+
 /* What goes between the nodes. */
 enum replica_flow {
 	REPLICA_APART,     /* nothing: there is no link, or it is not wanted */
@@ -49,6 +51,7 @@ struct replica_message {
 	struct replica_ids ids; /* HELLO, FOLLOW */
 	enum replica_role role; /* HELLO */
 	uint64_t size;          /* HELLO: bytes */
+	uint32_t region_size;   /* HELLO: bytes a bit of the map */
 	uint64_t
 	    name; /* HELLO: of the node, not the other's; the higher one wins when both want to be primary */
 	bool discards; /* HELLO */
@@ -84,9 +87,10 @@ struct replica_event {
 };
 
 enum replica_action_kind {
-	REPLICA_DO_SAY,    /* `message` */
-	REPLICA_DO_RECORD, /* `ids`: RECORDED follows, also when the link is lost meanwhile */
-	REPLICA_DO_MERGE, /* what the other's map has becomes dirty here (all: everything), durably: MERGED */
+	REPLICA_DO_SAY,      /* `message` */
+	REPLICA_DO_RECORD,   /* `ids`: RECORDED follows, also when the link is lost meanwhile */
+	REPLICA_DO_SEND_MAP, /* this node's, to the other, which MERGEs it: once a meeting at most */
+	REPLICA_DO_MERGE, /* what the other's map has becomes dirty here, once that has come, durably: MERGED (all: everything; no map comes) */
 	REPLICA_DO_EMPTY, /* this node's map, to the end before anything else: EMPTIED */
 	REPLICA_DO_COPY,  /* send what is dirty, and what is written from now on */
 	REPLICA_DO_RECEIVE, /* take what comes */
@@ -115,6 +119,7 @@ enum replica_gone { REPLICA_GONE_CONTINUE, REPLICA_GONE_FREEZE };
 struct replica_options {
 	uint64_t name;          /* of this node, not 0 */
 	uint64_t size;          /* bytes */
+	uint32_t region_size;   /* bytes a bit of the map */
 	enum replica_gone gone; /* what a primary does when the other is gone: goes on, or waits for FENCED */
 	void (*act)(void *data, const struct replica_action *action); /* must not call the machine */
 	void *data;
@@ -159,6 +164,7 @@ struct replica_state {
 	struct replica_message peer; /* that, and what is known of it since */
 	bool discards;               /* this node gives way at the next meeting */
 	bool offered;                /* it has said so at this one */
+	bool map_sent;               /* at this one */
 	bool command;                /* one is under way */
 	bool promoting, demoting, leaving;
 	bool settling, settled, follow_said, arrived_said;
@@ -175,5 +181,7 @@ struct replica_state {
 /* `ids` as they were recorded last. The node begins as a secondary that seeks no link. */
 void replica_state_init(
     struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids);
+/* Whether this node's data are whole, and a replica's. */
+bool replica_state_is_good(const struct replica_state *state);
 /* -EBUSY: a command, and another one is under way. */
 int replica_state_event(struct replica_state *state, const struct replica_event *event);

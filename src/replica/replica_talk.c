@@ -25,12 +25,27 @@ static void be_equal(struct replica_state *state)
 	}
 }
 
+/* What the two maps say can be laid over each other. */
+static bool maps_fit(const struct replica_state *state)
+{
+	return state->peer.region_size == state->options.region_size;
+}
+
 static void merge(struct replica_state *state)
 {
 	const struct replica_action action = {
-	    .kind = REPLICA_DO_MERGE, .all = state->verdict == REPLICA_SOURCE_FULL};
+	    .kind = REPLICA_DO_MERGE, .all = state->verdict == REPLICA_SOURCE_FULL || !maps_fit(state)};
 
 	state->options.act(state->options.data, &action);
+}
+
+/* The source waits for it. */
+static void send_map(struct replica_state *state)
+{
+	if (state->verdict != REPLICA_TARGET || !maps_fit(state) || state->map_sent)
+		return;
+	state->map_sent = true;
+	replica_act(state, REPLICA_DO_SEND_MAP);
 }
 
 /* Nothing goes on by itself: one of the two gives way, or it ends here. */
@@ -83,6 +98,8 @@ void replica_meet(struct replica_state *state)
 	case REPLICA_TARGET_FULL:
 		if (state->role == REPLICA_PRIMARY)
 			replica_refuse(state, "this node is primary, and the other has newer data");
+		else
+			send_map(state);
 		return;
 	default:
 		disagree(state);

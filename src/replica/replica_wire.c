@@ -42,9 +42,9 @@ json_t *replica_message_json(const struct replica_message *message)
 		res = json_object_set_new(json, "ids", ids_json(&message->ids));
 	if (res == 0 && message->say == REPLICA_HELLO)
 		res = json_object_update_new(
-		    json, json_pack("{s:b, s:I, s:I, s:b}", "primary", message->role == REPLICA_PRIMARY,
-		              "size", (json_int_t)message->size, "node", (json_int_t)message->name,
-		              "discards", message->discards));
+		    json, json_pack("{s:b, s:I, s:I, s:I, s:b}", "primary", message->role == REPLICA_PRIMARY,
+		              "size", (json_int_t)message->size, "region", (json_int_t)message->region_size,
+		              "node", (json_int_t)message->name, "discards", message->discards));
 	if (res == 0)
 		return json;
 	json_decref(json);
@@ -119,6 +119,7 @@ static int get_say(const json_t *json, enum replica_say *ret, struct error *erro
 int replica_message_parse(const json_t *json, struct replica_message *ret, struct error *error)
 {
 	struct replica_message message = {0};
+	uint64_t region_size = 0;
 	bool primary = false;
 	int res = get_say(json, &message.say, error);
 
@@ -127,6 +128,9 @@ int replica_message_parse(const json_t *json, struct replica_message *ret, struc
 	if (res == 0 && message.say == REPLICA_HELLO) {
 		res = control_get_bool(json, "primary", &primary, error);
 		res = res ? res : control_get_u64(json, "size", &message.size, error);
+		res = res ? res : control_get_u64(json, "region", &region_size, error);
+		if (res == 0 && region_size > UINT32_MAX)
+			res = error_set(error, -EPROTO, "`region` is too large");
 		res = res ? res : get_name(json, "node", &message.name, error);
 		res = res ? res : control_get_bool(json, "discards", &message.discards, error);
 	}
@@ -134,6 +138,7 @@ int replica_message_parse(const json_t *json, struct replica_message *ret, struc
 		res = error_set(error, -EPROTO, "nobody can follow what is not good");
 	if (res < 0)
 		return error_prefix(error, "the other node's message");
+	message.region_size = (uint32_t)region_size;
 	message.role = primary ? REPLICA_PRIMARY : REPLICA_SECONDARY;
 	*ret = message;
 	return 0;

@@ -46,6 +46,8 @@ struct node {
 	/* actions that have not ended */
 	bool recording, merging, merge_all, emptying, settling, fencing;
 	struct replica_ids next;
+	unsigned peer_map; /* as it came */
+	bool map_came, map_sent;
 	unsigned served_step, linked_step; /* when it began to serve; when it was a linked secondary last */
 	unsigned knew_step;                /* that, before the last record */
 	bool forced;                       /* the last order to be primary */
@@ -146,6 +148,30 @@ static void say(struct node *node, const struct replica_message *message)
 	peer->inbox[peer->inbox_count++] = *message;
 }
 
+/* Some pairs' maps do not fit. */
+static uint32_t region_size(const struct node *node)
+{
+	return 4096u << (node->which && node->pair->seed % 7 == 0);
+}
+
+static bool maps_fit(const struct pair *pair)
+{
+	return region_size(&pair->nodes[0]) == region_size(&pair->nodes[1]);
+}
+
+static void send_map(struct node *node)
+{
+	struct node *peer = peer_of(node);
+
+	if (node->map_sent || node->state.verdict != REPLICA_TARGET || !maps_fit(node->pair))
+		model_fail(node->pair, "a map is sent that nobody waits for");
+	node->map_sent = true;
+	if (!node->pair->link || (!peer->up && !peer->coming))
+		return;
+	peer->peer_map = node->map;
+	peer->map_came = true;
+}
+
 static void stop(struct node *node)
 {
 	node->withholding = node->copying;
@@ -194,7 +220,13 @@ static void act(void *data, const struct replica_action *action)
 		node->recording = true;
 		node->next = action->ids;
 		break;
+	case REPLICA_DO_SEND_MAP:
+		send_map(node);
+		break;
 	case REPLICA_DO_MERGE:
+		if (action->all != (node->state.verdict == REPLICA_SOURCE_FULL || !maps_fit(node->pair)))
+			model_fail(node->pair, "%s is to be sent, for no reason",
+			    action->all ? "all" : "what no map knows");
 		node->merging = true;
 		node->merge_all = action->all;
 		break;
@@ -245,6 +277,7 @@ static void start(struct node *node)
 {
 	const struct replica_options options = {.name = node->which + 1,
 	    .size = 1000,
+	    .region_size = region_size(node),
 	    .gone = node->pair->seed % 3 ? REPLICA_GONE_CONTINUE : REPLICA_GONE_FREEZE,
 	    .act = act,
 	    .data = node};
@@ -370,13 +403,12 @@ static void end_record(struct node *node)
 static void end_actions(struct node *node)
 {
 	struct pair *pair = node->pair;
-	struct node *peer = peer_of(node);
 
 	if (node->recording && chance(pair, 3)) {
 		end_record(node);
-	} else if (node->merging && pair->link && chance(pair, 3)) {
+	} else if (node->merging && (node->merge_all || node->map_came) && chance(pair, 3)) {
 		node->merging = false;
-		node->dirty |= node->merge_all ? ALL : peer->map;
+		node->dirty |= node->merge_all ? ALL : node->peer_map;
 		node->map |= node->dirty;
 		tell(node, (struct replica_event){.kind = REPLICA_MERGED});
 	} else if (node->emptying) {
@@ -390,7 +422,7 @@ static void end_actions(struct node *node)
 		node->fencing = false;
 		if (pair->calm)
 			return;
-		crash(peer);
+		crash(peer_of(node));
 		tell(node, (struct replica_event){.kind = REPLICA_FENCED});
 	}
 }
@@ -418,10 +450,12 @@ static void link_step(struct node *node)
 		    node->state.flow != REPLICA_REFUSED)
 			node->linked_step = pair->broken_step;
 		node->up = node->merging = node->emptying = node->settling = false;
+		node->map_came = node->map_sent = false;
 		node->inbox_count = 0;
 		tell(node, (struct replica_event){.kind = REPLICA_LOST});
 	} else if (!pair->link && !node->up && !peer->up && node->seeking && peer->seeking) {
 		pair->link = node->coming = peer->coming = true;
+		node->map_came = peer->map_came = false;
 		node->inbox_count = peer->inbox_count = 0;
 	}
 }

@@ -62,6 +62,7 @@ static void test_comes_back(void **state)
 			sent.ids.inconsistent = !sent.ids.sender;
 			sent.role = (enum replica_role)rand_below(&rand, 2);
 			sent.size = rand_between(&rand, 1, INT64_MAX);
+			sent.region_size = (uint32_t)rand_between(&rand, 1, UINT32_MAX);
 			sent.name = name(&rand);
 			sent.discards = rand_below(&rand, 2);
 		}
@@ -72,6 +73,7 @@ static void test_comes_back(void **state)
 		assert_int_equal(got.say, sent.say);
 		assert_int_equal(got.role, sent.role);
 		assert_int_equal(got.size, sent.size);
+		assert_int_equal(got.region_size, sent.region_size);
 		assert_int_equal(got.name, sent.name);
 		assert_int_equal(got.discards, sent.discards);
 		assert_same_ids(&got.ids, &sent.ids);
@@ -103,6 +105,9 @@ static const struct {
     {"{\"say\": \"FOLLOW\", " IDS("\"current\": 4611686018427387904, \"base\": [], \"history\": []") "}",
         "too large"},
     {"{\"say\": \"HELLO\", " IDS("\"current\": 5, \"base\": [], \"history\": []") "}", "primary"},
+    {"{\"say\": \"HELLO\", \"primary\": true, \"size\": 1, \"region\": 4294967296, " IDS(
+         "\"current\": 5, \"base\": [], \"history\": []") "}",
+        "`region`"},
 };
 
 static void test_refused(void **state)
