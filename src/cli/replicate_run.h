@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The process of `blkmove replicate up`: one resource's node or many on one ring, each in a fiber of its own. replicate_run.c (the
+ * process), replicate_resource.c (the life of a resource), replicate_peer.c (streams to the other host), replicate_serve.c (clients),
+ * replicate_hooks.c (the user's programs), replicate_control.c (control sockets).
+ */
+#pragma once
+
+#include <stdbool.h>
+
+struct replica_config;
+
+struct replicate_up_options {
+	const struct replica_config *const *configs; /* of the resources, each of this host; borrowed */
+	unsigned count;
+	bool foreground; /* else it returns when all that can be is up, and a process of its own goes on */
+	bool apart;      /* no link is sought before `connect` */
+	bool quiet, json;
+};
+
+/*
+ * Runs until all resources are down. Prints what happens; a resource that cannot start is told of and does not keep the others.
+ * Returns the exit code: JOB_OK when all went down in good order (in the background: when all are up).
+ */
+int replicate_process_run(const struct replicate_up_options *options);
