@@ -171,10 +171,10 @@ void listen_uri(const struct listen *listen, unsigned i, const char *name, char 
 
 int listen_bind(struct listen *listen, const char *name, struct error *error)
 {
-	const struct nbd_tls_options tls = {.psk_file = listen->tls_psk,
+	const struct tls_options tls = {.psk_file = listen->tls_psk,
 	    .certificates = listen->tls_certificates,
 	    .verify_peer = listen->tls_verify_peer};
-	int res = has_tls(listen) ? nbd_tls_new(&listen->tls, &tls, error) : 0;
+	int res = has_tls(listen) ? tls_new(&listen->tls, &tls, error) : 0;
 
 	if (res == 0)
 		res = bind_all(listen, error);
@@ -229,7 +229,7 @@ void listen_done(struct listen *listen)
 	for (unsigned i = 0; i < listen->uris_count; i++)
 		if (listen->fds_count > 0 && listen->addresses[i].is_unix)
 			unlink(listen->addresses[i].path);
-	nbd_tls_free(listen->tls);
+	tls_free(listen->tls);
 }
 
 int listen_judge(struct block *block, const struct endpoint *endpoint, bool allow_mounted, bool allow_held,

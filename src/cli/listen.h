@@ -24,7 +24,7 @@ struct listen {
 
 	/* once listening */
 	struct nbd_address addresses[LISTEN_MAX];
-	struct nbd_tls *tls;
+	struct tls *tls;
 	int fds[LISTEN_MAX * NBD_ADDRESS_FDS]; /* until listen_start() gives them to the server */
 	unsigned fds_count;
 	char shown[LISTEN_MAX * NBD_ADDRESS_FDS][1024]; /* URIs for clients */

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "block/block.h"
-#include "export/nbd_tls.h"
+#include "wire/tls.h"
 
 #define NBD_EXPORTS_MAX    64u
 #define NBD_EXPORT_TEXT    256u /* bytes of a name or a description, with the NUL */
@@ -32,7 +32,7 @@ struct nbd_server_options {
 	 */
 	uint64_t inflight_bytes;
 	unsigned handshake_ms; /* from the connection to the first request; 0: NBD_HANDSHAKE_MS */
-	struct nbd_tls *tls;   /* borrowed; NULL: no TLS */
+	struct tls *tls;       /* borrowed; NULL: no TLS */
 	bool tls_required;     /* refuses everything before TLS */
 	bool named_only;       /* who asks for "" gets nothing, rather than the first export */
 	/* Nothing else is done on the ring, and no block waits for anything but files: the loop may sleep a little (nbd_pace.h). */

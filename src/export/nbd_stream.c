@@ -323,7 +323,7 @@ void nbd_stream_read_pipe(struct nbd_stream *stream, int pipe_fd, size_t length)
 	ring_submit(stream->ring, op);
 }
 
-int nbd_stream_start_tls(struct nbd_stream *stream, struct nbd_tls *credentials)
+int nbd_stream_start_tls(struct nbd_stream *stream, struct tls *credentials)
 {
 	struct nbd_stream_tls *tls = malloc(sizeof(*tls));
 
@@ -331,7 +331,7 @@ int nbd_stream_start_tls(struct nbd_stream *stream, struct nbd_tls *credentials)
 	if (!tls)
 		return -ENOMEM;
 	memset(tls, 0, offsetof(struct nbd_stream_tls, in));
-	if (nbd_tls_session(credentials, &tls->session) < 0) {
+	if (tls_session(credentials, true, NULL, &tls->session) < 0) {
 		free(tls);
 		return -ENOMEM;
 	}

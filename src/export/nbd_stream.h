@@ -5,8 +5,8 @@
  */
 #pragma once
 
-#include "export/nbd_tls.h"
 #include "ring/ring.h"
+#include "wire/tls.h"
 
 struct nbd_stream_tls;
 
@@ -35,7 +35,7 @@ void nbd_stream_splice(struct nbd_stream *stream, int pipe_fd, size_t length);
 /* As nbd_stream_read(), into a pipe; not under TLS. -EAGAIN: the pipe is full. After an error nbd_stream_read() can say more. */
 void nbd_stream_read_pipe(struct nbd_stream *stream, int pipe_fd, size_t length);
 /* Nothing may be under way. Runs the TLS handshake, then tls_started(). 0, or -ENOMEM and no call. */
-int nbd_stream_start_tls(struct nbd_stream *stream, struct nbd_tls *tls);
+int nbd_stream_start_tls(struct nbd_stream *stream, struct tls *tls);
 /* What is under way ends soon: by the end of the stream, or an error. */
 void nbd_stream_shut(struct nbd_stream *stream);
 /* The ring still has one of its operations. */

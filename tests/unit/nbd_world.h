@@ -46,17 +46,6 @@ static __attribute__((unused)) int make_folder(void **state)
 	return own_folder_make(state);
 }
 
-static __attribute__((unused)) void need(const char *program)
-{
-	char command[128];
-
-	snprintf(command, sizeof(command), "command -v %s >/dev/null", program);
-	if (system(command) != 0) {
-		print_message("skipped: there is no %s here\n", program);
-		skip();
-	}
-}
-
 static __attribute__((unused)) double seconds(void)
 {
 	struct timespec now;

@@ -18,3 +18,15 @@ static __attribute__((unused, format(printf, 1, 2))) void run(const char *format
 	if (system(command) != 0)
 		fail_msg("this failed: %s", command);
 }
+
+/* Skips the test where there is no such program. */
+static __attribute__((unused)) void need(const char *program)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "command -v %s >/dev/null", program);
+	if (system(command) != 0) {
+		print_message("skipped: there is no %s here\n", program);
+		skip();
+	}
+}

@@ -326,7 +326,7 @@ static void test_noise(void **state)
 /* TLS: nothing goes on without it, nothing slipped in before it counts, and noise in it is refused. */
 static void test_tls_cannot_be_passed_by(void **state)
 {
-	struct nbd_tls_options tls = {.psk_file = "/var/tmp/blkmove-host.psk"};
+	struct tls_options tls = {.psk_file = "/var/tmp/blkmove-host.psk"};
 	FILE *keys = fopen(tls.psk_file, "we");
 	struct host host = {.options = {.tls_required = true}};
 	struct error error;
@@ -335,7 +335,7 @@ static void test_tls_cannot_be_passed_by(void **state)
 
 	fputs("alice:00112233445566778899aabbccddeeff\n", keys);
 	fclose(keys);
-	assert_int_equal(nbd_tls_new(&host.options.tls, &tls, &error), 0);
+	assert_int_equal(tls_new(&host.options.tls, &tls, &error), 0);
 	host_start(&host);
 	fd = greet(&host);
 	assert_int_equal(ask(fd, NBD_OPTION_LIST, NULL, 0), NBD_ANSWER_ERROR(NBD_ANSWER_TLS_REQUIRED));
@@ -359,7 +359,7 @@ static void test_tls_cannot_be_passed_by(void **state)
 	assert_int_equal(ask(fd, NBD_OPTION_STARTTLS, NULL, 0), NBD_ANSWER_ACK);
 	host_stop(&host);
 	expect_end(fd);
-	nbd_tls_free(host.options.tls);
+	tls_free(host.options.tls);
 	unlink(tls.psk_file);
 }
 

@@ -2,6 +2,8 @@
 /* NBD over TLS, with keys shared before (PSK) and with certificates, against nbdkit and qemu-nbd. */
 #include "nbd_world.h"
 
+#include "keys.h"
+
 static void check_writes(struct world *world)
 {
 	static char data[300001], got[300001];
@@ -22,26 +24,13 @@ static void make_psk(void)
 	    folder);
 }
 
-/* An authority, a server called localhost and a client, as the tools' manuals say. */
+/* An authority, a server called localhost and a client; and an authority that signed neither. */
 static void make_certificates(void)
 {
-	need("certtool");
-	run("cd %s && mkdir -p pki other && "
-	    "for d in pki other; do "
-	    "certtool --generate-privkey --ecc --outfile $d/ca-key.pem 2>/dev/null && "
-	    "printf 'cn = authority\nca\ncert_signing_key\n' > $d/ca.info && "
-	    "certtool --generate-self-signed --load-privkey $d/ca-key.pem --template $d/ca.info "
-	    "--outfile $d/ca-cert.pem 2>/dev/null || exit 1; done; "
-	    "printf 'cn = localhost\ndns_name = localhost\ntls_www_server\nencryption_key\nsigning_key\n' > "
-	    "pki/server.info; "
-	    "printf 'cn = client\ntls_www_client\nencryption_key\nsigning_key\n' > pki/client.info; "
-	    "for n in server client; do certtool --generate-privkey --ecc --outfile pki/$n-key.pem "
-	    "2>/dev/null && "
-	    "certtool --generate-certificate --load-ca-certificate pki/ca-cert.pem --load-ca-privkey "
-	    "pki/ca-key.pem "
-	    "--load-privkey pki/$n-key.pem --template pki/$n.info --outfile pki/$n-cert.pem 2>/dev/null || "
-	    "exit 1; done",
-	    folder);
+	keys_make_authority("pki");
+	keys_make_authority("other");
+	keys_sign("pki", "server", "cn = localhost\ndns_name = localhost\ntls_www_server\n");
+	keys_sign("pki", "client", "cn = client\ntls_www_client\n");
 }
 
 static void serve_psk(struct world *world, const char *server)
