@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define RING_ENTRIES 1024u
+#define VOLUMES_MAX  64u
 #define PATIENCE_MS  5000u /* for clients that do not take their last replies */
 
 enum option_key {
@@ -35,9 +36,9 @@ struct serve {
 	struct cli_options options; /* reaching the volumes, words, the error */
 	struct listen listen;
 	struct devices devices;
-	struct endpoint endpoints[NBD_EXPORTS_MAX];
-	const char *names[NBD_EXPORTS_MAX];
-	struct block *blocks[NBD_EXPORTS_MAX];
+	struct endpoint endpoints[VOLUMES_MAX];
+	const char *names[VOLUMES_MAX];
+	struct block *blocks[VOLUMES_MAX];
 	unsigned endpoints_count, names_count;
 	bool read_only, overlay, allow_mounted, allow_held;
 	const char *overlay_dir;
@@ -80,8 +81,8 @@ static void take_endpoint(struct serve *serve, char *arg, struct argp_state *sta
 {
 	struct endpoint *endpoint = &serve->endpoints[serve->endpoints_count];
 
-	if (serve->endpoints_count == NBD_EXPORTS_MAX)
-		argp_failure(state, JOB_TROUBLE, 0, "%u volumes are the most", NBD_EXPORTS_MAX);
+	if (serve->endpoints_count == VOLUMES_MAX)
+		argp_failure(state, JOB_TROUBLE, 0, "%u volumes are the most", VOLUMES_MAX);
 	if (cli_take_endpoint(&serve->options.words, arg, endpoint, &serve->options.error) < 0)
 		argp_failure(state, JOB_TROUBLE, 0, "%s", serve->options.error.text);
 	serve->endpoints_count++;
@@ -106,8 +107,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			    state->name);
 		break;
 	case KEY_NAME:
-		if (serve->names_count == NBD_EXPORTS_MAX)
-			argp_failure(state, JOB_TROUBLE, 0, "%u names are the most", NBD_EXPORTS_MAX);
+		if (serve->names_count == VOLUMES_MAX)
+			argp_failure(state, JOB_TROUBLE, 0, "%u names are the most", VOLUMES_MAX);
 		serve->names[serve->names_count++] = arg;
 		break;
 	case KEY_READ_ONLY:

@@ -8,7 +8,7 @@
 #include "sync/mirror_job.h"
 #include "sync/preflight.h"
 
-#define MIRRORS_MAX NBD_EXPORTS_MAX /* in one process */
+#define MIRRORS_MAX 64u /* in one process */
 
 struct mirror_command {
 	bool follows;               /* stands behind an --and: what holds for all is refused */

@@ -123,8 +123,9 @@ static void handle_list(struct nbd_client *client, const struct nbd_option *opti
 		return;
 	}
 	for (unsigned i = 0; i < server->exports_count; i++)
-		nbd_answer_server(
-		    &client->answers, option->type, server->exports[i].name, server->exports[i].description);
+		if (!server->exports[i]->leaving)
+			nbd_answer_server(&client->answers, option->type, server->exports[i]->name,
+			    server->exports[i]->description);
 	answer(client, option, NBD_ANSWER_ACK);
 }
 

@@ -16,10 +16,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define KEPT_BYTES    (8u << 20)
-#define ACCEPT_REST   100000000u /* ns to wait when descriptors or memory are out */
-#define CLIENT_SHARE  4u         /* one client takes at most this part of the bytes */
-#define PATIENCE_TICK 20000000u
+#define KEPT_BYTES     (8u << 20)
+#define ACCEPT_REST    100000000u /* ns to wait when descriptors or memory are out */
+#define CLIENT_SHARE   4u         /* one client takes at most this part of the bytes */
+#define PATIENCE_TICK  20000000u
+#define REMOVE_TICK_MS 5u
 
 int nbd_server_new(
     struct nbd_server **ret, struct ring *ring, const struct nbd_server_options *options, struct error *error)
@@ -48,7 +49,7 @@ int nbd_server_new(
 
 int nbd_server_add(struct nbd_server *server, const struct nbd_export *export, struct error *error)
 {
-	struct nbd_served *served = &server->exports[server->exports_count];
+	struct nbd_served *served;
 
 	if (server->exports_count == NBD_EXPORTS_MAX)
 		return error_set(error, -E2BIG,
@@ -58,29 +59,34 @@ int nbd_server_add(struct nbd_server *server, const struct nbd_export *export, s
 		return error_set(error, -EINVAL, "cannot export '%.40s...': a name has %u bytes at most",
 		    export->name, NBD_EXPORT_TEXT - 1);
 	for (unsigned i = 0; i < server->exports_count; i++)
-		if (!strcmp(server->exports[i].name, export->name))
+		if (!strcmp(server->exports[i]->name, export->name))
 			return error_set(error, -EEXIST,
 			    "cannot export two volumes as '%s'; give each a name of its own", export->name);
 	if (block_info(export->block)->stream)
 		return error_set(error, -EINVAL, "cannot export %s: a stream has no addresses",
 		    block_info(export->block)->name);
+	served = calloc(1, sizeof(*served));
+	if (!served)
+		return error_set(error, -ENOMEM, "cannot export %s: out of memory", export->name);
 	snprintf(served->name, sizeof(served->name), "%s", export->name);
 	snprintf(served->description, sizeof(served->description), "%s",
 	    export->description ? export->description : "");
 	served->block = export->block;
 	served->read_only = export->read_only || !block_info(export->block)->writable;
-	server->exports_count++;
+	server->exports[server->exports_count++] = served;
 	return 0;
 }
 
 const struct nbd_served *nbd_server_find(const struct nbd_server *server, struct nbd_text name)
 {
-	for (unsigned i = 0; i < server->exports_count; i++)
-		if (nbd_text_is(name, server->exports[i].name))
-			return &server->exports[i];
-	return name.length == 0 && server->exports_count > 0 && !server->options.named_only
-	           ? &server->exports[0]
-	           : NULL;
+	struct nbd_served *found = NULL;
+
+	for (unsigned i = 0; i < server->exports_count && !found; i++)
+		if (nbd_text_is(name, server->exports[i]->name))
+			found = server->exports[i];
+	if (!found && name.length == 0 && server->exports_count > 0 && !server->options.named_only)
+		found = server->exports[0];
+	return found && !found->leaving ? found : NULL;
 }
 
 /* Bytes */
@@ -237,33 +243,87 @@ void nbd_server_check_idle(struct nbd_server *server)
 	server->idle = list_empty(&server->listeners) && server->clients_count == 0;
 }
 
-static void end_clients(struct nbd_server *server, const struct error *why)
+static const struct error cut = {.code = -ECANCELED, .text = "the server ended before the client"};
+
+static bool uses(const struct nbd_client *client, const struct nbd_served *served)
 {
-	list_for_each_safe (node, &server->clients) {
+	return !served || client->export == served || client->allocation_of == served;
+}
+
+/* Frees perhaps more than one: those that waited for bytes go on, and may end. */
+static bool end_one(struct nbd_server *server, const struct nbd_served *served, const struct error *why)
+{
+	list_for_each (node, &server->clients) {
 		struct nbd_client *client = container_of(node, struct nbd_client, node);
 
+		if (!uses(client, served) || (why ? client->broken : client->ending))
+			continue;
 		nbd_client_end(client, why);
 		nbd_client_check_end(client);
+		return true;
 	}
+	return false;
+}
+
+/* Those of one export, or all. */
+static void end_clients(struct nbd_server *server, const struct nbd_served *served, const struct error *why)
+{
+	while (end_one(server, served, why))
+		;
+}
+
+static bool is_used(const struct nbd_server *server, const struct nbd_served *served)
+{
+	bool used = false;
+
+	list_for_each (node, &server->clients)
+		used |= uses(container_of(node, struct nbd_client, node), served);
+	return used;
+}
+
+void nbd_server_remove(struct nbd_server *server, const char *name, unsigned patience_ms)
+{
+	uint64_t deadline = ring_now_ns(server->ring) + patience_ms * UINT64_C(1000000);
+	struct nbd_served *served = NULL;
+	unsigned at;
+
+	for (at = 0; at < server->exports_count && !served; at++)
+		if (!strcmp(server->exports[at]->name, name))
+			served = server->exports[at];
+	if (!served || served->leaving)
+		return;
+	served->leaving = true;
+	end_clients(server, served, NULL);
+	while (is_used(server, served)) {
+		if (ring_now_ns(server->ring) >= deadline)
+			end_clients(server, served, &cut);
+		if (ring_wait_fd(server->ring, -1, 0, REMOVE_TICK_MS) < 0)
+			break;
+	}
+	/* Others may have been added or have gone meanwhile. */
+	for (at = 0; server->exports[at] != served; at++)
+		;
+	memmove(
+	    &server->exports[at], &server->exports[at + 1], (--server->exports_count - at) * sizeof(served));
+	free(served);
 }
 
 static void stop(struct nbd_server *server, unsigned patience_ms)
 {
-	static const struct error cut = {.code = -ECANCELED, .text = "the server ended before the client"};
 	uint64_t deadline = ring_now_ns(server->ring) + patience_ms * UINT64_C(1000000);
 	struct ring_op tick = {0};
 
 	server->stopping = true;
 	list_for_each (node, &server->listeners)
 		ring_cancel(server->ring, &container_of(node, struct nbd_listener, node)->op);
-	end_clients(server, NULL);
+	end_clients(server, NULL, NULL);
 	while (!server->idle && ring_now_ns(server->ring) < deadline) {
 		tick.opcode = RING_TIMER;
 		tick.deadline_ns = min_u64(deadline, ring_now_ns(server->ring) + PATIENCE_TICK);
 		if (ring_wait(server->ring, &tick) < 0)
 			break;
 	}
-	end_clients(server, &cut);
+	end_clients(server, NULL, &cut);
 	(void)ring_run_until(server->ring, &server->idle);
 }
 
@@ -273,7 +333,7 @@ int nbd_server_stop(struct nbd_server *server, unsigned patience_ms, struct erro
 
 	stop(server, patience_ms);
 	for (unsigned i = 0; i < server->exports_count; i++) {
-		struct block *block = server->exports[i].block;
+		struct block *block = server->exports[i]->block;
 		struct block_io io = {.op = BLOCK_FLUSH};
 		int res = block_info(block)->writable ? block_wait(block, &io) : 0;
 
@@ -293,6 +353,8 @@ struct nbd_server *nbd_server_free(struct nbd_server *server)
 	assert(server->inflight_bytes == 0);
 	page_buffers_done(&server->buffers);
 	nbd_pipes_done(&server->pipes);
+	for (unsigned i = 0; i < server->exports_count; i++)
+		free(server->exports[i]);
 	free(server);
 	return NULL;
 }

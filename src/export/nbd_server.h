@@ -9,7 +9,7 @@
 #include "block/block.h"
 #include "wire/tls.h"
 
-#define NBD_EXPORTS_MAX    64u
+#define NBD_EXPORTS_MAX    256u
 #define NBD_EXPORT_TEXT    256u /* bytes of a name or a description, with the NUL */
 #define NBD_CONNECTIONS    64u
 #define NBD_INFLIGHT_BYTES (32u << 20)
@@ -20,7 +20,7 @@ struct nbd_server;
 struct nbd_export {
 	const char *name;        /* copied; "" is a name, too */
 	const char *description; /* copied; or NULL */
-	struct block *block;     /* borrowed until nbd_server_free(); not a stream */
+	struct block *block;     /* borrowed until nbd_server_remove() or nbd_server_free(); not a stream */
 	bool read_only;          /* also when the block is not writable */
 };
 
@@ -51,6 +51,12 @@ int nbd_server_new(struct nbd_server **ret, struct ring *ring, const struct nbd_
     struct error *error);
 /* The first export is also the default, unless named_only: what a client gets that asks for "". -EEXIST, -E2BIG, -EINVAL with words. */
 int nbd_server_add(struct nbd_server *server, const struct nbd_export *export, struct error *error);
+/*
+ * Takes an export away, with its clients: requests under way are answered, the links closed; who does not take his answers is cut
+ * off after `patience_ms`. Returns when the block has no request any more, however long that takes it. Nothing is flushed. The others
+ * go on. There may be none of that name. Control path: runs the ring.
+ */
+void nbd_server_remove(struct nbd_server *server, const char *name, unsigned patience_ms);
 /* Takes a listening socket and accepts its clients. */
 int nbd_server_listen(struct nbd_server *server, int fd, struct error *error);
 /* Takes a connected socket as a client. */

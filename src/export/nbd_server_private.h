@@ -13,7 +13,7 @@
 #include "export/nbd_stream.h"
 
 #define NBD_INPUT_BYTES   (128u << 10) /* what is read ahead of one client */
-#define NBD_ANSWERS_BYTES (64u << 10)  /* of negotiation; a full list fits */
+#define NBD_ANSWERS_BYTES (160u << 10) /* of negotiation; a full list fits */
 #define NBD_SLOTS         128u         /* requests of one client */
 #define NBD_BATCH         64u          /* replies in one write */
 #define NBD_EXTENTS       512u         /* in one BLOCK_STATUS */
@@ -30,13 +30,13 @@ struct nbd_listener {
 struct nbd_served {
 	char name[NBD_EXPORT_TEXT], description[NBD_EXPORT_TEXT];
 	struct block *block;
-	bool read_only;
+	bool read_only, leaving; /* leaving: nobody finds it any more */
 };
 
 struct nbd_server {
 	struct ring *ring;
 	struct nbd_server_options options;
-	struct nbd_served exports[NBD_EXPORTS_MAX];
+	struct nbd_served *exports[NBD_EXPORTS_MAX];
 	unsigned exports_count;
 	struct list_node listeners, clients;
 	unsigned clients_count;

@@ -134,7 +134,11 @@ static void *host_run(void *data)
 		abort();
 	wait.fd = host->control[1];
 	wait.buf = &byte;
-	ring_wait(host->ring, &wait);
+	while (ring_wait(host->ring, &wait) == 1 && byte == 'x') {
+		nbd_server_remove(host->server, "disk", host->patience_ms);
+		if (write(host->control[1], "r", 1) != 1)
+			abort();
+	}
 	if (!host->power_seed)
 		host->stop_res = nbd_server_stop(host->server, host->patience_ms, &host->error);
 	nbd_server_free(host->server);
@@ -156,6 +160,15 @@ static __attribute__((unused)) void host_start(struct host *host)
 	unlink(host->path);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, host->control), 0);
 	assert_int_equal(pthread_create(&host->thread, NULL, host_run, host), 0);
+	assert_int_equal(read(host->control[0], &byte, 1), 1);
+}
+
+/* Takes the first export away. */
+static __attribute__((unused)) void host_remove(struct host *host)
+{
+	char byte;
+
+	assert_int_equal(write(host->control[0], "x", 1), 1);
 	assert_int_equal(read(host->control[0], &byte, 1), 1);
 }
 

@@ -50,6 +50,59 @@ static void test_list_and_info(void **state)
 	assert_int_equal(host.failed, 0);
 }
 
+/* Its clients go, what they asked for is answered before; the others' stay; nobody finds it again. */
+static void test_export_taken_away(void **state)
+{
+	struct host host = {
+	    .two_exports = true, .patience_ms = 2000, .delay = {.min_ns = 100000000, .max_ns = 100000001}};
+	uint8_t data[4096] = {7}, reply[16];
+	int first, other, asking;
+
+	host_start(&host);
+	first = greet(&host);
+	go(first, false);
+	other = greet(&host);
+	send_option(other, NBD_OPTION_GO, "\0\0\0\6second\0\0", 12);
+	while (get_answer(other, NBD_OPTION_GO, NULL, NULL) == NBD_ANSWER_INFO)
+		;
+	asking = greet(&host);
+	request(first, NBD_COMMAND_WRITE, 0, 9, 0, 4096);
+	put(first, data, 4096);
+	usleep(30000);
+	host_remove(&host);
+	get(first, reply, sizeof(reply));
+	assert_int_equal(get_be32(reply + 4), 0);
+	expect_end(first);
+	memory_peek(host.memory, 0, data, 1);
+	assert_int_equal(data[0], 7);
+	assert_int_equal(call(other, NBD_COMMAND_READ, 0, 0, 4096, data), 0);
+	assert_int_equal(
+	    ask(asking, NBD_OPTION_INFO, "\0\0\0\4disk\0\0", 10), NBD_ANSWER_ERROR(NBD_ANSWER_UNKNOWN));
+	send_option(asking, NBD_OPTION_LIST, NULL, 0);
+	assert_int_equal(get_answer(asking, NBD_OPTION_LIST, NULL, NULL), NBD_ANSWER_SERVER);
+	assert_int_equal(get_answer(asking, NBD_OPTION_LIST, NULL, NULL), NBD_ANSWER_ACK);
+	host_stop(&host);
+	assert_int_equal(host.failed, 0);
+}
+
+/* Who does not take his answers does not hold it up. */
+static void test_export_taken_from_who_does_not_read(void **state)
+{
+	struct host host = {.patience_ms = 50};
+	int fd;
+
+	host_start(&host);
+	fd = greet(&host);
+	go(fd, false);
+	for (int i = 0; i < 20; i++)
+		request(fd, NBD_COMMAND_READ, 0, (uint64_t)i, 0, 900000);
+	host_remove(&host);
+	assert_int_equal(host.clients, 0);
+	close(fd);
+	host_stop(&host);
+	assert_int_equal(host.failed, 1);
+}
+
 static void test_export_name(void **state)
 {
 	struct host host = {0};
@@ -373,6 +426,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_list_and_info),
+	    cmocka_unit_test(test_export_taken_away),
+	    cmocka_unit_test(test_export_taken_from_who_does_not_read),
 	    cmocka_unit_test(test_export_name),
 	    cmocka_unit_test(test_requests),
 	    cmocka_unit_test(test_structured_replies),
