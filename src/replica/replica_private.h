@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the two parts of the machine share: replica_state.c (records, links, commands), replica_talk.c (what the other says). */
+/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_talk.c (what the other says). */
 #pragma once
 
 #include "replica/replica_state.h"
@@ -14,6 +14,10 @@ void replica_settle(struct replica_state *state);
 void replica_release(struct replica_state *state);
 /* Nothing can go between the nodes; `why` is a constant. */
 void replica_refuse(struct replica_state *state, const char *why);
+
+/* replica_command.c */
+/* -EBUSY: another one is under way. */
+int replica_command(struct replica_state *state, const struct replica_event *event);
 
 /* replica_talk.c */
 /* Both nodes may have said HELLO by now. */

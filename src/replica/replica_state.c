@@ -275,109 +275,6 @@ static void lost(struct replica_state *state)
 		replica_act(state, REPLICA_DO_SEEK);
 }
 
-/* Commands */
-
-static void make_primary(struct replica_state *state, bool force)
-{
-	const struct replica_ids *ids = &state->ids;
-	bool good = replica_state_is_good(state);
-
-	state->discards = false;
-	if (state->role == REPLICA_PRIMARY) {
-		replica_answer(state, 0, NULL);
-	} else if (state->linked && (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)) {
-		state->promoting = true;
-		replica_say(state, REPLICA_PROMOTE);
-	} else if (state->linked) {
-		replica_answer(state, -EBUSY, "the nodes are not in sync yet");
-	} else if (!good && !force) {
-		replica_answer(state, -EPERM, "this node's data are not good");
-	} else if ((ids->outdated || ids->follows || state->peer.role == REPLICA_PRIMARY) && !force &&
-	           !state->fenced) {
-		replica_answer(state, -EPERM, "the other node may have newer data");
-	} else {
-		state->next = *ids;
-		if (good)
-			replica_ids_part(&state->next, state->fresh);
-		else
-			replica_ids_force(&state->next, state->fresh);
-		replica_record(state, REPLICA_THEN_SERVE);
-	}
-}
-
-static void make_secondary(struct replica_state *state)
-{
-	if (state->role == REPLICA_SECONDARY) {
-		replica_answer(state, 0, NULL);
-		return;
-	}
-	replica_act(state, REPLICA_DO_CLOSE);
-	if (state->flow == REPLICA_EQUAL) {
-		state->demoting = true;
-		replica_settle(state);
-		return;
-	}
-	state->role = REPLICA_SECONDARY;
-	state->frozen = false;
-	if (state->linked && state->heard)
-		replica_say(state, REPLICA_DEMOTED);
-	replica_answer(state, 0, NULL);
-}
-
-static void disconnect(struct replica_state *state)
-{
-	state->wanted = false;
-	if (state->role == REPLICA_PRIMARY &&
-	    (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)) {
-		state->leaving = true;
-		replica_say(state, REPLICA_AHEAD);
-	} else {
-		replica_act(state, REPLICA_DO_DROP);
-	}
-	replica_answer(state, 0, NULL);
-}
-
-static void seek(struct replica_state *state)
-{
-	state->wanted = true;
-	state->refusal = NULL;
-	if (!state->linked)
-		replica_act(state, REPLICA_DO_SEEK);
-	replica_answer(state, 0, NULL);
-}
-
-static int command(struct replica_state *state, const struct replica_event *event)
-{
-	if (state->command || state->recording)
-		return -EBUSY;
-	state->command = true;
-	switch (event->kind) {
-	case REPLICA_CONNECT:
-		seek(state);
-		break;
-	case REPLICA_DISCONNECT:
-		disconnect(state);
-		break;
-	case REPLICA_MAKE_PRIMARY:
-		make_primary(state, event->force);
-		break;
-	case REPLICA_MAKE_SECONDARY:
-		make_secondary(state);
-		break;
-	default:
-		if (state->role == REPLICA_PRIMARY) {
-			replica_answer(state, -EPERM, "this node is primary");
-			break;
-		}
-		state->discards = true;
-		/* What was not said in the HELLO the other does not know of. */
-		if (state->linked && state->flow == REPLICA_MEETING)
-			replica_act(state, REPLICA_DO_DROP);
-		seek(state);
-	}
-	return 0;
-}
-
 /* Events */
 
 static void merged(struct replica_state *state, int res)
@@ -477,6 +374,6 @@ int replica_state_event(struct replica_state *state, const struct replica_event 
 		settled(state, event->res);
 		return 0;
 	default:
-		return command(state, event);
+		return replica_command(state, event);
 	}
 }

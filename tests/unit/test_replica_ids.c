@@ -3,7 +3,6 @@
  * The generations of two nodes: the table row by row, and a model of a pair with crashes at every step that says after each meeting
  * whether the verdict was true.
  */
-#include "base/rand.h"
 #include "replica/replica_ids.h"
 #include "replica/replica_note.h"
 
@@ -16,6 +15,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+#include "replica_values.h"
 
 #define REGIONS 6u
 #define VALUES  4096u
@@ -110,12 +111,6 @@ static void test_note(void **state)
 
 /* The model */
 
-/* A write: what was there before it, and whether somebody was told that it is done. */
-struct value {
-	unsigned parent;
-	bool acknowledged;
-};
-
 struct node {
 	/* on stable storage */
 	struct replica_ids ids;
@@ -144,37 +139,18 @@ struct pair {
 		fail_msg(__VA_ARGS__); \
 	} while (0)
 
-static bool chance(struct pair *pair, unsigned one_in)
-{
-	return rand_below(&pair->rand, one_in) == 0;
-}
-
 static uint64_t fresh(struct pair *pair)
 {
 	return ++pair->drawn;
 }
 
-static bool is_ancestor(const struct pair *pair, unsigned old, unsigned new)
-{
-	for (; new != old &&new; new = pair->values[new].parent)
-		;
-	return new == old;
-}
-
-/* The last write in a region that somebody was told of. */
-static unsigned acknowledged(const struct pair *pair, unsigned value)
-{
-	while (value && !pair->values[value].acknowledged)
-		value = pair->values[value].parent;
-	return value;
-}
-
 /* Whether `target` has nothing that somebody was told of and `source` lacks. */
 static void check_loses_nothing(struct pair *pair, const struct node *source, const struct node *target)
 {
-	for (unsigned i = 0; i < REGIONS; i++)
-		if (!is_ancestor(pair, acknowledged(pair, target->data[i]), source->data[i]))
-			model_fail(pair, "region %u: a write that was acknowledged is to be overwritten", i);
+	int region = find_lost(pair->values, source->data, target->data, REGIONS);
+
+	if (region >= 0)
+		model_fail(pair, "region %d: what was acknowledged is to be overwritten", region);
 }
 
 static unsigned differing(const struct pair *pair)
@@ -202,9 +178,9 @@ static void crash(struct pair *pair, unsigned which)
 /* True: one of the two is no more, here. */
 static bool cut_off(struct pair *pair)
 {
-	if (!chance(pair, 12))
+	if (!chance(&pair->rand, 12))
 		return false;
-	if (chance(pair, 2))
+	if (chance(&pair->rand, 2))
 		unlink_nodes(pair);
 	else
 		crash(pair, (unsigned)rand_below(&pair->rand, 2));
@@ -263,11 +239,7 @@ static void discard(struct pair *pair)
 		return;
 	node->primary = false;
 	replica_ids_discard(&node->ids, &pair->nodes[!loser].ids);
-	/* What it had is nobody's any more. */
-	for (unsigned i = 0; i < REGIONS; i++)
-		for (unsigned v = node->data[i]; v && !is_ancestor(pair, v, pair->nodes[!loser].data[i]);
-		     v = pair->values[v].parent)
-			pair->values[v].acknowledged = false;
+	disown(pair->values, node->data, pair->nodes[!loser].data, REGIONS);
 }
 
 static void meet(struct pair *pair)
@@ -303,7 +275,7 @@ static void meet(struct pair *pair)
 		begin_resync(pair, source, verdict == REPLICA_SOURCE_FULL || verdict == REPLICA_TARGET_FULL);
 		return;
 	default:
-		if (chance(pair, 3))
+		if (chance(&pair->rand, 3))
 			discard(pair);
 	}
 }
@@ -315,7 +287,7 @@ static void promote(struct pair *pair, unsigned which)
 	if (node->primary || (pair->linked && peer->primary))
 		return;
 	if (!node->ids.current || node->ids.inconsistent) {
-		if (pair->linked || !chance(pair, 20))
+		if (pair->linked || !chance(&pair->rand, 20))
 			return;
 		replica_ids_force(&node->ids, fresh(pair));
 		for (unsigned i = 0; i < REGIONS; i++) /* whatever it holds is another line now */
@@ -387,11 +359,11 @@ static void one_step(struct pair *pair)
 		demote(pair, which);
 		break;
 	case 3:
-		if (chance(pair, 8))
+		if (chance(&pair->rand, 8))
 			crash(pair, which);
 		break;
 	case 4:
-		if (chance(pair, 8))
+		if (chance(&pair->rand, 8))
 			unlink_nodes(pair);
 		break;
 	case 5:

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Two machines, and a model of all that is around them: links that break and are noticed late, nodes that crash while they record,
- * clients that write, users who give any order at any time. What must hold is checked after each step; at the end the nodes must find
- * together, or say why not.
+ * Two nodes, any order at any time, crashes, links that break (replica_pair.h). What must hold is checked after each step; at the end
+ * the nodes must find together, or say why not.
  */
-#include "base/rand.h"
-#include "replica/replica_state.h"
-
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,448 +13,10 @@
 
 #include <cmocka.h>
 
-#define REGIONS 5u
-#define ALL     ((1u << REGIONS) - 1)
-#define VALUES  2048u
-#define QUEUE   32u
-#define STEPS   1500u
-#define ENOUGH  6000u
+#include "replica_pair.h"
 
-struct value {
-	unsigned parent;
-	bool acknowledged;
-};
-
-struct pair;
-
-struct node {
-	struct pair *pair;
-	unsigned which;
-	/* on stable storage */
-	struct replica_ids ids;
-	unsigned data[REGIONS];
-	unsigned map; /* bits */
-	/* lost in a crash */
-	struct replica_state state;
-	unsigned dirty;
-	bool serving, copying, receiving, withholding, seeking;
-	unsigned waiting[VALUES], waiting_count; /* writes without an answer */
-	/* actions that have not ended */
-	bool recording, merging, merge_all, emptying, settling, fencing;
-	struct replica_ids next;
-	unsigned peer_map; /* as it came */
-	bool map_came, map_sent;
-	unsigned served_step, linked_step; /* when it began to serve; when it was a linked secondary last */
-	unsigned knew_step;                /* that, before the last record */
-	bool forced;                       /* the last order to be primary */
-	/* the link's end */
-	bool up;     /* LINK was told, LOST was not */
-	bool coming; /* LINK is about to be told */
-	struct replica_message inbox[QUEUE];
-	unsigned inbox_count;
-};
-
-struct pair {
-	struct rand rand;
-	uint64_t seed, drawn;
-	struct node nodes[2];
-	bool link; /* data pass */
-	struct value values[VALUES];
-	unsigned values_count, steps, broken_step;
-	bool calm; /* no faults, no orders */
-	unsigned flows[REPLICA_FLOWS], refused, served, parted, verdicts[REPLICA_VERDICTS];
-};
-
-#define model_fail(pair, ...) \
-	do { \
-		print_message("seed %llu, step %u: ", (unsigned long long)(pair)->seed, (pair)->steps); \
-		fail_msg(__VA_ARGS__); \
-	} while (0)
-
-static bool chance(struct pair *pair, unsigned one_in)
-{
-	return rand_below(&pair->rand, one_in) == 0;
-}
-
-static struct node *peer_of(struct node *node)
-{
-	return &node->pair->nodes[!node->which];
-}
-
-/* What was written */
-
-static bool is_ancestor(const struct pair *pair, unsigned old, unsigned new)
-{
-	for (; new != old &&new; new = pair->values[new].parent)
-		;
-	return new == old;
-}
-
-static unsigned acknowledged(const struct pair *pair, unsigned value)
-{
-	while (value && !pair->values[value].acknowledged)
-		value = pair->values[value].parent;
-	return value;
-}
-
-static void check_loses_nothing(struct pair *pair, const struct node *source, const struct node *target)
-{
-	for (unsigned i = 0; i < REGIONS; i++)
-		if (!is_ancestor(pair, acknowledged(pair, target->data[i]), source->data[i]))
-			model_fail(pair, "region %u of node %u: what was acknowledged is to be overwritten",
-			    i, target->which);
-}
-
-/* What `node` has and the other has not is nobody's any more. */
-static void disown(struct node *node)
-{
-	struct pair *pair = node->pair;
-
-	for (unsigned i = 0; i < REGIONS; i++)
-		for (unsigned v = node->data[i]; v && !is_ancestor(pair, v, peer_of(node)->data[i]);
-		     v = pair->values[v].parent)
-			pair->values[v].acknowledged = false;
-}
-
-/* What the machine is told, and what it wants */
-
-static int tell(struct node *node, struct replica_event event)
-{
-	event.fresh = ++node->pair->drawn;
-	return replica_state_event(&node->state, &event);
-}
-
-static void break_link(struct pair *pair)
-{
-	if (pair->link)
-		pair->broken_step = pair->steps;
-	pair->link = false;
-	for (unsigned i = 0; i < 2; i++)
-		pair->nodes[i].coming = false;
-}
-
-static void say(struct node *node, const struct replica_message *message)
-{
-	struct node *peer = peer_of(node);
-
-	if (!node->pair->link || (!peer->up && !peer->coming))
-		return;
-	if (peer->inbox_count == QUEUE)
-		model_fail(node->pair, "too many messages");
-	peer->inbox[peer->inbox_count++] = *message;
-}
-
-/* Some pairs' maps do not fit. */
-static uint32_t region_size(const struct node *node)
-{
-	return 4096u << (node->which && node->pair->seed % 7 == 0);
-}
-
-static bool maps_fit(const struct pair *pair)
-{
-	return region_size(&pair->nodes[0]) == region_size(&pair->nodes[1]);
-}
-
-static void send_map(struct node *node)
-{
-	struct node *peer = peer_of(node);
-
-	if (node->map_sent || node->state.verdict != REPLICA_TARGET || !maps_fit(node->pair))
-		model_fail(node->pair, "a map is sent that nobody waits for");
-	node->map_sent = true;
-	if (!node->pair->link || (!peer->up && !peer->coming))
-		return;
-	peer->peer_map = node->map;
-	peer->map_came = true;
-}
-
-static void stop(struct node *node)
-{
-	node->withholding = node->copying;
-	node->copying = node->receiving = false;
-	node->dirty = node->map;
-}
-
-static void release(struct node *node)
-{
-	for (unsigned i = 0; i < node->waiting_count; i++)
-		node->pair->values[node->waiting[i]].acknowledged = true;
-	node->waiting_count = 0;
-	node->withholding = false;
-}
-
-static void serve(struct node *node)
-{
-	const struct node *peer = peer_of(node);
-
-	if (peer->serving && peer->served_step < node->knew_step && !node->forced &&
-	    node->state.flow == REPLICA_APART)
-		model_fail(node->pair, "node %u was promoted beside a primary that it knew of", node->which);
-	node->serving = true;
-	node->served_step = node->pair->steps;
-	node->pair->served++;
-}
-
-static void look_at_meeting(struct pair *pair, const struct replica_state *state)
-{
-	pair->verdicts[state->verdict]++;
-	if (state->relation == REPLICA_SAME_BOTH_SENT)
-		model_fail(pair, "both were senders");
-	if (state->relation == REPLICA_SELF_FAR_AHEAD || state->relation == REPLICA_PEER_FAR_AHEAD)
-		model_fail(pair, "the maps do not go back as far as the other node's data");
-}
-
-static void act(void *data, const struct replica_action *action)
-{
-	struct node *node = data;
-
-	switch (action->kind) {
-	case REPLICA_DO_SAY:
-		say(node, &action->message);
-		break;
-	case REPLICA_DO_RECORD:
-		node->recording = true;
-		node->next = action->ids;
-		break;
-	case REPLICA_DO_SEND_MAP:
-		send_map(node);
-		break;
-	case REPLICA_DO_MERGE:
-		if (action->all != (node->state.verdict == REPLICA_SOURCE_FULL || !maps_fit(node->pair)))
-			model_fail(node->pair, "%s is to be sent, for no reason",
-			    action->all ? "all" : "what no map knows");
-		node->merging = true;
-		node->merge_all = action->all;
-		break;
-	case REPLICA_DO_EMPTY:
-		node->map = node->dirty = 0;
-		node->emptying = true;
-		break;
-	case REPLICA_DO_COPY:
-		node->copying = true;
-		break;
-	case REPLICA_DO_RECEIVE:
-		node->receiving = true;
-		break;
-	case REPLICA_DO_STOP:
-		stop(node);
-		break;
-	case REPLICA_DO_RELEASE:
-		release(node);
-		break;
-	case REPLICA_DO_SERVE:
-		serve(node);
-		break;
-	case REPLICA_DO_CLOSE:
-		/* Whoever waits for an answer goes without. */
-		node->serving = false;
-		node->waiting_count = 0;
-		break;
-	case REPLICA_DO_SETTLE:
-		node->settling = true;
-		break;
-	case REPLICA_DO_DROP:
-		node->seeking = false;
-		break_link(node->pair);
-		node->pair->refused += node->state.refusal != NULL;
-		break;
-	case REPLICA_DO_SEEK:
-		node->seeking = true;
-		break;
-	case REPLICA_DO_FENCE:
-		node->fencing = true;
-		break;
-	default:
-		break;
-	}
-}
-
-static void start(struct node *node)
-{
-	const struct replica_options options = {.name = node->which + 1,
-	    .size = 1000,
-	    .region_size = region_size(node),
-	    .gone = node->pair->seed % 3 ? REPLICA_GONE_CONTINUE : REPLICA_GONE_FREEZE,
-	    .act = act,
-	    .data = node};
-	const struct node old = *node;
-
-	*node = (struct node){.pair = old.pair,
-	    .which = old.which,
-	    .ids = old.ids,
-	    .map = old.map,
-	    .dirty = old.map,
-	    .linked_step = old.linked_step};
-	memcpy(node->data, old.data, sizeof(node->data));
-	replica_state_init(&node->state, &options, &node->ids);
-}
-
-static void take_over(struct node *node)
-{
-	/* What it goes on with by itself, once somebody wanted that, is no other's. */
-	node->knew_step = node->linked_step;
-	if (node->ids.current != node->next.current)
-		node->linked_step = 0;
-	node->ids = node->next;
-}
-
-/* It may have been recorded all the same. */
-static void crash(struct node *node)
-{
-	if (node->recording && chance(node->pair, 2))
-		take_over(node);
-	if (node->state.role == REPLICA_SECONDARY &&
-	    (node->state.flow == REPLICA_RECEIVING || node->state.flow == REPLICA_EQUAL))
-		node->linked_step = node->pair->steps;
-	break_link(node->pair);
-	start(node);
-	if (!chance(node->pair, 4))
-		tell(node, (struct replica_event){.kind = REPLICA_CONNECT});
-}
-
-/* Clients */
-
-static void write_region(struct node *node)
-{
-	struct pair *pair = node->pair;
-	struct node *peer = peer_of(node);
-	unsigned region = (unsigned)rand_below(&pair->rand, REGIONS), bit = 1u << region, value;
-
-	if (!node->serving || pair->values_count == VALUES)
-		return;
-	value = pair->values_count++;
-	pair->values[value] = (struct value){.parent = node->data[region]};
-	node->map |= bit;
-	if (!node->copying) {
-		node->dirty |= bit;
-		node->data[region] = value;
-		if (node->withholding)
-			node->waiting[node->waiting_count++] = value;
-		else
-			pair->values[value].acknowledged = true;
-		return;
-	}
-	/* Either node may be the first to have it. */
-	if (!(node->dirty & bit) && pair->link && peer->receiving && chance(pair, 2)) {
-		peer->data[region] = value;
-		if (!pair->calm && chance(pair, 30)) {
-			crash(node);
-			return;
-		}
-	}
-	node->data[region] = value;
-	if (node->dirty & bit) {
-		pair->values[value].acknowledged = true;
-	} else if (pair->link && peer->receiving) {
-		peer->data[region] = value;
-		pair->values[value].acknowledged = true;
-	} else {
-		node->waiting[node->waiting_count++] = value;
-	}
-}
-
-static void copy_region(struct node *node)
-{
-	struct node *peer = peer_of(node);
-
-	if (!node->copying || !node->pair->link || !peer->receiving)
-		return;
-	for (unsigned i = 0; i < REGIONS; i++)
-		if (node->dirty & 1u << i) {
-			peer->data[i] = node->data[i];
-			node->dirty &= ~(1u << i);
-			return;
-		}
-	tell(node, (struct replica_event){.kind = REPLICA_COPIED});
-}
-
-/* Ends of actions */
-
-static void end_record(struct node *node)
-{
-	struct pair *pair = node->pair;
-	const struct node *peer = peer_of(node);
-	bool failed = !pair->calm && chance(pair, 200);
-
-	node->recording = false;
-	if (failed) {
-		if (chance(pair, 2))
-			take_over(node);
-		crash(node); /* as whoever owns it must */
-		return;
-	}
-	if (node->next.inconsistent && !node->ids.inconsistent) {
-		if (node->next.current == peer->ids.current)
-			check_loses_nothing(pair, peer, node);
-		else
-			disown(node); /* given up by an order */
-	}
-	if (node->ids.inconsistent && !node->next.inconsistent && node->next.full)
-		memset(node->data, 0, sizeof(node->data)); /* made good by force: another line */
-	pair->parted += node->next.base[0] && !node->ids.base[0];
-	take_over(node);
-	tell(node, (struct replica_event){.kind = REPLICA_RECORDED});
-}
-
-static void end_actions(struct node *node)
-{
-	struct pair *pair = node->pair;
-
-	if (node->recording && chance(pair, 3)) {
-		end_record(node);
-	} else if (node->merging && (node->merge_all || node->map_came) && chance(pair, 3)) {
-		node->merging = false;
-		node->dirty |= node->merge_all ? ALL : node->peer_map;
-		node->map |= node->dirty;
-		tell(node, (struct replica_event){.kind = REPLICA_MERGED});
-	} else if (node->emptying) {
-		node->emptying = false;
-		tell(node, (struct replica_event){.kind = REPLICA_EMPTIED});
-	} else if (node->settling && pair->link && node->dirty == 0 && chance(pair, 3)) {
-		node->settling = false;
-		node->map = 0;
-		tell(node, (struct replica_event){.kind = REPLICA_SETTLED});
-	} else if (node->fencing && chance(pair, 20)) {
-		node->fencing = false;
-		if (pair->calm)
-			return;
-		crash(peer_of(node));
-		tell(node, (struct replica_event){.kind = REPLICA_FENCED});
-	}
-}
-
-/* The link */
-
-static void link_step(struct node *node)
-{
-	struct pair *pair = node->pair;
-	struct node *peer = peer_of(node);
-
-	if (node->coming) {
-		node->coming = false;
-		node->up = true;
-		tell(node, (struct replica_event){.kind = REPLICA_LINK});
-	} else if (node->up && node->inbox_count > 0 && (pair->link || chance(pair, 2))) {
-		const struct replica_message message = node->inbox[0];
-
-		memmove(node->inbox, node->inbox + 1, --node->inbox_count * sizeof(message));
-		tell(node, (struct replica_event){.kind = REPLICA_HEARD, .message = &message});
-		if (message.say == REPLICA_HELLO && node->state.greeted && node->state.flow != REPLICA_APART)
-			look_at_meeting(pair, &node->state);
-	} else if (node->up && !pair->link) {
-		if (node->state.heard && !node->recording && node->state.role == REPLICA_SECONDARY &&
-		    node->state.flow != REPLICA_REFUSED)
-			node->linked_step = pair->broken_step;
-		node->up = node->merging = node->emptying = node->settling = false;
-		node->map_came = node->map_sent = false;
-		node->inbox_count = 0;
-		tell(node, (struct replica_event){.kind = REPLICA_LOST});
-	} else if (!pair->link && !node->up && !peer->up && node->seeking && peer->seeking) {
-		pair->link = node->coming = peer->coming = true;
-		node->map_came = peer->map_came = false;
-		node->inbox_count = peer->inbox_count = 0;
-	}
-}
+#define STEPS  1500u
+#define ENOUGH 6000u
 
 /* Users and faults */
 
@@ -470,19 +28,19 @@ static void order(struct node *node)
 	struct pair *pair = node->pair;
 	enum replica_event_kind kind = orders[rand_below(&pair->rand, sizeof(orders) / sizeof(orders[0]))];
 
-	if (node->state.refusal && chance(pair, 2)) {
+	if (node->state.refusal && chance(&pair->rand, 2)) {
 		/* Somebody comes to their help. */
 		tell(node, (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
 		tell(node, (struct replica_event){.kind = REPLICA_DISCARD});
 		tell(peer_of(node), (struct replica_event){.kind = REPLICA_CONNECT});
 		return;
 	}
-	if (node->state.flow == REPLICA_MEETING && chance(pair, 6))
+	if (node->state.flow == REPLICA_MEETING && chance(&pair->rand, 6))
 		kind = REPLICA_DISCARD;
-	if ((kind == REPLICA_DISCONNECT || kind == REPLICA_DISCARD) && !chance(pair, 3))
+	if ((kind == REPLICA_DISCONNECT || kind == REPLICA_DISCARD) && !chance(&pair->rand, 3))
 		return;
 	if (kind == REPLICA_MAKE_PRIMARY && !node->state.command && !node->state.recording)
-		node->forced = chance(pair, 4);
+		node->forced = chance(&pair->rand, 4);
 	tell(node, (struct replica_event){.kind = kind, .force = node->forced});
 }
 
@@ -523,13 +81,13 @@ static void one_step(struct pair *pair)
 		write_region(node);
 		break;
 	case 6:
-		if (!pair->calm && chance(pair, 6))
+		if (!pair->calm && chance(&pair->rand, 6))
 			order(node);
 		break;
 	default:
-		if (!pair->calm && chance(pair, 60))
+		if (!pair->calm && chance(&pair->rand, 60))
 			crash(node);
-		else if (!pair->calm && chance(pair, 30))
+		else if (!pair->calm && chance(&pair->rand, 30))
 			break_link(pair);
 	}
 	check(pair);
