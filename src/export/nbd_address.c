@@ -135,8 +135,10 @@ int nbd_address_parse(const char *uri, struct nbd_address *ret, struct error *er
 		return error_set(
 		    error, -EINVAL, "--listen=%s: the export's name is too long or badly escaped", uri);
 	if (address.is_unix) {
-		if (parse_unix(uri, authority, path, query, &address, error) < 0)
-			return error->code;
+		int res = parse_unix(uri, authority, path, query, &address, error);
+
+		if (res < 0)
+			return res;
 	} else if (query || !parse_host(authority, (size_t)(path - authority), &address)) {
 		return error_set(error, -EINVAL,
 		    "--listen=%s: write nbd://HOST[:PORT][/NAME]; HOST may be [v6], PORT is a number", uri);

@@ -60,6 +60,7 @@ static void test_uris(void **state)
 		print_message("%s\n", row->uri);
 		if (!row->host) {
 			assert_int_equal(res, -EINVAL);
+			assert_int_equal(nbd_address_parse(row->uri, &address, NULL), -EINVAL);
 			assert_non_null(strstr(error.text, row->uri));
 			continue;
 		}
