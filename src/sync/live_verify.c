@@ -32,13 +32,13 @@ struct live_verify {
 	struct block *mirror;
 	struct bitmap_file *map;
 	uint64_t size, region_size, range;
-	void (*ended)(void *data);
-	void *data;
+	struct live_verify_options options;
 	struct digest_key key;
 
 	uint64_t rate, cursor, next_ns;
-	bool limited; /* by the rate, since somebody asked */
-	bool running, held;
+	uint64_t stopped_at; /* not running: where the pass would go on */
+	bool limited;        /* by the rate, since somebody asked */
+	bool running, held, marks;
 	unsigned active;
 	struct live_verify_counts counts;
 	struct ring_op timer;
@@ -61,19 +61,14 @@ static void slot_end(struct verify_slot *slot)
 	step(verify);
 }
 
-static bool is_dirty(const struct verify_slot *slot)
-{
-	const struct bitmap *dirty = bitmap_file_dirty(slot->verify->map);
-	uint64_t first = slot->lock.offset / slot->verify->region_size;
-	uint64_t last = (slot->lock.offset + slot->lock.length - 1) / slot->verify->region_size;
-
-	return bitmap_next_set(dirty, first) <= last;
-}
-
 static void mark(struct verify_slot *slot)
 {
-	bitmap_file_mark(slot->verify->map, &slot->claim);
-	bitmap_file_release(slot->verify->map, &slot->claim);
+	struct live_verify *verify = slot->verify;
+
+	bitmap_file_mark(verify->map, &slot->claim);
+	bitmap_file_release(verify->map, &slot->claim);
+	if (verify->options.marked)
+		verify->options.marked(verify->options.data);
 	slot_end(slot);
 }
 
@@ -82,35 +77,80 @@ static void logged(struct bitmap_claim *claim, int res)
 	mark(container_of(claim, struct verify_slot, claim));
 }
 
-static void compared(struct dirty_compare *compare, bool differs)
+/* What is dirty will be copied, and may differ. */
+static bool leaf_differs(const struct verify_slot *slot, uint64_t leaf)
 {
-	struct verify_slot *slot = container_of(compare, struct verify_slot, compare);
-	struct live_verify *verify = slot->verify;
+	const struct live_verify *verify = slot->verify;
+	uint64_t at = leaf * DIGEST_BYTES;
 
-	if (slot->abandoned) {
-		slot_end(slot);
-		return;
+	return memcmp(slot->compare.digests[0] + at, slot->compare.digests[1] + at, DIGEST_BYTES) &&
+	       !bitmap_test(bitmap_file_dirty(verify->map),
+	           (slot->lock.offset + leaf * DIGEST_LEAF) / verify->region_size);
+}
+
+/* Counts and tells what differs of a slot's range, and cuts the range down to it. False when nothing does. */
+static bool find_differing(struct verify_slot *slot, uint64_t *ret_offset, uint64_t *ret_length)
+{
+	struct live_verify *verify = slot->verify;
+	uint64_t leaves = digest_count(slot->lock.length, DIGEST_LEAF), begin = UINT64_MAX, end = 0;
+
+	for (uint64_t leaf = 0, last; leaf < leaves; leaf = last + 1) {
+		uint64_t at = leaf * DIGEST_LEAF;
+
+		for (last = leaf; last < leaves && leaf_differs(slot, last);)
+			last++;
+		if (last == leaf)
+			continue;
+		begin = min_u64(begin, at);
+		end = min_u64(last * DIGEST_LEAF, slot->lock.length);
+		verify->counts.differing += end - at;
+		if (verify->options.differs)
+			verify->options.differs(verify->options.data, slot->lock.offset + at, end - at);
 	}
+	*ret_offset = slot->lock.offset + begin;
+	*ret_length = end - begin;
+	return end > 0;
+}
+
+static void count(struct verify_slot *slot)
+{
+	struct live_verify *verify = slot->verify;
+	const struct dirty_compare *compare = &slot->compare;
+
 	if (compare->source_res < 0) {
 		verify->counts.unread += slot->lock.length;
 	} else if (compare->failed) {
 		verify->counts.spoiled += slot->lock.length;
 	} else {
 		verify->counts.verified += slot->lock.length;
-		mirror_forget_changed(verify->mirror, slot->lock.offset, slot->lock.length);
+		if (verify->options.roots)
+			mirror_forget_changed(verify->mirror, slot->lock.offset, slot->lock.length);
 	}
-	for (unsigned i = 0; i < MIRROR_LEGS && !compare->failed; i++)
+	for (unsigned i = 0; i < MIRROR_LEGS && verify->options.roots && !compare->failed; i++)
 		digest_root_add(&verify->roots[i], slot->lock.offset, slot->lock.length, compare->digests[i]);
-	if (compare->source_res < 0 || !differs || is_dirty(slot)) {
+}
+
+static void compared(struct dirty_compare *compare, bool differs)
+{
+	struct verify_slot *slot = container_of(compare, struct verify_slot, compare);
+	struct live_verify *verify = slot->verify;
+	uint64_t offset = slot->lock.offset, length = slot->lock.length;
+
+	if (slot->abandoned) {
 		slot_end(slot);
 		return;
 	}
-	/* What the follower cannot read is not what it should be. */
-	if (!compare->failed)
-		verify->counts.differing += slot->lock.length;
+	count(slot);
+	/* Whoever is told of it may stop the pass: this range has had its turn. */
 	slot->state = VERIFY_LOGGING;
+	/* What the follower cannot read is not what it should be. */
+	if (compare->source_res < 0 || !differs ||
+	    (!compare->failed && !find_differing(slot, &offset, &length)) || !verify->marks) {
+		slot_end(slot);
+		return;
+	}
 	slot->claim.done = logged;
-	if (bitmap_file_claim(verify->map, &slot->claim, slot->lock.offset, slot->lock.length) != 0)
+	if (bitmap_file_claim(verify->map, &slot->claim, offset, length) != 0)
 		mark(slot);
 }
 
@@ -191,7 +231,8 @@ static bool pass_holes(struct live_verify *verify)
 		if (leg_holes_at(holes, verify->cursor, verify->range, &end) != LEG_HOLE_BOTH)
 			return true;
 		verify->counts.holes += end - verify->cursor;
-		mirror_forget_changed(verify->mirror, verify->cursor, end - verify->cursor);
+		if (verify->options.roots)
+			mirror_forget_changed(verify->mirror, verify->cursor, end - verify->cursor);
 		verify->cursor = end;
 	}
 	return !leg_holes_asking(holes);
@@ -215,10 +256,11 @@ static void step(struct live_verify *verify)
 	if (!verify->running || verify->cursor < verify->size || verify->active)
 		return;
 	verify->running = false;
-	verify->ended(verify->data);
+	verify->stopped_at = verify->size;
+	verify->options.ended(verify->options.data);
 }
 
-int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended)(void *data), void *data,
+int live_verify_new(struct live_verify **ret, struct block *mirror, const struct live_verify_options *options,
     struct error *error)
 {
 	struct live_verify *verify = calloc(1, sizeof(*verify));
@@ -227,7 +269,7 @@ int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended
 	if (!verify)
 		return error_set(error, -ENOMEM, "cannot begin to verify: out of memory");
 	res = digest_key_random(&verify->key, error);
-	for (unsigned i = 0; i < MIRROR_LEGS && res == 0; i++)
+	for (unsigned i = 0; i < MIRROR_LEGS && res == 0 && options->roots; i++)
 		res = digest_root_init(&verify->roots[i], &verify->key, error);
 	if (res < 0) {
 		digest_root_done(&verify->roots[0]);
@@ -241,8 +283,7 @@ int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended
 	verify->range = max_u64(RANGE, verify->region_size);
 	verify->holes.mirror = mirror;
 	verify->holes.done = holes_told;
-	verify->ended = ended;
-	verify->data = data;
+	verify->options = *options;
 	*ret = verify;
 	return 0;
 }
@@ -265,22 +306,58 @@ struct live_verify *live_verify_free(struct live_verify *verify)
 	return NULL;
 }
 
-void live_verify_start(struct live_verify *verify)
+/* Digests that were kept for questions with another key are no answers: all is read. */
+static int draw_key(struct live_verify *verify)
 {
+	struct error ignored;
+
+	return verify->options.roots ? 0 : digest_key_random(&verify->key, &ignored);
+}
+
+int live_verify_start(struct live_verify *verify, uint64_t from, bool marks)
+{
+	int res = draw_key(verify);
+
+	assert(live_verify_idle(verify) && from < verify->size && (from == 0 || !verify->options.roots));
+	if (res < 0)
+		return res;
 	verify->running = true;
-	verify->cursor = 0;
+	verify->marks = marks;
+	verify->cursor = align_down(from, verify->range);
+	verify->next_ns = 0;
 	verify->counts = (struct live_verify_counts){0};
 	leg_holes_abandon(&verify->holes);
-	for (unsigned i = 0; i < MIRROR_LEGS; i++)
-		memset(verify->roots[i].sum, 0, DIGEST_BYTES);
-	verify->first = mirror_authoritative(verify->mirror);
-	mirror_forget_changed(verify->mirror, 0, verify->size);
+	if (verify->options.roots) {
+		for (unsigned i = 0; i < MIRROR_LEGS; i++)
+			memset(verify->roots[i].sum, 0, DIGEST_BYTES);
+		verify->first = mirror_authoritative(verify->mirror);
+		mirror_forget_changed(verify->mirror, 0, verify->size);
+	}
 	step(verify);
+	return 0;
+}
+
+uint64_t live_verify_position(const struct live_verify *verify)
+{
+	uint64_t position = verify->cursor;
+
+	if (!verify->running)
+		return verify->stopped_at;
+	for (unsigned i = 0; i < SLOTS; i++) {
+		const struct verify_slot *slot = &verify->slots[i];
+
+		if (slot->state == VERIFY_WAITING || slot->state == VERIFY_COMPARING)
+			position = min_u64(position, slot->lock.offset);
+	}
+	return position;
 }
 
 void live_verify_stop(struct live_verify *verify)
 {
+	if (verify->running)
+		verify->stopped_at = live_verify_position(verify);
 	verify->running = false;
+	ring_cancel(block_ring(verify->mirror), &verify->timer);
 	leg_holes_abandon(&verify->holes);
 	for (unsigned i = 0; i < SLOTS; i++) {
 		struct verify_slot *slot = &verify->slots[i];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads both legs of a mirror and compares them while clients use it: range by range, under a lock against all writes, in the write-through
- * mode. What is dirty is passed over: it will be copied. So are holes of both legs: there is nothing to read. A range that differs and was not known to is counted and becomes dirty.
- * Ring thread only.
+ * Compares both legs of a mirror while clients use it: range by range, under a lock against all writes, in the write-through mode. Each
+ * leg is asked for digests, so nothing but these comes from one on another machine. What is dirty is passed over: it will be copied. So are holes
+ * of both legs: there is nothing to read. What differs and was not known to is counted, told, and becomes dirty if asked. Ring thread only.
  */
 #pragma once
 
@@ -13,18 +13,38 @@ struct live_verify;
 struct live_verify_counts {
 	uint64_t verified;  /* bytes of the pass under way, or of the last: read from both legs */
 	uint64_t holes;     /* bytes of it that read as zero on both, as both say */
-	uint64_t differing; /* bytes of ranges that differed in it */
-	uint64_t spoiled;   /* bytes that could not be read from the follower: they are copied anew */
+	uint64_t differing; /* bytes that differed in it, in blocks of 4 KiB */
+	uint64_t spoiled;   /* bytes of ranges that could not be read from the follower */
 	uint64_t unread;    /* bytes that could not be read from the leader: neither equal nor not */
 };
 
-/* Borrows the mirror; ended() comes from the loop when a pass is over. */
-int live_verify_new(struct live_verify **ret, struct block *mirror, void (*ended)(void *data), void *data,
+struct live_verify_options {
+	/*
+	 * The digests of whole legs are wanted, and mirror_changed() with them: of one of those that verify a mirror, and all of its passes
+	 * are whole ones.
+	 */
+	bool roots;
+	/* Borrowed data; all from the loop. `ended`: a pass is over. */
+	void (*ended)(void *data);
+	/* This differs; in no order. May be NULL, and may stop the pass. */
+	void (*differs)(void *data, uint64_t offset, uint64_t length);
+	/* More is dirty than before. May be NULL. */
+	void (*marked)(void *data);
+	void *data;
+};
+
+/* Borrows the mirror. */
+int live_verify_new(struct live_verify **ret, struct block *mirror, const struct live_verify_options *options,
     struct error *error);
 /* Takes NULL; returns NULL. Runs the ring until nothing is under way. */
 struct live_verify *live_verify_free(struct live_verify *verify);
-/* From the beginning. Not while a pass, or what is left of a stopped one, is under way: live_verify_idle(). */
-void live_verify_start(struct live_verify *verify);
+/*
+ * From the byte `from`, or a little before it, to the end. `marks`: what differs, or cannot be read from the follower, becomes dirty.
+ * Not while a pass, or what is left of a stopped one, is under way: live_verify_idle(). 0, or -errno: no key for it can be drawn.
+ */
+int live_verify_start(struct live_verify *verify, uint64_t from, bool marks);
+/* All before it has had its turn in this pass, or the last one. */
+uint64_t live_verify_position(const struct live_verify *verify);
 /* The follower was lost, or it is not wanted any more: lets all locks go; ended() is not called. */
 void live_verify_stop(struct live_verify *verify);
 bool live_verify_idle(const struct live_verify *verify);

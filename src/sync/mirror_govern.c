@@ -16,7 +16,6 @@
 #define BUSY_EXTENT (256u << 10)
 #define EXTENTS_MIN 2u /* one is read while another is written */
 #define FORGETS     16u
-#define UNREAD_REST 30u /* times as long before what cannot be read is verified again */
 
 /*
  * As much under way as the rate needs: twice what comes in while an extent is copied. More would only pile up when the target falters,
@@ -55,8 +54,7 @@ void mirror_apply_limits(struct mirror_job *job)
 	copy_set_read_max(job->copy, busy ? BUSY_READ : 0);
 	dirty_extents_set_limits(job->extents, &limits);
 	dirty_extents_hold(job->extents, !job->held && (job->paused || job->limits.hold));
-	if (job->verify)
-		live_verify_set_limits(job->verify, job->limits.rate, job->paused || job->limits.hold);
+	mirror_verify_apply_limits(job);
 }
 
 void mirror_held(void *data, bool held)
@@ -70,15 +68,14 @@ void mirror_held(void *data, bool held)
 /* What the copy and the verification have moved. */
 static uint64_t done_with(const struct mirror_job *job)
 {
-	uint64_t copied = dirty_extents_copied(job->extents) + dirty_extents_same(job->extents);
-
-	return copied + (job->verify ? live_verify_counts(job->verify)->verified : 0);
+	return dirty_extents_copied(job->extents) + dirty_extents_same(job->extents) +
+	       mirror_verify_governed(job);
 }
 
 static bool is_wanting(const struct mirror_job *job)
 {
 	return mirror_job_dirty(job) > 0 || dirty_extents_active(job->extents) > 0 ||
-	       (job->verify && !live_verify_idle(job->verify));
+	       mirror_verify_wanting(job);
 }
 
 void mirror_look_at_speed(struct mirror_job *job)
@@ -97,8 +94,7 @@ void mirror_look_at_speed(struct mirror_job *job)
 	report.requests = counts->reads_writes - job->governed_counts.reads_writes;
 	report.slow = counts->slow - job->governed_counts.slow;
 	report.p99_ns = figures.p99_ns;
-	report.limited =
-	    dirty_extents_limited(job->extents) || (job->verify && live_verify_limited(job->verify));
+	report.limited = dirty_extents_limited(job->extents) || mirror_verify_limited(job);
 	if (report.requests > 0)
 		job->busy_ns = now_ns;
 	job->busy = job->busy_ns && now_ns < job->busy_ns + job->options.settle_ns;
@@ -147,42 +143,4 @@ int mirror_job_let_target_go(struct mirror_job *job)
 	mirror_job_pause(job, true);
 	mirror_detach(job->mirror);
 	return 0;
-}
-
-void mirror_verify_ended(void *data)
-{
-	struct mirror_job *job = data;
-	const struct live_verify_counts *counts = live_verify_counts(job->verify);
-	struct error error;
-
-	job->wake = true;
-	job->differing += counts->differing;
-	job->verified = counts->differing == 0 && counts->spoiled == 0 && counts->unread == 0;
-	dirty_extents_look(job->extents);
-	if (job->verified)
-		return;
-	/* Again, after a while. */
-	job->verify_after_ns =
-	    ring_now_ns(job->ring) + job->options.retry_ns * (counts->unread ? UNREAD_REST : 1);
-	if (counts->differing)
-		error_set(&error, -EILSEQ,
-		    "%llu bytes differed between the legs although the map called them equal; they are "
-		    "copied and all "
-		    "is verified again. Look for a second writer or a failing disk",
-		    (unsigned long long)counts->differing);
-	else if (counts->unread)
-		error_set(&error, -EIO,
-		    "%llu bytes of the leg that clients read could not be read, and so not verified; all is "
-		    "verified "
-		    "again: mend the disk, or have them written anew through the mirror, by who uses them or "
-		    "from a "
-		    "backup",
-		    (unsigned long long)counts->unread);
-	else
-		error_set(&error, -EIO,
-		    "%llu bytes could not be read from the leg that follows; they are copied to it anew, and "
-		    "all is "
-		    "verified again",
-		    (unsigned long long)counts->spoiled);
-	mirror_job_warn(job, &error);
 }

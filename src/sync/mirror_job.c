@@ -54,14 +54,6 @@ void mirror_job_set_state(struct mirror_job *job, enum cutover_state state)
 		job->options.state_changed(job->options.data, state);
 }
 
-void mirror_job_doubt(struct mirror_job *job)
-{
-	if (!job->verify)
-		return;
-	live_verify_stop(job->verify);
-	job->verified = false;
-}
-
 static void follower_lost(struct mirror_job *job)
 {
 	struct error error;
@@ -69,7 +61,7 @@ static void follower_lost(struct mirror_job *job)
 
 	job->lost_ns = ring_now_ns(job->ring);
 	dirty_extents_abandon(job->extents);
-	mirror_job_doubt(job);
+	mirror_verify_doubt(job);
 	/* When it comes back there may be much to copy, again without holding anybody up. */
 	mirror_set_mode(job->mirror, MIRROR_BACKGROUND);
 	job->retry_ns = job->options.retry_ns;
@@ -170,8 +162,8 @@ static void look_at_state(struct mirror_job *job)
 	if (job->state == CUTOVER_SYNCING && equal && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH) {
 		if (job->verified)
 			mirror_job_set_state(job, CUTOVER_READY);
-		else if (live_verify_idle(job->verify) && ring_now_ns(job->ring) >= job->verify_after_ns)
-			live_verify_start(job->verify);
+		else
+			mirror_verify_before_ready(job);
 	}
 }
 
@@ -272,12 +264,14 @@ enum cutover_state mirror_job_run(struct mirror_job *job, struct error *error)
 		look_at_mode(job);
 		look_at_state(job);
 		mirror_carry_out(job);
+		mirror_look_after_verify(job);
 		look_after_map(job);
 		mirror_look_at_speed(job);
 		if (!job->stopping && ring_run_until(job->ring, &job->wake) < 0)
 			break;
 	}
 	ticker_stop(&job->ticker);
+	mirror_verify_end(job);
 	/* Nobody is left to open it again. */
 	if (job->stopping)
 		mirror_leader_give_up(job->mirror);
@@ -356,6 +350,7 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 	budget_leave(&job->member);
 	/* What is freed after it runs the ring, and a leg may be lost then. */
 	job->verify = live_verify_free(job->verify);
+	job->check = live_verify_free(job->check);
 	copy_free(job->copy);
 	extents_free(job->extents);
 	block_free(job->mirror);
@@ -395,10 +390,7 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->priority = job->member.priority;
 	ret->rate = job->limits.rate;
 	ret->baseline_ns = job->member.budget->governor.baseline_ns;
-	if (job->verify)
-		ret->verified =
-		    live_verify_counts(job->verify)->verified + live_verify_counts(job->verify)->holes;
-	ret->differing = job->differing;
+	mirror_verify_status(job, ret);
 	ret->same = dirty_extents_same(job->extents);
 	ret->pause_ns = job->pause_ns;
 	ret->detached = mirror_counts(job->mirror)->detached;

@@ -105,6 +105,12 @@ struct mirror_job_status {
 	uint64_t unreadable, unreadable_at;
 	int unreadable_res;
 	uint64_t unverified; /* bytes that it could not be asked for by the verification */
+	/* Of the verification on demand that is under way, or the last one: bytes. */
+	bool verifying;
+	uint64_t verify_position;  /* all before it was looked at */
+	uint64_t verify_differing; /* in blocks of 4 KiB */
+	uint64_t
+	    verify_unread; /* of ranges that one of the legs could not be asked for: neither equal nor not */
 	/* Of the map, and how often the legs have changed their parts in it: together the name of the last switch. */
 	uint64_t nonce, generation;
 };
@@ -116,6 +122,23 @@ struct mirror_job_digests {
 	uint8_t roots[MIRROR_LEGS][DIGEST_BYTES]; /* docs/formats/digests.md, "The root" */
 	/* Bytes of regions that were written between their comparison and the switch. 0: the roots are those at the switch. */
 	uint64_t written_since;
+};
+
+struct mirror_job_verify_options {
+	uint64_t from; /* bytes; where an earlier pass has come to, or 0 */
+	uint64_t rate; /* bytes per second; 0: the governor's */
+	bool resync;   /* what differs, or the follower cannot read, is copied; else it is only told */
+	/*
+	 * From the loop. A range differs, in blocks of 4 KiB, and in no order; what is dirty or being written is none. It may stop the pass, and
+	 * do nothing else to the job. May be NULL.
+	 */
+	void (*differs)(void *data, uint64_t offset, uint64_t length);
+	/*
+	 * From run(), once. 0: to the end; -ECANCELED: stopped, or run() ends, or a cutover begins; -ENOTCONN: the follower was lost or let go,
+	 * or the authoritative leg was lost. `position`: from where to go on. Another pass may be begun in it. May be NULL.
+	 */
+	void (*ended)(void *data, int res, uint64_t position);
+	void *data;
 };
 
 struct mirror_job;
@@ -153,6 +176,13 @@ void mirror_job_pause(struct mirror_job *job, bool paused);
  * later: let_go in the status. -EINVAL: it is not the following leg, or is being switched to.
  */
 int mirror_job_let_target_go(struct mirror_job *job);
+/*
+ * Compares the legs from `from` to the end, while clients use the mirror: by digests, made where the data are. 0, -EINVAL: it is not ready,
+ * or there is nothing at `from`; -EBUSY: it does so already; or another -errno. What is found and copied makes it syncing for a while.
+ */
+int mirror_job_verify(struct mirror_job *job, const struct mirror_job_verify_options *options);
+/* ended() follows, if a pass is under way. */
+void mirror_job_verify_stop(struct mirror_job *job);
 /* For the switches to come. window_ns 0: 500 ms. */
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
 /* Holds for all that share the budget, but for min_rate. */

@@ -21,7 +21,8 @@ struct mirror_job {
 	struct block *mirror;
 	struct extents *extents;
 	struct copy *copy;
-	struct live_verify *verify; /* NULL: not asked for */
+	struct live_verify *verify; /* before it is ready; NULL: not asked for */
+	struct live_verify *check;  /* on demand; NULL: never yet */
 	struct cutover cutover;
 	struct budget own_budget; /* where none is shared */
 	struct budget_member member;
@@ -45,6 +46,11 @@ struct mirror_job {
 	uint64_t busy_ns;
 	struct mirror_job_digests digests;
 	bool verified; /* as far as it was asked for */
+	struct mirror_job_verify_options check_options;
+	bool checking;   /* ended() is owed */
+	bool check_over; /* with `check_res`, as soon as nothing of it is under way */
+	bool found;      /* by a pass on demand, since the one before it was ready */
+	int check_res;
 	uint64_t differing, verify_after_ns;
 	bool told_lost;
 	/* mirror_leader.c */
@@ -96,14 +102,29 @@ void mirror_unread_status(const struct mirror_job *job, struct mirror_job_status
 
 /* While clients are held, nothing else holds up the copy. */
 void mirror_held(void *data, bool held);
-void mirror_verify_ended(void *data);
+
+/* mirror_verify.c */
+int mirror_verify_open(struct mirror_job *job, struct error *error);
+/* A pass is due: begins one when its time has come. */
+void mirror_verify_before_ready(struct mirror_job *job);
+/* A leg went: what comes back may not be what was verified. */
+void mirror_verify_doubt(struct mirror_job *job);
+/* Nothing asks the legs. */
+bool mirror_verify_idle(const struct mirror_job *job);
+/* A pass on demand that is over is told; or ended, because nobody would tell later. */
+void mirror_look_after_verify(struct mirror_job *job);
+void mirror_verify_end(struct mirror_job *job);
+/* Of passes that take the governor's rate. */
+void mirror_verify_apply_limits(struct mirror_job *job);
+uint64_t mirror_verify_governed(const struct mirror_job *job); /* bytes */
+bool mirror_verify_wanting(const struct mirror_job *job);
+bool mirror_verify_limited(struct mirror_job *job);
+void mirror_verify_status(const struct mirror_job *job, struct mirror_job_status *ret);
 
 /* mirror_job.c */
 void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
 void mirror_job_event(void *data, enum mirror_event event);
 void mirror_job_warn(struct mirror_job *job, const struct error *error);
-/* A leg went: what comes back may not be what was verified. */
-void mirror_job_doubt(struct mirror_job *job);
 uint64_t mirror_job_dirty(const struct mirror_job *job);
 /* Nothing differs, as far as the copy is concerned. */
 bool mirror_job_is_equal(const struct mirror_job *job);

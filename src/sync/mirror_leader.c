@@ -37,7 +37,7 @@ void mirror_leader_event(struct mirror_job *job, enum mirror_event event)
 		job->leader_after_ns = ring_now_ns(job->ring);
 		job->leader_retry_ns = job->options.retry_ns;
 		job->told_away = false;
-		mirror_job_doubt(job);
+		mirror_verify_doubt(job);
 	}
 	/* Words take a while to find: run() looks for them. */
 	job->tell_overdue |= event == MIRROR_LEADER_OVERDUE;
@@ -108,7 +108,7 @@ static bool is_put_away(struct mirror_job *job)
 		mirror_job_warn(job, &error);
 	}
 	if (!mirror_leg_idle(job->mirror, leader) || job->copying || mirror_flushing(job->mirror) ||
-	    (job->verify && !live_verify_idle(job->verify)))
+	    !mirror_verify_idle(job))
 		return false;
 	job->legs[leader] = block_free(job->legs[leader]);
 	return true;

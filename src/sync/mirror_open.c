@@ -205,7 +205,7 @@ static bool is_quiet(void *data)
 {
 	struct mirror_job *job = data;
 
-	return dirty_extents_active(job->extents) == 0;
+	return dirty_extents_active(job->extents) == 0 && mirror_verify_idle(job);
 }
 
 static int begin_to_compare(struct mirror_job *job, struct error *error)
@@ -247,7 +247,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 		res = begin_to_compare(job, error);
 	job->verified = !job->options.verify;
 	if (res == 0 && job->options.verify)
-		res = live_verify_new(&job->verify, job->mirror, mirror_verify_ended, job, error);
+		res = mirror_verify_open(job, error);
 	if (res == 0)
 		res = copy_new(&job->copy, mirror_copy_source(job->mirror), mirror_copy_target(job->mirror),
 		    job->extents, &copy_options, error);

@@ -88,7 +88,7 @@ static void note_digests(struct mirror_job *job)
 	struct mirror_job_digests *digests = &job->digests;
 	struct live_verify_roots roots;
 
-	*digests = (struct mirror_job_digests){.known = job->verify && job->verified};
+	*digests = (struct mirror_job_digests){.known = job->verify && job->verified && !job->found};
 	if (!digests->known)
 		return;
 	live_verify_roots(job->verify, &roots);
@@ -171,6 +171,7 @@ static void cut_over(struct mirror_job *job)
 {
 	if (job->state != CUTOVER_READY || job->paused || !mirror_leader_here(job->mirror))
 		return;
+	mirror_job_verify_stop(job);
 	mirror_job_set_state(job, CUTOVER_CUTTING);
 	switch_to(job, CUTOVER_SWITCHED);
 	if (job->state == CUTOVER_CUTTING)

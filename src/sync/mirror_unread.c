@@ -21,8 +21,6 @@ void mirror_unread_status(const struct mirror_job *job, struct mirror_job_status
 	ret->unreadable = dirty_extents_unreadable(job->extents);
 	ret->unreadable_at = job->bad_offset;
 	ret->unreadable_res = job->bad_res;
-	if (job->verify)
-		ret->unverified = live_verify_counts(job->verify)->unread;
 }
 
 void mirror_job_unreadable(const struct mirror_job_status *status, struct error *ret)

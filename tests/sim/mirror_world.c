@@ -155,7 +155,7 @@ static uint64_t first_difference(struct mirror_world *world)
 		return UINT64_MAX;
 	for (uint64_t i = 0; i < world->scenario.sectors; i++)
 		if (memcmp(source + i * MODEL_SECTOR, target + i * MODEL_SECTOR, MODEL_SECTOR) &&
-		    !model_sector_busy(world->model, i))
+		    !model_sector_busy(world->model, i) && i != world->scrub.planted)
 			return i;
 	return UINT64_MAX;
 }
@@ -299,7 +299,7 @@ static void pursue_goals(struct mirror_world *world)
 		mirror_world_fail(world, "it does not come to its end: %s", cutover_state_name(world->state));
 		return;
 	}
-	if (ring_sim_steps(world->sim) % 50 || steps < 2000)
+	if (ring_sim_steps(world->sim) % 50 || steps < 2000 || mirror_scrub_waits(world))
 		return;
 	mirror_job_status(world->job, &status);
 	if (world->switches < 1 + world->seed % 3) {
@@ -329,6 +329,8 @@ static void step_hook(void *data)
 	check_step(world);
 	mirror_clients_step(world);
 	mirror_faults_step(world);
+	if (!world->crashed)
+		mirror_scrub_step(world);
 	if (world->last_life && !world->crashed)
 		pursue_goals(world);
 }
@@ -562,6 +564,7 @@ static void make_disks(struct mirror_world *world)
 void mirror_world_init(struct mirror_world *world, uint64_t seed, bool verbose, uint64_t watch)
 {
 	*world = (struct mirror_world){.seed = seed, .story.verbose = verbose, .watch = watch};
+	world->scrub = (struct mirror_scrub){.plants = seed % 4 == 2, .planted = UINT64_MAX};
 	world->sim = ring_sim_new(seed, STEPS_MAX);
 	world->story.sim = world->sim;
 	list_init(&world->agents);

@@ -72,6 +72,15 @@ enum mirror_fault {
 	MFAULTS,
 };
 
+/* Verifications on demand. */
+struct mirror_scrub {
+	bool plants;       /* one bit is to flip in the last life, and has not been mended */
+	uint64_t planted;  /* the sector; UINT64_MAX: none */
+	bool told;         /* it was found */
+	uint64_t position; /* bytes: where the last pass came to */
+	uint64_t passes, found;
+};
+
 struct mirror_world {
 	uint64_t seed;
 	struct sim_story story;
@@ -86,6 +95,7 @@ struct mirror_world {
 	struct list_node agents; /* mirror_far.c */
 	struct model *model;
 	struct mirror_client clients[MIRROR_CLIENTS_MAX];
+	struct mirror_scrub scrub;
 
 	/* one life */
 	struct ring *host;
@@ -124,6 +134,11 @@ int mirror_world_volume(struct mirror_world *world, struct ring *host, enum mirr
 /* mirror_invariant.c */
 /* Of a write that was acknowledged just now, and of all that the legs hold: what the map would say after a loss of power. */
 void mirror_world_check_map(struct mirror_world *world, const struct mirror_client *client);
+
+/* mirror_scrub.c */
+void mirror_scrub_step(struct mirror_world *world);
+/* The mirror is not to come to its end yet. */
+bool mirror_scrub_waits(const struct mirror_world *world);
 
 /* mirror_far.c */
 int mirror_far_open(

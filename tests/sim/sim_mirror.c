@@ -39,7 +39,7 @@ static bool take_option(void *data, int option, const char *text)
 
 struct sums {
 	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, same, holes, receipts, failed;
-	uint64_t links_lost, restored, refused;
+	uint64_t links_lost, restored, refused, passes, found;
 };
 
 static void tell_failure(const struct mirror_world *world)
@@ -76,6 +76,8 @@ static uint64_t run_world(struct mirror_world *world, const struct arguments *ar
 	sums->links_lost += world->links_lost;
 	sums->restored += world->restored;
 	sums->refused += world->refused;
+	sums->passes += world->scrub.passes;
+	sums->found += world->scrub.found;
 	sums->failed += !good;
 	mirror_world_done(world);
 	return trace;
@@ -166,13 +168,15 @@ int main(int argc, char **argv)
 	       "cutovers, "
 	       "%llu reverts, %llu bytes found equal, %llu of holes, %llu digests checked, %llu links of the "
 	       "authoritative leg lost, "
-	       "%llu times restored, %llu refused, %.1f s: %llu failed\n",
+	       "%llu times restored, %llu refused, %llu verifications, %llu flipped bits found, %.1f s: %llu "
+	       "failed\n",
 	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
 	    (unsigned long long)sums.requests, (unsigned long long)sums.faults,
 	    (unsigned long long)sums.ready, (unsigned long long)sums.cutovers,
 	    (unsigned long long)sums.reverts, (unsigned long long)sums.same, (unsigned long long)sums.holes,
 	    (unsigned long long)sums.receipts, (unsigned long long)sums.links_lost,
-	    (unsigned long long)sums.restored, (unsigned long long)sums.refused, sim_line_seconds(line),
+	    (unsigned long long)sums.restored, (unsigned long long)sums.refused,
+	    (unsigned long long)sums.passes, (unsigned long long)sums.found, sim_line_seconds(line),
 	    (unsigned long long)sums.failed);
 	return sim_line_end(line, sums.failed);
 }

@@ -243,12 +243,13 @@ static void test_a_copy_costs_what_the_data_cost(void **state)
 
 static void test_a_verification_costs_what_the_data_cost(void **state)
 {
+	const struct live_verify_options options = {.ended = over};
 	struct live_verify *verify;
 
 	world_init(true);
 	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
-	assert_int_equal(live_verify_new(&verify, world.mirror, over, NULL, NULL), 0);
-	live_verify_start(verify);
+	assert_int_equal(live_verify_new(&verify, world.mirror, &options, NULL), 0);
+	assert_int_equal(live_verify_start(verify, 0, true), 0);
 	assert_int_equal(ring_run_until(world.ring, &world.over), 0);
 	assert_int_equal(live_verify_counts(verify)->verified + live_verify_counts(verify)->holes, SIZE);
 	/* Ranges of 256 KiB around what there is on either leg. */
