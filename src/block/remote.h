@@ -12,3 +12,5 @@
  */
 int remote_new(struct block **ret, struct ring *ring, int fd_in, int fd_out, const char *name,
     const char *path, const struct block_open_options *options, struct error *error);
+/* Ends the link now: what is under way ends with -ENOTCONN. Of a block that remote_new() made. */
+void remote_hang_up(struct block *block, const char *why);

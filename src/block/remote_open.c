@@ -116,6 +116,17 @@ static int remote_link_error(struct block *block, struct error *error)
 	    error, -ENOTCONN, "the link to %s broke: %.400s", block->info.name, remote->error.text);
 }
 
+void remote_hang_up(struct block *block, const char *why)
+{
+	struct remote *remote = container_of(block, struct remote, block);
+	struct error error;
+
+	if (remote->broken)
+		return;
+	error_set(&error, -ENOTCONN, "%s", why);
+	session_break(remote->session, &error);
+}
+
 static void remote_free(struct block *block)
 {
 	struct remote *remote = container_of(block, struct remote, block);

@@ -51,7 +51,7 @@ void mirror_let_go(struct mirror *mirror, int res)
 	if (!leg->block)
 		return;
 	leg->block = NULL;
-	mirror->withholding = mirror->options.withholds && !mirror->alone;
+	mirror_withhold(&mirror->block);
 	mirror->detach_reason = res;
 	mirror->counts.detached++;
 	bitmap_file_doubt(mirror->map);
@@ -285,12 +285,24 @@ void mirror_detach(struct block *block)
 	mirror_let_go(mirror_of(block), -ECANCELED);
 }
 
+void mirror_withhold(struct block *block)
+{
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->withholding = mirror->options.withholds && !mirror->alone;
+}
+
 void mirror_give_answers(struct block *block)
 {
 	struct mirror *mirror = mirror_of(block);
 
 	mirror->withholding = false;
-	mirror_io_answer(mirror);
+	mirror_io_answer(mirror, 0);
+}
+
+void mirror_refuse_answers(struct block *block)
+{
+	mirror_io_answer(mirror_of(block), -ESHUTDOWN);
 }
 
 void mirror_end(struct block *block)

@@ -76,8 +76,12 @@ void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
  * words if its size is another one, or it cannot do what clients were told that they may ask for.
  */
 int mirror_attach(struct block *mirror, struct block *leg, struct error *error);
+/* With `withholds`, as if the follower had been let go now. */
+void mirror_withhold(struct block *mirror);
 /* The follower was let go, and that is seen to: the answers that wait for it are given, and so are all others. */
 void mirror_give_answers(struct block *mirror);
+/* Instead of that: those that wait get -ESHUTDOWN, and whoever comes later waits as before. */
+void mirror_refuse_answers(struct block *mirror);
 /* Lets the following leg go now. Its block may be freed once mirror_leg_idle(). */
 void mirror_detach(struct block *mirror);
 bool mirror_attached(const struct block *mirror);

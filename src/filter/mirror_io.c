@@ -194,10 +194,15 @@ void mirror_io_let_go(struct mirror *mirror)
 	mirror_io_give_turns(mirror);
 }
 
-void mirror_io_answer(struct mirror *mirror)
+void mirror_io_answer(struct mirror *mirror, int res)
 {
-	list_for_each_safe (node, &mirror->under_way)
-		answer_if_over(container_of(node, struct mirror_io, node));
+	list_for_each_safe (node, &mirror->under_way) {
+		struct mirror_io *mio = container_of(node, struct mirror_io, node);
+
+		if (res < 0 && mio->auth_ended && !mio->answered && is_withheld(mio))
+			mio->res = res;
+		answer_if_over(mio);
+	}
 }
 
 static void ask_leg(struct mirror_io *mio, unsigned index)

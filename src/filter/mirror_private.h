@@ -150,8 +150,8 @@ void mirror_io_hold(struct mirror *mirror);
 void mirror_io_release(struct mirror *mirror);
 /* The follower was let go: nobody waits for it any more. */
 void mirror_io_let_go(struct mirror *mirror);
-/* Those that waited for mirror_give_answers(). */
-void mirror_io_answer(struct mirror *mirror);
+/* Those that waited for mirror_give_answers(), or -errno instead of it. */
+void mirror_io_answer(struct mirror *mirror, int res);
 /* Begins writes that wait for their turn, as far as there is room now, or none is needed any more. */
 void mirror_io_give_turns(struct mirror *mirror);
 void mirror_look_drained(struct mirror *mirror);

@@ -51,6 +51,9 @@ struct replicate_receive_options {
 	enum replicate_ack ack; /* the sender's */
 	uint64_t
 	    memory_max; /* bytes that are held and not on the disk yet, with REPLICATE_RECEIVED; 0: 16 MiB */
+	/* The disk failed a write or a flush: -errno. From the loop. May be NULL. */
+	void (*failed)(void *data, int res);
+	void *data;
 };
 
 /*

@@ -25,7 +25,9 @@ struct receive {
 	struct list_node spare;
 	struct page_buffers buffers;
 	bool early;
-	uint64_t memory_max, held; /* bytes */
+	uint64_t memory_max, held;         /* bytes */
+	void (*told)(void *data, int res); /* of a failure */
+	void *told_data;
 	unsigned under_way;
 	int failed;
 };
@@ -46,8 +48,11 @@ static void end(struct receive_io *rio, int res)
 
 	/* What comes behind it must not reach the disk without it. */
 	if (res < 0 && res != -EOPNOTSUPP && !receive->failed && rio->lock.kind != LOCK_READ &&
-	    !PLANTED(PLANTED_FORGOTTEN_FAILURE))
+	    !PLANTED(PLANTED_FORGOTTEN_FAILURE)) {
 		receive->failed = res;
+		if (receive->told)
+			receive->told(receive->told_data, res);
+	}
 	range_lock_drop(&rio->lock);
 	if (rio->copy) {
 		page_buffers_put(&receive->buffers, rio->copy, rio->child.length);
@@ -192,6 +197,8 @@ int replicate_receive_new(struct block **ret, struct block *take_below,
 	filter_init(&receive->filter, &receive_driver, take_below);
 	range_locks_init(&receive->locks, take_below->ring, excludes);
 	list_init(&receive->spare);
+	receive->told = options->failed;
+	receive->told_data = options->data;
 	receive->early = options->ack == REPLICATE_RECEIVED;
 	receive->memory_max = options->memory_max ? options->memory_max : MEMORY_DEFAULT;
 	receive->buffers.kept_bytes_max = receive->memory_max;

@@ -26,13 +26,15 @@ struct replica_node_options {
 	bool compare;    /* what the maps say may differ is compared before it is sent */
 	bool
 	    detach; /* this node's disk fails a write that came from the other: the link is not sought again */
-	unsigned timeout_ms; /* longest silence of the other node; 0: 30,000 */
-	uint64_t retry_ns;   /* as mirror_job_options.retry_ns */
+	unsigned timeout_ms;          /* longest silence of the other node; 0: 30,000 */
+	uint64_t retry_ns;            /* as mirror_job_options.retry_ns */
+	uint64_t follower_timeout_ns; /* as mirror_job_options.follower_timeout_ns */
+	bool distrust; /* the map could not be written at the end of an earlier run: see map_lost() */
 	struct governor_options governor;
 	struct budget *budget; /* as mirror_job_options.budget */
 
 	void *data;
-	/* The local volume, for writing; the node owns what it gets. In run(). */
+	/* The local volume, for writing; the node owns what it gets. In replica_node_new(). */
 	int (*open_volume)(void *data, struct block **ret, struct error *error);
 	/* A descriptor of the map; it stays the owner's. Or -errno. */
 	int (*open_map)(void *data);
@@ -68,7 +70,7 @@ struct replica_node_status {
 	bool peer_good;      /* as it was told last */
 	bool frozen;         /* clients wait until the other is fenced */
 	bool ahead;          /* the link was broken off because the queue was full */
-	bool disk_failed;    /* see `detach` */
+	bool disk_failed;    /* see `detach`; or the map cannot be written: nothing goes between the nodes */
 	bool leased;         /* a hand-over is under way */
 	bool paused;         /* the resync, by an order */
 	uint64_t generation; /* the current one */
@@ -81,9 +83,11 @@ struct replica_node_status {
 };
 
 /*
- * A new map for a volume that was never a replica's: everything differs, the data are nobody's yet. `fd` is borrowed. Control path.
+ * A new map in `fd` (borrowed), whatever was in it before, for the first `size` bytes of a volume (0: all of it) that was never a
+ * replica's: everything differs, and the data are nobody's yet. The nonce is anything that an earlier map there did not have. Control path.
  */
-int replica_node_create(struct ring *ring, int fd, struct block *volume, uint64_t nonce, struct error *error);
+int replica_node_create(
+    struct ring *ring, int fd, struct block *volume, uint64_t size, uint64_t nonce, struct error *error);
 
 /*
  * Opens volume and map, begins as a secondary that seeks no link. -EBADMSG: the map is damaged; -EXDEV: it is another volume's. Control path.

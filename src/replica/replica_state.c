@@ -232,7 +232,8 @@ static void recorded(struct replica_state *state, int res)
 	state->recording = false;
 	if (res < 0) {
 		/* Nobody knows which of the two is recorded: nothing may follow from either. */
-		replica_refuse(state, "the state of this node cannot be recorded");
+		replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"
+		                                        : "the state of this node cannot be recorded");
 		if (state->command)
 			replica_answer(state, res, state->refusal);
 		return;

@@ -83,7 +83,7 @@ struct replica_event {
 	uint64_t
 	    fresh; /* a number never drawn before, with each event but those of messages that need none: always set it */
 	bool force; /* MAKE_PRIMARY: also with data that may be old, or half of something */
-	int res;    /* RECORDED, MERGED, EMPTIED, SETTLED: 0 or -errno */
+	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook), MERGED, EMPTIED, SETTLED: 0 or -errno */
 };
 
 enum replica_action_kind {

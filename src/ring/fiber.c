@@ -49,6 +49,8 @@ struct fiber {
 	void *own_fake, *loop_fake; /* the sanitizer's */
 };
 
+static const bool at_once = true;
+
 /* From the loop into the fiber, until it waits or ends. */
 static void enter(struct fiber *fiber)
 {
@@ -124,7 +126,10 @@ int fiber_start(
 		list_init(&ring->fibers);
 	list_append(&ring->fibers, &fiber->node);
 	*ret = fiber;
-	enter(fiber);
+	if (ring->fiber)
+		fiber->until = &at_once;
+	else
+		enter(fiber);
 	return 0;
 }
 
@@ -137,7 +142,7 @@ struct fiber *fiber_free(struct fiber *fiber)
 {
 	if (!fiber)
 		return NULL;
-	assert(fiber->ended && !fiber->ring->fiber);
+	assert(fiber->ended && fiber->ring->fiber != fiber);
 	munmap(fiber->map, fiber->map_length);
 	free(fiber);
 	return NULL;

@@ -13,11 +13,11 @@
 
 struct fiber;
 
-/* Calls run(data), until its first wait at once, from then on from the loop. Not from within a fiber. */
+/* Calls run(data), until its first wait at once, from then on from the loop; all of it from the loop if this is called in a fiber. */
 int fiber_start(
     struct fiber **ret, struct ring *ring, void (*run)(void *data), void *data, struct error *error);
 bool fiber_has_ended(const struct fiber *fiber);
-/* It must have ended. Not from within a fiber. Takes NULL; returns NULL. */
+/* It must have ended. Takes NULL; returns NULL. */
 struct fiber *fiber_free(struct fiber *fiber);
 
 /* For ring.c. Within a fiber: comes back when *until is so, or after the loop's next step when it is NULL. 0, or the loop's -errno. */

@@ -66,6 +66,8 @@ static void follower_lost(struct mirror_job *job)
 	mirror_set_mode(job->mirror, MIRROR_BACKGROUND);
 	job->retry_ns = job->options.retry_ns;
 	job->attach_after_ns = ring_now_ns(job->ring) + job->retry_ns;
+	if (job->options.follower_lost)
+		job->options.follower_lost(job->options.data, reason);
 	if (reason != -ECANCELED && !job->told_lost) {
 		error_set(&error, reason,
 		    "the following leg was let go: %s; what is written goes on without it",
@@ -195,6 +197,8 @@ static bool is_time_to_settle(const struct mirror_job *job, uint64_t now_ns)
 	uint64_t clean = bitmap_file_logged(job->map)->count - bitmap_file_dirty(job->map)->count;
 	uint64_t keep = options->settle_keep, wait_ns = options->settle_ns;
 
+	if (job->clears)
+		return true;
 	if (!keep)
 		keep = block_info(job->legs[mirror_job_follower(job)])->remote ? KEEP_REMOTE : KEEP;
 	if (job->busy && !is_unsteady(job, now_ns)) {
@@ -323,6 +327,7 @@ int mirror_job_new(
 	if (!job->options.cutover_window_ns)
 		job->options.cutover_window_ns = WINDOW_NS;
 	job->retry_ns = job->options.retry_ns;
+	job->apart = job->paused = options->apart;
 	budget_init(&job->own_budget, &options->governor, ring_now_ns(ring));
 	job->member.priority = options->priority ? options->priority : 1;
 	job->member.min_rate = options->governor.min_rate;
@@ -334,6 +339,17 @@ int mirror_job_new(
 struct block *mirror_job_block(struct mirror_job *job)
 {
 	return job->mirror;
+}
+
+uint64_t mirror_job_size(const struct mirror_job *job)
+{
+	return job->map ? bitmap_file_super(job->map)->size : 0;
+}
+
+void mirror_job_clear_map(struct mirror_job *job, bool now)
+{
+	job->clears = now;
+	job->wake = true;
 }
 
 struct mirror_job *mirror_job_free(struct mirror_job *job)

@@ -47,6 +47,9 @@ struct mirror_job_options {
 	uint64_t retry_ns;          /* before a lost leg is tried again, doubled up to 32 times; 0: 1 s */
 	uint64_t cutover_window_ns; /* 0: 500 ms */
 	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */
+	bool apart;                 /* begins with the target let go: mirror_job_let_target_go() */
+	bool withholds;             /* as mirror_options.withholds; mirror_give_answers() is the owner's */
+	bool replica;               /* the map has a note of a replica's; else such a map is refused */
 
 	void *data;
 	/* Opens a leg for writing. The job owns what it gets. */
@@ -61,6 +64,8 @@ struct mirror_job_options {
 	int (*open_map)(void *data, bool create);
 	/* May be NULL. */
 	void (*state_changed)(void *data, enum cutover_state state);
+	/* The following leg was let go, and why: -errno. Must be quick. May be NULL. */
+	void (*follower_lost)(void *data, int reason);
 	/*
 	 * After a switch: clients go on, and those that were held have their answers, but for some that take longer than a second. The
 	 * order is not over before it returns. May be NULL.
@@ -150,6 +155,8 @@ int mirror_job_new(struct mirror_job **ret, struct ring *ring, const struct mirr
  * what differs; -ENOTRECOVERABLE: nor can it be known which leg is the newer one; -EXDEV: another volume than the map knows; -EALREADY: the mirror has ended, see status. Control path.
  */
 int mirror_job_open(struct mirror_job *job, struct error *error);
+/* Bytes, as the map says, from the moment that it is known: before a leg of a resumed mirror is opened. 0: not known yet. */
+uint64_t mirror_job_size(const struct mirror_job *job);
 /* What clients use; between open and free. */
 struct block *mirror_job_block(struct mirror_job *job);
 /* Runs until an end state, or mirror_job_stop(). Returns the state: FINISHED, CANCELLED, FAILED (with words), or another if stopped. */
@@ -183,6 +190,13 @@ int mirror_job_let_target_go(struct mirror_job *job);
 int mirror_job_verify(struct mirror_job *job, const struct mirror_job_verify_options *options);
 /* ended() follows, if a pass is under way. */
 void mirror_job_verify_stop(struct mirror_job *job);
+/*
+ * From now on what is dirty is compared before it is copied, until nothing is: the map does not know what differs. Only with the target let
+ * go. -errno with words.
+ */
+int mirror_job_compare(struct mirror_job *job, struct error *error);
+/* Clears the map as soon as can be, and not when it pays; for those who wait until nothing is logged. */
+void mirror_job_clear_map(struct mirror_job *job, bool now);
 /* For the switches to come. window_ns 0: 500 ms. */
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
 /* Holds for all that share the budget, but for min_rate. */

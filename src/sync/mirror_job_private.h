@@ -33,8 +33,9 @@ struct mirror_job {
 	uint64_t order_after_ns;  /* a cutover that was deferred */
 	uint64_t decide_after_ns; /* when the map is told again that a switch is over */
 	bool wake, stopping, paused, copying, settling;
-	bool apart; /* the target is let go, and not opened while that is wanted */
-	bool held;  /* clients wait for the copy */
+	bool apart;  /* the target is let go, and not opened while that is wanted */
+	bool clears; /* the map, as soon as can be */
+	bool held;   /* clients wait for the copy */
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settled_ns, settle_after_ns;
 	uint64_t lost_ns;                   /* the follower, the last time; 0: never */
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */

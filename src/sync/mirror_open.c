@@ -187,6 +187,10 @@ static int load_map(struct mirror_job *job, struct error *error)
 		job->options.compare = true;
 	}
 	super = bitmap_file_super(job->map);
+	if ((super->note_length > 0) != job->options.replica)
+		return error_set(error, -EINVAL, "the map is %s",
+		    job->options.replica ? "a mirror's, not a replica's"
+		                         : "a replica's, not a mirror's: see blkmove-replicate(1)");
 	if (super->state >= CUTOVER_STATES || super->authoritative != cutover_authority(super->state))
 		return error_set(error, -EBADMSG, "the map's state (%u, leg %u) makes no sense", super->state,
 		    super->authoritative);
@@ -223,6 +227,13 @@ static int begin_to_compare(struct mirror_job *job, struct error *error)
 	return res;
 }
 
+int mirror_job_compare(struct mirror_job *job, struct error *error)
+{
+	assert(job->apart && dirty_extents_active(job->extents) == 0);
+	job->options.compare = true;
+	return begin_to_compare(job, error);
+}
+
 int mirror_job_open(struct mirror_job *job, struct error *error)
 {
 	const struct copy_options copy_options = {.detect_zeroes = true,
@@ -233,6 +244,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	struct mirror_options options = {.follower_timeout_ns = job->options.follower_timeout_ns,
 	    .leader_timeout_ns = job->options.source_timeout_ns,
 	    .stable_max = job->options.stable_max,
+	    .withholds = job->options.withholds,
 	    .event = mirror_job_event,
 	    .data = job};
 	int res = job->options.resume ? load_map(job, error) : create_map(job, error);

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The machine's actions, carried out one after the other, in their order, in the node's fiber: several of them wait for a disk. What was decided
+ * for a link that is gone by now is left out, and so is the machine's answer to it; but for what holds without a link.
+ */
+#include "replica/replica_node_private.h"
+
+#include "replica/replica_note.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void replica_deed_add(void *data, const struct replica_action *action)
+{
+	struct replica_node *node = data;
+	struct replica_deed *deed = calloc(1, sizeof(*deed));
+
+	replica_node_wake(node);
+	if (!deed) {
+		node->broken = true;
+		return;
+	}
+	deed->action = *action;
+	deed->link = node->link_number;
+	list_append(&node->deeds, &deed->node);
+	node->deeds_count++;
+}
+
+static bool is_stale(const struct replica_node *node, const struct replica_deed *deed)
+{
+	return deed->link != node->link_number;
+}
+
+/* Waits until something happens. False when the deed has become pointless, or the node ends. */
+static bool wait_on(struct replica_node *node, const struct replica_deed *deed)
+{
+	node->wake = false;
+	if (ring_run_until(node->ring, &node->wake) < 0)
+		return false;
+	return !node->stopping && !is_stale(node, deed);
+}
+
+/* Before good data become half of something. -ECANCELED: they stay good. */
+static int prepare(struct replica_node *node, const struct replica_action *action, struct error *error)
+{
+	int res = 0;
+
+	if (action->ids.inconsistent && replica_state_is_good(&node->state) && node->options.before_resync)
+		res = node->options.before_resync(node->options.data, error);
+	if (res < 0)
+		error_prefix(error, "nothing is received");
+	return res < 0 ? -ECANCELED : 0;
+}
+
+static void record(struct replica_node *node, const struct replica_action *action)
+{
+	struct bitmap_file *map = replica_node_map(node);
+	struct bitmap_super super = *bitmap_file_super(map);
+	struct error error;
+	int res;
+
+	replica_note_encode(&action->ids, super.note);
+	super.note_length = REPLICA_NOTE_BYTES;
+	res = prepare(node, action, &error);
+	if (res == 0)
+		res = bitmap_file_record(map, &super, &error);
+	if (res < 0)
+		replica_node_warn(node, "%s", error.text);
+	replica_node_happened(node, REPLICA_RECORDED, res);
+}
+
+static void merge(struct replica_node *node, const struct replica_deed *deed)
+{
+	bool all = deed->action.all;
+	struct error error;
+	int res = 0;
+
+	while (!all && !node->have_peer_map)
+		if (!wait_on(node, deed))
+			return;
+	if (all || node->options.compare)
+		res = mirror_job_compare(node->job, &error);
+	if (res == 0)
+		res = bitmap_file_merge(replica_node_map(node), all ? NULL : &node->peer_map);
+	bitmap_done(&node->peer_map);
+	node->have_peer_map = false;
+	if (!is_stale(node, deed))
+		replica_node_happened(node, REPLICA_MERGED, res);
+}
+
+static void empty(struct replica_node *node, const struct replica_deed *deed)
+{
+	int res = bitmap_file_empty(replica_node_map(node));
+
+	if (!is_stale(node, deed))
+		replica_node_happened(node, REPLICA_EMPTIED, res);
+}
+
+/* No client writes, and nothing is under way. */
+static void shut(struct replica_node *node, enum gate_mode mode)
+{
+	gate_set(node->gate, mode);
+	while (!gate_is_idle(node->gate) && ring_step(node->ring) == 0)
+		;
+}
+
+static void serve(struct replica_node *node, const struct replica_deed *deed)
+{
+	/* Until then what is written would not go to both. */
+	while (node->sends && node->state.flow == REPLICA_EQUAL && !replica_node_is_ready(node))
+		if (!wait_on(node, deed))
+			break;
+	if (node->stopping)
+		return;
+	gate_set(node->gate, GATE_OPEN);
+	if (!node->serving)
+		node->options.serve(node->options.data, true);
+	node->serving = true;
+}
+
+void replica_node_close_clients(struct replica_node *node)
+{
+	/* What waits for an answer that may never be given must not hold them up. */
+	mirror_refuse_answers(mirror_job_block(node->job));
+	if (node->serving)
+		node->options.serve(node->options.data, false);
+	node->serving = false;
+	shut(node, GATE_SHUT);
+}
+
+/* Until nothing is in the map: then nothing is under way, and nothing is on one side only. */
+static void settle(struct replica_node *node, const struct replica_deed *deed)
+{
+	struct bitmap_file *map = replica_node_map(node);
+	bool there = true;
+
+	mirror_job_clear_map(node->job, true);
+	while (there && !(replica_node_is_ready(node) && bitmap_file_logged(map)->count == 0))
+		there = wait_on(node, deed);
+	mirror_job_clear_map(node->job, false);
+	if (there && !is_stale(node, deed))
+		replica_node_happened(node, REPLICA_SETTLED, 0);
+}
+
+static void stop_streams(struct replica_node *node)
+{
+	replica_node_stop_sending(node);
+	replica_node_stop_receiving(node);
+}
+
+static void seek(struct replica_node *node, bool on)
+{
+	if (on == node->sought)
+		return;
+	node->sought = on;
+	node->options.seek(node->options.data, on);
+}
+
+static void drop(struct replica_node *node, const struct replica_deed *deed)
+{
+	seek(node, false);
+	if (!is_stale(node, deed))
+		replica_node_drop(node, node->state.refusal ? node->state.refusal : "disconnected");
+}
+
+/* What only means something over the link that it was decided for. */
+static void do_linked(struct replica_node *node, const struct replica_deed *deed)
+{
+	const struct replica_action *action = &deed->action;
+
+	switch (action->kind) {
+	case REPLICA_DO_SAY:
+		replica_link_say(node->link, &action->message);
+		break;
+	case REPLICA_DO_SEND_MAP:
+		if (replica_link_send_map(node->link, bitmap_file_logged(replica_node_map(node))) < 0)
+			replica_node_drop(node, "out of memory");
+		break;
+	case REPLICA_DO_MERGE:
+		merge(node, deed);
+		break;
+	case REPLICA_DO_EMPTY:
+		empty(node, deed);
+		break;
+	case REPLICA_DO_COPY:
+		replica_node_stop_receiving(node);
+		replica_node_begin_to_send(node);
+		break;
+	case REPLICA_DO_RECEIVE:
+		replica_node_stop_sending(node);
+		/* All that was sent is flushed there: nobody waits for anything. */
+		mirror_give_answers(mirror_job_block(node->job));
+		replica_node_begin_to_receive(node);
+		break;
+	case REPLICA_DO_SETTLE:
+		settle(node, deed);
+		break;
+	default:
+		break;
+	}
+}
+
+static void carry_out(struct replica_node *node, const struct replica_deed *deed)
+{
+	const struct replica_action *action = &deed->action;
+
+	switch (action->kind) {
+	case REPLICA_DO_RECORD:
+		record(node, action);
+		break;
+	case REPLICA_DO_STOP:
+		stop_streams(node);
+		break;
+	case REPLICA_DO_RELEASE:
+		mirror_give_answers(mirror_job_block(node->job));
+		break;
+	case REPLICA_DO_SERVE:
+		serve(node, deed);
+		break;
+	case REPLICA_DO_CLOSE:
+		replica_node_close_clients(node);
+		break;
+	case REPLICA_DO_DROP:
+		drop(node, deed);
+		break;
+	case REPLICA_DO_SEEK:
+		seek(node, !node->disk_failed);
+		break;
+	case REPLICA_DO_FENCE:
+		if (node->options.fence)
+			node->options.fence(node->options.data);
+		break;
+	case REPLICA_DO_ANSWER:
+		node->options.answer(node->options.data, action->res, action->text);
+		break;
+	default:
+		if (node->link_number && !is_stale(node, deed))
+			do_linked(node, deed);
+	}
+}
+
+bool replica_deed_do(struct replica_node *node)
+{
+	struct list_node *first = list_pop(&node->deeds);
+	struct replica_deed *deed;
+
+	if (!first)
+		return false;
+	deed = container_of(first, struct replica_deed, node);
+	node->deeds_count--;
+	carry_out(node, deed);
+	free(deed);
+	return true;
+}
+
+void replica_deeds_done(struct replica_node *node)
+{
+	struct list_node *first;
+
+	while ((first = list_pop(&node->deeds)))
+		free(container_of(first, struct replica_deed, node));
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the parts of a node share: replica_node.c (its life, commands, what it shows), replica_deeds.c (the machine's actions, one after the
+ * other), replica_streams.c (the link, and the data both ways).
+ */
+#pragma once
+
+#include "base/list.h"
+#include "export/agent_server.h"
+#include "range/bitmap.h"
+#include "replica/replica_link.h"
+#include "replica/replica_node.h"
+#include "ring/fiber.h"
+#include "ring/ticker.h"
+
+/* An action of the machine that waits for its turn. */
+struct replica_deed {
+	struct list_node node;
+	struct replica_action action;
+	uint64_t link; /* that there was when it was decided; 0: none */
+};
+
+struct replica_node {
+	/* set at open */
+	struct ring *ring;
+	struct replica_node_options options;
+	struct block *volume; /* owned; others have shares of it */
+	uint64_t size;        /* bytes of it that are the replica */
+	struct block *own;    /* the mirror's share, which the mirror owns */
+	struct mirror_job *job;
+	struct block *gate; /* over a share of the mirror */
+
+	/* ring thread only */
+	struct replica_state state;
+	struct list_node deeds;
+	unsigned deeds_count;
+	struct fiber *job_fiber;
+	struct ticker ticker;
+	bool wake, stopping, running;
+	bool broken; /* out of memory for what is to be done: it can go no further */
+	bool paused, ahead, disk_failed, serving, sought;
+	bool copied_flush; /* under way, before the other is told that all has arrived */
+
+	/* replica_streams.c */
+	struct replica_link *link;
+	uint64_t link_number; /* 0: there is none, or it is lost */
+	bool link_lost;       /* `link` is to be freed */
+	struct bitmap peer_map;
+	bool have_peer_map;
+	bool sends, receives;
+	struct block *remote; /* the other node's volume while the mirror has it, or had it last */
+	struct block *sender; /* the filter over it */
+	struct agent_server *agent;
+	bool agent_over;
+	int agent_res;
+	struct block *received; /* the share that the agent writes to */
+};
+
+/* replica_node.c */
+/* Tells the machine. */
+int replica_node_event(struct replica_node *node, struct replica_event event);
+void replica_node_happened(struct replica_node *node, enum replica_event_kind kind, int res);
+void replica_node_wake(struct replica_node *node);
+void replica_node_warn(struct replica_node *node, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+struct bitmap_file *replica_node_map(struct replica_node *node);
+/* All is on both sides, and what is written goes to both. */
+bool replica_node_is_ready(struct replica_node *node);
+
+/* replica_deeds.c */
+#define REPLICA_DEEDS_MAX 256u /* that wait, before the other node is not listened to any more */
+
+/* For replica_options.act. */
+void replica_deed_add(void *data, const struct replica_action *action);
+/* Carries out the oldest, in run()'s fiber. False: there is none. */
+bool replica_deed_do(struct replica_node *node);
+void replica_deeds_done(struct replica_node *node);
+void replica_node_close_clients(struct replica_node *node);
+
+/* replica_streams.c */
+/* For mirror_job_options.open_leg, of the target. In the mirror's fiber. */
+int replica_node_open_target(struct replica_node *node, struct block **ret, struct error *error);
+/* For mirror_job_options.follower_lost. */
+void replica_node_follower_lost(void *data, int reason);
+/* From now on data may go to the other; or come from it. */
+void replica_node_begin_to_send(struct replica_node *node);
+void replica_node_begin_to_receive(struct replica_node *node);
+/* Waits until nothing goes there any more. */
+void replica_node_stop_sending(struct replica_node *node);
+/* Waits until all that came is on the disk. */
+void replica_node_stop_receiving(struct replica_node *node);
+/* LOST follows, if there is a link. */
+void replica_node_drop(struct replica_node *node, const char *why);
+/* Frees what is over. In run()'s fiber. */
+void replica_node_look_after_streams(struct replica_node *node);
