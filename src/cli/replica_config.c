@@ -233,7 +233,6 @@ static int read_all(struct replica_config_reading *reading)
 	/* Debian's library has these where others are built with them. */
 	ini_max_line = LINE_MAX_BYTES;
 	ini_stop_on_first_error = true;
-	ini_allow_multiline = false;
 	ini_allow_inline_comments = false;
 	if (reading->in->length >= 3 && !memcmp(reading->in->text, "\xef\xbb\xbf", 3))
 		reading->at = 3;

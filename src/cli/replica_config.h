@@ -51,7 +51,8 @@ struct replica_config {
 	unsigned timeout_ms;
 	char *device; /* of devices.h: the name of what the primary makes; NULL: none */
 	struct replica_config_exports exports;
-	char *tls_psk, *tls_user, *tls_certificates;            /* or NULL; paths are absolute */
+	char *tls_psk, *tls_user;                               /* both or none; the path is absolute */
+	char *tls_certificates;                                 /* or this; an absolute path */
 	struct replica_config_host hosts[REPLICA_CONFIG_HOSTS]; /* in the order of the file */
 	unsigned self;                                          /* which of them is this machine */
 };

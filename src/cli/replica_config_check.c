@@ -117,6 +117,10 @@ static int check_resource(const struct replica_config_reading *reading)
 		return replica_config_fail(reading,
 		    replica_config_line(reading, SECTION_RESOURCE, "tls-certificates"),
 		    "tls-psk and tls-certificates exclude each other; remove one of them");
+	if (config->tls_psk && !config->tls_user)
+		return replica_config_fail(reading, replica_config_line(reading, SECTION_RESOURCE, "tls-psk"),
+		    "the file of tls-psk has keys by name; add tls-user = NAME, whose key the two hosts "
+		    "show");
 	if (config->tls_user && !config->tls_psk)
 		return replica_config_fail(reading,
 		    replica_config_line(reading, SECTION_RESOURCE, "tls-user"),

@@ -37,7 +37,7 @@ static void check(const struct replica_config *config)
 	    config->name[0] && strlen(config->name) <= REPLICA_CONFIG_NAME_MAX && !strchr(config->name, '/'));
 	assert(config->ack < REPLICATE_ACKS && config->timeout_ms > 0 && config->queue_max > 0);
 	assert(!config->governor.max_rate || config->governor.min_rate <= config->governor.max_rate);
-	assert(!config->tls_psk || !config->tls_certificates);
+	assert(!config->tls_psk == !config->tls_user && (!config->tls_psk || !config->tls_certificates));
 	assert(replica_config_self(config) != replica_config_other(config));
 	check_host(config, replica_config_self(config));
 	check_host(config, replica_config_other(config));

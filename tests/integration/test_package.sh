@@ -99,6 +99,9 @@ check_contents()
 		[ -e "$dir/root/usr/share/man/man1/$name.1.gz" ] || [ -h "$dir/root/usr/share/man/man1/$name.1.gz" ] ||
 			fail "there is no manual $name.1"
 	done
+	[ -e "$dir/root/usr/share/man/man5/blkmove-replica.5.gz" ] || fail "there is no manual blkmove-replica.5"
+	[ -e "$dir/root/usr/share/doc/blkmove/examples/replica.ini" ] || fail "there is no example of a resource"
+	[ -d "$dir/root/etc/blkmove/replicas" ] || fail "there is no folder for resources"
 	[ -e "$dir/root/usr/share/bash-completion/completions/blkmove" ] || fail "there is no completion"
 	check_unit "$dir/root/lib/systemd/system/blkmove-recover.service" "$dir/root/usr/bin/blkmove"
 	# Nothing but the public names may be seen.

@@ -223,7 +223,7 @@ static void assert_member(const json_t *json, const char *key, const char *expec
 	free(text);
 }
 
-/* What the example says: every key is in it. */
+/* That it is one; scripts/check-docs sees that every key is in it. */
 static void test_example(void **state)
 {
 	struct replica_config *config = NULL;
