@@ -16,6 +16,7 @@ int command_digest(int argc, char **argv);
 int command_serve(int argc, char **argv);
 int command_mirror(int argc, char **argv);
 int command_move(int argc, char **argv);
+int command_replicate(int argc, char **argv);
 int command_recover(int argc, char **argv);
 /* status, pause, resume, throttle: argv[0] says which. */
 int command_control(int argc, char **argv);

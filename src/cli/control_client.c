@@ -81,6 +81,24 @@ json_t *control_ask(const char *name, json_t *take_request, struct error *error)
 	return reply;
 }
 
+int control_follow(const char *name, json_t *take_request, struct error *error)
+{
+	_cleanup_(cleanup_free) char *text = json_dumps(take_request, JSON_COMPACT);
+	const struct timeval forever = {0};
+	_cleanup_(cleanup_close) int fd = -1;
+
+	json_decref(take_request);
+	if (!text)
+		return error_set(error, -ENOMEM, "out of memory");
+	fd = dial(name, error);
+	if (fd < 0)
+		return error->code;
+	if (dprintf(fd, "%s\n", text) < 0)
+		return error_set(error, -EPROTO, "%s gives no answer", name);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever));
+	return take_fd(&fd);
+}
+
 static int is_socket(const struct dirent *entry)
 {
 	const char *dot = strstr(entry->d_name, ".sock");

@@ -12,6 +12,11 @@
  * that name runs. Takes the request. A refusal ("ok": false) is NULL with its words, too, and -EPROTO.
  */
 json_t *control_ask(const char *name, json_t *take_request, struct error *error);
+/*
+ * Sends one request on a connection that stays, for answers that come as long as there are any: its descriptor, whose reads wait. Takes
+ * the request. As control_ask(), but what is answered is for the caller to see.
+ */
+int control_follow(const char *name, json_t *take_request, struct error *error);
 /* Calls `one` with the status of each that answers, in the order of their names; a socket whose process is gone is removed. */
 int control_each(void (*one)(void *data, const json_t *status), void *data, struct error *error);
 

@@ -19,6 +19,7 @@ static const struct {
     {"serve", command_serve, "DEV...   export volumes over NBD"},
     {"mirror", command_mirror, "SRC DST   export a volume and move it meanwhile"},
     {"move", command_move, "DEV NEWDEV   move a device-mapper device while it is in use"},
+    {"replicate", command_replicate, "SUB-COMMAND   a volume on two machines"},
     {"recover", command_recover, "[DST]   complete an interrupted round of sync --atomic"},
     {"status", command_control, "[NAME]  what runs on this machine: jobs by pid, mirrors by name"},
     {"pause", command_control, "NAME     hold a job, or a mirror's sync"},

@@ -4,6 +4,7 @@
 
 #include "base/parse_size.h"
 #include "cli/control_client.h"
+#include "cli/replicate_words.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -116,5 +117,10 @@ static void print_mirror(FILE *to, const json_t *status)
 
 void status_line_print(FILE *to, const json_t *status)
 {
-	(strcmp(control_string(status, "kind"), "mirror") ? print_job : print_mirror)(to, status);
+	const char *kind = control_string(status, "kind");
+
+	if (!strcmp(kind, "replica"))
+		replicate_words_print_line(to, status);
+	else
+		(strcmp(kind, "mirror") ? print_job : print_mirror)(to, status);
 }

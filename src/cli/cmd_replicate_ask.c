@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Speaks to the process of a resource, by its control socket replica-NAME: see cmd_replicate.h. */
+#include "base/state_dir.h"
+#include "cli/cmd_replicate.h"
+#include "cli/control_client.h"
+#include "cli/replica_config.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *replicate_state_dir(const struct replicate_command *command, char *buf, size_t length)
+{
+	if (!command->state_dir)
+		return state_dir_path(buf, length);
+	snprintf(buf, length, "%s", command->state_dir);
+	return buf;
+}
+
+/* Of the control socket. */
+static int name_socket(const char *name, char *buf, size_t length, struct error *error)
+{
+	if (strchr(name, '/'))
+		return error_set(error, -EINVAL,
+		    "'%.200s' is a file: what runs goes by the name of the resource, see `blkmove replicate "
+		    "status`",
+		    name);
+	if (snprintf(buf, length, "replica-%s", name) >= (int)length)
+		return error_set(error, -EINVAL, "the name '%.60s...' is too long", name);
+	return 0;
+}
+
+/* Nothing runs: is there such a resource at all? */
+static void explain_absence(const char *name, struct error *error)
+{
+	struct replica_config *config = NULL;
+
+	if (replica_config_load(&config, name, NULL, error) != -ENOENT)
+		error_set(error, -ENOENT, "%s is not up on this machine; `blkmove replicate up %s` starts it",
+		    name, name);
+	replica_config_free(config);
+}
+
+static bool nobody_is_there(int res)
+{
+	return res == -ENOENT || res == -ECONNREFUSED;
+}
+
+json_t *replicate_ask(const char *name, json_t *take_request, struct error *error)
+{
+	char socket[REPLICA_CONFIG_NAME_MAX + 16];
+	json_t *reply;
+
+	if (name_socket(name, socket, sizeof(socket), error) < 0) {
+		json_decref(take_request);
+		return NULL;
+	}
+	reply = control_ask(socket, take_request, error);
+	if (!reply && nobody_is_there(error->code))
+		explain_absence(name, error);
+	else if (!reply && error->code == -EPROTO)
+		error->code = -EPERM;
+	return reply;
+}
+
+int replicate_check_down(const char *name, struct error *error)
+{
+	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
+	int res = status ? -EALREADY : error->code;
+
+	if (status)
+		error_set(error, res, "%s is up, as process %d; `blkmove replicate down %s` ends it", name,
+		    (int)control_number(status, "pid"), name);
+	json_decref(status);
+	return res == -ENOENT ? 0 : res;
+}
+
+int replicate_follow(const char *name, struct error *error)
+{
+	char socket[REPLICA_CONFIG_NAME_MAX + 16];
+	int res = name_socket(name, socket, sizeof(socket), error);
+
+	return res < 0 ? res : control_follow(socket, json_pack("{s:s}", "command", "events"), error);
+}

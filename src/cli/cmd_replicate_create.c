@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* blkmove replicate create: looks at the volume, and makes its map. The volume is not written. */
+#include "base/cleanup.h"
+#include "base/folder.h"
+#include "base/parse_size.h"
+#include "block/open.h"
+#include "cli/cmd_replicate.h"
+#include "cli/replica_config.h"
+#include "replica/replica_node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#define RING_ENTRIES 64u
+
+struct creation {
+	struct replicate_command *command;
+	struct replica_config *config;
+	struct ring *ring;
+	struct block *volume;
+	char map[PATH_MAX], made[PATH_MAX + 8]; /* made: the new one, until it is whole */
+	bool existed;
+};
+
+/* Nobody else may use the volume: whoever wrote to it beside the replica would be seen by no map. */
+static int judge_volume(struct creation *creation, struct error *error)
+{
+	const char *name = block_info(creation->volume)->name;
+	struct block_facts facts;
+	int res = block_facts(creation->volume, &facts, error);
+
+	if (res < 0)
+		return res;
+	if (facts.mounted[0])
+		return error_set(error, -EPERM,
+		    "%s is mounted at %s, and what is written there would not be replicated; unmount it: "
+		    "afterwards it is mounted from the resource's own device",
+		    name, facts.mounted);
+	if (facts.held[0])
+		return error_set(error, -EPERM,
+		    "%s is in use by %s, and what is written by that would not be replicated; end it, or "
+		    "name "
+		    "what lies on top as the resource's device",
+		    name, facts.held);
+	if (facts.writer[0])
+		return error_set(error, -EPERM,
+		    "%s is open for writing by %s, and what it writes would not be replicated; end it first",
+		    name, facts.writer);
+	return 0;
+}
+
+static int judge_size(const struct creation *creation, struct error *error)
+{
+	const struct block_info *info = block_info(creation->volume);
+	uint64_t wanted = creation->command->size;
+	char has[16], size[16];
+
+	if (wanted <= info->size)
+		return 0;
+	return error_set(error, -EPERM, "%s has %s, and --size wants %s of it", info->name,
+	    format_size(info->size, has, sizeof(has)), format_size(wanted, size, sizeof(size)));
+}
+
+static int open_volume(struct creation *creation, struct error *error)
+{
+	const struct block_open_options options = {.write = true, .target = true};
+	char *path = replica_config_self(creation->config)->device;
+	struct endpoint endpoint;
+	int used, res = endpoint_parse(&endpoint, &path, 1, &used, error);
+
+	if (res < 0)
+		return res;
+	res = ring_new(&creation->ring, RING_ENTRIES, error);
+	if (res == 0)
+		res = block_open(&creation->volume, creation->ring, &endpoint, &options, error);
+	endpoint_done(&endpoint);
+	if (res == 0)
+		res = judge_size(creation, error);
+	return res == 0 ? judge_volume(creation, error) : res;
+}
+
+/* What is there may be all that says which of two nodes has the newer data. */
+static int judge_map(struct creation *creation, struct error *error)
+{
+	const char *name = creation->config->name, *overwrite = creation->command->overwrite;
+	struct stat status;
+
+	creation->existed = stat(creation->map, &status) == 0;
+	if (!creation->existed && errno != ENOENT)
+		return error_set(
+		    error, -errno, "cannot look for the map %s: %s", creation->map, strerror(errno));
+	if (creation->existed && !S_ISREG(status.st_mode))
+		return error_set(error, -EPERM,
+		    "%s is to be the map, and is no regular file; give another one as `map` in %s",
+		    creation->map, creation->config->path);
+	if (overwrite && strcmp(overwrite, name))
+		return error_set(
+		    error, -EPERM, "--overwrite=%s is not the resource's name, %s", overwrite, name);
+	if (creation->existed && !overwrite)
+		return error_set(error, -EEXIST,
+		    "%s has a map already, %s (`blkmove replicate show %s`); with a new one nobody knows any "
+		    "more "
+		    "what this node's data are: when it meets the other node it gets all that differs from "
+		    "there, "
+		    "and what only this one has is lost. If that is wanted, add --overwrite=%s",
+		    name, creation->map, name, name);
+	return 0;
+}
+
+/* It has its name only when it is whole. */
+static int make_map(struct creation *creation, struct error *error)
+{
+	char folder[PATH_MAX];
+	uint64_t nonce;
+	_cleanup_(cleanup_close) int fd = -1;
+	int res = folder_make(folder_above(creation->map, folder, sizeof(folder)));
+
+	if (res < 0)
+		return error_set(error, res, "cannot make the folder %s: %s", folder, strerror(-res));
+	snprintf(creation->made, sizeof(creation->made), "%s.new", creation->map);
+	fd = open(creation->made, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return error_set(error, -errno, "cannot make %s: %s", creation->made, strerror(errno));
+	if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
+		return error_set(error, -EIO, "there are no random numbers");
+	res =
+	    replica_node_create(creation->ring, fd, creation->volume, creation->command->size, nonce, error);
+	if (res == 0 && (fsync(fd) < 0 || rename(creation->made, creation->map) < 0))
+		res = error_set(error, -errno, "cannot make the map %s: %s", creation->map, strerror(errno));
+	if (res < 0)
+		unlink(creation->made);
+	else
+		(void)folder_sync(folder);
+	return res;
+}
+
+static void say_next(const struct creation *creation)
+{
+	const struct replica_config *config = creation->config;
+
+	printf(
+	    "%s: the map of %s is %s\n"
+	    "next: `blkmove replicate create %s` on %s, if that was not done yet; `blkmove replicate up %s` "
+	    "on "
+	    "both; then, once, on the one whose data are to count: `blkmove replicate primary --force %s`\n",
+	    config->name, replica_config_self(config)->device, creation->map, config->name,
+	    replica_config_other(config)->name, config->name, config->name);
+}
+
+static int create(struct creation *creation, struct error *error)
+{
+	const struct replicate_command *command = creation->command;
+	char state_dir[PATH_MAX];
+	int res = replica_config_load(&creation->config, command->names[0], command->host, error);
+
+	if (res == 0)
+		res = replicate_check_down(creation->config->name, error);
+	if (res < 0)
+		return res;
+	replica_config_map(creation->config, replicate_state_dir(command, state_dir, sizeof(state_dir)),
+	    creation->map, sizeof(creation->map));
+	res = judge_map(creation, error);
+	if (res == 0)
+		res = open_volume(creation, error);
+	return res == 0 ? make_map(creation, error) : res;
+}
+
+int replicate_create(struct replicate_command *command)
+{
+	struct creation creation = {.command = command};
+	int res = create(&creation, &command->error);
+
+	if (res == 0 && !command->quiet)
+		say_next(&creation);
+	block_free(creation.volume);
+	ring_free(creation.ring);
+	replica_config_free(creation.config);
+	return res < 0 ? cli_fail(cli_exit_code(res), &command->error) : JOB_OK;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* blkmove replicate down: which resources are meant, and waiting until they are gone. */
+#include "cli/cmd_replicate.h"
+#include "cli/control_client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define POLL_NS 50000000L
+
+static bool is_up(const char *name)
+{
+	struct error ignored;
+	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), &ignored);
+
+	json_decref(status);
+	return status;
+}
+
+static int end_one(struct replicate_command *command, const char *name)
+{
+	const struct timespec pause = {.tv_nsec = POLL_NS};
+	json_t *reply = replicate_ask(name, json_pack("{s:s}", "command", "down"), &command->error);
+
+	if (!reply)
+		return cli_fail(command->error.code == -EPERM ? JOB_REFUSED : JOB_TROUBLE, &command->error);
+	json_decref(reply);
+	while (is_up(name))
+		nanosleep(&pause, NULL);
+	if (!command->quiet)
+		printf("%s: down\n", name);
+	return JOB_OK;
+}
+
+static void note_name(void *data, const json_t *status)
+{
+	if (!strcmp(control_string(status, "kind"), "replica"))
+		json_array_append_new(data, json_string(control_string(status, "name")));
+}
+
+int replicate_down(struct replicate_command *command)
+{
+	json_t *names = json_array(), *name;
+	int code = JOB_OK, res = 0;
+	size_t i;
+
+	for (unsigned at = 0; at < command->names_count; at++)
+		json_array_append_new(names, json_string(command->names[at]));
+	if (command->all)
+		res = control_each(note_name, names, &command->error);
+	if (res < 0)
+		code = cli_fail(JOB_TROUBLE, &command->error);
+	json_array_foreach(names, i, name)
+	{
+		res = end_one(command, json_string_value(name));
+		code = res == JOB_OK ? code : res;
+	}
+	json_decref(names);
+	return code;
+}
