@@ -54,7 +54,8 @@ void mirror_let_go(struct mirror *mirror, int res)
 	mirror_withhold(&mirror->block);
 	mirror->detach_reason = res;
 	mirror->counts.detached++;
-	bitmap_file_doubt(mirror->map);
+	if (!mirror->options.doubts_late)
+		bitmap_file_doubt(mirror->map);
 	mirror_tell(mirror, MIRROR_DETACHED);
 	mirror_io_let_go(mirror);
 }
@@ -262,7 +263,7 @@ void mirror_set_timeout(struct block *block, uint64_t follower_timeout_ns)
 
 /* Legs */
 
-int mirror_attach(struct block *block, struct block *leg, struct error *error)
+int mirror_attach(struct block *block, struct block *leg, bool kept, struct error *error)
 {
 	struct mirror *mirror = mirror_of(block);
 	struct mirror_leg *follower = mirror_follower(mirror);
@@ -274,7 +275,8 @@ int mirror_attach(struct block *block, struct block *leg, struct error *error)
 	if (bitmap_file_lost(mirror->map))
 		return error_set(error, -EIO, "the map was lost; what differs is not known any more");
 	/* Writes since it went have their marks; now all that it may not have flushed gets one, too. */
-	bitmap_file_doubt(mirror->map);
+	if (!kept || !mirror->options.doubts_late)
+		bitmap_file_doubt(mirror->map);
 	mirror_leg_came(follower, leg);
 	mirror_ports_set_info(mirror);
 	return 0;

@@ -42,6 +42,8 @@ struct mirror_options {
 	 * durable before anything is acknowledged that the follower lacks.
 	 */
 	bool withholds;
+	/* What the follower has acknowledged need not be dirty when it is let go: mirror_attach() may be told that it is still there. */
+	bool doubts_late;
 	/* From the loop; it may call everything here but block_free(). */
 	void (*event)(void *data, enum mirror_event event);
 	void *data;
@@ -72,10 +74,10 @@ enum mirror_leg_index mirror_authoritative(const struct block *mirror);
 void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
 
 /*
- * The following leg comes (back); all that is logged is dirty. Not while requests of an earlier life are under way. -EINVAL with
+ * The following leg comes (back); all that is logged is dirty, unless it is known to hold all that it ever acknowledged: `kept`. Not while requests of an earlier life are under way. -EINVAL with
  * words if its size is another one, or it cannot do what clients were told that they may ask for.
  */
-int mirror_attach(struct block *mirror, struct block *leg, struct error *error);
+int mirror_attach(struct block *mirror, struct block *leg, bool kept, struct error *error);
 /* With `withholds`, as if the follower had been let go now. */
 void mirror_withhold(struct block *mirror);
 /* The follower was let go, and that is seen to: the answers that wait for it are given, and so are all others. */

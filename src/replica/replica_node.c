@@ -179,6 +179,7 @@ static int begin_job(struct replica_node *node, struct error *error)
 	    .replica = true,
 	    .apart = true,
 	    .withholds = true,
+	    .target_keeps = options->ack == REPLICATE_DURABLE,
 	    .governor = options->governor,
 	    .budget = options->budget,
 	    .follower_timeout_ns = options->follower_timeout_ns,

@@ -49,7 +49,11 @@ struct mirror_job_options {
 	enum mirror_late late;      /* when the window is not enough: try again later, give up, wait */
 	bool apart;                 /* begins with the target let go: mirror_job_let_target_go() */
 	bool withholds;             /* as mirror_options.withholds; mirror_give_answers() is the owner's */
-	bool replica;               /* the map has a note of a replica's; else such a map is refused */
+	/*
+	 * The target keeps what it acknowledged, until its machine is started anew: when it comes back only what it did not is copied.
+	 */
+	bool target_keeps;
+	bool replica; /* the map has a note of a replica's; else such a map is refused */
 
 	void *data;
 	/* Opens a leg for writing. The job owns what it gets. */

@@ -245,6 +245,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	    .leader_timeout_ns = job->options.source_timeout_ns,
 	    .stable_max = job->options.stable_max,
 	    .withholds = job->options.withholds,
+	    .doubts_late = job->options.target_keeps,
 	    .event = mirror_job_event,
 	    .data = job};
 	int res = job->options.resume ? load_map(job, error) : create_map(job, error);
@@ -279,14 +280,27 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	return 0;
 }
 
+/* A follower that has failed something else than its link may have lost more than that. */
+static bool is_kept(const struct mirror_job *job, const char *boot)
+{
+	int reason = mirror_detach_reason(job->mirror);
+
+	return job->options.target_keeps && boot[0] && !strcmp(boot, job->boot[MIRROR_TARGET]) &&
+	       (reason == -ENOTCONN || reason == -ETIMEDOUT || reason == -ECANCELED) &&
+	       mirror_job_follower(job) == MIRROR_TARGET;
+}
+
 static void attach(struct mirror_job *job)
 {
 	enum mirror_leg_index leg = mirror_job_follower(job);
+	char boot[sizeof(job->boot[leg])];
 	struct error error;
-	int res = mirror_open_leg(job, leg, &job->legs[leg], &error);
+	int res;
 
+	memcpy(boot, job->boot[leg], sizeof(boot));
+	res = mirror_open_leg(job, leg, &job->legs[leg], &error);
 	if (res == 0)
-		res = mirror_attach(job->mirror, job->legs[leg], &error);
+		res = mirror_attach(job->mirror, job->legs[leg], is_kept(job, boot), &error);
 	if (res < 0) {
 		job->attach_after_ns = ring_now_ns(job->ring) + job->retry_ns;
 		job->retry_ns = min_u64(job->retry_ns * 2, job->options.retry_ns * RETRY_FACTOR);

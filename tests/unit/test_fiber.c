@@ -239,11 +239,44 @@ static void test_waits_for_descriptors(void **state)
 	ring_free(ring);
 }
 
+/* One that begins another: the other's turn comes from the loop, and it may be freed in there. */
+static void parent_run(void *data)
+{
+	struct sleeper *child = data;
+	struct fiber *fiber;
+	struct error error;
+	bool over = false;
+
+	child->told = &over;
+	assert_int_equal(fiber_start(&fiber, child->ring, sleeper_run, child, &error), 0);
+	assert_int_equal(child->ended_ns, 0);
+	assert_int_equal(ring_run_until(child->ring, &over), 0);
+	while (!fiber_has_ended(fiber))
+		assert_int_equal(ring_step(child->ring), 0);
+	fiber_free(fiber);
+	child->res = 1;
+}
+
+static void test_one_begins_another(void **state)
+{
+	struct world *world = *state;
+	struct sleeper child = {.ring = world->ring, .sleep_ms = 3, .naps = 2};
+	struct fiber *fiber;
+	struct error error;
+
+	assert_int_equal(fiber_start(&fiber, world->ring, parent_run, &child, &error), 0);
+	while (!fiber_has_ended(fiber))
+		assert_int_equal(ring_step(world->ring), 0);
+	fiber_free(fiber);
+	assert_int_equal(child.res, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_none_waits_for_another, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_a_condition_that_the_loop_sets, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(test_one_begins_another, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_a_broken_loop, set_up, tear_down),
 	    cmocka_unit_test_setup_teardown(test_stacks_of_their_own, set_up, tear_down),
 	    cmocka_unit_test(test_waits_for_descriptors),

@@ -291,7 +291,7 @@ static void test_h24_a_stuck_follower(void **state)
 	run_for(101 * (uint64_t)TIMEOUT_NS);
 	assert_true(mirror_leg_idle(world.mirror, MIRROR_TARGET));
 	slow_down(1, 1000);
-	assert_int_equal(mirror_attach(world.mirror, world.delays[1], NULL), 0);
+	assert_int_equal(mirror_attach(world.mirror, world.delays[1], false, NULL), 0);
 	assert_int_equal(write_at(30 * REGION, 512), 0);
 	assert_true(holds(1, 30 * REGION, 512));
 	assert_false(dirty(30));
@@ -346,7 +346,7 @@ static void test_answers_are_withheld(void **state)
 	assert_true(dirty(0) && dirty(5));
 	/* From now on nobody waits, until a follower comes and goes. */
 	assert_int_equal(write_at(9 * REGION, 512), 0);
-	assert_int_equal(mirror_attach(world.mirror, world.delays[1], NULL), 0);
+	assert_int_equal(mirror_attach(world.mirror, world.delays[1], false, NULL), 0);
 	slow_down(1, 1000);
 	assert_int_equal(write_at(20 * REGION, 512), 0);
 	fail_writes(1, -EIO);
@@ -356,8 +356,20 @@ static void test_answers_are_withheld(void **state)
 	assert_false(written.ended);
 	mirror_give_answers(world.mirror);
 	assert_true(written.ended);
+	/* Or they never get one; who comes later waits as before. */
+	mirror_withhold(world.mirror);
+	begin(&written, BLOCK_WRITE, 22 * REGION, 512, buf);
+	run_for(10 * MS);
+	assert_false(written.ended);
+	mirror_refuse_answers(world.mirror);
+	assert_true(written.ended && written.res == -ESHUTDOWN && dirty(22));
+	begin(&written, BLOCK_WRITE, 23 * REGION, 512, buf);
+	run_for(10 * MS);
+	assert_false(written.ended);
+	mirror_give_answers(world.mirror);
+	assert_true(written.ended && written.res == 0);
 	/* An error of the leader is told at once. */
-	assert_int_equal(mirror_attach(world.mirror, world.delays[1], NULL), 0);
+	assert_int_equal(mirror_attach(world.mirror, world.delays[1], false, NULL), 0);
 	mirror_detach(world.mirror);
 	fail_writes(0, -EIO);
 	assert_int_equal(write_at(30 * REGION, 512), -EIO);
@@ -496,7 +508,7 @@ static void test_a_lost_map(void **state)
 	assert_int_equal(world.lost, 1);
 	assert_true(holds(0, 0, 4096) && !mirror_attached(world.mirror));
 	assert_int_equal(write_at(4096, 4096), 0);
-	assert_true(mirror_attach(world.mirror, world.delays[1], NULL) < 0);
+	assert_true(mirror_attach(world.mirror, world.delays[1], false, NULL) < 0);
 	world_done();
 }
 
@@ -526,7 +538,7 @@ static void test_sizes_must_agree(void **state)
 	world_init(1);
 	mirror_detach(world.mirror);
 	assert_int_equal(memory_new(&small, world.ring, SIZE - 512, NULL, NULL), 0);
-	assert_int_equal(mirror_attach(world.mirror, small, &error), -EINVAL);
+	assert_int_equal(mirror_attach(world.mirror, small, false, &error), -EINVAL);
 	assert_non_null(strstr(error.text, "one size"));
 	block_free(small);
 	world_done();

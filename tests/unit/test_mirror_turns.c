@@ -257,7 +257,7 @@ static void test_the_follower_fails_while_they_wait(void **state)
 		run_for(20 * MS);
 		check_ended(0);
 		assert_int_equal(mirror_detach_reason(world.mirror), -EIO);
-		assert_int_equal(mirror_attach(world.mirror, world.legs[1], NULL), 0);
+		assert_int_equal(mirror_attach(world.mirror, world.legs[1], false, NULL), 0);
 		begin_all(REGION, REGION, 2);
 		run_for(60 * MS);
 		check_ended(0);

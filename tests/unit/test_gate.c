@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The gate before a volume's clients, and handles of a part of a volume. */
+#include "block/memory.h"
+#include "filter/delay.h"
+#include "filter/gate.h"
+#include "filter/share.h"
+#include "ring/ring_sim.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define SIZE 12289u
+#define MS   UINT64_C(1000000)
+
+struct world {
+	struct ring_sim *sim;
+	struct ring *ring;
+	struct block *memory, *gate;
+	unsigned wanted, idle;
+};
+
+struct request {
+	struct block_io io;
+	uint8_t buf[512];
+	bool ended;
+	int res;
+};
+
+static void wanted(void *data)
+{
+	((struct world *)data)->wanted++;
+}
+
+static void idle(void *data)
+{
+	((struct world *)data)->idle++;
+}
+
+static int set_up(void **state)
+{
+	static struct world world;
+	const struct gate_options options = {.wanted = wanted, .idle = idle, .data = &world};
+	struct block *delay;
+
+	world = (struct world){.sim = ring_sim_new(3, 0)};
+	world.ring = ring_sim_host_new(world.sim, "host");
+	assert_int_equal(memory_new(&world.memory, world.ring, SIZE, NULL, NULL), 0);
+	assert_int_equal(
+	    delay_new(&delay, world.memory, &(struct delay_options){.min_ns = MS, .max_ns = 2 * MS}, NULL),
+	    0);
+	assert_int_equal(gate_new(&world.gate, delay, &options, NULL), 0);
+	*state = &world;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct world *world = *state;
+
+	block_free(world->gate);
+	ring_free(world->ring);
+	ring_sim_free(world->sim);
+	return 0;
+}
+
+static void ended(struct block_io *io, int res)
+{
+	struct request *request = io->user;
+
+	request->ended = true;
+	request->res = res;
+}
+
+static void begin(struct world *world, struct request *request, enum block_op op, uint64_t offset)
+{
+	*request = (struct request){.io = {.op = op,
+	                                .offset = op == BLOCK_FLUSH ? 0 : offset,
+	                                .length = op == BLOCK_FLUSH ? 0 : sizeof(request->buf),
+	                                .done = ended}};
+	request->io.user = request;
+	request->io.buf = request->buf;
+	memset(request->buf, 0x77, sizeof(request->buf));
+	block_submit(world->gate, &request->io);
+}
+
+static int end(struct world *world, struct request *request)
+{
+	assert_int_equal(ring_run_until(world->ring, &request->ended), 0);
+	return request->res;
+}
+
+static int once(struct world *world, enum block_op op)
+{
+	struct request request;
+
+	begin(world, &request, op, 512);
+	return end(world, &request);
+}
+
+static void test_modes(void **state)
+{
+	static const struct {
+		enum gate_mode mode;
+		int read, write, flush;
+	} rows[] = {{GATE_SHUT, -ESHUTDOWN, -ESHUTDOWN, -ESHUTDOWN}, {GATE_READ, 0, -EPERM, 0},
+	    {GATE_OPEN, 0, 0, 0}, {GATE_DURABLE, 0, 0, 0}};
+	struct world *world = *state;
+
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		gate_set(world->gate, rows[i].mode);
+		assert_int_equal(gate_mode(world->gate), rows[i].mode);
+		assert_int_equal(once(world, BLOCK_READ), rows[i].read);
+		assert_int_equal(once(world, BLOCK_WRITE), rows[i].write);
+		assert_int_equal(once(world, BLOCK_ZERO), rows[i].write);
+		assert_int_equal(once(world, BLOCK_TRIM), rows[i].write);
+		assert_int_equal(once(world, BLOCK_FLUSH), rows[i].flush);
+	}
+	assert_int_equal(world->wanted, 0);
+}
+
+static void test_writes_wait(void **state)
+{
+	struct world *world = *state;
+	struct request writes[3], refused;
+
+	gate_set(world->gate, GATE_WAIT);
+	assert_int_equal(once(world, BLOCK_READ), 0);
+	assert_int_equal(once(world, BLOCK_FLUSH), 0);
+	assert_int_equal(world->wanted, 0);
+	for (unsigned i = 0; i < 3; i++)
+		begin(world, &writes[i], BLOCK_WRITE, i * 512);
+	assert_int_equal(once(world, BLOCK_READ), 0);
+	assert_int_equal(world->wanted, 1);
+	assert_true(gate_is_idle(world->gate));
+	assert_false(writes[0].ended || writes[1].ended || writes[2].ended);
+	gate_set(world->gate, GATE_OPEN);
+	assert_false(gate_is_idle(world->gate));
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(end(world, &writes[i]), 0);
+	assert_true(gate_is_idle(world->gate) && world->idle > 0);
+	/* Or in vain. */
+	gate_set(world->gate, GATE_WAIT);
+	begin(world, &refused, BLOCK_WRITE, 0);
+	gate_set(world->gate, GATE_SHUT);
+	assert_int_equal(end(world, &refused), -ESHUTDOWN);
+}
+
+static void test_a_share(void **state)
+{
+	struct world *world = *state;
+	struct block *share;
+	uint8_t buf[1024];
+	struct block_io io = {.op = BLOCK_READ, .offset = 4096 - 512, .length = 512, .buf = buf};
+
+	assert_int_equal(share_new(&share, world->memory, 4096, NULL), 0);
+	assert_int_equal(block_info(share)->size, 4096);
+	assert_int_equal(block_wait(share, &io), 0);
+	io.length = 1024;
+	assert_true(block_wait(share, &io) < 0);
+	share_measure(share, SIZE);
+	assert_int_equal(block_wait(share, &io), 0);
+	block_free(share);
+	gate_set(world->gate, GATE_OPEN);
+	assert_int_equal(once(world, BLOCK_WRITE), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test_setup_teardown(test_modes, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(test_writes_wait, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(test_a_share, set_up, tear_down),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
