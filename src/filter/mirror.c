@@ -299,12 +299,15 @@ void mirror_give_answers(struct block *block)
 	struct mirror *mirror = mirror_of(block);
 
 	mirror->withholding = false;
-	mirror_io_answer(mirror, 0);
+	mirror_io_answer(mirror);
 }
 
-void mirror_refuse_answers(struct block *block)
+void mirror_refuse_answers(struct block *block, bool on)
 {
-	mirror_io_answer(mirror_of(block), -ESHUTDOWN);
+	struct mirror *mirror = mirror_of(block);
+
+	mirror->refusing = on;
+	mirror_io_answer(mirror);
 }
 
 void mirror_end(struct block *block)
@@ -318,6 +321,14 @@ void mirror_end(struct block *block)
 bool mirror_attached(const struct block *block)
 {
 	return mirror_follower(mirror_of((struct block *)block))->block != NULL;
+}
+
+bool mirror_writes_behind(const struct block *block)
+{
+	list_for_each (node, &mirror_of((struct block *)block)->under_way)
+		if (mirror_io_is_behind(container_of(node, struct mirror_io, node)))
+			return true;
+	return false;
 }
 
 int mirror_detach_reason(const struct block *block)

@@ -82,11 +82,13 @@ int mirror_attach(struct block *mirror, struct block *leg, bool kept, struct err
 void mirror_withhold(struct block *mirror);
 /* The follower was let go, and that is seen to: the answers that wait for it are given, and so are all others. */
 void mirror_give_answers(struct block *mirror);
-/* Instead of that: those that wait get -ESHUTDOWN, and whoever comes later waits as before. */
-void mirror_refuse_answers(struct block *mirror);
+/* Instead of that: those that wait, or would, get -ESHUTDOWN, until that is taken back. */
+void mirror_refuse_answers(struct block *mirror, bool on);
 /* Lets the following leg go now. Its block may be freed once mirror_leg_idle(). */
 void mirror_detach(struct block *mirror);
 bool mirror_attached(const struct block *mirror);
+/* A write is under way that the follower does not get: what it writes is dirty when it ends. */
+bool mirror_writes_behind(const struct block *mirror);
 /*
  * The mirror has ended: the follower is let go for good, and from now on the volume is the authoritative leg and nothing more. Writes
  * need no lock and are not noted any more; the map must say that it has ended.

@@ -137,7 +137,11 @@ static void answer_if_over(struct mirror_io *mio)
 	bool waits = mio->through && mio->legs[MIRROR_LEGS - 1 - mirror->authoritative].active &&
 	             mirror_follower(mirror)->block;
 
-	if (mio->auth_ended && !mio->answered && !waits && !is_withheld(mio))
+	if (!mio->auth_ended || mio->answered || waits)
+		return;
+	if (mirror->refusing && is_withheld(mio))
+		mio->res = -ESHUTDOWN;
+	if (!is_withheld(mio))
 		answer(mio);
 }
 
@@ -194,15 +198,15 @@ void mirror_io_let_go(struct mirror *mirror)
 	mirror_io_give_turns(mirror);
 }
 
-void mirror_io_answer(struct mirror *mirror, int res)
+bool mirror_io_is_behind(const struct mirror_io *mio)
 {
-	list_for_each_safe (node, &mirror->under_way) {
-		struct mirror_io *mio = container_of(node, struct mirror_io, node);
+	return !mio->answered && !mio->through && writes(mio);
+}
 
-		if (res < 0 && mio->auth_ended && !mio->answered && is_withheld(mio))
-			mio->res = res;
-		answer_if_over(mio);
-	}
+void mirror_io_answer(struct mirror *mirror)
+{
+	list_for_each_safe (node, &mirror->under_way)
+		answer_if_over(container_of(node, struct mirror_io, node));
 }
 
 static void ask_leg(struct mirror_io *mio, unsigned index)

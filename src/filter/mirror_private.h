@@ -78,7 +78,7 @@ struct mirror {
 	int detach_reason;
 	bool map_lost;
 	bool alone; /* for good */
-	bool withholding;
+	bool withholding, refusing;
 
 	struct list_node under_way, spare, held;
 	struct list_node turns; /* writes to both legs that wait until there is room for their data */
@@ -150,8 +150,10 @@ void mirror_io_hold(struct mirror *mirror);
 void mirror_io_release(struct mirror *mirror);
 /* The follower was let go: nobody waits for it any more. */
 void mirror_io_let_go(struct mirror *mirror);
-/* Those that waited for mirror_give_answers(), or -errno instead of it. */
-void mirror_io_answer(struct mirror *mirror, int res);
+/* A write that goes to the leader alone, and has no answer yet. */
+bool mirror_io_is_behind(const struct mirror_io *mio);
+/* Those that waited for mirror_give_answers(), or get -ESHUTDOWN instead of it. */
+void mirror_io_answer(struct mirror *mirror);
 /* Begins writes that wait for their turn, as far as there is room now, or none is needed any more. */
 void mirror_io_give_turns(struct mirror *mirror);
 void mirror_look_drained(struct mirror *mirror);

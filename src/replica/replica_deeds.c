@@ -121,12 +121,15 @@ static void serve(struct replica_node *node, const struct replica_deed *deed)
 
 void replica_node_close_clients(struct replica_node *node)
 {
-	/* What waits for an answer that may never be given must not hold them up. */
-	mirror_refuse_answers(mirror_job_block(node->job));
+	struct block *mirror = mirror_job_block(node->job);
+
+	/* What waits, or will wait, for an answer that may never be given must not hold them up. */
+	mirror_refuse_answers(mirror, true);
 	if (node->serving)
 		node->options.serve(node->options.data, false);
 	node->serving = false;
 	shut(node, GATE_SHUT);
+	mirror_refuse_answers(mirror, false);
 }
 
 /* Until nothing is in the map: then nothing is under way, and nothing is on one side only. */

@@ -281,7 +281,7 @@ static void look_at_copy(struct replica_node *node)
 
 	if (!node->sends || !node->link_number || node->state.flow != REPLICA_SENDING ||
 	    node->state.arrived_said || node->copied_flush || mirror_flushing(mirror) ||
-	    !replica_node_is_ready(node))
+	    mirror_writes_behind(mirror) || !replica_node_is_ready(node))
 		return;
 	node->copied_flush = true;
 	mirror_flush_legs(mirror, false, copied, node);

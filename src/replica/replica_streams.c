@@ -109,7 +109,8 @@ static void congested(void *data)
 {
 	struct replica_node *node = data;
 
-	if (!node->options.pull_ahead || node->ahead)
+	/* In a resync it is the copy that fills the queue, and clients wait for nobody until it is nearly done. */
+	if (!node->options.pull_ahead || node->ahead || node->state.flow != REPLICA_EQUAL)
 		return;
 	node->ahead = true;
 	replica_node_wake(node);

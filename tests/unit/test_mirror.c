@@ -338,12 +338,13 @@ static void test_answers_are_withheld(void **state)
 	begin(&behind, BLOCK_WRITE, 5 * REGION, 512, buf);
 	begin(&flush, BLOCK_FLUSH, 0, 0, NULL);
 	run_for(200 * MS);
+	assert_true(mirror_writes_behind(world.mirror));
 	assert_false(written.ended || behind.ended || flush.ended);
 	assert_int_equal(io(BLOCK_READ, 5 * REGION, 512), 0);
 	mirror_give_answers(world.mirror);
 	assert_true(written.ended && behind.ended && flush.ended);
 	assert_int_equal(written.res | behind.res | flush.res, 0);
-	assert_true(dirty(0) && dirty(5));
+	assert_true(dirty(0) && dirty(5) && !mirror_writes_behind(world.mirror));
 	/* From now on nobody waits, until a follower comes and goes. */
 	assert_int_equal(write_at(9 * REGION, 512), 0);
 	assert_int_equal(mirror_attach(world.mirror, world.delays[1], false, NULL), 0);
@@ -356,13 +357,15 @@ static void test_answers_are_withheld(void **state)
 	assert_false(written.ended);
 	mirror_give_answers(world.mirror);
 	assert_true(written.ended);
-	/* Or they never get one; who comes later waits as before. */
+	/* Or they never get one, nor do those who come later; then it is as before. */
 	mirror_withhold(world.mirror);
 	begin(&written, BLOCK_WRITE, 22 * REGION, 512, buf);
 	run_for(10 * MS);
 	assert_false(written.ended);
-	mirror_refuse_answers(world.mirror);
+	mirror_refuse_answers(world.mirror, true);
 	assert_true(written.ended && written.res == -ESHUTDOWN && dirty(22));
+	assert_int_equal(write_at(24 * REGION, 512), -ESHUTDOWN);
+	mirror_refuse_answers(world.mirror, false);
 	begin(&written, BLOCK_WRITE, 23 * REGION, 512, buf);
 	run_for(10 * MS);
 	assert_false(written.ended);
