@@ -139,5 +139,7 @@ void ring_sim_link_new(struct ring_sim *sim, struct ring *a, struct ring *b,
     const struct ring_sim_link_options *options, int ret_fds[2]);
 /* By either descriptor. */
 void ring_sim_link_break(struct ring_sim *sim, int fd, enum ring_sim_break how);
+/* From now on nothing that is written at `fd` arrives at the other end, nor does the news of its end; the other way all is well. */
+void ring_sim_link_mute(struct ring_sim *sim, int fd);
 /* As close(2) of one end: the other reads what is under way, then the end. Its operations must have ended. */
 void ring_sim_link_close(struct ring_sim *sim, int fd);

@@ -286,12 +286,21 @@ void ring_sim_link_break(struct ring_sim *sim, int fd, enum ring_sim_break how)
 	wake_link(sim, link);
 }
 
+void ring_sim_link_mute(struct ring_sim *sim, int fd)
+{
+	unsigned side;
+	struct sim_link *link = link_of(sim, fd, &side);
+
+	drop_arrivals(sim, &link->pipes[side]);
+	link->pipes[side].stalled = true;
+}
+
 void sim_link_host_died(
     struct ring_sim *sim, struct sim_fd *fd, struct sim_host *host, enum ring_sim_kill how)
 {
 	struct sim_link *link = fd->object;
 
-	if (link->hosts[fd->side] != host || link->pipes[0].stalled)
+	if (link->hosts[fd->side] != host || link->pipes[fd->side].stalled)
 		return;
 	if (how == RING_SIM_KILL_MACHINE)
 		ring_sim_link_break(sim, link->fds[0], RING_SIM_BREAK_STALL);

@@ -6,35 +6,13 @@
 #include "mirror_world.h"
 
 #include "base/bytes.h"
-#include "range/bitmap_file_private.h"
+#include "map_stable.h"
+#include "range/bitmap_file.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define VIEWS 4u
-
-/* What a run that is resumed would read: as bitmap_load.c does, for maps of one page. */
-static void load_stable(struct mirror_world *world, const struct bitmap_super *super, struct bitmap *ret)
-{
-	uint64_t size, sequence = UINT64_MAX;
-	const uint8_t *bytes = ring_sim_disk_stable(world->sim, world->map_fd, &size);
-	struct bitmap_record record;
-
-	assert(bitmap_super_pages(super) == 1 && size >= bitmap_page_at(super, 1));
-	if (bitmap_page_decode(bytes + bitmap_page_at(super, 0), 0, super->nonce, &sequence))
-		bitmap_load(ret, 0, bytes + bitmap_page_at(super, 0) + BITMAP_PAGE_AT, BITMAP_PAGE_BYTES);
-	else
-		bitmap_set(ret, 0, ret->bits);
-	for (uint32_t slot = 0; slot < super->records; slot++) {
-		if (!bitmap_record_decode(
-		        bytes + bitmap_record_at(super, slot), super->nonce, ret->bits, &record) ||
-		    record.sequence <= sequence)
-			continue;
-		for (uint32_t i = 0; i < record.count; i++)
-			bitmap_set(ret, record.intents[i].first, record.intents[i].count);
-	}
-}
 
 /* The first region that the map does not know of, and that differs between what the legs hold, or would hold; or ->bits. */
 static uint64_t unknown_difference(
@@ -72,7 +50,7 @@ void mirror_world_check_map(struct mirror_world *world, const struct mirror_clie
 		return;
 	if (bitmap_init(&logged, bitmap_super_regions(super)) < 0)
 		abort();
-	load_stable(world, super, &logged);
+	map_stable_load(world->sim, world->map_fd, super, &logged);
 	if (!bitmap_test_all(&logged, first, last - first + 1))
 		mirror_world_fail(world,
 		    "a write was acknowledged, and not all of the regions %llu to %llu are in the map",

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Faults, and what users order: they strike between two steps. */
+#include "replica_world.h"
+
+#define BEGIN_STEP 400u
+#define EIO_PPM    20000u
+#define SLOW_PPM   100000u
+#define SLOW_NS    20000000u
+#define STUCK_NS   1500000000u
+
+enum fault {
+	FAULT_KILL,
+	FAULT_POWER,
+	FAULT_KILL_BOTH,
+	FAULT_POWER_BOTH,
+	FAULT_STOP,
+	FAULT_LINK,
+	FAULT_LINK_TOO,
+	FAULT_CUT,
+	FAULT_DISK_EIO,
+	FAULT_DISK_STUCK,
+	FAULT_SLOW,
+	FAULT_MAP_EIO,
+	FAULTS,
+};
+
+static struct replica_host *some_host(struct replica_world *world)
+{
+	return &world->hosts[rand_below(&world->rand, LEDGER_NODES)];
+}
+
+static struct ring_sim_disk_options *disk_of(struct replica_world *world, int fd)
+{
+	return ring_sim_disk_options(world->sim, fd);
+}
+
+static void strike(struct replica_world *world, enum fault what)
+{
+	struct replica_host *host = some_host(world);
+	struct ring_sim_disk_options *disk = disk_of(world, host->disk_fd),
+	                             *map = disk_of(world, host->map_fd);
+
+	world->faults++;
+	switch (what) {
+	case FAULT_KILL:
+	case FAULT_POWER:
+		replica_host_kill(host, what == FAULT_POWER);
+		break;
+	case FAULT_KILL_BOTH:
+	case FAULT_POWER_BOTH:
+		replica_host_kill(&world->hosts[0], what == FAULT_POWER_BOTH);
+		replica_host_kill(&world->hosts[1], what == FAULT_POWER_BOTH || rand_one_in(&world->rand, 2));
+		break;
+	case FAULT_STOP:
+		replica_host_stop(host);
+		break;
+	case FAULT_CUT:
+		replica_world_say(world, "fault: the network is cut");
+		world->cut = true;
+		replica_net_break(world);
+		break;
+	case FAULT_DISK_EIO:
+		replica_world_say(world, "fault: the disk of %u fails now and then", host->index);
+		disk->write_error_ppm = EIO_PPM;
+		break;
+	case FAULT_DISK_STUCK:
+	case FAULT_SLOW:
+		replica_world_say(world, "fault: the disks of %u are slow", host->index);
+		disk->slow_ppm = map->slow_ppm = SLOW_PPM;
+		disk->slow_ns = map->slow_ns = what == FAULT_SLOW ? SLOW_NS : STUCK_NS;
+		break;
+	case FAULT_MAP_EIO:
+		replica_world_say(world, "fault: the map of %u fails now and then", host->index);
+		map->write_error_ppm = map->fsync_error_ppm = EIO_PPM;
+		break;
+	default:
+		replica_world_say(world, "fault: links break");
+		replica_net_break(world);
+	}
+}
+
+void replica_faults_mend(struct replica_world *world)
+{
+	world->cut = false;
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
+		const int fds[] = {world->hosts[i].disk_fd, world->hosts[i].map_fd};
+
+		for (unsigned j = 0; j < 2; j++) {
+			struct ring_sim_disk_options *disk = disk_of(world, fds[j]);
+
+			disk->write_error_ppm = disk->fsync_error_ppm = disk->slow_ppm = 0;
+		}
+	}
+}
+
+/* Orders */
+
+static void order_primary(struct replica_host *host, const struct replica_node_status *status)
+{
+	struct replica_world *world = host->world;
+	struct replica_host *other = replica_host_other(host);
+
+	/* Somebody has looked, and found it down. */
+	if (!other->ring && rand_one_in(&world->rand, 3)) {
+		host->fenced = true;
+		replica_world_say(world, "%u is told that the other is down", host->index);
+		replica_node_fenced(host->node);
+	}
+	replica_host_command(host, REPLICA_MAKE_PRIMARY, rand_one_in(&world->rand, other->serving ? 20 : 5));
+}
+
+static void order_discard(struct replica_host *host, const struct replica_node_status *status)
+{
+	struct replica_world *world = host->world;
+	bool split = status->refusal && status->verdict >= REPLICA_SPLIT;
+
+	if (host->serving || (!split && !rand_one_in(&world->rand, 30)))
+		return;
+	world->discards++;
+	replica_host_command(host, REPLICA_DISCARD, false);
+}
+
+static void order(struct replica_world *world)
+{
+	struct replica_host *host = some_host(world), *other = replica_host_other(host);
+	struct replica_node_status status;
+
+	if (!replica_host_is_up(host))
+		return;
+	replica_node_status(host->node, &status);
+	world->splits += status.refusal && status.verdict == REPLICA_SPLIT;
+	switch (rand_below(&world->rand, 16)) {
+	case 0:
+	case 1:
+	case 2:
+	case 3:
+		if (!host->serving && (!other->serving || rand_one_in(&world->rand, 8)))
+			order_primary(host, &status);
+		break;
+	case 4:
+		if (host->serving)
+			replica_host_command(host, REPLICA_MAKE_SECONDARY, false);
+		break;
+	case 5:
+		if (rand_one_in(&world->rand, 3))
+			replica_host_command(host, REPLICA_DISCONNECT, false);
+		break;
+	case 6:
+	case 7:
+		order_discard(host, &status);
+		break;
+	case 8:
+		replica_node_pause(host->node, rand_one_in(&world->rand, 2));
+		break;
+	case 9:
+		if (status.frozen && !other->ring) {
+			host->fenced = true;
+			replica_node_fenced(host->node);
+		}
+		break;
+	default:
+		if (!status.wanted || status.disk_failed)
+			replica_host_command(host, REPLICA_CONNECT, false);
+	}
+}
+
+/* Most worlds begin as they are meant to. */
+static void begin_well(struct replica_world *world)
+{
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
+		replica_host_command(&world->hosts[i], REPLICA_CONNECT, false);
+		if (i == 0)
+			replica_host_command(&world->hosts[i], REPLICA_MAKE_PRIMARY, true);
+	}
+}
+
+void replica_faults_step(struct replica_world *world)
+{
+	struct rand *rand = &world->rand;
+	uint64_t step = ring_sim_steps(world->sim);
+
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		world->hosts[i].shaky |= disk_of(world, world->hosts[i].disk_fd)->write_error_ppm > 0;
+	if (step >= world->peace_step) {
+		replica_world_say(world, "peace");
+		replica_faults_mend(world);
+		world->peace = true;
+		return;
+	}
+	if (step == BEGIN_STEP && world->seed % 8)
+		begin_well(world);
+	if (rand_one_in(rand, world->scenario.order_every))
+		order(world);
+	if (step >= world->mend_step) {
+		replica_faults_mend(world);
+		world->mend_step = UINT64_MAX;
+	}
+	if (rand_one_in(rand, world->scenario.fault_every)) {
+		strike(world, (enum fault)rand_below(rand, FAULTS));
+		if (world->mend_step == UINT64_MAX)
+			world->mend_step = step + rand_between(rand, 50, 2000);
+	}
+}

@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What docs/replication.md promises, as it must be found on the disks:
+ *
+ *   of what a primary has acknowledged         sent            received                      durable
+ *   its own disk has                           all of it; after a loss of its power what was flushed
+ *   the other's disk has, while they are equal
+ *     always                                   a state that the flushes allow: see ledger_disorder()
+ *     while no power is lost there             nothing         all, once it takes over, if   all
+ *                                                              its process lived
+ *     after a loss of power there              nothing         nothing                       what was flushed
+ *     at the end of a resync, for good         all that was acknowledged when that began
+ *
+ * "Equal" is what a restart would find: the same generation recorded on both, and neither half of something. Besides: no resync goes
+ * over what was acknowledged and the source's past does not have, but by an order; what may differ is in the maps whenever the
+ * generations say that the maps know; a write is acknowledged by a node whose map has it; nobody becomes primary beside a primary.
+ */
+#include "replica_world.h"
+
+#include "map_stable.h"
+#include "range/bitmap_file_private.h"
+#include "replica/replica_note.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_good(const struct replica_host *host)
+{
+	return host->ids.current && !host->ids.inconsistent;
+}
+
+/* What is acknowledged there is meant to be on the other's disk, too. */
+static bool are_equal(struct replica_host *host)
+{
+	const struct replica_host *other = replica_host_other(host);
+
+	return is_good(host) && is_good(other) && host->ids.current == other->ids.current;
+}
+
+static void scan(struct replica_host *host, bool stable, uint32_t *ret)
+{
+	struct replica_world *world = host->world;
+	uint64_t size;
+
+	ledger_scan(&world->ledger,
+	    stable ? ring_sim_disk_stable(world->sim, host->disk_fd, &size)
+	           : ring_sim_disk_data(world->sim, host->disk_fd, &size),
+	    ret);
+}
+
+static void expect(struct replica_host *host, const uint32_t *seen, const uint32_t *due, const char *why)
+{
+	uint32_t at = ledger_missing(&host->world->ledger, seen, due);
+
+	if (at < host->world->scenario.sectors)
+		replica_world_fail(host->world, "%u: sector %u is of write %d, and %u %s", host->index, at,
+		    (int)seen[at], due[at], why);
+}
+
+static void expect_order(struct replica_host *host, const uint32_t *seen, const char *when)
+{
+	uint32_t due = 0, at = ledger_disorder(&host->world->ledger, host->index, seen, &due);
+
+	if (at < host->world->scenario.sectors)
+		replica_world_fail(host->world,
+		    "%u: sector %u is of write %d, and %u is due by a flush before others that are there "
+		    "(%s)",
+		    host->index, at, (int)seen[at], due, when);
+}
+
+/* What it sees is what it has. Whoever follows it can have no more. */
+static void go_on(struct replica_host *host, const uint32_t *seen, bool lasts)
+{
+	struct replica_host *other = replica_host_other(host);
+
+	ledger_go_on(&host->world->ledger, host->index, seen, lasts);
+	for (uint32_t i = 0; i < host->world->scenario.sectors; i++)
+		if (other->promised[i] > seen[i])
+			other->promised[i] = seen[i];
+}
+
+/* Notes */
+
+/* A resync, or what looks like one: `host` will have the other's data, of that generation. */
+static void begin_to_follow(struct replica_host *host, const struct replica_ids *old)
+{
+	struct replica_world *world = host->world;
+	struct ledger *ledger = &world->ledger;
+
+	replica_world_say(world, "%u is to follow %llx", host->index, (unsigned long long)host->ids.current);
+	world->resyncs++;
+	for (uint32_t n = 1; n < ledger->writes_count && !host->discards; n++) {
+		const struct ledger_write *write = &ledger->writes[n];
+
+		if (write->node == host->index && write->gen && ledger_has(ledger, host->index, n) &&
+		    !ledger_is_within(ledger, write->gen, host->ids.current)) {
+			replica_world_fail(world,
+			    "%u is to follow generation %llx, which does not have its write %u", host->index,
+			    (unsigned long long)host->ids.current, n);
+			break;
+		}
+	}
+	memset(host->promised, 0, sizeof(host->promised));
+	if (replica_host_other(host)->ids.current == host->ids.current)
+		ledger_last(ledger, 1 - host->index, false, host->promised);
+}
+
+/* All of it has come. */
+static void arrive(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	struct ledger *ledger = &world->ledger;
+	struct ledger_node *node = &ledger->nodes[host->index];
+	bool durable = world->scenario.ack == REPLICATE_DURABLE;
+
+	replica_world_say(world, "%u has all of %llx", host->index, (unsigned long long)host->ids.current);
+	ledger_follow(ledger, host->index, 1 - host->index, host->ids.current);
+	ledger_last(ledger, host->index, false, node->memory);
+	ledger_last(ledger, host->index, durable, node->lasting);
+	memcpy(node->top, durable ? node->memory : host->promised, sizeof(node->top));
+	if (!durable)
+		memcpy(node->lasting, host->promised, sizeof(node->lasting));
+	if (world->scenario.ack == REPLICATE_SENT || host->dying)
+		memset(node->memory, 0, sizeof(node->memory));
+	host->discards = host->shaky = false;
+}
+
+/* Half of something is called good by force: whatever is there counts from now on. */
+static void salvage(struct replica_host *host)
+{
+	struct ledger *ledger = &host->world->ledger;
+	uint32_t seen[LEDGER_SECTORS];
+
+	memset(&ledger->nodes[host->index].line, 0, sizeof(struct ledger_set));
+	memset(ledger->nodes[host->index].lasting, 0, sizeof(ledger->nodes[host->index].lasting));
+	scan(host, false, seen);
+	go_on(host, seen, false);
+	host->discards = false;
+}
+
+static void note(struct replica_host *host, const struct replica_ids *ids)
+{
+	const struct replica_ids old = host->ids;
+
+	host->ids = *ids;
+	if (ids->inconsistent) {
+		if (!old.inconsistent || old.current != ids->current)
+			begin_to_follow(host, &old);
+	} else if (old.inconsistent && old.current == ids->current) {
+		arrive(host);
+	} else if (old.current != ids->current) {
+		ledger_begin_gen(&host->world->ledger, ids->current, old.inconsistent ? 0 : old.current);
+		replica_world_say(host->world, "%u: generation %llx after %llx", host->index,
+		    (unsigned long long)ids->current, (unsigned long long)old.current);
+		if (old.inconsistent)
+			salvage(host);
+	}
+}
+
+void replica_promise_notes(struct replica_world *world)
+{
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
+		struct replica_host *host = &world->hosts[i];
+		uint64_t size;
+		const uint8_t *bytes = ring_sim_disk_stable(world->sim, host->map_fd, &size);
+		struct bitmap_super super;
+		struct replica_ids ids;
+
+		assert(size >= REPLICA_SUPERS);
+		if (!memcmp(bytes, host->supers, REPLICA_SUPERS))
+			continue;
+		memcpy(host->supers, bytes, REPLICA_SUPERS);
+		if (!map_stable_super(world->sim, host->map_fd, &super) ||
+		    replica_note_decode(super.note, super.note_length, &ids, NULL) < 0)
+			replica_world_fail(world, "%u: its map has no superblock", i);
+		else if (memcmp(&ids, &host->ids, sizeof(ids)))
+			note(host, &ids);
+	}
+}
+
+/* Maps */
+
+/* Regions that a map names, as bytes of sectors. */
+static void add_logged(struct replica_host *host, bool *ret_named)
+{
+	struct replica_world *world = host->world;
+	struct bitmap_super super;
+	struct bitmap logged;
+
+	if (!map_stable_super(world->sim, host->map_fd, &super) ||
+	    bitmap_init(&logged, bitmap_super_regions(&super)) < 0)
+		abort();
+	map_stable_load(world->sim, host->map_fd, &super, &logged);
+	for (uint32_t i = 0; i < world->scenario.sectors; i++)
+		ret_named[i] |= bitmap_test(&logged, i * LEDGER_SECTOR / super.region_size);
+	bitmap_done(&logged);
+}
+
+static bool maps_know(enum replica_relation relation)
+{
+	return relation >= REPLICA_SAME && relation <= REPLICA_PARTED;
+}
+
+/* Where the disks differ, or would after a loss of power now, whatever of what is not flushed survived it. */
+static void check_maps(struct replica_world *world)
+{
+	const struct replica_ids *ids[] = {&world->hosts[0].ids, &world->hosts[1].ids};
+	enum replica_relation relation = replica_relate(ids[0], ids[1]);
+	bool named[LEDGER_SECTORS] = {false};
+	const uint8_t *views[4];
+	uint64_t size;
+
+	if (ids[0]->full || ids[1]->full || !maps_know(relation) ||
+	    (ids[0]->inconsistent && ids[1]->inconsistent))
+		return;
+	if (replica_judge(ids[0], ids[1]) != REPLICA_IN_SYNC)
+		for (unsigned i = 0; i < LEDGER_NODES; i++)
+			add_logged(&world->hosts[i], named);
+	for (unsigned i = 0; i < 4; i++)
+		views[i] = i % 2 ? ring_sim_disk_stable(world->sim, world->hosts[i / 2].disk_fd, &size)
+		                 : ring_sim_disk_data(world->sim, world->hosts[i / 2].disk_fd, &size);
+	for (uint32_t s = 0; s < world->scenario.sectors; s++)
+		for (unsigned i = 1; i < 4 && !named[s]; i++)
+			if (memcmp(
+			        views[0] + s * LEDGER_SECTOR, views[i] + s * LEDGER_SECTOR, LEDGER_SECTOR)) {
+				replica_world_fail(world, "%s: sector %u may differ, and no map knows",
+				    replica_relation_name(relation), s);
+				return;
+			}
+}
+
+/* The map of the node that acknowledges a write has it, on stable storage. */
+static void check_intent(struct replica_host *host, const struct replica_client *client)
+{
+	bool named[LEDGER_SECTORS] = {false};
+
+	add_logged(host, named);
+	for (uint32_t i = client->first; i < client->first + client->count; i++)
+		if (!named[i]) {
+			replica_world_fail(host->world,
+			    "%u: write %u was acknowledged, and sector %u is not in the map", host->index,
+			    client->write, i);
+			return;
+		}
+}
+
+/* What clients are told */
+
+static void raise_to(uint32_t *due, const struct replica_client *client)
+{
+	for (uint32_t i = client->first; i < client->first + client->count; i++)
+		if (due[i] < client->write)
+			due[i] = client->write;
+}
+
+/* The other's disk has it now. */
+static void expect_there(struct replica_host *other, const struct replica_client *client)
+{
+	struct replica_world *world = other->world;
+	uint64_t size;
+	const uint8_t *data = ring_sim_disk_data(world->sim, other->disk_fd, &size);
+
+	for (uint32_t i = client->first; i < client->first + client->count; i++) {
+		uint32_t seen = ledger_stamp(&world->ledger, data + i * LEDGER_SECTOR, i);
+
+		if (seen == LEDGER_NOTHING || seen < client->write) {
+			replica_world_fail(world,
+			    "write %u was acknowledged by %u, and %u, of the same generation, has %d in "
+			    "sector %u",
+			    client->write, client->node, other->index, (int)seen, i);
+			return;
+		}
+	}
+}
+
+static void acknowledged_there(struct replica_host *other, const struct replica_client *client)
+{
+	struct replica_world *world = other->world;
+	struct ledger_node *node = &world->ledger.nodes[other->index];
+	bool same_power = client->peer_cuts == other->cuts;
+	enum replicate_ack ack = world->scenario.ack;
+
+	/* What the other had answered, and has lost with its power since, was promised to nobody. */
+	if (!same_power)
+		return;
+	ledger_add(&world->ledger, other->index, client->write);
+	if (ack == REPLICATE_DURABLE) {
+		expect_there(other, client);
+		raise_to(node->top, client);
+		if (client->io.flags & BLOCK_FUA)
+			raise_to(node->lasting, client);
+	} else if (ack == REPLICATE_RECEIVED && client->peer_life == other->life && !other->dying) {
+		raise_to(node->memory, client);
+	}
+}
+
+void replica_promise_acknowledged(struct replica_world *world, const struct replica_client *client)
+{
+	struct replica_host *host = &world->hosts[client->node];
+	struct ledger *ledger = &world->ledger;
+	struct ledger_node *node = &ledger->nodes[client->node];
+	struct ledger_set alone = {0};
+	uint32_t flush = 0;
+
+	if (!is_good(host))
+		replica_world_fail(
+		    world, "%u: a write was acknowledged, and its data are not good", host->index);
+	ledger->writes[client->write].gen = host->ids.current;
+	ledger->writes[client->write].acknowledged = true;
+	ledger_add(ledger, client->node, client->write);
+	raise_to(node->top, client);
+	if (client->io.flags & BLOCK_FUA) {
+		raise_to(node->lasting, client);
+		flush = ledger_flushed(ledger, host->ids.current);
+		alone.words[client->write / 64] = UINT64_C(1) << client->write % 64;
+		ledger_cover(ledger, client->node, &alone, flush);
+	}
+	if (are_equal(host)) {
+		acknowledged_there(replica_host_other(host), client);
+		if (flush)
+			ledger_cover(ledger, 1 - client->node, &alone, flush);
+	}
+	if (world->acknowledged++ % 8 == 0) {
+		check_intent(host, client);
+		check_maps(world);
+	}
+}
+
+/* What was in the line at the flush's begin lasts. */
+static void make_last(struct ledger *ledger, unsigned index, const struct ledger_set *set)
+{
+	struct ledger_node *node = &ledger->nodes[index];
+
+	for (uint32_t n = 1; n < ledger->writes_count; n++) {
+		const struct ledger_write *write = &ledger->writes[n];
+
+		if (!(set->words[n / 64] >> n % 64 & 1) || !ledger_has(ledger, index, n))
+			continue;
+		for (uint32_t i = write->first; i < write->first + write->count; i++)
+			if (node->lasting[i] < n)
+				node->lasting[i] = n;
+	}
+}
+
+void replica_promise_flushed(struct replica_world *world, const struct replica_client *client)
+{
+	struct replica_host *host = &world->hosts[client->node], *other = replica_host_other(host);
+	struct ledger *ledger = &world->ledger;
+	uint32_t flush = ledger_flushed(ledger, host->ids.current);
+
+	ledger_cover(ledger, host->index, &client->set, flush);
+	make_last(ledger, host->index, &client->set);
+	if (!are_equal(host))
+		return;
+	ledger_cover(ledger, other->index, &client->set, flush);
+	if (world->scenario.ack == REPLICATE_DURABLE && client->peer_cuts == other->cuts)
+		make_last(ledger, other->index, &client->set);
+}
+
+/* What happens to a node */
+
+static void check_alone(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	const struct replica_host *other = replica_host_other(host);
+	struct replica_node_status self, peer = {.flow = REPLICA_APART};
+	bool together;
+
+	replica_node_status(host->node, &self);
+	if (replica_host_is_up(other))
+		replica_node_status(other->node, &peer);
+	together = host->link && host->link == other->link && self.linked && peer.linked &&
+	           self.flow >= REPLICA_SENDING && peer.flow >= REPLICA_SENDING;
+	if (together && other->serving)
+		replica_world_fail(world, "both nodes serve, and are together");
+	if (host->knows && !together && !host->forced && !host->fenced)
+		replica_world_fail(world, "%u serves, and knows the other as primary", host->index);
+}
+
+void replica_promise_served(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	struct ledger_node *node = &world->ledger.nodes[host->index];
+	uint32_t seen[LEDGER_SECTORS];
+
+	replica_promise_notes(world);
+	replica_world_say(world, "%u serves%s", host->index, host->forced ? ", by force" : "");
+	world->promotions++;
+	world->forced += host->forced;
+	if (!is_good(host))
+		replica_world_fail(world, "%u serves, and its data are not good", host->index);
+	check_alone(host);
+	scan(host, false, seen);
+	expect(host, seen, node->top, "was acknowledged");
+	if (!host->shaky)
+		expect(host, seen, node->memory, "was in its memory");
+	expect_order(host, seen, "it takes over");
+	go_on(host, seen, false);
+	host->knows = host->fenced = host->shaky = false;
+	replica_promise_check(world);
+}
+
+void replica_promise_power_lost(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	struct ledger_node *node = &world->ledger.nodes[host->index];
+	uint32_t seen[LEDGER_SECTORS];
+
+	replica_promise_notes(world);
+	host->shaky = false;
+	if (!is_good(host))
+		return;
+	scan(host, false, seen);
+	expect(host, seen, node->lasting, "was to last");
+	expect_order(host, seen, "its power was lost");
+	go_on(host, seen, true);
+}
+
+void replica_promise_memory_lost(struct replica_host *host)
+{
+	struct ledger_node *node = &host->world->ledger.nodes[host->index];
+
+	memset(node->memory, 0, sizeof(node->memory));
+}
+
+/* At any time */
+
+static void look_who_knows(struct replica_host *host)
+{
+	const struct replica_host *other = replica_host_other(host);
+	struct replica_node_status self, peer;
+
+	if (!replica_host_is_up(host) || !replica_host_is_up(other) || !host->link ||
+	    host->link != other->link)
+		return;
+	replica_node_status(host->node, &self);
+	replica_node_status(other->node, &peer);
+	if (self.linked)
+		host->fenced = false;
+	if (!self.linked || !peer.linked || self.role == REPLICA_PRIMARY)
+		return;
+	if (other->serving && (self.flow == REPLICA_EQUAL || self.flow == REPLICA_RECEIVING))
+		host->knows = true;
+	else if (peer.role == REPLICA_SECONDARY && self.peer_role == REPLICA_SECONDARY)
+		host->knows = false;
+}
+
+void replica_promise_look(struct replica_world *world)
+{
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		look_who_knows(&world->hosts[i]);
+}
+
+static void check_disk(struct replica_host *host)
+{
+	const struct ledger_node *node = &host->world->ledger.nodes[host->index];
+	uint32_t seen[LEDGER_SECTORS];
+
+	if (!is_good(host))
+		return;
+	scan(host, false, seen);
+	expect(host, seen, node->top, "was acknowledged");
+	expect_order(host, seen, "as it is seen");
+	scan(host, true, seen);
+	expect(host, seen, node->lasting, "was to last");
+	expect_order(host, seen, "as it is stable");
+}
+
+void replica_promise_check(struct replica_world *world)
+{
+	world->checked++;
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		check_disk(&world->hosts[i]);
+	check_maps(world);
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One seed's world for a replicated volume: two hosts with a disk and a map each, which outlive every crash; a real node on either; a network
+ * that is this file's friend replica_net.c; clients on whichever node serves; faults and orders. It ends in peace: all is mended, the
+ * nodes are led together, and their disks are compared.
+ */
+#pragma once
+
+#include "base/plant.h"
+#include "replica/replica_node.h"
+#include "replica_ledger.h"
+#include "ring/fiber.h"
+#include "ring/ring_sim.h"
+#include "sim_story.h"
+
+#define REPLICA_CLIENTS 6u
+#define REPLICA_LINKS   8u
+#define REPLICA_PARCELS 64u
+#define REPLICA_SUPERS  8192u /* bytes of a map's superblocks */
+
+struct replica_world;
+
+struct replica_client {
+	struct replica_world *world;
+	struct block_io io;
+	uint8_t buf[LEDGER_SPAN * LEDGER_SECTOR];
+	bool busy;
+	unsigned node;
+	uint64_t life; /* of the node's process */
+	uint32_t first, count;
+	uint32_t write;              /* its number; 0: none */
+	uint32_t floor[LEDGER_SPAN]; /* a read: what it must see at least */
+	struct ledger_set set;       /* a flush: the node's line when it was submitted */
+	/* The other node when it was submitted. */
+	uint64_t peer_life, peer_cuts;
+};
+
+/* What a seed decides. */
+struct replica_scenario {
+	unsigned sectors, clients;
+	uint32_t region_size[LEDGER_NODES], records;
+	enum replicate_ack ack;
+	enum replica_gone gone;
+	uint64_t queue_max;
+	bool pull_ahead, compare, detach;
+	uint32_t idle, order_every, fault_every; /* steps */
+	uint64_t chaos_steps;
+	unsigned span;
+	struct governor_options governor;
+	struct ring_sim_link_options link;
+};
+
+struct replica_host {
+	struct replica_world *world;
+	unsigned index;
+	int disk_fd, map_fd;
+
+	/* one process */
+	struct ring *ring;
+	struct fiber *fiber;
+	struct replica_node *node; /* NULL: it is not open, or not any more */
+	bool running, dying, ended;
+	uint64_t life;
+	bool serving, forced; /* `forced`: what it was told at last */
+	unsigned in_flight;
+	bool seeks;
+	bool commanded;    /* a command has no answer yet */
+	int answer;        /* of the last one */
+	uint64_t link;     /* the last one that it took */
+	uint64_t begin_ns; /* when it is started again */
+	bool off;          /* its disks have no power */
+
+	/* what the world knows of it */
+	struct replica_ids ids; /* on stable storage */
+	uint8_t supers[REPLICA_SUPERS];
+	uint64_t cuts;                     /* losses of power */
+	bool discards;                     /* was told to since it was good last */
+	bool fenced;                       /* the other is known to be down, or was when it was told */
+	bool knows;                        /* that the other is primary */
+	bool shaky;                        /* its disk failed: what was in memory may be gone */
+	uint32_t promised[LEDGER_SECTORS]; /* when it began to follow: what it will have */
+};
+
+/* Something on its way to a node. */
+struct replica_parcel {
+	struct replica_world *world;
+	unsigned to;
+	uint64_t life, link;
+	int fd;
+	bool used, data, server;
+};
+
+struct replica_world {
+	uint64_t seed;
+	struct sim_story story;
+	uint64_t watch; /* a sector whose fate is told */
+	uint32_t watched[LEDGER_NODES][2];
+	struct replica_scenario scenario;
+	struct ring_sim *sim;
+	struct rand rand;
+	struct replica_host hosts[LEDGER_NODES];
+	struct ledger ledger;
+	struct replica_client clients[REPLICA_CLIENTS];
+	unsigned in_flight;
+	uint64_t names; /* drawn */
+
+	/* replica_net.c */
+	bool cut; /* nothing new can be made */
+	int fds[REPLICA_LINKS];
+	unsigned fds_count;
+	struct replica_parcel parcels[REPLICA_PARCELS];
+
+	/* replica_faults.c */
+	uint64_t mend_step;
+
+	/* the end */
+	bool peace, over;
+	unsigned stage; /* replica_finale.c */
+	uint64_t peace_step, stage_step;
+	bool quiet; /* no new requests */
+	uint32_t tries;
+
+	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
+	    discards, checked;
+};
+
+#define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
+#define replica_world_fail(world, ...) sim_fail(&(world)->story, __VA_ARGS__)
+
+static inline struct replica_host *replica_host_other(struct replica_host *host)
+{
+	return &host->world->hosts[1 - host->index];
+}
+
+/* Its process runs, and may be talked to. */
+static inline bool replica_host_is_up(const struct replica_host *host)
+{
+	return host->running && !host->dying && !host->ended;
+}
+
+/* replica_world.c */
+void replica_world_init(struct replica_world *world, uint64_t seed, bool verbose, uint64_t watch);
+bool replica_world_run(struct replica_world *world);
+void replica_world_done(struct replica_world *world);
+/* Its process ends in peace. */
+void replica_host_stop(struct replica_host *host);
+void replica_host_kill(struct replica_host *host, bool power);
+void replica_host_begin(struct replica_host *host);
+/* 0 when it was heard; its answer is in host->answer later. */
+int replica_host_command(struct replica_host *host, enum replica_event_kind kind, bool force);
+
+/* replica_net.c */
+void replica_net_seek(void *data, bool on);
+int replica_net_dial(void *data, uint64_t link, int *ret_fd, struct error *error);
+void replica_net_step(struct replica_world *world);
+void replica_net_break(struct replica_world *world);
+void replica_net_begin(struct replica_world *world);
+
+/* replica_clients.c */
+void replica_clients_step(struct replica_world *world);
+
+/* replica_promises.c */
+/* After each step, and whenever something depends on it: what is recorded by now. */
+void replica_promise_notes(struct replica_world *world);
+/* A client's write was acknowledged. */
+void replica_promise_acknowledged(struct replica_world *world, const struct replica_client *client);
+void replica_promise_flushed(struct replica_world *world, const struct replica_client *client);
+/* A node has begun to serve. */
+void replica_promise_served(struct replica_host *host);
+void replica_promise_power_lost(struct replica_host *host);
+void replica_promise_memory_lost(struct replica_host *host);
+/* Who knows whom as primary; often. */
+void replica_promise_look(struct replica_world *world);
+/* All that must hold now. */
+void replica_promise_check(struct replica_world *world);
+
+/* replica_faults.c */
+void replica_faults_step(struct replica_world *world);
+void replica_faults_mend(struct replica_world *world);
+
+/* replica_finale.c */
+void replica_finale_step(struct replica_world *world);
