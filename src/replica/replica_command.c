@@ -14,7 +14,7 @@ static void make_primary(struct replica_state *state, bool force)
 	if (state->role == REPLICA_PRIMARY) {
 		replica_answer(state, 0, NULL);
 	} else if (state->linked && (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)) {
-		state->promoting = true;
+		state->promoting = state->asked = true;
 		replica_say(state, REPLICA_PROMOTE);
 	} else if (state->linked) {
 		replica_answer(state, -EBUSY, "the nodes are not in sync yet");
@@ -36,13 +36,14 @@ static void make_primary(struct replica_state *state, bool force)
 static void make_secondary(struct replica_state *state)
 {
 	if (state->role == REPLICA_SECONDARY) {
+		replica_lease_end(state);
 		replica_answer(state, 0, NULL);
 		return;
 	}
 	replica_act(state, REPLICA_DO_CLOSE);
 	if (state->flow == REPLICA_EQUAL) {
 		state->demoting = true;
-		replica_settle(state);
+		replica_settle_last(state);
 		return;
 	}
 	state->role = REPLICA_SECONDARY;
@@ -54,12 +55,14 @@ static void make_secondary(struct replica_state *state)
 
 static void disconnect(struct replica_state *state)
 {
-	state->wanted = false;
+	state->wanted = state->discards = false;
 	if (state->role == REPLICA_PRIMARY &&
 	    (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)) {
 		state->leaving = true;
 		replica_say(state, REPLICA_AHEAD);
 	} else {
+		if (state->role == REPLICA_SECONDARY)
+			replica_lease_end(state);
 		replica_act(state, REPLICA_DO_DROP);
 	}
 	replica_answer(state, 0, NULL);
@@ -76,7 +79,8 @@ static void seek(struct replica_state *state)
 
 int replica_command(struct replica_state *state, const struct replica_event *event)
 {
-	if (state->command || state->recording)
+	/* One that asks whether it may be primary is that in a moment. */
+	if (state->command || state->recording || state->asked)
 		return -EBUSY;
 	state->command = true;
 	switch (event->kind) {
@@ -91,6 +95,9 @@ int replica_command(struct replica_state *state, const struct replica_event *eve
 		break;
 	case REPLICA_MAKE_SECONDARY:
 		make_secondary(state);
+		break;
+	case REPLICA_HAND_OVER:
+		replica_hand_over(state, event->lease_ms);
 		break;
 	default:
 		if (state->role == REPLICA_PRIMARY) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_talk.c (what the other says). */
+/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_talk.c (what the other says). */
 #pragma once
 
 #include "replica/replica_state.h"
@@ -11,13 +11,36 @@ void replica_answer(struct replica_state *state, int res, const char *text);
 /* `state->next` is what is to be recorded. */
 void replica_record(struct replica_state *state, enum replica_then then);
 void replica_settle(struct replica_state *state);
+/* Nobody writes any more: what an earlier one finds says nothing. */
+void replica_settle_last(struct replica_state *state);
 void replica_release(struct replica_state *state);
+/* Once what is under way has ended. */
+void replica_hear_later(struct replica_state *state, const struct replica_message *message);
 /* Nothing can go between the nodes; `why` is a constant. */
 void replica_refuse(struct replica_state *state, const char *why);
 
 /* replica_command.c */
 /* -EBUSY: another one is under way. */
 int replica_command(struct replica_state *state, const struct replica_event *event);
+
+/* replica_lease.c */
+void replica_hand_over(struct replica_state *state, uint32_t lease_ms);
+/* This node's clients, if they may only read, go. */
+void replica_lease_end(struct replica_state *state);
+void replica_lease_ended(struct replica_state *state);
+/* The link is lost, and nothing else is decided yet. */
+void replica_lease_lost(struct replica_state *state);
+void replica_hear_lease(struct replica_state *state, const struct replica_message *message);
+/* This primary is asked to give way: whether it does. */
+bool replica_yield(struct replica_state *state);
+/* That is recorded. */
+void replica_yielded(struct replica_state *state);
+/* That is recorded, and the other cannot be told. */
+void replica_ceded(struct replica_state *state);
+/* The first write of a client has come. */
+void replica_take(struct replica_state *state);
+/* What has waited may be possible now. */
+void replica_take_over(struct replica_state *state);
 
 /* replica_talk.c */
 /* Both nodes may have said HELLO by now. */

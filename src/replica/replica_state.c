@@ -13,7 +13,7 @@ static const char *const flow_names[REPLICA_FLOWS] = {
     "apart", "meeting", "refused", "sending", "receiving", "equal"};
 
 static const char *const say_names[REPLICA_SAYS] = {"HELLO", "FOLLOW", "FOLLOWED", "ARRIVED", "GOOD",
-    "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED"};
+    "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED", "LEASE", "LEASED", "TAKEN"};
 
 const char *replica_role_name(enum replica_role role)
 {
@@ -48,7 +48,8 @@ void replica_say(struct replica_state *state, enum replica_say what)
 	        .size = state->options.size,
 	        .region_size = state->options.region_size,
 	        .name = state->options.name,
-	        .discards = state->discards}};
+	        .discards = state->discards,
+	        .lease_ms = state->lease_ms}};
 
 	state->options.act(state->options.data, &action);
 }
@@ -57,7 +58,9 @@ void replica_answer(struct replica_state *state, int res, const char *text)
 {
 	const struct replica_action action = {.kind = REPLICA_DO_ANSWER, .res = res, .text = text};
 
-	state->command = state->promoting = state->demoting = false;
+	if (!state->command)
+		return;
+	state->command = state->promoting = state->demoting = state->handing = false;
 	state->options.act(state->options.data, &action);
 }
 
@@ -78,6 +81,12 @@ void replica_settle(struct replica_state *state)
 		return;
 	state->settling = true;
 	replica_act(state, REPLICA_DO_SETTLE);
+}
+
+void replica_settle_last(struct replica_state *state)
+{
+	state->again = state->settling;
+	replica_settle(state);
 }
 
 void replica_release(struct replica_state *state)
@@ -170,6 +179,12 @@ static void go_on(struct replica_state *state)
 	case REPLICA_THEN_OUTDATED:
 		replica_say(state, REPLICA_OUTDATED);
 		break;
+	case REPLICA_THEN_YIELDED:
+		replica_yielded(state);
+		break;
+	case REPLICA_THEN_CEDED:
+		replica_ceded(state);
+		break;
 	default:
 		break;
 	}
@@ -185,15 +200,20 @@ static void greet(struct replica_state *state)
 	replica_meet(state);
 }
 
+void replica_hear_later(struct replica_state *state, const struct replica_message *message)
+{
+	if (state->later_count == REPLICA_LATER)
+		replica_refuse(state, "the other node says too much at once");
+	else
+		state->later[state->later_count++] = *message;
+}
+
 static void heard(struct replica_state *state, const struct replica_message *message)
 {
 	if (!state->linked || state->flow == REPLICA_REFUSED)
 		return;
 	if (state->recording || !state->greeted) {
-		if (state->later_count == REPLICA_LATER)
-			replica_refuse(state, "the other node says too much at once");
-		else
-			state->later[state->later_count++] = *message;
+		replica_hear_later(state, message);
 	} else if (!replica_is_due(state, message->say)) {
 		replica_refuse(state, "the other node says what is not its turn to say");
 	} else {
@@ -219,11 +239,14 @@ static void rest(struct replica_state *state)
 	if (!state->settled || state->recording)
 		return;
 	state->settled = false;
-	if (state->role == REPLICA_PRIMARY && !state->demoting)
+	if (state->role == REPLICA_PRIMARY && !state->demoting && !state->yielding)
 		return;
 	state->next = state->ids;
 	replica_ids_rest(&state->next);
-	replica_record(state, state->demoting ? REPLICA_THEN_DEMOTED : REPLICA_THEN_NOTHING);
+	state->next.follows |= state->yielding;
+	replica_record(state, state->demoting   ? REPLICA_THEN_DEMOTED
+	                      : state->yielding ? REPLICA_THEN_YIELDED
+	                                        : REPLICA_THEN_NOTHING);
 }
 
 static void recorded(struct replica_state *state, int res)
@@ -234,8 +257,7 @@ static void recorded(struct replica_state *state, int res)
 		/* Nobody knows which of the two is recorded: nothing may follow from either. */
 		replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"
 		                                        : "the state of this node cannot be recorded");
-		if (state->command)
-			replica_answer(state, res, state->refusal);
+		replica_answer(state, res, state->refusal);
 		return;
 	}
 	state->ids = state->next;
@@ -256,15 +278,13 @@ static void lost(struct replica_state *state)
 	if (state->copying || state->receiving)
 		replica_act(state, REPLICA_DO_STOP);
 	state->withheld |= state->copying;
+	/* What is being recorded holds, but its reason is gone; but for those that need no other node. */
+	replica_lease_lost(state);
 	state->copying = state->receiving = false;
 	state->linked = state->greeted = state->heard = state->settling = state->settled = state->leaving =
-	    state->follow_said = state->map_sent = false;
+	    state->follow_said = state->map_sent = state->again = false;
 	state->later_count = 0;
 	state->flow = REPLICA_APART;
-	/* What is being recorded holds, but its reason is gone; but for those that need no other node. */
-	if (state->recording && state->then != REPLICA_THEN_RELEASE &&
-	    !(state->then == REPLICA_THEN_SERVE && !state->promoting))
-		state->then = REPLICA_THEN_NOTHING;
 	if (state->demoting) {
 		state->role = REPLICA_SECONDARY;
 		replica_answer(state, 0, NULL);
@@ -313,6 +333,10 @@ static void settled(struct replica_state *state, int res)
 	if (!state->settling)
 		return;
 	state->settling = false;
+	if (state->again) {
+		replica_settle_last(state);
+		return;
+	}
 	state->settled = res == 0;
 	if (res < 0)
 		replica_act(state, REPLICA_DO_DROP);
@@ -342,9 +366,8 @@ bool replica_state_is_good(const struct replica_state *state)
 	return state->ids.current != 0 && !state->ids.inconsistent;
 }
 
-int replica_state_event(struct replica_state *state, const struct replica_event *event)
+static int event_of(struct replica_state *state, const struct replica_event *event)
 {
-	state->fresh = event->fresh;
 	switch (event->kind) {
 	case REPLICA_LINK:
 		linked(state);
@@ -374,7 +397,23 @@ int replica_state_event(struct replica_state *state, const struct replica_event 
 	case REPLICA_SETTLED:
 		settled(state, event->res);
 		return 0;
+	case REPLICA_TAKE:
+		replica_take(state);
+		return 0;
+	case REPLICA_LEASE_ENDED:
+		replica_lease_ended(state);
+		return 0;
 	default:
 		return replica_command(state, event);
 	}
+}
+
+int replica_state_event(struct replica_state *state, const struct replica_event *event)
+{
+	int res;
+
+	state->fresh = event->fresh;
+	res = event_of(state, event);
+	replica_take_over(state);
+	return res;
 }

@@ -41,6 +41,9 @@ enum replica_say {
 	REPLICA_DEMOTED,  /* I am no primary any more; all is flushed on both sides */
 	REPLICA_AHEAD,    /* I go on without you, and you are outdated from now on */
 	REPLICA_OUTDATED, /* recorded */
+	REPLICA_LEASE, /* primary: you may take over, and open to your clients; or, for 0 ms: take over now */
+	REPLICA_LEASED, /* opened, to be read */
+	REPLICA_TAKEN,  /* I am primary now */
 	REPLICA_SAYS,
 };
 
@@ -54,7 +57,8 @@ struct replica_message {
 	uint32_t region_size;   /* HELLO: bytes a bit of the map */
 	uint64_t
 	    name; /* HELLO: of the node, not the other's; the higher one wins when both want to be primary */
-	bool discards; /* HELLO */
+	bool discards;     /* HELLO */
+	uint32_t lease_ms; /* LEASE */
 };
 
 enum replica_event_kind {
@@ -63,12 +67,15 @@ enum replica_event_kind {
 	REPLICA_DISCONNECT,
 	REPLICA_MAKE_PRIMARY,
 	REPLICA_MAKE_SECONDARY,
-	REPLICA_DISCARD, /* when they meet, and either is to give way, this node does */
+	REPLICA_DISCARD,   /* when they meet, and either is to give way, this node does; until DISCONNECT */
+	REPLICA_HAND_OVER, /* the other is to be primary; answered when it is */
 	/* what happened */
-	REPLICA_LINK,   /* there is one */
-	REPLICA_LOST,   /* there is none any more */
-	REPLICA_HEARD,  /* a message */
-	REPLICA_FENCED, /* the other node is known to be down, or to take no writes */
+	REPLICA_LINK,        /* there is one */
+	REPLICA_LOST,        /* there is none any more */
+	REPLICA_HEARD,       /* a message */
+	REPLICA_FENCED,      /* the other node is known to be down, or to take no writes */
+	REPLICA_TAKE,        /* a client of a node that LEASE has opened wants to write */
+	REPLICA_LEASE_ENDED, /* the time of the last LEASE is over. It may be told again and again. */
 	/* the end of actions; RECORDED in any case, the others not once LOST was told */
 	REPLICA_RECORDED, /* of RECORD */
 	REPLICA_MERGED,   /* of MERGE */
@@ -82,7 +89,8 @@ struct replica_event {
 	const struct replica_message *message; /* HEARD */
 	uint64_t
 	    fresh; /* a number never drawn before, with each event but those of messages that need none: always set it */
-	bool force; /* MAKE_PRIMARY: also with data that may be old, or half of something */
+	bool force;        /* MAKE_PRIMARY: also with data that may be old, or half of something */
+	uint32_t lease_ms; /* HAND_OVER: how long both may be open; 0: this node closes first */
 	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook), MERGED, EMPTIED, SETTLED: 0 or -errno */
 };
 
@@ -96,13 +104,19 @@ enum replica_action_kind {
 	REPLICA_DO_RECEIVE, /* take what comes */
 	REPLICA_DO_STOP, /* neither of these any more. Writes that the other lacks get no answer until RELEASE. */
 	REPLICA_DO_RELEASE, /* they get it, and so do all from now on until the next COPY */
-	REPLICA_DO_SERVE,   /* clients may come */
-	REPLICA_DO_CLOSE,   /* none may, nor is there any */
-	REPLICA_DO_SETTLE,  /* flush both sides, and clear the map: SETTLED */
-	REPLICA_DO_DROP,    /* the link, and seek none until SEEK. LOST follows if there was one. */
-	REPLICA_DO_SEEK,    /* a link */
-	REPLICA_DO_FENCE,   /* the other node, by the user's hook: FENCED if that succeeds */
-	REPLICA_DO_ANSWER,  /* the command under way has ended: `res`, `text` */
+	REPLICA_DO_SERVE,   /* clients may come, and write; what LEASE and YIELD said of them is over */
+	/*
+	 * The timer of `lease_ms`, anew: LEASE_ENDED. Primary: each flush of a client is durable at the other, too. Secondary: clients may come and
+	 * read; the first that writes is TAKE, and waits with all that write for SERVE or CLOSE.
+	 */
+	REPLICA_DO_LEASE,
+	REPLICA_DO_YIELD,  /* clients may not write any more; what is under way ends before SETTLE begins */
+	REPLICA_DO_CLOSE,  /* none may, nor is there any */
+	REPLICA_DO_SETTLE, /* flush both sides, and clear the map: SETTLED */
+	REPLICA_DO_DROP,   /* the link, and seek none until SEEK. LOST follows if there was one. */
+	REPLICA_DO_SEEK,   /* a link */
+	REPLICA_DO_FENCE,  /* the other node, by the user's hook: FENCED if that succeeds */
+	REPLICA_DO_ANSWER, /* the command under way has ended: `res`, `text` */
 };
 
 struct replica_action {
@@ -110,6 +124,7 @@ struct replica_action {
 	struct replica_message message;
 	struct replica_ids ids;
 	bool all;
+	uint32_t lease_ms;
 	int res;
 	const char *text; /* lives as long as the machine */
 };
@@ -123,6 +138,13 @@ struct replica_options {
 	enum replica_gone gone; /* what a primary does when the other is gone: goes on, or waits for FENCED */
 	void (*act)(void *data, const struct replica_action *action); /* must not call the machine */
 	void *data;
+};
+
+enum replica_lease {
+	REPLICA_LEASE_NONE,
+	REPLICA_LEASE_GIVEN, /* primary: the other may take over */
+	REPLICA_LEASE_HELD,  /* secondary: it may take over; its clients read */
+	REPLICA_LEASE_USED,  /* the other has taken over; clients here may still read */
 };
 
 /* What comes after a record. */
@@ -139,6 +161,8 @@ enum replica_then {
 	REPLICA_THEN_PROMOTED,
 	REPLICA_THEN_DEMOTED,
 	REPLICA_THEN_OUTDATED,
+	REPLICA_THEN_YIELDED,
+	REPLICA_THEN_CEDED,
 	REPLICA_THENS,
 };
 
@@ -168,6 +192,15 @@ struct replica_state {
 	bool command;                /* one is under way */
 	bool promoting, demoting, leaving;
 	bool settling, settled, follow_said, arrived_said;
+	bool again;       /* SETTLE, when it ends: it began too early */
+	bool asked;       /* PROMOTE was said on this link, and its answer has not come */
+	bool handing;     /* the command is HAND_OVER */
+	bool yielding;    /* to the other's PROMOTE, until that is recorded */
+	bool taking;      /* over, as soon as that can be */
+	bool opened;      /* LEASE_GIVEN: the other's clients may come */
+	bool lease_ended; /* while what decides about it is under way */
+	enum replica_lease lease;
+	uint32_t lease_ms;
 	bool copying, receiving;        /* since the link came */
 	bool withheld;                  /* writes that the other lacks wait for their answers */
 	bool frozen;                    /* until the other is fenced */

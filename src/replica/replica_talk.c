@@ -2,7 +2,6 @@
 /* What a node makes of what the other says: see replica_state.h. */
 #include "replica/replica_private.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stddef.h>
 
@@ -67,6 +66,12 @@ static void disagree(struct replica_state *state)
 	}
 }
 
+/* This node's data stay as they are. */
+static bool gives(enum replica_verdict verdict)
+{
+	return verdict == REPLICA_IN_SYNC || verdict == REPLICA_SOURCE || verdict == REPLICA_SOURCE_FULL;
+}
+
 void replica_meet(struct replica_state *state)
 {
 	const struct replica_message *peer = &state->peer;
@@ -75,6 +80,8 @@ void replica_meet(struct replica_state *state)
 		return;
 	state->relation = replica_relate(&state->ids, &peer->ids);
 	state->verdict = replica_judge(&state->ids, &peer->ids);
+	if (state->role == REPLICA_SECONDARY && !gives(state->verdict))
+		replica_lease_end(state); /* its clients have read what is the other's past */
 	if (peer->name == state->options.name) {
 		replica_refuse(state, "the other node has this node's name");
 		return;
@@ -109,6 +116,12 @@ void replica_meet(struct replica_state *state)
 void replica_serve(struct replica_state *state)
 {
 	state->role = REPLICA_PRIMARY;
+	state->discards = false;
+	state->lease = REPLICA_LEASE_NONE;
+	state->taking = state->lease_ended = false;
+	if (state->asked)
+		replica_say(state, REPLICA_TAKEN);
+	state->asked = false;
 	if (state->flow == REPLICA_EQUAL)
 		replica_act(state, REPLICA_DO_COPY);
 	else if (state->flow == REPLICA_APART)
@@ -122,16 +135,17 @@ void replica_serve(struct replica_state *state)
 static void hear_promote(struct replica_state *state, const struct replica_message *message)
 {
 	bool mine =
-	    state->role == REPLICA_PRIMARY || (state->promoting && state->options.name > state->peer.name);
+	    state->role == REPLICA_PRIMARY || (state->asked && state->options.name > state->peer.name);
 
+	if (replica_yield(state))
+		return;
 	if (mine || (state->flow != REPLICA_EQUAL && state->flow != REPLICA_RECEIVING)) {
 		replica_say(state, REPLICA_DENIED);
 		return;
 	}
 	if (state->ids.sender) {
 		/* With two senders nobody could say later who wrote. */
-		assert(state->later_count < REPLICA_LATER);
-		state->later[state->later_count++] = *message;
+		replica_hear_later(state, message);
 		replica_settle(state);
 		return;
 	}
@@ -142,8 +156,6 @@ static void hear_promote(struct replica_state *state, const struct replica_messa
 
 static void hear_promoted(struct replica_state *state)
 {
-	if (!state->promoting)
-		return;
 	if (state->ids.sender) {
 		replica_serve(state);
 		return;
@@ -151,6 +163,23 @@ static void hear_promoted(struct replica_state *state)
 	state->next = state->ids;
 	replica_ids_send(&state->next, &state->peer.ids);
 	replica_record(state, REPLICA_THEN_SERVE);
+}
+
+static void hear_denied(struct replica_state *state)
+{
+	state->asked = false;
+	replica_lease_end(state);
+	if (state->promoting)
+		replica_answer(state, -EBUSY, "the other node is primary, or about to be");
+}
+
+static void hear_demoted(struct replica_state *state)
+{
+	state->peer.role = REPLICA_SECONDARY;
+	if (!state->asked)
+		replica_lease_end(state);
+	state->next.follows = false;
+	replica_record(state, REPLICA_THEN_NOTHING);
 }
 
 static void hear_hello(struct replica_state *state, const struct replica_message *message)
@@ -198,13 +227,10 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		hear_promoted(state);
 		break;
 	case REPLICA_DENIED:
-		if (state->promoting)
-			replica_answer(state, -EBUSY, "the other node is primary, or about to be");
+		hear_denied(state);
 		break;
 	case REPLICA_DEMOTED:
-		state->peer.role = REPLICA_SECONDARY;
-		state->next.follows = false;
-		replica_record(state, REPLICA_THEN_NOTHING);
+		hear_demoted(state);
 		break;
 	case REPLICA_AHEAD:
 		state->next.outdated = true;
@@ -214,9 +240,24 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		if (state->leaving)
 			replica_act(state, REPLICA_DO_DROP);
 		break;
+	case REPLICA_LEASE:
+		replica_hear_lease(state, message);
+		break;
+	case REPLICA_LEASED:
+		state->opened = state->lease == REPLICA_LEASE_GIVEN;
+		break;
+	case REPLICA_TAKEN:
+		if (state->handing)
+			replica_answer(state, 0, NULL);
+		break;
 	default:
 		break;
 	}
+}
+
+static bool is_behind_primary(const struct replica_state *state)
+{
+	return state->role == REPLICA_SECONDARY && state->peer.role == REPLICA_PRIMARY;
 }
 
 /* Whether it may be said now. A node that says anything else is broken, or not of this release. */
@@ -240,6 +281,15 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 	case REPLICA_DEMOTED:
 	case REPLICA_AHEAD:
 		return state->role == REPLICA_SECONDARY;
+	case REPLICA_PROMOTE:
+		return !state->yielding;
+	case REPLICA_PROMOTED:
+	case REPLICA_DENIED:
+		return state->asked;
+	case REPLICA_LEASE:
+		return state->flow == REPLICA_EQUAL && is_behind_primary(state);
+	case REPLICA_TAKEN:
+		return is_behind_primary(state);
 	default:
 		return true;
 	}

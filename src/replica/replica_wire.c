@@ -40,6 +40,8 @@ json_t *replica_message_json(const struct replica_message *message)
 
 	if (res == 0 && has_ids(message->say))
 		res = json_object_set_new(json, "ids", ids_json(&message->ids));
+	if (res == 0 && message->say == REPLICA_LEASE)
+		res = json_object_set_new(json, "lease_ms", json_integer(message->lease_ms));
 	if (res == 0 && message->say == REPLICA_HELLO)
 		res = json_object_update_new(
 		    json, json_pack("{s:b, s:I, s:I, s:I, s:b}", "primary", message->role == REPLICA_PRIMARY,
@@ -57,6 +59,17 @@ static int get_name(const json_t *json, const char *member, uint64_t *ret, struc
 
 	if (res == 0 && *ret > REPLICA_NAME_MAX)
 		return error_set(error, -EPROTO, "`%s` is too large", member);
+	return res;
+}
+
+static int get_u32(const json_t *json, const char *member, uint32_t *ret, struct error *error)
+{
+	uint64_t value = 0;
+	int res = control_get_u64(json, member, &value, error);
+
+	if (res == 0 && value > UINT32_MAX)
+		return error_set(error, -EPROTO, "`%s` is too large", member);
+	*ret = (uint32_t)value;
 	return res;
 }
 
@@ -119,7 +132,6 @@ static int get_say(const json_t *json, enum replica_say *ret, struct error *erro
 int replica_message_parse(const json_t *json, struct replica_message *ret, struct error *error)
 {
 	struct replica_message message = {0};
-	uint64_t region_size = 0;
 	bool primary = false;
 	int res = get_say(json, &message.say, error);
 
@@ -128,17 +140,16 @@ int replica_message_parse(const json_t *json, struct replica_message *ret, struc
 	if (res == 0 && message.say == REPLICA_HELLO) {
 		res = control_get_bool(json, "primary", &primary, error);
 		res = res ? res : control_get_u64(json, "size", &message.size, error);
-		res = res ? res : control_get_u64(json, "region", &region_size, error);
-		if (res == 0 && region_size > UINT32_MAX)
-			res = error_set(error, -EPROTO, "`region` is too large");
+		res = res ? res : get_u32(json, "region", &message.region_size, error);
 		res = res ? res : get_name(json, "node", &message.name, error);
 		res = res ? res : control_get_bool(json, "discards", &message.discards, error);
 	}
+	if (res == 0 && message.say == REPLICA_LEASE)
+		res = get_u32(json, "lease_ms", &message.lease_ms, error);
 	if (res == 0 && message.say == REPLICA_FOLLOW && (!message.ids.current || message.ids.inconsistent))
 		res = error_set(error, -EPROTO, "nobody can follow what is not good");
 	if (res < 0)
 		return error_prefix(error, "the other node's message");
-	message.region_size = (uint32_t)region_size;
 	message.role = primary ? REPLICA_PRIMARY : REPLICA_SECONDARY;
 	*ret = message;
 	return 0;

@@ -8,6 +8,7 @@
 #include "replica/replica_state.h"
 #include "replica_values.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define REGIONS 5u
@@ -37,6 +38,17 @@ struct node {
 	unsigned served_step, linked_step; /* when it began to serve; when it was a linked secondary last */
 	unsigned knew_step;                /* that, before the last record */
 	bool forced;                       /* the last order to be primary */
+	bool by_force;                     /* what it serves since then */
+	bool was_primary;                  /* before what it is told now */
+	/* hand-over */
+	bool handing, timer, durable, yielded;
+	bool open;           /* clients may read */
+	bool told;           /* to take over at once */
+	bool linked_anew;    /* since then */
+	bool half_open;      /* clients may read; a write waits */
+	bool held, stale;    /* one does; and somebody else may have written since */
+	unsigned asked_step; /* for the hand-over */
+	unsigned wrote_step, settle_step;
 	/* the link's end */
 	bool up;     /* LINK was told, LOST was not */
 	bool coming; /* LINK is about to be told */
@@ -53,6 +65,7 @@ struct pair {
 	unsigned values_count, steps, broken_step;
 	bool calm; /* no faults, no orders */
 	unsigned flows[REPLICA_FLOWS], refused, served, parted, verdicts[REPLICA_VERDICTS];
+	unsigned handed[2], timed_out, cut_off, retaken;
 };
 
 #define model_fail(pair, ...) \
@@ -82,6 +95,7 @@ static void check_loses_nothing(struct pair *pair, const struct node *source, co
 static int tell(struct node *node, struct replica_event event)
 {
 	event.fresh = ++node->pair->drawn;
+	node->was_primary = node->state.role == REPLICA_PRIMARY;
 	return replica_state_event(&node->state, &event);
 }
 
@@ -98,6 +112,10 @@ static void say(struct node *node, const struct replica_message *message)
 {
 	struct node *peer = peer_of(node);
 
+	if (message->say == REPLICA_LEASE && message->lease_ms && !node->durable)
+		model_fail(node->pair, "what clients flush is not on the other side yet");
+	if (message->say == REPLICA_PROMOTE && !node->held && !node->told && !node->state.promoting)
+		model_fail(node->pair, "node %u wants to be primary, and nobody asked it to", node->which);
 	if (!node->pair->link || (!peer->up && !peer->coming))
 		return;
 	if (peer->inbox_count == QUEUE)
@@ -146,14 +164,89 @@ static void release(struct node *node)
 
 static void serve(struct node *node)
 {
-	const struct node *peer = peer_of(node);
+	struct node *peer = peer_of(node);
+	struct pair *pair = node->pair;
+	bool linked = node->state.flow == REPLICA_EQUAL || node->state.flow == REPLICA_SENDING;
+	bool alone = !linked && !node->was_primary;
 
-	if (peer->serving && peer->served_step < node->knew_step && !node->forced &&
-	    node->state.flow == REPLICA_APART)
-		model_fail(node->pair, "node %u was promoted beside a primary that it knew of", node->which);
-	node->serving = true;
-	node->served_step = node->pair->steps;
-	node->pair->served++;
+	if (peer->serving && !peer->by_force && !alone)
+		model_fail(pair, "both nodes may write");
+	if (alone && peer->serving && peer->served_step < node->knew_step && !node->forced)
+		model_fail(pair, "node %u was promoted beside a primary that it knew of", node->which);
+	if (!alone && node->held && node->stale)
+		model_fail(pair, "clients of node %u have read what is past", node->which);
+	peer->stale |= !node->was_primary || node->yielded;
+	node->serving = node->open = true;
+	pair->retaken += node->held && node->linked_anew;
+	node->half_open = node->held = node->durable = node->yielded = false;
+	if (node->was_primary)
+		return;
+	node->by_force = alone && node->forced;
+	node->served_step = pair->steps;
+	pair->served++;
+}
+
+/* None may write; `shut`: nor is there any. Whoever waits for an answer then goes without. */
+static void refuse_writes(struct node *node, bool shut)
+{
+	node->yielded = node->state.yielding;
+	node->serving = node->durable = false;
+	if (!shut)
+		return;
+	node->open = node->half_open = node->held = false;
+	node->waiting_count = 0;
+}
+
+static void lease(struct node *node)
+{
+	if (node->open && !node->serving && !node->half_open)
+		model_fail(node->pair, "clients of a primary that was are taken for those of the next");
+	node->timer = node->open = true;
+	if (node->state.role == REPLICA_PRIMARY)
+		node->durable = true;
+	else
+		node->half_open = true;
+	if (node->serving != (node->state.role == REPLICA_PRIMARY))
+		model_fail(node->pair, "a lease of node %u, which %s", node->which,
+		    node->serving ? "serves" : "does not serve");
+}
+
+static void settle(struct node *node)
+{
+	if (node->settling)
+		model_fail(node->pair, "to be settled twice");
+	if (node->serving && (node->state.yielding || node->state.demoting))
+		model_fail(node->pair, "to be settled for good, and clients may write");
+	node->settling = true;
+	node->settle_step = node->pair->steps;
+}
+
+/* Nobody looks into the map any more: then nothing may be in it, nor come into it. */
+static void check_rest(const struct node *node, const struct replica_ids *next)
+{
+	if (!node->ids.sender || next->sender || next->current != node->ids.current || next->inconsistent)
+		return;
+	if (node->serving)
+		model_fail(node->pair, "at rest, and clients may write");
+	if (node->settle_step < node->wrote_step || node->map)
+		model_fail(node->pair, "at rest, and not all is on both sides");
+}
+
+static void answered(struct node *node, int res)
+{
+	const struct node *peer = peer_of(node);
+	struct pair *pair = node->pair;
+
+	if (!node->handing)
+		return;
+	node->handing = false;
+	if (res == 0 && peer->served_step < node->asked_step)
+		model_fail(pair, "handed over, and nobody has taken it");
+	if (res == -ETIMEDOUT && !node->serving)
+		model_fail(pair, "not handed over, and not served");
+	pair->handed[node->state.lease_ms > 0] += res == 0;
+	pair->timed_out += res == -ETIMEDOUT;
+	pair->cut_off += res == -ENOTCONN;
 }
 
 static void look_at_meeting(struct pair *pair, const struct replica_state *state)
@@ -174,6 +267,7 @@ static void act(void *data, const struct replica_action *action)
 		say(node, &action->message);
 		break;
 	case REPLICA_DO_RECORD:
+		check_rest(node, &action->ids);
 		node->recording = true;
 		node->next = action->ids;
 		break;
@@ -207,12 +301,19 @@ static void act(void *data, const struct replica_action *action)
 		serve(node);
 		break;
 	case REPLICA_DO_CLOSE:
-		/* Whoever waits for an answer goes without. */
-		node->serving = false;
-		node->waiting_count = 0;
+		refuse_writes(node, true);
+		break;
+	case REPLICA_DO_YIELD:
+		refuse_writes(node, false);
+		break;
+	case REPLICA_DO_LEASE:
+		lease(node);
 		break;
 	case REPLICA_DO_SETTLE:
-		node->settling = true;
+		settle(node);
+		break;
+	case REPLICA_DO_ANSWER:
+		answered(node, action->res);
 		break;
 	case REPLICA_DO_DROP:
 		node->seeking = false;
@@ -245,7 +346,8 @@ static void start(struct node *node)
 	    .ids = old.ids,
 	    .map = old.map,
 	    .dirty = old.map,
-	    .linked_step = old.linked_step};
+	    .linked_step = old.linked_step,
+	    .served_step = old.served_step};
 	memcpy(node->data, old.data, sizeof(node->data));
 	replica_state_init(&node->state, &options, &node->ids);
 }
@@ -281,8 +383,17 @@ static void write_region(struct node *node)
 	struct node *peer = peer_of(node);
 	unsigned region = (unsigned)rand_below(&pair->rand, REGIONS), bit = 1u << region, value;
 
+	if (node->half_open) {
+		node->stale &= node->held;
+		node->linked_anew &= node->held;
+		node->held = true;
+		tell(node, (struct replica_event){.kind = REPLICA_TAKE});
+		return;
+	}
 	if (!node->serving || pair->values_count == VALUES)
 		return;
+	node->wrote_step = pair->steps;
+	peer->stale |= !pair->link;
 	value = pair->values_count++;
 	pair->values[value] = (struct value){.parent = node->data[region]};
 	node->map |= bit;
@@ -341,6 +452,12 @@ static void end_record(struct node *node)
 	if (failed) {
 		if (chance(&pair->rand, 2))
 			take_over(node);
+		failed = node->state.yielding;
+		tell(node, (struct replica_event){.kind = REPLICA_RECORDED, .res = -EIO});
+		if (node->up)
+			tell(node, (struct replica_event){.kind = REPLICA_LOST});
+		if (failed && node->serving)
+			model_fail(pair, "nobody knows whose turn it is, and node %u serves", node->which);
 		crash(node); /* as whoever owns it must */
 		return;
 	}
@@ -372,6 +489,8 @@ static void end_actions(struct node *node)
 		node->emptying = false;
 		tell(node, (struct replica_event){.kind = REPLICA_EMPTIED});
 	} else if (node->settling && pair->link && node->dirty == 0 && chance(&pair->rand, 3)) {
+		if (node->yielded && node->waiting_count > 0)
+			model_fail(pair, "settled, and a client waits");
 		node->settling = false;
 		node->map = 0;
 		tell(node, (struct replica_event){.kind = REPLICA_SETTLED});
@@ -381,6 +500,9 @@ static void end_actions(struct node *node)
 			return;
 		crash(peer_of(node));
 		tell(node, (struct replica_event){.kind = REPLICA_FENCED});
+	} else if (node->timer ? chance(&pair->rand, 40) : !pair->calm && chance(&pair->rand, 100)) {
+		node->timer = false;
+		tell(node, (struct replica_event){.kind = REPLICA_LEASE_ENDED});
 	}
 }
 
@@ -393,13 +515,16 @@ static void link_step(struct node *node)
 
 	if (node->coming) {
 		node->coming = false;
-		node->up = true;
+		node->up = node->linked_anew = true;
 		tell(node, (struct replica_event){.kind = REPLICA_LINK});
 	} else if (node->up && node->inbox_count > 0 && (pair->link || chance(&pair->rand, 2))) {
 		const struct replica_message message = node->inbox[0];
 
 		memmove(node->inbox, node->inbox + 1, --node->inbox_count * sizeof(message));
+		node->told |= message.say == REPLICA_LEASE && !message.lease_ms;
 		tell(node, (struct replica_event){.kind = REPLICA_HEARD, .message = &message});
+		if (message.say == REPLICA_DENIED && node->half_open)
+			model_fail(pair, "clients of node %u wait for what was denied", node->which);
 		if (message.say == REPLICA_HELLO && node->state.greeted && node->state.flow != REPLICA_APART)
 			look_at_meeting(pair, &node->state);
 	} else if (node->up && !pair->link) {
@@ -407,7 +532,7 @@ static void link_step(struct node *node)
 		    node->state.flow != REPLICA_REFUSED)
 			node->linked_step = pair->broken_step;
 		node->up = node->merging = node->emptying = node->settling = false;
-		node->map_came = node->map_sent = false;
+		node->map_came = node->map_sent = node->told = false;
 		node->inbox_count = 0;
 		tell(node, (struct replica_event){.kind = REPLICA_LOST});
 	} else if (!pair->link && !node->up && !peer->up && node->seeking && peer->seeking) {

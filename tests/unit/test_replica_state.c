@@ -20,11 +20,22 @@
 
 /* Users and faults */
 
+static void hand_over(struct node *node, unsigned lease_ms)
+{
+	bool was = node->handing;
+
+	node->handing = true;
+	node->asked_step = was ? node->asked_step : node->pair->steps;
+	if (tell(node, (struct replica_event){.kind = REPLICA_HAND_OVER, .lease_ms = lease_ms}) < 0)
+		node->handing = was;
+}
+
 static void order(struct node *node)
 {
 	static const enum replica_event_kind orders[] = {REPLICA_CONNECT, REPLICA_CONNECT, REPLICA_CONNECT,
 	    REPLICA_CONNECT, REPLICA_MAKE_PRIMARY, REPLICA_MAKE_PRIMARY, REPLICA_MAKE_SECONDARY,
-	    REPLICA_MAKE_SECONDARY, REPLICA_DISCONNECT, REPLICA_DISCARD};
+	    REPLICA_MAKE_SECONDARY, REPLICA_HAND_OVER, REPLICA_HAND_OVER, REPLICA_DISCONNECT,
+	    REPLICA_DISCARD};
 	struct pair *pair = node->pair;
 	enum replica_event_kind kind = orders[rand_below(&pair->rand, sizeof(orders) / sizeof(orders[0]))];
 
@@ -37,11 +48,70 @@ static void order(struct node *node)
 	}
 	if (node->state.flow == REPLICA_MEETING && chance(&pair->rand, 6))
 		kind = REPLICA_DISCARD;
+	if (node->state.role == REPLICA_PRIMARY && node->state.flow == REPLICA_EQUAL &&
+	    chance(&pair->rand, 2))
+		kind = REPLICA_HAND_OVER;
+	if (pair->seed % 2 && kind == REPLICA_DISCONNECT && !chance(&pair->rand, 4))
+		kind = REPLICA_CONNECT;
 	if ((kind == REPLICA_DISCONNECT || kind == REPLICA_DISCARD) && !chance(&pair->rand, 3))
 		return;
 	if (kind == REPLICA_MAKE_PRIMARY && !node->state.command && !node->state.recording)
 		node->forced = chance(&pair->rand, 4);
-	tell(node, (struct replica_event){.kind = kind, .force = node->forced});
+	if (kind == REPLICA_HAND_OVER)
+		hand_over(node, (unsigned)rand_below(&pair->rand, 2) * 1000);
+	else
+		tell(node, (struct replica_event){.kind = kind, .force = node->forced});
+}
+
+/* More of them where two nodes depend on each other. */
+static void fault(struct node *node)
+{
+	struct pair *pair = node->pair;
+	bool switching = node->state.yielding || node->state.taking || node->handing;
+
+	/* Half of the pairs have quiet times, too. */
+	if (pair->calm || (!switching && pair->seed % 2 && !chance(&pair->rand, 6)))
+		return;
+	if (chance(&pair->rand, switching ? 30 : 60))
+		crash(node);
+	else if (chance(&pair->rand, switching ? 8 : 30))
+		break_link(pair);
+}
+
+/* A primary is recorded as that, but for the moment that it needs. */
+static void check_primary(struct pair *pair, const struct node *node)
+{
+	const struct replica_state *state = &node->state;
+
+	if (node->serving && state->role != REPLICA_PRIMARY)
+		model_fail(pair, "a secondary's clients may write");
+	if (state->role == REPLICA_PRIMARY && state->discards)
+		model_fail(pair, "node %u is primary, and gives way", node->which);
+	if (state->role == REPLICA_PRIMARY && state->flow == REPLICA_EQUAL && !state->recording &&
+	    !node->ids.sender)
+		model_fail(pair, "node %u is primary, and recorded as none", node->which);
+}
+
+/* Those that may only read do so for a time, and of data that stay good. */
+static void check_readers(struct pair *pair, const struct node *node)
+{
+	const struct replica_state *state = &node->state;
+
+	if (state->lease && !node->timer && !state->yielding && !state->asked)
+		model_fail(pair, "nothing ends the lease of node %u", node->which);
+	if (node->durable && state->lease != REPLICA_LEASE_GIVEN)
+		model_fail(pair, "flushes of node %u stay slow", node->which);
+	if (!node->open || state->role == REPLICA_PRIMARY)
+		return;
+	if (!state->lease || (!state->wanted && !state->linked) || state->flow == REPLICA_RECEIVING ||
+	    state->flow == REPLICA_REFUSED)
+		model_fail(pair, "clients of node %u read, and it is %s", node->which,
+		    replica_flow_name(state->flow));
+	if (!node->held && (state->flow != REPLICA_EQUAL || state->peer.role != REPLICA_PRIMARY))
+		model_fail(pair, "clients of node %u read, and there is no primary", node->which);
+	if (node->held && state->flow == REPLICA_EQUAL && state->verdict == REPLICA_TARGET &&
+	    node->linked_anew)
+		model_fail(pair, "clients of node %u have read what was changed behind them", node->which);
 }
 
 static void check(struct pair *pair)
@@ -50,10 +120,16 @@ static void check(struct pair *pair)
 	bool equal = pair->link && a->state.flow == REPLICA_EQUAL && b->state.flow == REPLICA_EQUAL;
 
 	pair->flows[a->state.flow]++;
+	for (unsigned i = 0; i < 2; i++) {
+		check_primary(pair, &pair->nodes[i]);
+		check_readers(pair, &pair->nodes[i]);
+	}
 	if (!equal)
 		return;
 	if (a->state.role == REPLICA_PRIMARY && b->state.role == REPLICA_PRIMARY)
 		model_fail(pair, "both are primary");
+	if (a->serving && b->serving)
+		model_fail(pair, "clients of both may write");
 	if (memcmp(a->data, b->data, sizeof(a->data)) != 0)
 		model_fail(pair, "equal, and different");
 	if (a->ids.current != b->ids.current || a->ids.inconsistent || b->ids.inconsistent)
@@ -85,10 +161,7 @@ static void one_step(struct pair *pair)
 			order(node);
 		break;
 	default:
-		if (!pair->calm && chance(&pair->rand, 60))
-			crash(node);
-		else if (!pair->calm && chance(&pair->rand, 30))
-			break_link(pair);
+		fault(node);
 	}
 	check(pair);
 }
@@ -112,9 +185,37 @@ static void check_clients(struct pair *pair)
 			model_fail(pair, "clients of node %u still wait", i);
 }
 
+/* To the other node, and by itself back to this one's clients when nobody takes over. */
+static void check_hand_over(struct node *node, unsigned lease_ms)
+{
+	struct pair *pair = node->pair;
+	struct node *peer = peer_of(node);
+
+	for (unsigned i = 0; i < 100 * ENOUGH && !peer->serving; i++) {
+		if (!node->handing)
+			hand_over(node, lease_ms);
+		one_step(pair);
+	}
+	for (unsigned i = 0; i < ENOUGH && (node->handing || node->timer || peer->timer); i++)
+		one_step(pair);
+	if (!peer->serving || node->serving || node->handing)
+		model_fail(pair, "node %u does not hand over", node->which);
+	if (node->half_open || peer->half_open || node->state.lease || peer->state.lease)
+		model_fail(pair, "a lease does not end");
+}
+
+/* A lease lasts, or is on its way. */
+static bool is_open(const struct pair *pair)
+{
+	return pair->nodes[0].timer || pair->nodes[1].timer || pair->nodes[0].inbox_count ||
+	       pair->nodes[1].inbox_count;
+}
+
 /* Each may be primary in its turn. */
 static void take_turns(struct pair *pair)
 {
+	for (unsigned i = 0; i < ENOUGH && is_open(pair); i++)
+		one_step(pair);
 	for (unsigned i = 0; i < 2; i++)
 		command(&pair->nodes[i], (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
 	for (unsigned i = 0; i < 2; i++) {
@@ -127,6 +228,8 @@ static void take_turns(struct pair *pair)
 		}
 		if (!node->serving)
 			model_fail(pair, "node %u does not become primary", i);
+		check_hand_over(node, i * 1000);
+		check_hand_over(peer_of(node), !i * 1000);
 		command(node, (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
 	}
 }
@@ -163,6 +266,7 @@ static void come_to_rest(struct pair *pair)
 			}
 		}
 		loser = &pair->nodes[!(pair->nodes[0].ids.inconsistent || !pair->nodes[0].ids.current)];
+		command(peer_of(loser), (struct replica_event){.kind = REPLICA_DISCONNECT});
 		command(loser, (struct replica_event){.kind = REPLICA_DISCARD});
 	}
 	model_fail(pair, "they do not find together: %s, %s",
@@ -193,6 +297,11 @@ static void run_pair(uint64_t seed, struct pair *sums)
 	sums->refused += pair->refused;
 	sums->served += pair->served;
 	sums->parted += pair->parted;
+	for (unsigned i = 0; i < 2; i++)
+		sums->handed[i] += pair->handed[i];
+	sums->timed_out += pair->timed_out;
+	sums->cut_off += pair->cut_off;
+	sums->retaken += pair->retaken;
 	free(pair);
 }
 
@@ -205,8 +314,10 @@ static void test_pairs(void **state)
 
 	for (uint64_t seed = first; seed <= last; seed++)
 		run_pair(seed, &sums);
-	print_message(
-	    "%u times served, %u parted, %u refused; steps", sums.served, sums.parted, sums.refused);
+	print_message("%u times served, %u parted, %u refused; %u handed over at once, %u by a write, %u "
+	              "after a loss, %u not in time, %u cut off; steps",
+	    sums.served, sums.parted, sums.refused, sums.handed[0], sums.handed[1], sums.retaken,
+	    sums.timed_out, sums.cut_off);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		print_message(" %s %u", replica_flow_name((enum replica_flow)i), sums.flows[i]);
 	print_message("\n");
@@ -214,6 +325,7 @@ static void test_pairs(void **state)
 		return;
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		assert_true(sums.flows[i] > 0);
+	assert_true(sums.handed[0] && sums.handed[1] && sums.retaken && sums.timed_out && sums.cut_off);
 }
 
 int main(void)

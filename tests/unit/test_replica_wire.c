@@ -66,6 +66,8 @@ static void test_comes_back(void **state)
 			sent.name = name(&rand);
 			sent.discards = rand_below(&rand, 2);
 		}
+		if (sent.say == REPLICA_LEASE)
+			sent.lease_ms = (uint32_t)rand_below(&rand, UINT64_C(1) << 32);
 		json = replica_message_json(&sent);
 		assert_non_null(json);
 		if (replica_message_parse(json, &got, &error) < 0)
@@ -75,6 +77,7 @@ static void test_comes_back(void **state)
 		assert_int_equal(got.size, sent.size);
 		assert_int_equal(got.region_size, sent.region_size);
 		assert_int_equal(got.name, sent.name);
+		assert_int_equal(got.lease_ms, sent.lease_ms);
 		assert_int_equal(got.discards, sent.discards);
 		assert_same_ids(&got.ids, &sent.ids);
 		json_decref(json);
@@ -108,6 +111,8 @@ static const struct {
     {"{\"say\": \"HELLO\", \"primary\": true, \"size\": 1, \"region\": 4294967296, " IDS(
          "\"current\": 5, \"base\": [], \"history\": []") "}",
         "`region`"},
+    {"{\"say\": \"LEASE\"}", "lease_ms"},
+    {"{\"say\": \"LEASE\", \"lease_ms\": 4294967296}", "too large"},
 };
 
 static void test_refused(void **state)
