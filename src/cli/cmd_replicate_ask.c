@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define PREFIX "replica-"
+
 const char *replicate_state_dir(const struct replicate_command *command, char *buf, size_t length)
 {
 	if (!command->state_dir)
@@ -25,7 +27,7 @@ static int name_socket(const char *name, char *buf, size_t length, struct error 
 		    "'%.200s' is a file: what runs goes by the name of the resource, see `blkmove replicate "
 		    "status`",
 		    name);
-	if (snprintf(buf, length, "replica-%s", name) >= (int)length)
+	if (snprintf(buf, length, PREFIX "%s", name) >= (int)length)
 		return error_set(error, -EINVAL, "the name '%.60s...' is too long", name);
 	return 0;
 }
@@ -39,6 +41,14 @@ static void explain_absence(const char *name, struct error *error)
 		error_set(error, -ENOENT, "%s is not up on this machine; `blkmove replicate up %s` starts it",
 		    name, name);
 	replica_config_free(config);
+}
+
+static void take_prefix_off(struct error *error)
+{
+	const size_t length = strlen(PREFIX);
+
+	if (!strncmp(error->text, PREFIX, length))
+		memmove(error->text, error->text + length, strlen(error->text + length) + 1);
 }
 
 static bool nobody_is_there(int res)
@@ -60,6 +70,9 @@ json_t *replicate_ask(const char *name, json_t *take_request, struct error *erro
 		explain_absence(name, error);
 	else if (!reply && error->code == -EPROTO)
 		error->code = -EPERM;
+	/* The resource is called so, and not its socket. */
+	if (!reply)
+		take_prefix_off(error);
 	return reply;
 }
 

@@ -142,13 +142,12 @@ static void say_next(const struct creation *creation)
 {
 	const struct replica_config *config = creation->config;
 
-	printf(
-	    "%s: the map of %s is %s\n"
-	    "next: `blkmove replicate create %s` on %s, if that was not done yet; `blkmove replicate up %s` "
-	    "on "
-	    "both; then, once, on the one whose data are to count: `blkmove replicate primary --force %s`\n",
+	printf("%s: the map of %s is %s\n"
+	       "next: `blkmove replicate up %s`; if it is this machine's data that are to count, and not "
+	       "those of %s, for "
+	       "this once `blkmove replicate primary --force %s`, before the other one is up\n",
 	    config->name, replica_config_self(config)->device, creation->map, config->name,
-	    replica_config_other(config)->name, config->name, config->name);
+	    replica_config_other(config)->name, config->name);
 }
 
 static int create(struct creation *creation, struct error *error)

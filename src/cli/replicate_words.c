@@ -226,7 +226,7 @@ static const char *peer_state(const json_t *status)
 		return "unknown";
 	if (says(status, "flow", "sending"))
 		return "inconsistent";
-	return is(status, "peer_good") ? "good" : "inconsistent";
+	return is(status, "peer_good") || says(status, "flow", "equal") ? "good" : "inconsistent";
 }
 
 static void print_nodes(FILE *to, const json_t *status)

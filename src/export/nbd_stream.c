@@ -94,17 +94,30 @@ static void tls_empty(struct nbd_stream *stream)
 	ring_submit(stream->ring, &stream->write_op);
 }
 
+/*
+ * Whether to call GnuTLS once more: it was interrupted; or a record that it took from `in` was only a part of what it reads, for which it
+ * wants to be asked again although the next one may lie there.
+ */
+static bool tls_asks_again(const struct nbd_stream_tls *tls, size_t start_before, ssize_t res)
+{
+	if (res == GNUTLS_E_AGAIN)
+		return tls->in_start > start_before && tls->in_start < tls->in_end;
+	return res < 0 && !gnutls_error_is_fatal((int)res);
+}
+
 /* Goes on with the handshake, as far as that goes without the peer. */
 static void tls_shake(struct nbd_stream *stream)
 {
 	struct nbd_stream_tls *tls = stream->tls;
 	struct error error;
+	size_t start;
 	int res;
 
 	if (tls->verdict == 0) {
-		do
+		do {
+			start = tls->in_start;
 			res = gnutls_handshake(tls->session);
-		while (res < 0 && res != GNUTLS_E_AGAIN && !gnutls_error_is_fatal(res));
+		} while (tls_asks_again(tls, start, res));
 		if (res != GNUTLS_E_AGAIN)
 			tls->verdict = res < 0 ? res : 1;
 		/* The peer shall know why. */
@@ -129,13 +142,14 @@ static void tls_shake(struct nbd_stream *stream)
 static void tls_read_on(struct nbd_stream *stream)
 {
 	struct nbd_stream_tls *tls = stream->tls;
-	size_t got = 0;
+	size_t got = 0, start;
 	ssize_t res = 1;
 
 	while (got < tls->read_length && res > 0) {
-		do
+		do {
+			start = tls->in_start;
 			res = gnutls_record_recv(tls->session, tls->read_buf + got, tls->read_length - got);
-		while (res < 0 && res != GNUTLS_E_AGAIN && !gnutls_error_is_fatal((int)res));
+		} while (tls_asks_again(tls, start, res));
 		got += res > 0 ? (size_t)res : 0;
 	}
 	if (got == 0 && res == GNUTLS_E_AGAIN) {

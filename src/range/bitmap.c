@@ -176,3 +176,33 @@ void bitmap_load(struct bitmap *bitmap, uint64_t first, const uint8_t *bytes, si
 		summarize(bitmap, first / WORD_BITS);
 	}
 }
+
+/* What is zero is not touched: it takes no memory in either. */
+static void copy_words(uint64_t *to, const uint64_t *from, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		if (from[i])
+			to[i] = from[i];
+}
+
+int bitmap_resize(struct bitmap *bitmap, uint64_t bits)
+{
+	uint64_t words = bitmap->bits / WORD_BITS + (bitmap->bits % WORD_BITS != 0);
+	struct bitmap larger;
+	int res;
+
+	if (bits <= bitmap->bits) {
+		bitmap_clear(bitmap, bits, bitmap->bits - bits);
+		bitmap->bits = bits;
+		return 0;
+	}
+	res = bitmap_init(&larger, bits);
+	if (res < 0)
+		return res;
+	copy_words(larger.words, bitmap->words, words);
+	copy_words(larger.summary, bitmap->summary, words / WORD_BITS + 1);
+	larger.count = bitmap->count;
+	bitmap_done(bitmap);
+	*bitmap = larger;
+	return 0;
+}

@@ -15,6 +15,8 @@ struct bitmap {
 
 /* All clear; memory is touched as bits are set. 0 or -ENOMEM. */
 int bitmap_init(struct bitmap *bitmap, uint64_t bits);
+/* Other bits are kept, new ones are clear. 0, or -ENOMEM: nothing has changed; fewer bits can always be had. */
+int bitmap_resize(struct bitmap *bitmap, uint64_t bits);
 /* Takes a zeroed bitmap too. */
 void bitmap_done(struct bitmap *bitmap);
 bool bitmap_test(const struct bitmap *bitmap, uint64_t bit);

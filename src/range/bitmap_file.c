@@ -189,32 +189,46 @@ static int cannot_record(int res, struct error *error)
 	    strerror(-res));
 }
 
-int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error)
+/* Another record, or that the map is given up, is being written. */
+static int wait_for_super(struct bitmap_file *map)
 {
 	int res = 0;
 
-	assert(super->authoritative < BITMAP_LEGS);
-	/* That the map is given up is being written. */
-	while (res == 0 && map->super_left > 0)
+	while (res == 0 && (map->super_busy || map->super_left > 0))
 		res = ring_step(map->ring);
+	return res;
+}
+
+int bitmap_super_record(
+    struct bitmap_file *map, const struct bitmap_super *super, uint64_t size, struct error *error)
+{
+	int res = wait_for_super(map);
+
 	if (res < 0)
 		return cannot_record(res, error);
-	map->super_next = *super;
+	map->super_next = super ? *super : map->super;
+	map->super_next.size = size;
 	map->super_next.given_up |= map->lost != 0;
 	map->super_next.sequence = ++map->super_sequence;
 	/* These are what the file is laid out by. */
-	assert(super->nonce == map->super.nonce && super->size == map->super.size &&
-	       super->region_size == map->super.region_size && super->records == map->super.records);
+	assert(map->super_next.nonce == map->super.nonce && map->super_next.records == map->super.records &&
+	       map->super_next.region_size == map->super.region_size);
 	map->super_left = SUPER_COPIES;
 	map->super_done = false;
+	map->super_busy = true;
 	bitmap_round_start(map);
 	res = ring_run_until(map->ring, &map->super_done);
 	if (res == 0)
 		res = map->super_res;
 	map->super_left = 0;
-	if (res < 0)
-		return cannot_record(res, error);
-	return 0;
+	map->super_busy = false;
+	return res < 0 ? cannot_record(res, error) : 0;
+}
+
+int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error)
+{
+	assert(super->authoritative < BITMAP_LEGS);
+	return bitmap_super_record(map, super, map->super.size, error);
 }
 
 struct bitmap_file *bitmap_file_free(struct bitmap_file *map)

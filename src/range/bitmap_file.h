@@ -49,7 +49,7 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map);
 
 const struct bitmap_super *bitmap_file_super(const struct bitmap_file *map);
 /*
- * Makes state, authoritative, generation, undecided, ids and note of `super` durable, in both superblocks. When it fails it is not known which
+ * Makes state, authoritative, generation, undecided, ids and note of `super` durable (its size is not looked at), in both superblocks. When it fails it is not known which
  * of old and new a later load finds: nothing may be acknowledged until a record of either succeeded. Control path.
  */
 int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super, struct error *error);
@@ -85,6 +85,13 @@ int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more);
  * meanwhile. 0, or -errno: the map is lost. Control path.
  */
 int bitmap_file_empty(struct bitmap_file *map);
+/*
+ * The volume has become larger. What is new is dirty, and the region that the old end lay in; durably, when this returns. A crash in its
+ * midst leaves the map of the old size or of the new one. 0, also when it has that size; -EINVAL: it is smaller; -E2BIG: it would have too
+ * many regions; or another -errno, with words: it has the old size, or the map is lost. Until it returns there may be bits beyond the end.
+ * Clients may claim meanwhile. Control path.
+ */
+int bitmap_file_grow(struct bitmap_file *map, uint64_t size, struct error *error);
 /*
  * Clears, in two steps, what is logged but not dirty, not claimed, and not warm: begin() notes what may be cleared, false when
  * there is nothing now; then the user flushes both legs; end() clears what nobody touched meanwhile, if they were flushed, and

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the parts of bitmap_file share: bitmap_file.c (claims and bits), bitmap_round.c (writing), bitmap_load.c (begin, load). */
+/* What the parts of bitmap_file share: bitmap_file.c (claims and bits), bitmap_round.c (writing), bitmap_load.c (begin, load), bitmap_merge.c, bitmap_grow.c. */
 #pragma once
 
 #include "range/bitmap_file.h"
@@ -51,6 +51,7 @@ struct bitmap_file {
 	struct bitmap_super super, super_next;
 	uint64_t super_sequence;
 	unsigned super_left; /* copies of super_next to be written yet */
+	bool super_busy;     /* one control path records, others wait */
 	int super_res;
 	bool super_done;
 	bool closing;
@@ -68,6 +69,15 @@ struct bitmap_file {
 
 /* bitmap_load.c */
 struct bitmap_file *bitmap_file_alloc(struct ring *ring, int fd, const struct bitmap_super *super);
+
+/* bitmap_file.c */
+/* As bitmap_file_record(); with another size. super NULL: what is in effect by then. */
+int bitmap_super_record(
+    struct bitmap_file *map, const struct bitmap_super *super, uint64_t size, struct error *error);
+
+/* bitmap_merge.c */
+/* Runs the ring until a run that began after this has written all pages that are touched. 0 or -errno: the map is lost. */
+int bitmap_write_touched(struct bitmap_file *map);
 
 /* bitmap_round.c */
 /* Begins a round when there is something to write and none is under way. */

@@ -21,8 +21,8 @@ static void touch(struct bitmap_file *map, const struct bitmap *bits)
 	}
 }
 
-/* Runs the ring until a run that began after this has written all that is touched. Others may go on claiming, so it is not waited for rest. */
-static int write_touched(struct bitmap_file *map)
+/* Others may go on claiming, so it is not waited for rest. */
+int bitmap_write_touched(struct bitmap_file *map)
 {
 	uint64_t until = map->runs + 1 + map->running;
 	int res = 0;
@@ -51,7 +51,7 @@ int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more)
 		bitmap_set(&map->logged, 0, map->regions);
 		bitmap_set(&map->touched, 0, map->pages);
 		bitmap_set(&map->dirty, 0, map->regions);
-		return write_touched(map);
+		return bitmap_write_touched(map);
 	}
 	res = bitmap_init(&added, map->regions);
 	if (res < 0)
@@ -61,7 +61,7 @@ int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more)
 	bitmap_or(&map->dirty, more);
 	touch(map, &added);
 	bitmap_done(&added);
-	return write_touched(map);
+	return bitmap_write_touched(map);
 }
 
 int bitmap_file_empty(struct bitmap_file *map)
@@ -74,5 +74,5 @@ int bitmap_file_empty(struct bitmap_file *map)
 	bitmap_clear(&map->logged, 0, map->regions);
 	bitmap_clear(&map->dirty, 0, map->regions);
 	bitmap_clear(&map->warm, 0, map->regions);
-	return write_touched(map);
+	return bitmap_write_touched(map);
 }

@@ -151,8 +151,10 @@ static void finish_record(struct bitmap_file *map)
 
 static void finish_pages(struct bitmap_file *map)
 {
+	/* Those beyond the end are what is left of a growth that was taken back. */
 	for (unsigned i = 0; i < map->round_pages_count; i++)
-		bitmap_clear(&map->run, map->round_pages[i], 1);
+		if (map->round_pages[i] < map->pages)
+			bitmap_clear(&map->run, map->round_pages[i], 1);
 	if (map->running && map->run.count == 0) {
 		map->running = false;
 		map->runs++;

@@ -77,19 +77,28 @@ use()
 	cmp "$dir/volume.img" "$dir/copy-2.img" || fail "$name: the example's copy differs"
 }
 
-# check_unit FILE PROGRAM: it is a unit that systemd takes, runs that program, and nobody has enabled it.
+# check_unit FILE PROGRAM WORDS: it is a unit that systemd takes, runs that program with these words, and nobody has enabled it.
 check_unit()
 {
-	local words
-	grep -qx "ExecStart=/usr/bin/blkmove recover --all" "$1" || fail "$1 does not run the recovery"
-	[ -z "$(find "$dir/root" /etc/systemd/system -name blkmove-recover.service -type l 2>/dev/null)" ] || fail "$1 is enabled"
-	"$2" recover --all >/dev/null || fail "$2 recover --all"
+	local words unit
+	unit=$(basename "$1")
+	grep -qxF "ExecStart=/usr/bin/blkmove $3" "$1" || fail "$1 does not run blkmove $3"
+	[ -z "$(find "$dir/root" /etc/systemd/system -name "${unit%.service}*" -type l 2>/dev/null)" ] || fail "$1 is enabled"
 	if command -v systemd-analyze >/dev/null; then
 		mkdir -p "$dir/unit"
-		sed "s#/usr/bin/blkmove#$2#" "$1" >"$dir/unit/blkmove-recover.service"
-		words=$(systemd-analyze verify --man=no "$dir/unit/blkmove-recover.service" 2>&1) || fail "systemd-analyze: $words"
-		case $words in *blkmove-recover*) fail "systemd-analyze: $words" ;; esac
+		sed "s#/usr/bin/blkmove#$2#" "$1" >"$dir/unit/$unit"
+		words=$(systemd-analyze verify --man=no "$dir/unit/$(echo "$unit" | sed 's/@/@web/')" 2>&1) || fail "systemd-analyze: $words"
+		case $words in *"${unit%.service}"*) fail "systemd-analyze: $words" ;; esac
 	fi
+}
+
+# check_units FOLDER PROGRAM
+check_units()
+{
+	check_unit "$1/blkmove-recover.service" "$2" "recover --all"
+	"$2" recover --all >/dev/null || fail "$2 recover --all"
+	check_unit "$1/blkmove-replica@.service" "$2" "replicate up --foreground %i"
+	check_unit "$1/blkmove-replicas.service" "$2" "replicate up --foreground --all"
 }
 
 check_contents()
@@ -103,7 +112,7 @@ check_contents()
 	[ -e "$dir/root/usr/share/doc/blkmove/examples/replica.ini" ] || fail "there is no example of a resource"
 	[ -d "$dir/root/etc/blkmove/replicas" ] || fail "there is no folder for resources"
 	[ -e "$dir/root/usr/share/bash-completion/completions/blkmove" ] || fail "there is no completion"
-	check_unit "$dir/root/lib/systemd/system/blkmove-recover.service" "$dir/root/usr/bin/blkmove"
+	check_units "$dir/root/lib/systemd/system" "$dir/root/usr/bin/blkmove"
 	# Nothing but the public names may be seen.
 	if nm -D --defined-only "$lib/libblkmove.so.0" | awk '{ print $3 }' | sed 's/@.*//' | grep -v '^blkmove_'; then
 		fail "libblkmove.so.0 shows names that are not in blkmove.h"
@@ -121,7 +130,7 @@ truncate -s 9000001 "$dir/volume.img"
 use unpacked "$dir/root/usr/bin/blkmove" -I "$dir/root/usr/include" -L "$lib" -lblkmove
 unset LD_LIBRARY_PATH
 if [ -n "$installed" ]; then
-	check_unit /lib/systemd/system/blkmove-recover.service /usr/bin/blkmove
+	check_units /lib/systemd/system /usr/bin/blkmove
 	use installed /usr/bin/blkmove $(pkg-config --cflags --libs blkmove)
 	man -w blkmove-pause >/dev/null 2>&1 || [ -e /etc/dpkg/dpkg.cfg.d/docker ] || [ -e /etc/dpkg/dpkg.cfg.d/excludes ] ||
 		fail "man does not find blkmove-pause"

@@ -99,6 +99,38 @@ static void test_random_changes(void **state)
 }
 
 /* Of each request of a mirror's clients it is asked whether its regions are logged; the volume may be large, and all of it is. */
+/* Larger and smaller, with what is set in it. */
+static void test_another_size(void **state)
+{
+	static bool model[BITS_MAX];
+	struct bitmap bitmap;
+	struct rand rand;
+	uint64_t bits = 1;
+
+	rand_init(&rand, seed_of_run());
+	assert_int_equal(bitmap_init(&bitmap, bits), 0);
+	for (unsigned i = 0; i < 2000; i++) {
+		uint64_t next = rand_between(&rand, 1, i % 3 ? BITS_MAX : 200), first, count;
+
+		assert_int_equal(bitmap_resize(&bitmap, next), 0);
+		assert_int_equal(bitmap.bits, next);
+		if (next < bits)
+			memset(model + next, false, bits - next);
+		bits = next;
+		first = rand_below(&rand, bits);
+		count = rand_between(&rand, 1, bits - first);
+		check(&bitmap, model, first, count);
+		check(&bitmap, model, 0, bits);
+		if (i % 5 < 3)
+			bitmap_set(&bitmap, first, count);
+		else
+			bitmap_clear(&bitmap, first, count);
+		memset(model + first, i % 5 < 3, count);
+		check_copy(&bitmap);
+	}
+	bitmap_done(&bitmap);
+}
+
 static void test_asking_for_few_bits_costs_little(void **state)
 {
 	const uint64_t bits = 1ull << 27;
@@ -119,6 +151,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_random_changes),
+	    cmocka_unit_test(test_another_size),
 	    cmocka_unit_test(test_asking_for_few_bits_costs_little),
 	};
 

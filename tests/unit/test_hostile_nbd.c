@@ -323,6 +323,58 @@ static void test_noise(void **state)
 	host_stop(&host);
 }
 
+/* Its greeting in two records that come at once: allowed, and what noise may look like. */
+struct halves {
+	int fd;
+	bool greeted;
+};
+
+static ssize_t push_halves(gnutls_transport_ptr_t pointer, const void *buf, size_t length)
+{
+	struct halves *halves = pointer;
+	const uint8_t *record = buf;
+	uint8_t bytes[2000];
+	size_t half = (length - 5) / 2;
+
+	if (halves->greeted) {
+		put(halves->fd, buf, length);
+		return (ssize_t)length;
+	}
+	halves->greeted = true;
+	assert_true(length > 10 && length + 5 <= sizeof(bytes) && get_be16(record + 3) == length - 5);
+	memcpy(bytes, record, 5 + half);
+	put_be16(bytes + 3, (uint16_t)half);
+	memcpy(bytes + 5 + half, record, 3);
+	put_be16(bytes + 5 + half + 3, (uint16_t)(length - 5 - half));
+	memcpy(bytes + 10 + half, record + 5 + half, length - 5 - half);
+	put(halves->fd, bytes, length + 5);
+	return (ssize_t)length;
+}
+
+/* With a key of 16 bytes. */
+static void shake_in_halves(int fd, const char *user, const char *hex)
+{
+	gnutls_datum_t key = {.data = (uint8_t *)hex, .size = 32};
+	gnutls_psk_client_credentials_t credentials;
+	struct halves halves = {.fd = fd};
+	gnutls_session_t session;
+	int res;
+
+	assert_int_equal(gnutls_psk_allocate_client_credentials(&credentials), 0);
+	assert_int_equal(gnutls_psk_set_client_credentials(credentials, user, &key, GNUTLS_PSK_KEY_HEX), 0);
+	assert_int_equal(gnutls_init(&session, GNUTLS_CLIENT), 0);
+	assert_int_equal(gnutls_priority_set_direct(session, "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK", NULL), 0);
+	assert_int_equal(gnutls_credentials_set(session, GNUTLS_CRD_PSK, credentials), 0);
+	gnutls_transport_set_ptr2(session, (gnutls_transport_ptr_t)(intptr_t)fd, &halves);
+	gnutls_transport_set_push_function(session, push_halves);
+	res = gnutls_handshake(session);
+	if (res != 0)
+		fail_msg("%s", gnutls_strerror(res));
+	gnutls_deinit(session);
+	gnutls_psk_free_client_credentials(credentials);
+	close(fd);
+}
+
 /* TLS: nothing goes on without it, nothing slipped in before it counts, and noise in it is refused. */
 static void test_tls_cannot_be_passed_by(void **state)
 {
@@ -350,6 +402,9 @@ static void test_tls_cannot_be_passed_by(void **state)
 	assert_int_equal(ask(fd, NBD_OPTION_STARTTLS, NULL, 0), NBD_ANSWER_ACK);
 	put(fd, noise, sizeof(noise));
 	expect_end(fd);
+	fd = greet(&host);
+	assert_int_equal(ask(fd, NBD_OPTION_STARTTLS, NULL, 0), NBD_ANSWER_ACK);
+	shake_in_halves(fd, "alice", "00112233445566778899aabbccddeeff");
 	fd = greet(&host);
 	assert_int_equal(ask(fd, NBD_OPTION_STARTTLS, NULL, 0), NBD_ANSWER_ACK);
 	close(fd);

@@ -67,6 +67,7 @@ static void test_in_sync(void **state)
 	check("{}", "vm1: in sync with host2\n", "next");
 	check("{}", "  this node    primary    good\n  host2        secondary  good\n", NULL);
 	check("{}", "clients: 1; nbd+unix:///?socket=/run/vm1\n", NULL);
+	check("{\"peer_good\": false}", "host2        secondary  good\n", NULL);
 	check("{\"device\": \"/dev/blkmove/vm1\"}", "; /dev/blkmove/vm1\n", NULL);
 	check("{\"role\": \"secondary\", \"serving\": false}", "this node    secondary", "clients");
 }
