@@ -97,12 +97,26 @@ static void empty(struct replica_node *node, const struct replica_deed *deed)
 		replica_node_happened(node, REPLICA_EMPTIED, res);
 }
 
-/* No client writes, and nothing is under way. */
-static void shut(struct replica_node *node, enum gate_mode mode)
+/* No client writes any more, and nothing is under way, unless the link is lost. */
+static void yield(struct replica_node *node, const struct replica_deed *deed)
 {
-	gate_set(node->gate, mode);
-	while (!gate_is_idle(node->gate) && ring_step(node->ring) == 0)
-		;
+	bool there = true;
+
+	gate_set(node->gate, GATE_READ);
+	while (there && !gate_is_idle(node->gate))
+		there = wait_on(node, deed);
+}
+
+/* Both sides may be open to clients, one of them for writing. */
+static void lease(struct replica_node *node, const struct replica_action *action)
+{
+	bool primary = node->state.role == REPLICA_PRIMARY;
+
+	node->lease_ends_ns = ring_now_ns(node->ring) + action->lease_ms * UINT64_C(1000000);
+	gate_set(node->gate, primary ? GATE_DURABLE : GATE_WAIT);
+	if (!node->serving)
+		node->options.serve(node->options.data, true);
+	node->serving = true;
 }
 
 static void serve(struct replica_node *node, const struct replica_deed *deed)
@@ -128,7 +142,9 @@ void replica_node_close_clients(struct replica_node *node)
 	if (node->serving)
 		node->options.serve(node->options.data, false);
 	node->serving = false;
-	shut(node, GATE_SHUT);
+	gate_set(node->gate, GATE_SHUT);
+	while (!gate_is_idle(node->gate) && ring_step(node->ring) == 0)
+		;
 	mirror_refuse_answers(mirror, false);
 }
 
@@ -220,6 +236,12 @@ static void carry_out(struct replica_node *node, const struct replica_deed *deed
 		break;
 	case REPLICA_DO_SERVE:
 		serve(node, deed);
+		break;
+	case REPLICA_DO_LEASE:
+		lease(node, action);
+		break;
+	case REPLICA_DO_YIELD:
+		yield(node, deed);
 		break;
 	case REPLICA_DO_CLOSE:
 		replica_node_close_clients(node);

@@ -119,6 +119,7 @@ static void map_lost(void *data)
 
 static void wanted(void *data)
 {
+	replica_node_happened(data, REPLICA_TAKE, 0);
 }
 
 static void idle(void *data)
@@ -287,6 +288,14 @@ static void look_at_copy(struct replica_node *node)
 	mirror_flush_legs(mirror, false, copied, node);
 }
 
+static void look_at_lease(struct replica_node *node)
+{
+	if (!node->lease_ends_ns || ring_now_ns(node->ring) < node->lease_ends_ns)
+		return;
+	node->lease_ends_ns = 0;
+	replica_node_happened(node, REPLICA_LEASE_ENDED, 0);
+}
+
 static int go_on(struct replica_node *node)
 {
 	int res = 0;
@@ -295,6 +304,7 @@ static int go_on(struct replica_node *node)
 		node->wake = false;
 		replica_node_look_after_streams(node);
 		look_at_copy(node);
+		look_at_lease(node);
 		if (!replica_deed_do(node) && !node->wake)
 			res = ring_run_until(node->ring, &node->wake);
 	}
@@ -410,6 +420,7 @@ void replica_node_status(struct replica_node *node, struct replica_node_status *
 	    .frozen = state->frozen,
 	    .ahead = node->ahead,
 	    .disk_failed = node->disk_failed,
+	    .leased = state->lease != REPLICA_LEASE_NONE,
 	    .paused = node->paused,
 	    .generation = state->ids.current,
 	    .size = state->options.size,

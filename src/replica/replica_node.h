@@ -26,6 +26,7 @@ struct replica_node_options {
 	bool compare;    /* what the maps say may differ is compared before it is sent */
 	bool
 	    detach; /* this node's disk fails a write that came from the other: the link is not sought again */
+	bool compress;                /* the data, where that makes them less */
 	unsigned timeout_ms;          /* longest silence of the other node; 0: 30,000 */
 	uint64_t retry_ns;            /* as mirror_job_options.retry_ns */
 	uint64_t follower_timeout_ns; /* as mirror_job_options.follower_timeout_ns */

@@ -39,7 +39,8 @@ struct replica_node {
 	bool wake, stopping, running;
 	bool broken; /* out of memory for what is to be done: it can go no further */
 	bool paused, ahead, disk_failed, serving, sought;
-	bool copied_flush; /* under way, before the other is told that all has arrived */
+	uint64_t lease_ends_ns; /* 0: no timer */
+	bool copied_flush;      /* under way, before the other is told that all has arrived */
 
 	/* replica_streams.c */
 	struct replica_link *link;

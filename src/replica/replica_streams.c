@@ -124,7 +124,8 @@ int replica_node_open_target(struct replica_node *node, struct block **ret, stru
 	    .failed = send_failed,
 	    .data = node};
 	const struct block_open_options open = {.write = true,
-	    .link = {.timeout_ms = node->options.timeout_ms ? node->options.timeout_ms : TIMEOUT_MS}};
+	    .link = {.compress = node->options.compress ? COMPRESS_AUTO : COMPRESS_NONE,
+	        .timeout_ms = node->options.timeout_ms ? node->options.timeout_ms : TIMEOUT_MS}};
 	uint64_t link = node->link_number;
 	struct block *remote;
 	int fd, res;

@@ -255,15 +255,25 @@ static int teardown(void **state)
 
 /* What is asked, and awaited */
 
+static void order(struct host *host, const struct replica_event *event)
+{
+	host->answered = false;
+	assert_int_equal(replica_node_command(host->node, event), 0);
+}
+
+static int end_of_order(struct host *host)
+{
+	while (!host->answered)
+		step();
+	return host->res;
+}
+
 static int command(struct host *host, enum replica_event_kind kind, bool force)
 {
 	const struct replica_event event = {.kind = kind, .force = force};
 
-	host->answered = false;
-	assert_int_equal(replica_node_command(host->node, &event), 0);
-	while (!host->answered)
-		step();
-	return host->res;
+	order(host, &event);
+	return end_of_order(host);
 }
 
 static void wait_for(struct host *host, enum replica_flow flow)
@@ -516,6 +526,95 @@ static void test_the_hook_before_a_resync(void **state)
 	assert_true(are_equal());
 }
 
+static bool is_leased(const struct host *host)
+{
+	struct replica_node_status status;
+
+	replica_node_status(host->node, &status);
+	return status.leased;
+}
+
+/* As a VM's live migration does it: both sides are open, then the new one writes. */
+static void test_a_hand_over_with_a_lease(void **state)
+{
+	const struct replica_event hand_over = {.kind = REPLICA_HAND_OVER, .lease_ms = 10000};
+
+	for (unsigned ack = 0; ack < REPLICATE_ACKS; ack++) {
+		struct host *old = &world.hosts[0], *new = &world.hosts[1];
+
+		world.options.ack = ack;
+		for (unsigned i = 0; i < NODES; i++) {
+			finish(&world.hosts[i]);
+			begin(&world.hosts[i]);
+		}
+		begin_replica();
+		assert_int_equal(write_at(old, 100, 5000, 0x31), 0);
+		order(old, &hand_over);
+		while (!new->serves)
+			step();
+		assert_int_equal(write_at(old, 200, 5000, 0x32), 0);
+		assert_false(old->answered);
+		assert_true(is_leased(old) && is_leased(new));
+		assert_int_equal(write_at(new, 300, 5000, 0x33), 0);
+		assert_int_equal(end_of_order(old), 0);
+		assert_int_equal(write_at(old, 0, 512, 1), -EPERM);
+		pass(20 * S);
+		assert_false(old->serves || is_leased(old) || is_leased(new));
+		assert_true(new->serves);
+		assert_int_equal(write_at(new, 400, 5000, 0x34), 0);
+		pass(S);
+		assert_true(are_equal());
+		assert_int_equal(command(new, REPLICA_MAKE_SECONDARY, false), 0);
+		assert_int_equal(command(old, REPLICA_MAKE_PRIMARY, false), 0);
+		assert_int_equal(command(old, REPLICA_MAKE_SECONDARY, false), 0);
+	}
+}
+
+static void test_a_lease_that_nobody_uses(void **state)
+{
+	const struct replica_event hand_over = {.kind = REPLICA_HAND_OVER, .lease_ms = 3000};
+	struct host *old = &world.hosts[0], *new = &world.hosts[1];
+
+	begin_replica();
+	order(old, &hand_over);
+	assert_int_equal(end_of_order(old), -ETIMEDOUT);
+	pass(S);
+	assert_false(new->serves);
+	assert_int_equal(write_at(new, 0, 512, 1), -ESHUTDOWN);
+	assert_int_equal(write_at(old, 0, 512, 1), 0);
+	/* The link breaks in its midst. */
+	order(old, &hand_over);
+	while (!new->serves)
+		step();
+	cut(true);
+	assert_true(end_of_order(old) < 0);
+	pass(S);
+	assert_false(new->serves);
+	assert_int_equal(write_at(old, 700, 512, 2), 0);
+	cut(false);
+	both(REPLICA_EQUAL);
+	assert_true(are_equal());
+}
+
+static void test_a_planned_hand_over(void **state)
+{
+	const struct replica_event hand_over = {.kind = REPLICA_HAND_OVER};
+
+	begin_replica();
+	for (unsigned i = 0; i < 3; i++) {
+		struct host *old = &world.hosts[i % 2], *new = &world.hosts[1 - i % 2];
+
+		assert_int_equal(write_at(old, 65536 * i, 70000, (uint8_t)(i + 1)), 0);
+		order(old, &hand_over);
+		assert_int_equal(end_of_order(old), 0);
+		while (!new->serves)
+			step();
+		assert_false(old->serves);
+		assert_int_equal(write_at(new, 65536 * i + 5, 70000, (uint8_t)(i + 50)), 0);
+		assert_true(are_equal());
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -526,6 +625,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_restarted_nodes, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_split_brain, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_frozen_until_fenced, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_hand_over_with_a_lease, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_lease_that_nobody_uses, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_planned_hand_over, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_the_hook_before_a_resync, setup, teardown),
 	};
 
