@@ -20,8 +20,10 @@ static void make_primary(struct replica_state *state, bool force)
 		replica_answer(state, -EBUSY, "the nodes are not in sync yet");
 	} else if (!good && !force) {
 		replica_answer(state, -EPERM, "this node's data are not good");
-	} else if ((ids->outdated || ids->follows || state->peer.role == REPLICA_PRIMARY) && !force &&
-	           !state->fenced) {
+	} else if (ids->outdated && !force) {
+		/* Nor if the other is off: then it has what it wrote alone on its disk. */
+		replica_answer(state, -EPERM, "the other node went on alone, and has newer data");
+	} else if ((ids->follows || state->peer.role == REPLICA_PRIMARY) && !force && !state->fenced) {
 		replica_answer(state, -EPERM, "the other node may have newer data");
 	} else {
 		state->next = *ids;

@@ -328,9 +328,48 @@ static void test_pairs(void **state)
 	assert_true(sums.handed[0] && sums.handed[1] && sums.retaken && sums.timed_out && sums.cut_off);
 }
 
+/* A node by itself: how the last order ended, and 1 for a record. */
+static void note_end(void *data, const struct replica_action *action)
+{
+	if (action->kind == REPLICA_DO_ANSWER)
+		*(int *)data = action->res;
+	else if (action->kind == REPLICA_DO_RECORD)
+		*(int *)data = 1;
+}
+
+static int ask_to_be_primary(bool outdated, bool follows, bool fenced, bool force)
+{
+	const struct replica_ids ids = {.current = 7, .outdated = outdated, .follows = follows};
+	const struct replica_event fence = {.kind = REPLICA_FENCED, .fresh = 8},
+	                           order = {.kind = REPLICA_MAKE_PRIMARY, .fresh = 9, .force = force};
+	struct replica_state state;
+	int end = 0;
+	const struct replica_options options = {
+	    .name = 1, .size = 1 << 20, .region_size = 1 << 16, .act = note_end, .data = &end};
+
+	replica_state_init(&state, &options, &ids);
+	if (fenced)
+		replica_state_event(&state, &fence);
+	assert_int_equal(replica_state_event(&state, &order), 0);
+	return end;
+}
+
+/* That the other node is off does not make old data new. */
+static void test_who_may_be_primary_alone(void **state)
+{
+	assert_int_equal(ask_to_be_primary(false, false, false, false), 1);
+	assert_int_equal(ask_to_be_primary(false, true, false, false), -EPERM);
+	assert_int_equal(ask_to_be_primary(false, true, true, false), 1);
+	assert_int_equal(ask_to_be_primary(true, false, false, false), -EPERM);
+	assert_int_equal(ask_to_be_primary(true, false, true, false), -EPERM);
+	assert_int_equal(ask_to_be_primary(true, true, true, false), -EPERM);
+	assert_int_equal(ask_to_be_primary(true, true, false, true), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_who_may_be_primary_alone),
 	    cmocka_unit_test(test_pairs),
 	};
 
