@@ -199,6 +199,11 @@ int block_facts(struct block *block, struct block_facts *ret, struct error *erro
 	return 0;
 }
 
+int block_measure(struct block *block, struct error *error)
+{
+	return block->driver->measure ? block->driver->measure(block, error) : 0;
+}
+
 int block_link_error(struct block *block, struct error *error)
 {
 	return block->driver->link_error ? block->driver->link_error(block, error) : 0;

@@ -174,6 +174,11 @@ const struct block_info *block_info(const struct block *block);
 struct ring *block_ring(const struct block *block);
 /* Asks afresh. Control path: it may run the ring. Returns 0 or -errno with words. */
 int block_facts(struct block *block, struct block_facts *ret, struct error *error);
+/*
+ * Looks whether the volume, an image file or a device, has become larger since it was opened; info.size says it then, here and in the
+ * filters on the way. Other kinds keep their size. -ENOSPC with words: it is smaller, and info.size is what it was; or another -errno. Control path.
+ */
+int block_measure(struct block *block, struct error *error);
 /* -ENOTCONN, with words about how the link broke, once a remote or nbd volume lost its link; else 0. */
 int block_link_error(struct block *block, struct error *error);
 /* Whether a read's result says that the medium there is bad, rather than the link or the request. */

@@ -18,6 +18,8 @@ struct block_driver {
 	bool (*takes_pipe)(const struct block *block, enum block_op op);
 	/* NULL: nothing is known (all texts empty). */
 	int (*facts)(struct block *block, struct block_facts *ret, struct error *error);
+	/* block_measure(); NULL: its size stays. */
+	int (*measure)(struct block *block, struct error *error);
 	/* NULL: there is no link. */
 	int (*link_error)(struct block *block, struct error *error);
 	void (*free)(struct block *block);

@@ -415,6 +415,14 @@ static int file_facts(struct block *block, struct block_facts *ret, struct error
 	return block->ring->simulated ? 0 : inspect_fd(file->options.fd, ret, error);
 }
 
+static int file_measure(struct block *block, struct error *error)
+{
+	struct file *file = to_file(block);
+
+	digest_reader_forget(file->digest_reader, 0, UINT64_MAX);
+	return block->ring->simulated ? 0 : file_measure_anew(&file->options, &block->info, error);
+}
+
 static void file_free(struct block *block)
 {
 	struct file *file = to_file(block);
@@ -433,6 +441,7 @@ static const struct block_driver file_driver = {
     .submit = file_submit,
     .takes_pipe = file_takes_pipe,
     .facts = file_facts,
+    .measure = file_measure,
     .free = file_free,
 };
 

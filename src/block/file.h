@@ -18,5 +18,7 @@ struct file_options {
 
 /* Takes both descriptors, also on failure. Descriptors of a simulated ring are not closed here. */
 int file_new(struct block **ret, struct ring *ring, const struct file_options *options, struct error *error);
+/* Sets info->size to what it is now, if that is not less than it was. file_open.c's. */
+int file_measure_anew(const struct file_options *file, struct block_info *info, struct error *error);
 /* The descriptor of what file_open() opened, borrowed. */
 int file_fd(const struct block *block);

@@ -139,6 +139,37 @@ static int measure_file(int fd, struct block_info *info, struct error *error)
 	return 0;
 }
 
+static int size_of(int fd, bool device, uint64_t *ret)
+{
+	struct stat file;
+
+	if (device)
+		return ioctl(fd, BLKGETSIZE64, ret) < 0 ? -errno : 0;
+	if (fstat(fd, &file) < 0)
+		return -errno;
+	*ret = (uint64_t)file.st_size;
+	return 0;
+}
+
+int file_measure_anew(const struct file_options *file, struct block_info *info, struct error *error)
+{
+	uint64_t size;
+	int res = size_of(file->fd, file->device, &size);
+
+	if (res < 0)
+		return error_set(error, res, "cannot learn the size of %s: %s", info->name, strerror(-res));
+	if (size < info->size)
+		return error_set(error, -ENOSPC, "%s has %llu bytes now, and had %llu", info->name,
+		    (unsigned long long)size, (unsigned long long)info->size);
+	if (size == info->size)
+		return 0;
+	/* Whoever made it larger may have written there. */
+	info->zeroed = false;
+	info->holes_trusted = info->holes_trusted && fdatasync(file->fd) == 0;
+	info->size = size;
+	return 0;
+}
+
 /* What direct I/O must be aligned to: statx(2), Linux 6.1, else the sector, else a page. */
 static uint32_t direct_alignment(int fd, const struct block_info *info)
 {

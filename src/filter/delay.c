@@ -50,6 +50,7 @@ static const struct block_driver delay_driver = {
     .name = "delay",
     .submit = delay_submit,
     .facts = filter_facts,
+    .measure = filter_measure,
     .link_error = filter_link_error,
     .free = delay_free,
 };

@@ -120,6 +120,7 @@ static const struct block_driver fault_driver = {
     .name = "fault",
     .submit = fault_submit,
     .facts = filter_facts,
+    .measure = filter_measure,
     .link_error = filter_link_error,
     .free = fault_free,
 };

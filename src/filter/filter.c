@@ -82,3 +82,13 @@ int filter_link_error(struct block *block, struct error *error)
 {
 	return block_link_error(filter_of(block)->below, error);
 }
+
+int filter_measure(struct block *block, struct error *error)
+{
+	struct filter *filter = filter_of(block);
+	int res = block_measure(filter->below, error);
+
+	if (res == 0)
+		block->info.size = filter->below->info.size;
+	return res;
+}

@@ -36,3 +36,5 @@ void filter_child(struct filter *filter, struct block_io *parent, filter_answere
 /* For struct block_driver. */
 int filter_facts(struct block *block, struct block_facts *ret, struct error *error);
 int filter_link_error(struct block *block, struct error *error);
+/* Of a filter that is as large as the volume below. */
+int filter_measure(struct block *block, struct error *error);

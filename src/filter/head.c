@@ -22,10 +22,17 @@ static void head_free(struct block *block)
 	free(filter_of(block));
 }
 
+/* What it is the head of may be larger now; its own size stays. */
+static int head_measure(struct block *block, struct error *error)
+{
+	return block_measure(filter_of(block)->below, error);
+}
+
 static const struct block_driver head_driver = {
     .name = "head",
     .submit = head_submit,
     .facts = filter_facts,
+    .measure = head_measure,
     .link_error = filter_link_error,
     .free = head_free,
 };

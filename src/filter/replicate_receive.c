@@ -174,6 +174,7 @@ static const struct block_driver receive_driver = {
     .name = "replicate-receive",
     .submit = receive_submit,
     .facts = filter_facts,
+    .measure = filter_measure,
     .link_error = filter_link_error,
     .free = receive_free,
 };

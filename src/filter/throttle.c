@@ -158,6 +158,7 @@ static const struct block_driver throttle_driver = {
     .name = "throttle",
     .submit = throttle_submit,
     .facts = filter_facts,
+    .measure = filter_measure,
     .link_error = filter_link_error,
     .free = throttle_free,
 };

@@ -393,6 +393,75 @@ static void test_failed_open_leaves_no_file(void **state)
 	world_done(&world);
 }
 
+static void digest_tail(struct world *world, uint64_t length, uint8_t ret[DIGEST_BYTES])
+{
+	const struct digest_key key = {.bytes = {1}};
+	struct block_io io = {.op = BLOCK_DIGEST,
+	    .offset = 4096,
+	    .length = length,
+	    .buf = ret,
+	    .granularity = DIGEST_LEAF,
+	    .key = &key};
+
+	assert_int_equal(block_wait(world->block, &io), 0);
+}
+
+static void test_a_file_that_has_grown(void **state)
+{
+	uint8_t digests[3][DIGEST_BYTES];
+	char text[4];
+	struct world world;
+
+	world_init(&world);
+	world.options = (struct block_open_options){.write = true, .create = true, .create_size = 5000};
+	world_must_open(&world);
+	assert_int_equal(block_measure(world.block, &world.error), 0);
+	assert_true(block_info(world.block)->size == 5000 && block_info(world.block)->zeroed);
+	digest_tail(&world, 904, digests[0]);
+	run("truncate -s 9001 %s", world.path);
+	poke(world.path, 8000, "news", 4);
+	assert_int_equal(io(&world, BLOCK_READ, 8000, 4, text), -EINVAL);
+	assert_int_equal(block_measure(world.block, &world.error), 0);
+	assert_int_equal(block_info(world.block)->size, 9001);
+	assert_false(block_info(world.block)->zeroed);
+	assert_int_equal(io(&world, BLOCK_READ, 8000, 4, text), 0);
+	assert_memory_equal(text, "news", 4);
+	digest_tail(&world, 904, digests[1]);
+	digest_tail(&world, 4096, digests[2]);
+	assert_memory_equal(digests[0], digests[1], DIGEST_BYTES);
+	assert_memory_not_equal(digests[0], digests[2], DIGEST_BYTES);
+	run("truncate -s 9000 %s", world.path);
+	assert_int_equal(block_measure(world.block, &world.error), -ENOSPC);
+	assert_non_null(strstr(world.error.text, "has 9000 bytes now, and had 9001"));
+	assert_int_equal(block_info(world.block)->size, 9001);
+	world_done(&world);
+}
+
+static void test_a_device_that_has_grown(void **state)
+{
+	uint8_t buf[4096] = "there";
+	struct world world;
+
+	world_init(&world);
+	world.options.write = true;
+	world_attach(&world, MIB, "");
+	world_must_open(&world);
+	run("truncate -s %u %s", 3 * MIB, world.path);
+	assert_int_equal(block_measure(world.block, &world.error), 0);
+	assert_int_equal(block_info(world.block)->size, MIB);
+	run("losetup -c %s", world.device);
+	assert_int_equal(io(&world, BLOCK_WRITE, 3 * MIB - 4096, 4096, buf), -EINVAL);
+	assert_int_equal(block_measure(world.block, &world.error), 0);
+	assert_int_equal(block_info(world.block)->size, 3 * MIB);
+	assert_int_equal(io(&world, BLOCK_WRITE, 3 * MIB - 4096, 4096, buf), 0);
+	memset(buf, 0, sizeof(buf));
+	assert_int_equal(io(&world, BLOCK_READ, 3 * MIB - 4096, 4096, buf), 0);
+	assert_string_equal((char *)buf, "there");
+	run("truncate -s %u %s; losetup -c %s", 2 * MIB, world.path, world.device);
+	assert_int_equal(block_measure(world.block, &world.error), -ENOSPC);
+	world_done(&world);
+}
+
 static int remove_folder(void **state)
 {
 	char command[256];
@@ -411,6 +480,8 @@ int main(void)
 	    cmocka_unit_test(test_digest_beside_write),
 	    cmocka_unit_test(test_file_opened_for_reading),
 	    cmocka_unit_test(test_failed_open_leaves_no_file),
+	    cmocka_unit_test(test_a_file_that_has_grown),
+	    cmocka_unit_test(test_a_device_that_has_grown),
 	    cmocka_unit_test(test_zero_unaligned_on_device),
 	    cmocka_unit_test(test_zero_by_hand),
 	};

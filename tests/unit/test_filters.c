@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Throttle, delay, fault and powercut over a volume in memory, under simulated time. */
 #include "base/bytes.h"
+#include "block/driver.h"
 #include "block/memory.h"
 #include "filter/delay.h"
 #include "filter/fault.h"
+#include "filter/head.h"
 #include "filter/powercut.h"
 #include "filter/throttle.h"
 #include "ring/ring_sim.h"
@@ -409,6 +411,54 @@ static void test_filters_stack(void **state)
 	world_done(&world);
 }
 
+/* A volume that others make larger. */
+
+static uint64_t real_size;
+
+static void grown_submit(struct block *block, struct block_io *io)
+{
+	block_complete_later(block, io, 0);
+}
+
+static int grown_measure(struct block *block, struct error *error)
+{
+	block->info.size = real_size;
+	return 0;
+}
+
+static void grown_free(struct block *block)
+{
+}
+
+static void test_a_new_size_is_seen_above(void **state)
+{
+	static const struct block_driver driver = {
+	    .name = "grown", .submit = grown_submit, .measure = grown_measure, .free = grown_free};
+	struct block grown = {.driver = &driver, .info = {.size = 8192, .request_align = 1}}, *head;
+	struct world world;
+
+	world_init(&world, 1);
+	grown.ring = world.ring;
+	assert_int_equal(delay_new(&world.top, &grown, &(struct delay_options){.min_ns = 1}, NULL), 0);
+	assert_int_equal(fault_new(&world.top, world.top, 1, NULL), 0);
+	assert_int_equal(throttle_new(&world.top, world.top, 0, NULL), 0);
+	real_size = 12288;
+	assert_int_equal(block_measure(world.top, NULL), 0);
+	assert_int_equal(block_info(world.top)->size, 12288);
+	/* A head is no longer for it. */
+	assert_int_equal(head_new(&head, world.top, 5000, NULL), 0);
+	real_size = 20000;
+	assert_int_equal(block_measure(head, NULL), 0);
+	assert_int_equal(block_info(head)->size, 5000);
+	assert_int_equal(block_info(world.top)->size, 20000);
+	/* Nor a volume that does not tell. */
+	assert_int_equal(block_measure(world.memory, NULL), 0);
+	assert_int_equal(block_info(world.memory)->size, SIZE);
+	block_free(head);
+	world.top = world.memory;
+	world_done(&world);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -424,6 +474,7 @@ int main(void)
 	    cmocka_unit_test(test_powercut_shows_and_withholds),
 	    cmocka_unit_test(test_powercut_keeps_loses_and_tears),
 	    cmocka_unit_test(test_filters_stack),
+	    cmocka_unit_test(test_a_new_size_is_seen_above),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
