@@ -80,6 +80,11 @@ void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
 int mirror_attach(struct block *mirror, struct block *leg, bool kept, struct error *error);
 /* With `withholds`, as if the follower had been let go now. */
 void mirror_withhold(struct block *mirror);
+/*
+ * The volume has `size` bytes from now on, no fewer than before; what is new, and the region of the old end, is dirty in the map. The
+ * leader has that size already; the follower was let go, and has it when it comes. 0, or -errno with words: it has the old size, or the map is lost. Control path.
+ */
+int mirror_grow(struct block *mirror, uint64_t size, struct error *error);
 /* The follower was let go, and that is seen to: the answers that wait for it are given, and so are all others. */
 void mirror_give_answers(struct block *mirror);
 /* Instead of that: those that wait, or would, get -ESHUTDOWN, until that is taken back. */

@@ -217,15 +217,20 @@ static const struct block_driver port_driver = {
     .free = port_free,
 };
 
+uint64_t mirror_granule(uint64_t region_size, uint64_t size)
+{
+	while (size / region_size >= GRANULES_MAX)
+		region_size *= 2;
+	return region_size;
+}
+
 int mirror_ports_init(struct mirror *mirror)
 {
 	const struct bitmap_super *super = bitmap_file_super(mirror->map);
 	int res = bitmap_init(&mirror->changed, bitmap_super_regions(super));
 
 	list_init(&mirror->spare_ports);
-	mirror->granule = super->region_size;
-	while (super->size / mirror->granule >= GRANULES_MAX)
-		mirror->granule *= 2;
+	mirror->granule = mirror_granule(super->region_size, super->size);
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		struct mirror_port *port = &mirror->ports[i];
 		struct mirror_leg *leg = &mirror->legs[i];

@@ -110,6 +110,8 @@ struct mirror {
 };
 
 /* mirror_leg.c */
+/* How much one bit of legs[].written stands for; bytes. */
+uint64_t mirror_granule(uint64_t region_size, uint64_t size);
 /* 0 or -ENOMEM; either way mirror_ports_done() frees what there is. */
 int mirror_ports_init(struct mirror *mirror);
 /* A leg that was opened just now. */

@@ -386,6 +386,21 @@ void dirty_extents_compare(struct extents *extents, const struct digest_key *key
 		dirty->key = *key;
 }
 
+int dirty_extents_reserve(struct extents *extents, uint64_t size)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+
+	return bitmap_resize(&dirty->failed, max_u64(size / dirty->region_size + 1, dirty->failed.bits));
+}
+
+void dirty_extents_measure(struct extents *extents)
+{
+	struct dirty_extents *dirty = dirty_of(extents);
+
+	assert(dirty->active == 0);
+	dirty->size = bitmap_file_super(dirty->map)->size;
+}
+
 uint64_t dirty_extents_same(const struct extents *extents)
 {
 	return dirty_of(extents)->same;

@@ -38,6 +38,12 @@ void dirty_extents_look(struct extents *extents);
  * still finishes what it was given.
  */
 void dirty_extents_abandon(struct extents *extents);
+/*
+ * The volume is about to have `size` bytes: 0 or -ENOMEM, and nothing has changed; has another size, which the map says. Not while any is
+ * active.
+ */
+int dirty_extents_reserve(struct extents *extents, uint64_t size);
+void dirty_extents_measure(struct extents *extents);
 /* Extents that are being copied, or wait for their lock: while there are any, a clean map does not mean equal legs. */
 unsigned dirty_extents_active(const struct extents *extents);
 /*

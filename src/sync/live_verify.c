@@ -337,6 +337,12 @@ int live_verify_start(struct live_verify *verify, uint64_t from, bool marks)
 	return 0;
 }
 
+void live_verify_measure(struct live_verify *verify)
+{
+	assert(live_verify_idle(verify));
+	verify->size = bitmap_file_super(verify->map)->size;
+}
+
 uint64_t live_verify_position(const struct live_verify *verify)
 {
 	uint64_t position = verify->cursor;

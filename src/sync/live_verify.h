@@ -43,6 +43,8 @@ struct live_verify *live_verify_free(struct live_verify *verify);
  * Not while a pass, or what is left of a stopped one, is under way: live_verify_idle(). 0, or -errno: no key for it can be drawn.
  */
 int live_verify_start(struct live_verify *verify, uint64_t from, bool marks);
+/* The volume has another size, which the map says. Not while a pass is under way. */
+void live_verify_measure(struct live_verify *verify);
 /* All before it has had its turn in this pass, or the last one. */
 uint64_t live_verify_position(const struct live_verify *verify);
 /* The follower was lost, or it is not wanted any more: lets all locks go; ended() is not called. */

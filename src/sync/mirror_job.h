@@ -201,6 +201,13 @@ void mirror_job_verify_stop(struct mirror_job *job);
 int mirror_job_compare(struct mirror_job *job, struct error *error);
 /* Clears the map as soon as can be, and not when it pays; for those who wait until nothing is logged. */
 void mirror_job_clear_map(struct mirror_job *job, bool now);
+/*
+ * The volume has `size` bytes from now on: clients may go so far when it returns, and what is new is copied once the target is there again,
+ * which must have that size, too. The source has it already (block_measure()). The target was let go by an order and is closed (-EBUSY). -EINVAL:
+ * there are more bytes now, or the source is not the one that clients use; -ENOSPC: the source has fewer; -ENOTCONN: it is away; -E2BIG: too
+ * many regions; or another -errno; with words. Control path, and not run()'s callbacks'.
+ */
+int mirror_job_grow(struct mirror_job *job, uint64_t size, struct error *error);
 /* For the switches to come. window_ns 0: 500 ms. */
 void mirror_job_set_cutover(struct mirror_job *job, uint64_t window_ns, enum mirror_late late);
 /* Holds for all that share the budget, but for min_rate. */

@@ -33,9 +33,10 @@ struct mirror_job {
 	uint64_t order_after_ns;  /* a cutover that was deferred */
 	uint64_t decide_after_ns; /* when the map is told again that a switch is over */
 	bool wake, stopping, paused, copying, settling;
-	bool apart;  /* the target is let go, and not opened while that is wanted */
-	bool clears; /* the map, as soon as can be */
-	bool held;   /* clients wait for the copy */
+	bool apart;              /* the target is let go, and not opened while that is wanted */
+	bool attaching, growing; /* a control path waits in it */
+	bool clears;             /* the map, as soon as can be */
+	bool held;               /* clients wait for the copy */
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settled_ns, settle_after_ns;
 	uint64_t lost_ns;                   /* the follower, the last time; 0: never */
 	uint64_t attach_dirty, attach_done; /* bytes: how things stood when the follower came */
@@ -110,6 +111,8 @@ int mirror_verify_open(struct mirror_job *job, struct error *error);
 void mirror_verify_before_ready(struct mirror_job *job);
 /* A leg went: what comes back may not be what was verified. */
 void mirror_verify_doubt(struct mirror_job *job);
+/* The volume has another size. Nothing of a pass is under way. */
+void mirror_verify_measure(struct mirror_job *job);
 /* Nothing asks the legs. */
 bool mirror_verify_idle(const struct mirror_job *job);
 /* A pass on demand that is over is told; or ended, because nobody would tell later. */

@@ -298,7 +298,12 @@ static void attach(struct mirror_job *job)
 	int res;
 
 	memcpy(boot, job->boot[leg], sizeof(boot));
+	job->attaching = true;
 	res = mirror_open_leg(job, leg, &job->legs[leg], &error);
+	job->attaching = false;
+	/* It was let go meanwhile: it is closed. */
+	if (res == 0 && job->apart)
+		return;
 	if (res == 0)
 		res = mirror_attach(job->mirror, job->legs[leg], is_kept(job, boot), &error);
 	if (res < 0) {
@@ -323,7 +328,7 @@ void mirror_look_after_follower(struct mirror_job *job)
 		return;
 	job->legs[leg] = block_free(job->legs[leg]);
 	/* It would be filled from the leader. */
-	if (job->apart || !mirror_leader_here(job->mirror))
+	if (job->apart || job->growing || !mirror_leader_here(job->mirror))
 		return;
 	if (!cutover_is_end(job->state) && !bitmap_file_lost(job->map) && !job->stopping &&
 	    ring_now_ns(job->ring) >= job->attach_after_ns)

@@ -163,6 +163,14 @@ void mirror_verify_doubt(struct mirror_job *job)
 	job->verified = false;
 }
 
+void mirror_verify_measure(struct mirror_job *job)
+{
+	if (job->verify)
+		live_verify_measure(job->verify);
+	if (job->check)
+		live_verify_measure(job->check);
+}
+
 bool mirror_verify_idle(const struct mirror_job *job)
 {
 	return (!job->verify || live_verify_idle(job->verify)) &&
