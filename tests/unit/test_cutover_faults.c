@@ -15,6 +15,8 @@
 
 #include <cmocka.h>
 
+#include "job_run.h"
+
 #define SIZE      (1u << 20)
 #define MS        1000000ull
 #define WINDOW_NS (200 * MS)
@@ -42,7 +44,6 @@ struct world {
 	uint64_t writes_paused, dirty_length;
 	uint64_t told_generation, told_pause_ns; /* of the switch */
 	unsigned maps_lost;
-	struct ring_op later;
 };
 
 static struct world world;
@@ -167,24 +168,9 @@ static void stop_client(void *data)
 	world.serving = false;
 }
 
-static void later_done(struct ring_op *op, int res)
-{
-	if (res == 0)
-		mirror_job_stop(world.job);
-}
-
 static enum cutover_state run_for(uint64_t ns)
 {
-	enum cutover_state state;
-
-	world.later = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(world.ring) + ns, .done = later_done};
-	ring_submit(world.ring, &world.later);
-	state = mirror_job_run(world.job, &world.error);
-	ring_cancel(world.ring, &world.later);
-	while (world.later.active)
-		assert_int_equal(ring_step(world.ring), 0);
-	return state;
+	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
 static void job_close(void)

@@ -19,6 +19,8 @@
 
 #include <cmocka.h>
 
+#include "job_run.h"
+
 #define SIZE    ((1u << 20) + 4608u)
 #define MS      1000000u
 #define CLIENTS 8u
@@ -54,7 +56,6 @@ struct world {
 	bool serving;
 	unsigned states; /* bits of those that were seen */
 	void (*on_state)(enum cutover_state state);
-	struct ring_op later;
 };
 
 static struct world world;
@@ -233,24 +234,9 @@ static void world_done(void)
 	ring_sim_free(world.sim);
 }
 
-static void later_done(struct ring_op *op, int res)
-{
-	if (res == 0)
-		mirror_job_stop(world.job);
-}
-
 static enum cutover_state run_for(uint64_t ns)
 {
-	enum cutover_state state;
-
-	world.later = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(world.ring) + ns, .done = later_done};
-	ring_submit(world.ring, &world.later);
-	state = mirror_job_run(world.job, &world.error);
-	ring_cancel(world.ring, &world.later);
-	while (world.later.active)
-		world.ring->ops->step(world.ring);
-	return state;
+	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
 static bool seen(enum cutover_state state)

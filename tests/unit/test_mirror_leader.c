@@ -20,6 +20,8 @@
 
 #include <cmocka.h>
 
+#include "job_run.h"
+
 #define SIZE    ((1u << 20) + 4608u)
 #define MS      UINT64_C(1000000)
 #define CLIENTS 6u
@@ -61,7 +63,6 @@ struct world {
 	struct client clients[CLIENTS];
 	bool serving;
 	char warnings[8192];
-	struct ring_op later;
 	void (*on_state)(enum cutover_state state);
 };
 
@@ -330,30 +331,10 @@ static uint64_t acknowledged(void)
 	return count;
 }
 
-static void later_done(struct ring_op *op, int res)
-{
-	if (res == 0)
-		mirror_job_stop(world.job);
-}
-
 /* Nothing is waiting then, or it gets an error. */
 static enum cutover_state run_for(uint64_t ns)
 {
-	struct mirror_job_status status;
-
-	world.later = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(world.ring) + ns, .done = later_done};
-	ring_submit(world.ring, &world.later);
-	mirror_job_status(world.job, &status);
-	if (cutover_is_end(status.state))
-		assert_int_equal(mirror_job_serve(world.job), 0);
-	else
-		mirror_job_run(world.job, &world.error);
-	ring_cancel(world.ring, &world.later);
-	while (world.later.active)
-		world.ring->ops->step(world.ring);
-	mirror_job_status(world.job, &status);
-	return status.state;
+	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
 static void after(uint64_t ns, ring_sim_hook *hook)

@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "job_run.h"
+
 #define SIZE   ((4u << 20) + 4608u)
 #define REGION (64u << 10)
 #define MS     UINT64_C(1000000)
@@ -55,7 +57,6 @@ struct world {
 	int res;
 	uint64_t writes, begun_ns, longest_ns;
 	bool serving, busy;
-	struct ring_op later;
 };
 
 static struct world world;
@@ -156,24 +157,9 @@ static void job_open(void)
 	assert_int_equal(mirror_job_open(world.job, &world.error), 0);
 }
 
-static void later_done(struct ring_op *op, int res)
-{
-	if (res == 0)
-		mirror_job_stop(world.job);
-}
-
 static enum cutover_state run_for(uint64_t ns)
 {
-	enum cutover_state state;
-
-	world.later = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(world.ring) + ns, .done = later_done};
-	ring_submit(world.ring, &world.later);
-	state = mirror_job_run(world.job, &world.error);
-	ring_cancel(world.ring, &world.later);
-	while (world.later.active)
-		assert_int_equal(ring_step(world.ring), 0);
-	return state;
+	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
 static struct mirror_job_status status_now(void)

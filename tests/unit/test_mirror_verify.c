@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "job_run.h"
+
 #define SIZE       ((6u << 20) + 4608u)
 #define REGION     (64u << 10)
 #define RANGE      (256u << 10)
@@ -59,7 +61,6 @@ static struct world {
 	enum cutover_state states[64];
 	unsigned states_count;
 	enum cutover_state stop_in;
-	struct ring_op later;
 
 	/* of a pass */
 	struct mirror_job_verify_options pass;
@@ -161,24 +162,9 @@ static void serve(void)
 
 /* Life */
 
-static void later_done(struct ring_op *op, int res)
-{
-	if (res == 0)
-		mirror_job_stop(world.job);
-}
-
 static enum cutover_state run_for(uint64_t ns)
 {
-	enum cutover_state state;
-
-	world.later = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(world.ring) + ns, .done = later_done};
-	ring_submit(world.ring, &world.later);
-	state = mirror_job_run(world.job, &world.error);
-	ring_cancel(world.ring, &world.later);
-	while (world.later.active)
-		assert_int_equal(ring_step(world.ring), 0);
-	return state;
+	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
 static struct mirror_job_status status_now(void)
