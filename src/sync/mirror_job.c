@@ -24,6 +24,8 @@
 #define NEARLY_DONE    64u /* a part of the volume */
 #define NEARLY_REGIONS 16u
 
+const char *const mirror_leg_names[MIRROR_LEGS] = {"source", "target"};
+
 uint64_t mirror_job_dirty(const struct mirror_job *job)
 {
 	const struct bitmap_super *super = bitmap_file_super(job->map);
@@ -235,8 +237,7 @@ static void look_at_lost_map(struct mirror_job *job)
 	error_set(&job->error, bitmap_file_lost(job->map),
 	    "the map cannot be written: %s; the %s goes on alone, the other leg is not usable without a "
 	    "comparison: look after the disk that the map is on, %s",
-	    strerror(-bitmap_file_lost(job->map)),
-	    mirror_authoritative(job->mirror) == MIRROR_SOURCE ? "source" : "target",
+	    strerror(-bitmap_file_lost(job->map)), mirror_leg_names[mirror_authoritative(job->mirror)],
 	    cutover_may_follow(job->state, CUTOVER_FAILED)
 	        ? "then begin another mirror when this one's process has ended"
 	        : "then stop the mirror and resume it (--resume)");

@@ -126,6 +126,7 @@ bool mirror_verify_limited(struct mirror_job *job);
 void mirror_verify_status(const struct mirror_job *job, struct mirror_job_status *ret);
 
 /* mirror_job.c */
+extern const char *const mirror_leg_names[MIRROR_LEGS]; /* for words */
 void mirror_job_set_state(struct mirror_job *job, enum cutover_state state);
 void mirror_job_event(void *data, enum mirror_event event);
 void mirror_job_warn(struct mirror_job *job, const struct error *error);

@@ -18,8 +18,6 @@
 #define RETRY_FACTOR 4u
 #define TELL_NS      10000000000u /* between two words about errors */
 
-static const char *const leg_names[MIRROR_LEGS] = {"source", "target"};
-
 static uint64_t seconds(uint64_t ns)
 {
 	return (ns + 500000000) / 1000000000;
@@ -64,7 +62,7 @@ static void tell_failed(struct mirror_job *job)
 	error_set(&error, counts->error_res,
 	    "%s the %s failed at byte %llu: %s; the client was told so (%llu reads and %llu writes failed "
 	    "until now)",
-	    what ? what : "asking", leg_names[mirror_authoritative(job->mirror)],
+	    what ? what : "asking", mirror_leg_names[mirror_authoritative(job->mirror)],
 	    (unsigned long long)counts->error_offset, strerror(-counts->error_res),
 	    (unsigned long long)counts->read_errors, (unsigned long long)counts->write_errors);
 	mirror_job_warn(job, &error);
@@ -79,8 +77,8 @@ static void tell_overdue(struct mirror_job *job)
 		return;
 	job->tell_overdue = false;
 	error_set(&error, -ENOTCONN,
-	    "the %s has been away for %llu s: clients get I/O errors until it is back", leg_names[leader],
-	    (unsigned long long)seconds(mirror_leader_away_ns(job->mirror)));
+	    "the %s has been away for %llu s: clients get I/O errors until it is back",
+	    mirror_leg_names[leader], (unsigned long long)seconds(mirror_leader_away_ns(job->mirror)));
 	if (job->state == CUTOVER_SWITCHED)
 		error_set(&error, -ENOTCONN,
 		    "the target has been away for %llu s: clients get I/O errors until it is back%s",
@@ -103,8 +101,8 @@ static bool is_put_away(struct mirror_job *job)
 	if (!job->told_away) {
 		job->told_away = true;
 		if (block_link_error(job->legs[leader], &error) == 0)
-			error_set(&error, -ENOTCONN, "the link to the %s broke", leg_names[leader]);
-		error_prefix(&error, "clients wait for the %s", leg_names[leader]);
+			error_set(&error, -ENOTCONN, "the link to the %s broke", mirror_leg_names[leader]);
+		error_prefix(&error, "clients wait for the %s", mirror_leg_names[leader]);
 		mirror_job_warn(job, &error);
 	}
 	if (!mirror_leg_idle(job->mirror, leader) || job->copying || mirror_flushing(job->mirror) ||
@@ -163,16 +161,16 @@ static int make_sure(struct mirror_job *job, struct block *leader, const char *b
 		    "that "
 		    "it had acknowledged and not flushed may be gone; the other leg lacks them, too: clients "
 		    "get I/O errors. Look at the data; %s to go on with what the %s holds",
-		    leg_names[leg], (unsigned long long)bytes,
+		    mirror_leg_names[leg], (unsigned long long)bytes,
 		    cutover_is_end(job->state) ? "the mirror has ended: stop it, and `blkmove serve` that leg"
 		                               : "stop the mirror and resume it",
-		    leg_names[leg]);
+		    mirror_leg_names[leg]);
 	if (res < 0)
 		return error_set(error, res, "cannot write to the %s what it may have lost: %s",
-		    leg_names[leg], strerror(-res));
+		    mirror_leg_names[leg], strerror(-res));
 	error_set(&told, 0,
 	    "the %s may have lost what it had not flushed; %llu bytes were written to it from the other leg",
-	    leg_names[leg], (unsigned long long)bytes);
+	    mirror_leg_names[leg], (unsigned long long)bytes);
 	mirror_job_warn(job, &told);
 	return 0;
 }
@@ -195,7 +193,7 @@ static void reopen(struct mirror_job *job)
 		res = mirror_leader_return(job->mirror, block, &error);
 	if (res == 0) {
 		job->legs[leg] = block;
-		error_set(&error, 0, "the %s is back", leg_names[leg]);
+		error_set(&error, 0, "the %s is back", mirror_leg_names[leg]);
 		mirror_job_warn(job, &error);
 		job->attach_dirty = mirror_job_dirty(job);
 		job->attach_done = mirror_job_done(job);

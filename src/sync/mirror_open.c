@@ -19,8 +19,6 @@
 #define RECORDS      256u
 #define RETRY_FACTOR 32u
 
-static const char *const leg_names[MIRROR_LEGS] = {"source", "target"};
-
 /* What of a target that may be longer is the leg. Frees it when it fails. */
 static int cut_target(struct mirror_job *job, struct block **target, struct error *error)
 {
@@ -40,11 +38,11 @@ int mirror_open_leg(
 	int res = job->options.open_leg(job->options.data, leg, &block, error);
 
 	if (res < 0)
-		return error_prefix(error, "cannot open the %s", leg_names[leg]);
+		return error_prefix(error, "cannot open the %s", mirror_leg_names[leg]);
 	if (leg == MIRROR_TARGET)
 		res = cut_target(job, &block, error);
 	if (res < 0)
-		return error_prefix(error, "cannot use the %s", leg_names[leg]);
+		return error_prefix(error, "cannot use the %s", mirror_leg_names[leg]);
 	res = block_facts(block, &facts, error);
 	if (res == 0 && job->map) {
 		const struct bitmap_super *super = bitmap_file_super(job->map);
@@ -57,11 +55,11 @@ int mirror_open_leg(
 		         strncmp(super->ids[leg], facts.id, BITMAP_ID_MAX - 1))
 			res = error_set(error, -EXDEV,
 			    "%s is another volume (%s) than the mirror's %s (%s); put the right one there",
-			    block_info(block)->name, facts.id, leg_names[leg], super->ids[leg]);
+			    block_info(block)->name, facts.id, mirror_leg_names[leg], super->ids[leg]);
 	}
 	if (res < 0) {
 		block_free(block);
-		return error_prefix(error, "cannot use the %s", leg_names[leg]);
+		return error_prefix(error, "cannot use the %s", mirror_leg_names[leg]);
 	}
 	snprintf(job->boot[leg], sizeof(job->boot[leg]), "%s", facts.boot);
 	*ret = block;
@@ -161,7 +159,7 @@ static int flush_earlier(struct mirror_job *job, enum mirror_leg_index leg, stru
 	int res = block_info(job->legs[leg])->linked ? block_wait(job->legs[leg], &flush) : 0;
 
 	return res < 0 ? error_set(error, res, "cannot flush the %s: %s; look after it, then resume",
-	                     leg_names[leg], strerror(-res))
+	                     mirror_leg_names[leg], strerror(-res))
 	               : 0;
 }
 

@@ -6,8 +6,6 @@
 
 #define TELL_NS 5000000000u
 
-static const char *const leg_names[MIRROR_LEGS] = {"source", "target"};
-
 void mirror_bad_range(void *data, uint64_t offset, uint64_t length, int res)
 {
 	struct mirror_job *job = data;
@@ -33,9 +31,9 @@ void mirror_job_unreadable(const struct mirror_job_status *status, struct error 
 	    "mirror %s before they are. They are tried again and again: mend the %s, or have such places "
 	    "written "
 	    "anew through the mirror, by who uses them or from a backup",
-	    leg_names[status->authoritative], (unsigned long long)status->unreadable_at,
+	    mirror_leg_names[status->authoritative], (unsigned long long)status->unreadable_at,
 	    strerror(-status->unreadable_res), (unsigned long long)status->unreadable,
-	    leads ? "is not ready" : "cannot be reverted", leg_names[status->authoritative]);
+	    leads ? "is not ready" : "cannot be reverted", mirror_leg_names[status->authoritative]);
 }
 
 void mirror_look_after_unread(struct mirror_job *job)
@@ -62,6 +60,6 @@ void mirror_look_after_unread(struct mirror_job *job)
 		mirror_job_unreadable(&status, &error);
 	else
 		error_set(&error, 0, "what could not be read from the %s was read and copied",
-		    leg_names[status.authoritative]);
+		    mirror_leg_names[status.authoritative]);
 	mirror_job_warn(job, &error);
 }
