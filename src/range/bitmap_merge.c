@@ -39,9 +39,6 @@ int bitmap_write_touched(struct bitmap_file *map)
 
 int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more)
 {
-	struct bitmap added;
-	int res;
-
 	assert(!more || more->bits == map->regions);
 	if (map->lost)
 		return map->lost;
@@ -53,14 +50,9 @@ int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more)
 		bitmap_set(&map->dirty, 0, map->regions);
 		return bitmap_write_touched(map);
 	}
-	res = bitmap_init(&added, map->regions);
-	if (res < 0)
-		return res;
-	bitmap_or(&added, more);
 	bitmap_or(&map->logged, more);
 	bitmap_or(&map->dirty, more);
-	touch(map, &added);
-	bitmap_done(&added);
+	touch(map, more);
 	return bitmap_write_touched(map);
 }
 
