@@ -179,8 +179,8 @@ int move_undo_restarted(struct move *move, bool keep_old, struct error *error)
 	/* Nobody needs to know. */
 	unknown = res == -EPERM && keep_old;
 	if (unknown)
-		res = 0, new_counts = true;
-	if (res < 0)
+		new_counts = true;
+	else if (res < 0)
 		return res;
 	if (new_counts && !unknown &&
 	    (record->lvm.group[0] || (leads_to_target(move, &leads, &ignored) == 0 && leads)))
