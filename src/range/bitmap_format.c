@@ -15,6 +15,9 @@
 #define IDS_AT     96u
 #define NOTE_AT    1024u
 
+#define REGION_SIZE  (64u << 10)
+#define REGIONS_MANY (1ull << 27)
+
 static const char super_magic[8] = "BLKMMAP1", record_magic[8] = "BLKMINTN", page_magic[8] = "BLKMBITS";
 
 static void seal(uint8_t *block)
@@ -143,6 +146,15 @@ bool bitmap_page_decode(const uint8_t *block, uint64_t index, uint64_t nonce, ui
 		return false;
 	*ret_sequence = get_le64(block + 16);
 	return true;
+}
+
+uint32_t bitmap_region_size_for(uint64_t size_bytes)
+{
+	uint32_t region_size = REGION_SIZE;
+
+	while (region_size < BITMAP_REGION_MAX && size_bytes / region_size > REGIONS_MANY)
+		region_size *= 2;
+	return region_size;
 }
 
 uint64_t bitmap_super_regions(const struct bitmap_super *super)

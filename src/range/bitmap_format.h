@@ -19,6 +19,7 @@
 #define BITMAP_NOTE_MAX    512u
 #define BITMAP_REGION_MIN  4096u
 #define BITMAP_REGION_MAX  (1u << 20) /* what one request of a copy can hold */
+#define BITMAP_RECORDS     256u       /* where nobody asks for another number */
 #define BITMAP_RECORDS_MIN 4u
 #define BITMAP_RECORDS_MAX 65536u
 #define BITMAP_BITS_MAX    (1ull << 31) /* regions in one map: 128 TiB of 64 KiB each */
@@ -63,6 +64,8 @@ bool bitmap_record_decode(const uint8_t *block, uint64_t nonce, uint64_t regions
 void bitmap_page_encode(uint64_t index, uint64_t sequence, uint64_t nonce, uint8_t *block);
 /* False when it is damaged, stale (another file's) or another page. *ret_sequence: records up to this one are in it. */
 bool bitmap_page_decode(const uint8_t *block, uint64_t index, uint64_t nonce, uint64_t *ret_sequence);
+/* What suits a volume: two bits a region are kept in memory, no more than 16 MiB each up to 128 TiB. */
+uint32_t bitmap_region_size_for(uint64_t size_bytes);
 /* How many regions and pages there are. */
 uint64_t bitmap_super_regions(const struct bitmap_super *super);
 uint64_t bitmap_super_pages(const struct bitmap_super *super);

@@ -15,10 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TICK_NS      200000000u
-#define REGION_SIZE  (64u << 10)
-#define REGIONS_MANY (1ull << 27)
-#define RECORDS      256u
+#define TICK_NS 200000000u
 
 void replica_node_wake(struct replica_node *node)
 {
@@ -129,16 +126,6 @@ static void idle(void *data)
 
 /* Making one */
 
-/* Two bits a region are kept in memory. */
-static uint32_t region_size_for(uint64_t size)
-{
-	uint32_t region_size = REGION_SIZE;
-
-	while (region_size < BITMAP_REGION_MAX && size / region_size > REGIONS_MANY)
-		region_size *= 2;
-	return region_size;
-}
-
 int replica_node_create(
     struct ring *ring, int fd, struct block *volume, uint64_t size, uint64_t nonce, struct error *error)
 {
@@ -146,7 +133,7 @@ int replica_node_create(
 	const struct replica_ids ids = {0};
 	struct bitmap_super super = {.nonce = nonce,
 	    .size = size ? size : info->size,
-	    .records = RECORDS,
+	    .records = BITMAP_RECORDS,
 	    .state = CUTOVER_SYNCING,
 	    .authoritative = MIRROR_SOURCE,
 	    .note_length = REPLICA_NOTE_BYTES};
@@ -163,7 +150,7 @@ int replica_node_create(
 		res = error_set(error, -EINVAL, "%s is empty: there is nothing to replicate", info->name);
 	if (res < 0)
 		return res;
-	super.region_size = region_size_for(super.size);
+	super.region_size = bitmap_region_size_for(super.size);
 	snprintf(super.ids[MIRROR_SOURCE], BITMAP_ID_MAX, "%s", facts.id);
 	replica_note_encode(&ids, super.note);
 	res = bitmap_file_create(&map, ring, fd, &super, NULL, error);

@@ -13,10 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define REGION_SIZE  (64u << 10)
 #define LARGE_MAX    16u /* MiB under way are enough beside clients; the map takes memory, too */
-#define REGIONS_MANY (1ull << 27)
-#define RECORDS      256u
 #define RETRY_FACTOR 32u
 
 /* What of a target that may be longer is the leg. Frees it when it fails. */
@@ -76,16 +73,6 @@ static int note_id(struct block *block, char *ret, struct error *error)
 	return res;
 }
 
-/* Two bits a region are kept in memory: no more than 16 MiB each, up to 128 TiB. */
-static uint32_t region_size_for(uint64_t size)
-{
-	uint32_t region_size = REGION_SIZE;
-
-	while (region_size < BITMAP_REGION_MAX && size / region_size > REGIONS_MANY)
-		region_size *= 2;
-	return region_size;
-}
-
 /* The regions of what may differ. Returns 1 with *ret made, 0: all may, or -errno. */
 static int find_dirty(
     struct mirror_job *job, const struct bitmap_super *super, struct bitmap *ret, struct error *error)
@@ -114,7 +101,7 @@ static int create_map(struct mirror_job *job, struct error *error)
 {
 	const struct mirror_job_options *options = &job->options;
 	struct bitmap_super super = {.nonce = options->nonce,
-	    .records = options->records ? options->records : RECORDS,
+	    .records = options->records ? options->records : BITMAP_RECORDS,
 	    .state = CUTOVER_SYNCING,
 	    .authoritative = MIRROR_SOURCE};
 	struct bitmap dirty = {0};
@@ -128,7 +115,7 @@ static int create_map(struct mirror_job *job, struct error *error)
 	if (res < 0)
 		return res;
 	super.size = block_info(job->legs[MIRROR_SOURCE])->size;
-	super.region_size = options->region_size ? options->region_size : region_size_for(super.size);
+	super.region_size = options->region_size ? options->region_size : bitmap_region_size_for(super.size);
 	if (block_info(job->legs[MIRROR_TARGET])->size != super.size)
 		return error_set(error, -EINVAL,
 		    "cannot mirror: %s has %llu bytes and %s has %llu; make the target as large as the "
