@@ -252,20 +252,19 @@ struct told {
 static int look_at_order(struct words *words, const json_t *status, json_int_t number, struct told *told)
 {
 	const json_t *order = json_object_get(status, "order");
-	const char *state = control_string(order, "state");
+	int res = control_order(order, number);
 
-	if (json_integer_value(json_object_get(order, "number")) != number)
+	if (res == -EBUSY)
 		return error_set(
-		    &words->error, -EBUSY, "%s: another order has taken the place of this one", words->name);
-	if (!strcmp(state, "failed"))
-		return error_set(&words->error, -EIO, "%s: %s failed: %s", words->name, words->command,
+		    &words->error, res, "%s: another order has taken the place of this one", words->name);
+	if (res == -EIO)
+		return error_set(&words->error, res, "%s: %s failed: %s", words->name, words->command,
 		    control_string(order, "error"));
 	print_warning(words, order, &told->warning);
 	print_waits(words, order, told->polls++, &told->waits);
-	if (strcmp(state, "done"))
-		return -EAGAIN;
-	print_outcome(words, status);
-	return 0;
+	if (res == 0)
+		print_outcome(words, status);
+	return res;
 }
 
 /* An order takes its time: its number in the status says what became of it. */

@@ -156,13 +156,11 @@ static int look_at_order(struct replicate_command *command, json_int_t number)
 {
 	json_t *order = replicate_ask(command->names[0],
 	    json_pack("{s:s, s:I}", "command", "order", "number", number), &command->error);
-	int res = order ? -EAGAIN : command->error.code;
+	int res = order ? control_order(order, number) : command->error.code;
 
-	if (order && !strcmp(control_string(order, "state"), "failed"))
+	if (order && res < 0 && res != -EAGAIN)
 		res = error_set(&command->error, -EPERM, "%s: %s: %s", command->names[0], command->verb,
 		    control_string(order, "error"));
-	else if (order && !strcmp(control_string(order, "state"), "done"))
-		res = 0;
 	json_decref(order);
 	return res;
 }

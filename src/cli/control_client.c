@@ -132,6 +132,17 @@ int control_each(void (*one)(void *data, const json_t *status), void *data, stru
 	return res < 0 && res != -ENOENT ? res : 0;
 }
 
+int control_order(const json_t *order, json_int_t number)
+{
+	const char *state = control_string(order, "state");
+
+	if (json_integer_value(json_object_get(order, "number")) != number)
+		return -EBUSY;
+	if (!strcmp(state, "failed"))
+		return -EIO;
+	return strcmp(state, "done") ? -EAGAIN : 0;
+}
+
 uint64_t control_number(const json_t *reply, const char *key)
 {
 	return (uint64_t)json_integer_value(json_object_get(reply, key));

@@ -20,6 +20,12 @@ int control_follow(const char *name, json_t *take_request, struct error *error);
 /* Calls `one` with the status of each that answers, in the order of their names; a socket whose process is gone is removed. */
 int control_each(void (*one)(void *data, const json_t *status), void *data, struct error *error);
 
+/*
+ * What became of an order, by what the status says of it: 0: it is done; -EAGAIN: not yet; -EIO: it failed, its "error" says why; -EBUSY:
+ * another order has taken its place.
+ */
+int control_order(const json_t *order, json_int_t number);
+
 /* Members of a reply: 0, "?" and 0.0 when missing. */
 uint64_t control_number(const json_t *reply, const char *key);
 const char *control_string(const json_t *reply, const char *key);

@@ -177,8 +177,9 @@ static bool is_known(const struct move_mirror *engine)
 static int begin(struct move_mirror *engine, struct move *move, struct error *error)
 {
 	const struct move_record *record = move_get_record(move);
-	char old[LEG_MAX], new[LEG_MAX], device[120], name[100], state_dir[4200], overwrite[620] = "",
-	                                                                          newer[640];
+	char old[LEG_MAX], new[LEG_MAX], device[120], name[100], state_dir[4200], overwrite[620], newer[640];
+	/* A local one was judged before the move began. */
+	const char *judged = record->target[0] == '/' ? new : engine->overwrite;
 	const char *words[MOVE_MIRROR_WORDS_MAX + 12];
 	unsigned count = 0;
 
@@ -186,18 +187,15 @@ static int begin(struct move_mirror *engine, struct move *move, struct error *er
 	snprintf(device, sizeof(device), "--device=%s", engine->name);
 	snprintf(name, sizeof(name), "--name=%s", engine->name);
 	snprintf(state_dir, sizeof(state_dir), "--state-dir=%s", engine->state_dir);
-	/* A local one was judged before the move began. */
-	if (record->target[0] == '/' || engine->overwrite)
-		snprintf(overwrite, sizeof(overwrite), "--overwrite=%s",
-		    record->target[0] == '/' ? new : engine->overwrite);
 	words[count++] = "mirror";
 	words[count++] = device;
 	words[count++] = name;
 	words[count++] = state_dir;
 	words[count++] = "--cache=direct";
 	words[count++] = "--paused";
-	if (overwrite[0]) {
-		snprintf(newer, sizeof(newer), "--overwrite-newer=%s", overwrite + strlen("--overwrite="));
+	if (judged) {
+		snprintf(overwrite, sizeof(overwrite), "--overwrite=%s", judged);
+		snprintf(newer, sizeof(newer), "--overwrite-newer=%s", judged);
 		words[count++] = overwrite;
 		words[count++] = newer;
 	}
@@ -278,6 +276,11 @@ static int mirror_look(void *data, struct move *move, struct move_progress *ret,
 	return 0;
 }
 
+static bool is_target(const json_t *status)
+{
+	return !strcmp(control_string(status, "authoritative"), "target");
+}
+
 static int target_counts(
     const struct move_mirror *engine, const struct move *move, bool *ret, struct error *error)
 {
@@ -285,7 +288,7 @@ static int target_counts(
 
 	if (!status)
 		return error_prefix(error, "the mirror cannot be asked");
-	*ret = !strcmp(control_string(status, "authoritative"), "target");
+	*ret = is_target(status);
 	json_decref(status);
 	return 0;
 }
@@ -295,21 +298,20 @@ static int look_at_order(const struct move_mirror *engine, const struct move *mo
     const char *name, json_int_t number, struct error *error)
 {
 	const json_t *order = json_object_get(status, "order");
-	const char *state = control_string(order, "state"), *waits = control_string(order, "waits"),
-	           *why = control_string(order, "error");
+	const char *waits = control_string(order, "waits");
+	int res = control_order(order, number);
 
-	if (json_integer_value(json_object_get(order, "number")) != number)
-		return error_set(error, -EBUSY, "another order to the mirror %s has taken the place of %s",
+	if (res == -EBUSY)
+		return error_set(error, res, "another order to the mirror %s has taken the place of %s",
 		    engine->name, name);
-	if (!strcmp(state, "done"))
-		return 0;
-	if (!strcmp(state, "failed"))
-		return error_set(error, -EIO, "%s of the mirror %s failed: %s", name, engine->name, why);
-	if (*waits && strcmp(waits, "?") && !strcmp(name, "cutover"))
+	if (res == -EIO)
+		return error_set(error, res, "%s of the mirror %s failed: %s", name, engine->name,
+		    control_string(order, "error"));
+	if (res == -EAGAIN && *waits && strcmp(waits, "?") && !strcmp(name, "cutover"))
 		return error_set(error, -EIO,
 		    "the mirror %s cannot be switched now: %s; `blkmove move --resume %s` tries again",
 		    engine->name, waits, move_get_record(move)->device);
-	return -EAGAIN;
+	return res;
 }
 
 static int wait_for(struct move_mirror *engine, const struct move *move, const char *name, json_int_t number,
@@ -349,7 +351,7 @@ static int order(struct move_mirror *engine, struct move *move, const char *name
 
 	if (!status)
 		return error_prefix(error, "the mirror cannot be asked");
-	counts = !strcmp(control_string(status, "authoritative"), "target");
+	counts = is_target(status);
 	standing = stands(status);
 	json_decref(status);
 	if (counts == target_is_to_count && (target_is_to_count || !standing))
