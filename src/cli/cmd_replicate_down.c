@@ -10,25 +10,33 @@
 
 #define POLL_NS 50000000L
 
-static bool is_up(const char *name)
+/* 0: it is gone; -EAGAIN: not yet; -EBUSY with words: it is up again, since somebody uses its device. */
+static int look(const char *name, struct error *error)
 {
-	struct error ignored;
-	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), &ignored);
+	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
+	const char *state = status ? control_string(status, "state") : "down",
+	           *trouble = json_string_value(json_object_get(status, "trouble"));
+	int res = status ? -EAGAIN : 0;
 
+	if (!strcmp(state, "up"))
+		res = error_set(error, -EBUSY, "%s stays up: %s", name, trouble ? trouble : "it is in use");
 	json_decref(status);
-	return status;
+	return res;
 }
 
 static int end_one(struct replicate_command *command, const char *name)
 {
 	const struct timespec pause = {.tv_nsec = POLL_NS};
 	json_t *reply = replicate_ask(name, json_pack("{s:s}", "command", "down"), &command->error);
+	int res;
 
 	if (!reply)
 		return cli_fail(command->error.code == -EPERM ? JOB_REFUSED : JOB_TROUBLE, &command->error);
 	json_decref(reply);
-	while (is_up(name))
+	while ((res = look(name, &command->error)) == -EAGAIN)
 		nanosleep(&pause, NULL);
+	if (res < 0)
+		return cli_fail(JOB_REFUSED, &command->error);
 	if (!command->quiet)
 		printf("%s: down\n", name);
 	return JOB_OK;

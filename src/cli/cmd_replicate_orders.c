@@ -122,6 +122,15 @@ static void explain_refusal(struct replicate_command *command)
 	json_decref(status);
 }
 
+static void say_handed_over(struct replicate_command *command)
+{
+	json_t *status = ask_status(command);
+
+	if (status && !command->quiet)
+		printf("%s: handed over: %s is primary\n", command->names[0], control_string(status, "peer"));
+	json_decref(status);
+}
+
 static void say_done(struct replicate_command *command)
 {
 	static const struct {
@@ -133,7 +142,6 @@ static void say_done(struct replicate_command *command)
 	    {"resolve",
 	        "this node's data give way as soon as the nodes meet; on the other one: `blkmove replicate "
 	        "connect`"},
-	    {"hand-over", "handed over: the other node is primary"},
 	    {"fenced", "noted: the other node writes no more"},
 	    {"resync", "done"},
 	};
@@ -142,6 +150,8 @@ static void say_done(struct replicate_command *command)
 	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
 		if (!strcmp(ends[i].verb, command->verb))
 			say(command, ends[i].words);
+	if (!strcmp(command->verb, "hand-over"))
+		say_handed_over(command);
 	/* Of the others, what the status says is what became of it. */
 	if (command->quiet || (strcmp(command->verb, "primary") && strcmp(command->verb, "resize")))
 		return;
@@ -156,11 +166,13 @@ static int look_at_order(struct replicate_command *command, json_int_t number)
 {
 	json_t *order = replicate_ask(command->names[0],
 	    json_pack("{s:s, s:I}", "command", "order", "number", number), &command->error);
-	int res = order ? control_order(order, number) : command->error.code;
+	int res = order ? -EAGAIN : command->error.code;
 
-	if (order && res < 0 && res != -EAGAIN)
+	if (order && !strcmp(control_string(order, "state"), "failed"))
 		res = error_set(&command->error, -EPERM, "%s: %s: %s", command->names[0], command->verb,
 		    control_string(order, "error"));
+	else if (order && !strcmp(control_string(order, "state"), "done"))
+		res = 0;
 	json_decref(order);
 	return res;
 }

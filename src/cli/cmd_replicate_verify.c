@@ -54,16 +54,21 @@ static int begin(struct replicate_command *command)
 
 static void print_ranges(const struct replicate_command *command, const json_t *verify)
 {
+	uint64_t count = control_number(verify, "ranges_count");
 	const json_t *range;
-	size_t i;
+	size_t i = 0;
 
+	if (command->json)
+		return;
 	json_array_foreach((json_t *)json_object_get(verify, "ranges"), i, range)
 	{
-		if (!command->json)
-			printf("differs: offset %llu length %llu\n",
-			    (unsigned long long)control_number(range, "offset"),
-			    (unsigned long long)control_number(range, "length"));
+		printf("differs: offset %llu length %llu\n",
+		    (unsigned long long)control_number(range, "offset"),
+		    (unsigned long long)control_number(range, "length"));
 	}
+	if (count > i)
+		printf("and %llu more; the log of `blkmove replicate up` has more of them\n",
+		    (unsigned long long)(count - i));
 }
 
 static int conclude(struct replicate_command *command, const json_t *verify)

@@ -220,9 +220,15 @@ static const char *headline(const json_t *status)
 	return is(status, "wanted") ? "no link, looking for" : "disconnected from";
 }
 
+/* What the other node says is known. */
+static bool is_known(const json_t *status)
+{
+	return is(status, "linked") && json_is_string(json_object_get(status, "peer_role"));
+}
+
 static const char *peer_state(const json_t *status)
 {
-	if (!is(status, "linked"))
+	if (!is_known(status))
 		return "unknown";
 	if (says(status, "flow", "sending"))
 		return "inconsistent";
@@ -231,12 +237,10 @@ static const char *peer_state(const json_t *status)
 
 static void print_nodes(FILE *to, const json_t *status)
 {
-	bool known = is(status, "linked") && json_is_string(json_object_get(status, "peer_role"));
-
 	fprintf(to, "  %-12s %-9s  %s%s\n", "this node", control_string(status, "role"),
 	    replicate_words_state(status), is(status, "disk_failed") ? ", its disk has failed" : "");
 	fprintf(to, "  %-12s %-9s  %s\n", control_string(status, "peer"),
-	    known ? control_string(status, "peer_role") : "unknown", peer_state(status));
+	    is_known(status) ? control_string(status, "peer_role") : "unknown", peer_state(status));
 }
 
 /* Full only when it is: 99.9 % is not done. */
@@ -258,11 +262,8 @@ static void print_bar(FILE *to, uint64_t done, uint64_t all)
 /* What is left is in the source's map: the target's is empty from the beginning. */
 static void print_received(FILE *to, const json_t *status)
 {
-	char copied[16];
-
-	fprintf(to, "  %s have come; %s knows how much is left\n",
-	    format_size(control_number(status, "copied"), copied, sizeof(copied)),
-	    control_string(status, "peer"));
+	fprintf(to, "  `blkmove replicate status %s` on %s says how much is left\n",
+	    control_string(status, "name"), control_string(status, "peer"));
 }
 
 static void print_sent(FILE *to, const json_t *status)
@@ -318,6 +319,18 @@ static void print_clients(FILE *to, const json_t *status)
 	fputc('\n', to);
 }
 
+/* The trouble is not what other lines say already. */
+static bool tells_more(const json_t *status)
+{
+	const char *refusal = json_string_value(json_object_get(status, "refusal"));
+
+	if (!has_text(status, "trouble"))
+		return false;
+	if (!is(status, "wanted") && !refusal)
+		return is(status, "disk_failed");
+	return !refusal || !strstr(control_string(status, "trouble"), refusal);
+}
+
 static void print_troubles(FILE *to, const json_t *status)
 {
 	char next[640];
@@ -330,7 +343,7 @@ static void print_troubles(FILE *to, const json_t *status)
 		fputs("  a hand-over is under way\n", to);
 	if (!is(status, "linked") && has_text(status, "trying"))
 		fprintf(to, "  %s\n", control_string(status, "trying"));
-	if (has_text(status, "trouble"))
+	if (tells_more(status))
 		fprintf(to, "  %s\n", control_string(status, "trouble"));
 	if (replicate_words_next(status, next, sizeof(next))[0])
 		fprintf(to, "  next: %s\n", next);

@@ -90,8 +90,9 @@ static void test_resync(void **state)
 	check("{\"flow\": \"sending\", \"dirty\": 1, \"paused\": true}",
 	    "next: `blkmove replicate resync vm1 --continue`", NULL);
 	/* What is left, this side cannot know. */
-	check("{\"flow\": \"receiving\", \"good\": false, \"copied\": 2048, \"role\": \"secondary\"}",
-	    "2.0 KiB have come; host2 knows how much is left\n", "%");
+	check("{\"flow\": \"receiving\", \"good\": false, \"role\": \"secondary\"}",
+	    "`blkmove replicate status vm1` on host2 says how much is left\n", "%");
+	check("{\"flow\": \"meeting\", \"peer_role\": null}", "host2        unknown    unknown\n", NULL);
 	check("{\"flow\": \"receiving\", \"good\": false}", "this node    primary    inconsistent\n", NULL);
 }
 
@@ -118,6 +119,18 @@ static void test_apart(void **state)
 #define REFUSED(relation, verdict) \
 	"{\"flow\": \"apart\", \"linked\": false, \"wanted\": false, \"refusal\": \"so it is\", " \
 	"\"relation\": \"" relation "\", \"verdict\": \"" verdict "\"}"
+
+static void test_troubles(void **state)
+{
+	check("{\"trouble\": \"the hook failed\"}", "  the hook failed\n", NULL);
+	check(
+	    "{\"trouble\": \"lost: so it is\", \"refusal\": \"so it is\"}", "  refused: so it is\n", "lost");
+	check("{\"trouble\": \"the hook failed\", \"refusal\": \"so it is\"}", "  the hook failed\n", NULL);
+	check("{\"trouble\": \"lost: disconnected\", \"flow\": \"apart\", \"wanted\": false}",
+	    "disconnected from", "lost");
+	check("{\"trouble\": \"EIO\", \"flow\": \"apart\", \"wanted\": false, \"disk_failed\": true}",
+	    "  EIO\n", NULL);
+}
 
 static void test_refusals(void **state)
 {
@@ -182,6 +195,7 @@ int main(void)
 	    cmocka_unit_test(test_in_one_line),
 	    cmocka_unit_test(test_resync),
 	    cmocka_unit_test(test_apart),
+	    cmocka_unit_test(test_troubles),
 	    cmocka_unit_test(test_refusals),
 	    cmocka_unit_test(test_verification),
 	    cmocka_unit_test(test_not_up),
