@@ -102,19 +102,26 @@ uint64_t bitmap_clear(struct bitmap *bitmap, uint64_t first, uint64_t count)
 	return changed;
 }
 
-void bitmap_or(struct bitmap *bitmap, const struct bitmap *other)
+void bitmap_or_common(struct bitmap *bitmap, const struct bitmap *one, const struct bitmap *other)
 {
 	uint64_t words = align_up(bitmap->bits, WORD_BITS) / WORD_BITS;
 
-	assert(bitmap->bits == other->bits);
+	assert(bitmap->bits == one->bits && bitmap->bits == other->bits);
 	for (uint64_t i = 0; i < words; i++) {
-		bitmap->count += (uint64_t)__builtin_popcountll(other->words[i] & ~bitmap->words[i]);
+		uint64_t word = one->words[i] ? one->words[i] & other->words[i] : 0;
+
+		bitmap->count += (uint64_t)__builtin_popcountll(word & ~bitmap->words[i]);
 		/* Memory that nobody set is not touched. */
-		if (other->words[i]) {
-			bitmap->words[i] |= other->words[i];
+		if (word) {
+			bitmap->words[i] |= word;
 			summarize(bitmap, i);
 		}
 	}
+}
+
+void bitmap_or(struct bitmap *bitmap, const struct bitmap *other)
+{
+	bitmap_or_common(bitmap, other, other);
 }
 
 /* The first word at or after `word` that is not zero; a number beyond the end when there is none. */

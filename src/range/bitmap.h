@@ -27,6 +27,8 @@ uint64_t bitmap_set(struct bitmap *bitmap, uint64_t first, uint64_t count);
 uint64_t bitmap_clear(struct bitmap *bitmap, uint64_t first, uint64_t count);
 /* Sets all that are set in `other`, which has as many bits. */
 void bitmap_or(struct bitmap *bitmap, const struct bitmap *other);
+/* Sets all that are set in both of these. */
+void bitmap_or_common(struct bitmap *bitmap, const struct bitmap *one, const struct bitmap *other);
 /* The first bit at or after `from` that is set (clear); bitmap->bits when there is none. */
 uint64_t bitmap_next_set(const struct bitmap *bitmap, uint64_t from);
 uint64_t bitmap_next_clear(const struct bitmap *bitmap, uint64_t from);

@@ -44,6 +44,26 @@ static void keep(struct bitmap_file *map, const struct bitmap_claim *claim)
 		bitmap_clear(&map->clearing, begin - map->window, end - begin);
 }
 
+int bitmap_file_log_ahead(struct bitmap_file *map, uint64_t regions)
+{
+	assert(regions > 1 && (regions & (regions - 1)) == 0 && map->ahead == 1);
+	if (bitmap_init(&map->used, map->regions) < 0)
+		return -ENOMEM;
+	/* Of an earlier run's nobody knows. */
+	bitmap_or(&map->used, &map->logged);
+	map->ahead = regions;
+	return 0;
+}
+
+struct bitmap_intent bitmap_claim_intent(const struct bitmap_file *map, const struct bitmap_claim *claim)
+{
+	uint64_t group = claim->warm ? map->ahead : 1;
+	uint64_t first = align_down(claim->first, group);
+	uint64_t end = min_u64(align_up(claim->first + claim->count, group), map->regions);
+
+	return (struct bitmap_intent){first, (uint32_t)(end - first)};
+}
+
 int bitmap_file_claim(struct bitmap_file *map, struct bitmap_claim *claim, uint64_t offset, uint64_t length)
 {
 	assert(length > 0 && offset <= map->super.size && length <= map->super.size - offset);
@@ -53,8 +73,13 @@ int bitmap_file_claim(struct bitmap_file *map, struct bitmap_claim *claim, uint6
 	list_append(&map->uses, &claim->use);
 	if (map->settling)
 		keep(map, claim);
-	if (claim->warm)
-		bitmap_set(&map->warm, claim->first, claim->count);
+	if (map->used.bits)
+		bitmap_set(&map->used, claim->first, claim->count);
+	if (claim->warm) {
+		const struct bitmap_intent intent = bitmap_claim_intent(map, claim);
+
+		bitmap_set(&map->warm, intent.first, intent.count);
+	}
 	if (map->lost)
 		return map->lost;
 	if (PLANTED(PLANTED_NO_INTENT))
@@ -98,8 +123,14 @@ uint64_t bitmap_file_doubt(struct bitmap_file *map)
 	map->settling = false;
 	if (PLANTED(PLANTED_NO_DOUBT) && before > 0)
 		return 0;
-	bitmap_or(&map->dirty, &map->logged);
+	bitmap_file_in_doubt(map, &map->dirty);
 	return map->dirty.count - before;
+}
+
+void bitmap_file_in_doubt(const struct bitmap_file *map, struct bitmap *ret)
+{
+	bitmap_or(ret, &map->dirty);
+	bitmap_or_common(ret, &map->logged, map->used.bits ? &map->used : &map->logged);
 }
 
 /* What is warm is passed over once. */
@@ -175,6 +206,8 @@ void bitmap_file_settle_end(struct bitmap_file *map, bool flushed)
 		uint64_t last = (map->window + end - 1) / BITMAP_PAGE_BITS;
 
 		bitmap_clear(&map->logged, map->window + at, end - at);
+		if (map->used.bits)
+			bitmap_clear(&map->used, map->window + at, end - at);
 		bitmap_set(&map->touched, page, last - page + 1);
 		at = bitmap_next_set(clearing, end);
 	}
@@ -246,6 +279,7 @@ struct bitmap_file *bitmap_file_free(struct bitmap_file *map)
 	bitmap_done(&map->dirty);
 	bitmap_done(&map->logged);
 	bitmap_done(&map->warm);
+	bitmap_done(&map->used);
 	bitmap_done(&map->touched);
 	bitmap_done(&map->run);
 	bitmap_done(&map->clearing);

@@ -60,6 +60,11 @@ int bitmap_file_record(struct bitmap_file *map, const struct bitmap_super *super
  */
 int bitmap_file_claim(struct bitmap_file *map, struct bitmap_claim *claim, uint64_t offset, uint64_t length);
 void bitmap_file_release(struct bitmap_file *map, struct bitmap_claim *claim);
+/*
+ * From now on what is logged for a warm claim is logged with its neighbours, in groups of so many regions, a power of two: fewer records for
+ * those who write here and there, and more that may differ after a crash. 0 or -ENOMEM.
+ */
+int bitmap_file_log_ahead(struct bitmap_file *map, uint64_t regions);
 
 const struct bitmap *bitmap_file_dirty(const struct bitmap_file *map);
 const struct bitmap *bitmap_file_logged(const struct bitmap_file *map);
@@ -67,12 +72,14 @@ const struct bitmap *bitmap_file_logged(const struct bitmap_file *map);
 void bitmap_file_mark(struct bitmap_file *map, const struct bitmap_claim *claim);
 /* The regions of a claim are about to be copied: they are not dirty any more. If that fails, mark them. */
 void bitmap_file_take(struct bitmap_file *map, const struct bitmap_claim *claim);
+/* Adds to `ret` what is dirty, and what bitmap_file_doubt() would make so. */
+void bitmap_file_in_doubt(const struct bitmap_file *map, struct bitmap *ret);
 /*
  * These regions are known to be the same on both legs, without a copy: not dirty any more. Nobody who holds a claim there, or waits
  * for one, counts on their being so. Returns how many were.
  */
 uint64_t bitmap_file_equal(struct bitmap_file *map, uint64_t first, uint64_t count);
-/* All that is logged is dirty: a leg has come back, and what it had not flushed may be lost. Returns how many became so. */
+/* All that is logged, but for neighbours that nobody used, is dirty: a leg has come back, and what it had not flushed may be lost. Returns how many became so. */
 uint64_t bitmap_file_doubt(struct bitmap_file *map);
 
 /*

@@ -21,6 +21,8 @@ struct bitmap_file {
 	struct ring *ring;
 	int fd;
 	uint64_t regions, pages;
+	uint64_t ahead;     /* regions that are logged at once, at least */
+	struct bitmap used; /* if more than one: those of the logged ones that somebody had a claim on */
 
 	/* bits; ring thread only, as all that follows */
 	struct bitmap dirty, logged;
@@ -74,6 +76,9 @@ struct bitmap_file *bitmap_file_alloc(struct ring *ring, int fd, const struct bi
 /* As bitmap_file_record(); with another size. super NULL: what is in effect by then. */
 int bitmap_super_record(
     struct bitmap_file *map, const struct bitmap_super *super, uint64_t size, struct error *error);
+
+/* What is logged for a claim. */
+struct bitmap_intent bitmap_claim_intent(const struct bitmap_file *map, const struct bitmap_claim *claim);
 
 /* bitmap_merge.c */
 /* Runs the ring until a run that began after this has written all pages that are touched. 0 or -errno: the map is lost. */

@@ -21,7 +21,7 @@ static int set_regions(struct bitmap_file *map, uint64_t regions, uint64_t pages
 		struct bitmap *bitmap;
 		uint64_t bits;
 	} all[] = {{&map->dirty, regions}, {&map->logged, regions}, {&map->warm, regions},
-	    {&map->touched, pages}, {&map->run, pages},
+	    {&map->used, map->used.bits ? regions : 0}, {&map->touched, pages}, {&map->run, pages},
 	    {&map->clearing, min_u64(pages, SETTLE_PAGES) * BITMAP_PAGE_BITS}};
 	int res = 0;
 

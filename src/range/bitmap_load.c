@@ -29,6 +29,7 @@ struct bitmap_file *bitmap_file_alloc(struct ring *ring, int fd, const struct bi
 	map->super_sequence = super->sequence;
 	map->regions = bitmap_super_regions(super);
 	map->pages = bitmap_super_pages(super);
+	map->ahead = 1;
 	list_init(&map->uses);
 	list_init(&map->pending);
 	list_init(&map->recording);

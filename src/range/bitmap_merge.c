@@ -66,5 +66,7 @@ int bitmap_file_empty(struct bitmap_file *map)
 	bitmap_clear(&map->logged, 0, map->regions);
 	bitmap_clear(&map->dirty, 0, map->regions);
 	bitmap_clear(&map->warm, 0, map->regions);
+	if (map->used.bits)
+		bitmap_clear(&map->used, 0, map->regions);
 	return bitmap_write_touched(map);
 }

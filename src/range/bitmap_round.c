@@ -65,8 +65,7 @@ static void add_record(struct bitmap_file *map)
 		    container_of(list_pop(&map->pending), struct bitmap_claim, waiting);
 
 		list_append(&map->recording, &claim->waiting);
-		record->intents[record->count++] =
-		    (struct bitmap_intent){claim->first, (uint32_t)claim->count};
+		record->intents[record->count++] = bitmap_claim_intent(map, claim);
 	}
 	map->with_record = true;
 	bitmap_record_encode(

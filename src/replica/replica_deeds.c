@@ -70,6 +70,22 @@ static void record(struct replica_node *node, const struct replica_action *actio
 	replica_node_happened(node, REPLICA_RECORDED, res);
 }
 
+/* What this node has written and the other may lack, or has lost since. */
+static void send_map(struct replica_node *node)
+{
+	struct bitmap_file *map = replica_node_map(node);
+	struct bitmap bits = {0};
+	int res = bitmap_init(&bits, bitmap_file_dirty(map)->bits);
+
+	if (res == 0) {
+		bitmap_file_in_doubt(map, &bits);
+		res = replica_link_send_map(node->link, &bits);
+	}
+	bitmap_done(&bits);
+	if (res < 0)
+		replica_node_drop(node, "out of memory");
+}
+
 static void merge(struct replica_node *node, const struct replica_deed *deed)
 {
 	bool all = deed->action.all;
@@ -193,8 +209,7 @@ static void do_linked(struct replica_node *node, const struct replica_deed *deed
 		replica_link_say(node->link, &action->message);
 		break;
 	case REPLICA_DO_SEND_MAP:
-		if (replica_link_send_map(node->link, bitmap_file_logged(replica_node_map(node))) < 0)
-			replica_node_drop(node, "out of memory");
+		send_map(node);
 		break;
 	case REPLICA_DO_MERGE:
 		merge(node, deed);

@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TICK_NS 200000000u
+#define LOG_AHEAD (4u << 20) /* bytes: few records for those who write here and there */
+#define TICK_NS   200000000u
 
 void replica_node_wake(struct replica_node *node)
 {
@@ -167,6 +168,7 @@ static int begin_job(struct replica_node *node, struct error *error)
 	    .replica = true,
 	    .apart = true,
 	    .withholds = true,
+	    .log_ahead = LOG_AHEAD,
 	    .target_keeps = options->ack == REPLICATE_DURABLE,
 	    .governor = options->governor,
 	    .budget = options->budget,

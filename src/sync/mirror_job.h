@@ -50,6 +50,10 @@ struct mirror_job_options {
 	bool apart;                 /* begins with the target let go: mirror_job_let_target_go() */
 	bool withholds;             /* as mirror_options.withholds; mirror_give_answers() is the owner's */
 	/*
+	 * As bitmap_file_log_ahead(): bytes, a power of two; 0: as many as are written.
+	 */
+	uint64_t log_ahead;
+	/*
 	 * The target keeps what it acknowledged, until its machine is started anew: when it comes back only what it did not is copied.
 	 */
 	bool target_keeps;

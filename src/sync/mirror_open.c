@@ -237,6 +237,11 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 
 	if (res < 0)
 		return error_prefix(error, "cannot begin the mirror");
+	if (job->options.log_ahead > bitmap_file_super(job->map)->region_size)
+		res = bitmap_file_log_ahead(
+		    job->map, job->options.log_ahead / bitmap_file_super(job->map)->region_size);
+	if (res < 0)
+		return error_set(error, res, "cannot begin the mirror: out of memory");
 	options.map = job->map;
 	res = mirror_new(&job->mirror, job->legs, &options, error);
 	if (res == 0)

@@ -458,6 +458,42 @@ static void test_warm_regions_stay(void **state)
 	world_done();
 }
 
+/* Neighbours of what clients write to cost them no record, and those of others are left alone. */
+static void test_neighbours_are_logged(void **state)
+{
+	const struct bitmap *logged;
+	struct user *cold = &world.users[0], *warm = &world.users[1], *last = &world.users[2];
+	uint64_t regions;
+
+	world_init(1);
+	create(false);
+	bitmap_file_log_ahead(world.map, 8);
+	logged = bitmap_file_logged(world.map);
+	regions = bitmap_super_regions(bitmap_file_super(world.map));
+	warm->claim.warm = last->claim.warm = true;
+	for (unsigned i = 0; i < 3; i++)
+		world.users[i].claim.done = claim_done;
+	bitmap_file_claim(world.map, &cold->claim, 50ull * REGION, REGION);
+	bitmap_file_claim(world.map, &warm->claim, 12ull * REGION + 5, 1);
+	bitmap_file_claim(world.map, &last->claim, (regions - 1) * REGION, 1);
+	run_until_idle();
+	assert_true(bitmap_test_all(logged, 8, 8) && !bitmap_test(logged, 7) && !bitmap_test(logged, 16));
+	assert_true(bitmap_test(logged, 50) && !bitmap_test(logged, 49) && !bitmap_test(logged, 51));
+	assert_true(bitmap_test(logged, regions - 1));
+	assert_int_equal(warm->claim.first, 12);
+	assert_int_equal(warm->claim.count, 1);
+	for (unsigned i = 0; i < 3; i++)
+		bitmap_file_release(world.map, &world.users[i].claim);
+	assert_int_equal(bitmap_file_claim(world.map, &warm->claim, 9ull * REGION, REGION), 1);
+	bitmap_file_release(world.map, &warm->claim);
+	/* After a loss those that somebody used are in doubt, and not their neighbours. */
+	assert_int_equal(bitmap_file_dirty(world.map)->count, 0);
+	assert_int_equal(bitmap_file_doubt(world.map), 4);
+	assert_true(
+	    bitmap_test(bitmap_file_dirty(world.map), 9) && !bitmap_test(bitmap_file_dirty(world.map), 10));
+	world_done();
+}
+
 /* H08: what a page holds on the disk does not change while it is being written. */
 static void test_h08_pages_are_copied(void **state)
 {
@@ -633,6 +669,7 @@ int main(void)
 	    cmocka_unit_test(test_comes_back_exactly),
 	    cmocka_unit_test(test_group_commit),
 	    cmocka_unit_test(test_warm_regions_stay),
+	    cmocka_unit_test(test_neighbours_are_logged),
 	    cmocka_unit_test(test_h08_pages_are_copied),
 	    cmocka_unit_test(test_damaged_bytes),
 	    cmocka_unit_test(test_records_of_state),
