@@ -14,6 +14,8 @@ enum option_key {
 	KEY_ALL = 'a',
 	KEY_OVERWRITE = 256,
 	KEY_FORCE,
+	KEY_FOREGROUND,
+	KEY_NO_CONNECT,
 	KEY_WATCH,
 	KEY_NO_WAIT,
 	KEY_WAIT,
@@ -34,6 +36,7 @@ enum option_key {
 /* Sub-commands, as bits of who takes an option. */
 enum {
 	CREATE = 1 << 0,
+	UP = 1 << 1,
 	DOWN = 1 << 2,
 	STATUS = 1 << 3,
 	PRIMARY = 1 << 4,
@@ -58,6 +61,8 @@ static const struct {
 } verbs[] = {
     {"create", "NAME", "Makes the map of a resource, on each of its two machines. The volume is not written.",
         CREATE, false, replicate_create},
+    {"up", "NAME... | --all", "Starts resources, as secondaries that look for their other node.", UP, true,
+        replicate_up},
     {"down", "NAME... | --all", "Ends their process, in good order.", DOWN, true, replicate_down},
     {"status", "[NAME...]", "Roles, states, the resync, and which command comes next.", STATUS, true,
         replicate_status},
@@ -85,7 +90,9 @@ static const struct {
 	unsigned bits;
 	struct argp_option option;
 } options[] = {
-    {DOWN, {"all", KEY_ALL, NULL, 0, "down: each resource that runs", 0}},
+    {UP | DOWN, {"all", KEY_ALL, NULL, 0, "up: each resource that has a file here; down: each that runs", 0}},
+    {UP, {"foreground", KEY_FOREGROUND, NULL, 0, "up: stay, as a service does", 0}},
+    {UP, {"no-connect", KEY_NO_CONNECT, NULL, 0, "up: look for the other node only after connect", 0}},
     {CREATE, {"overwrite", KEY_OVERWRITE, "NAME", 0,
                  "create: the resource's name once more: the map that it has may be lost", 0}},
     {CREATE, {"size", KEY_SIZE, "SIZE", 0,
@@ -97,7 +104,7 @@ static const struct {
     {STATUS,
         {"watch", KEY_WATCH, "SECONDS", OPTION_ARG_OPTIONAL,
             "status: again and again (default: every second); with --json, when something has changed", 0}},
-    {STATUS | SHOW | VERIFY, {"json", KEY_JSON, NULL, 0, "status, show, verify: JSON objects", 0}},
+    {UP | STATUS | SHOW | VERIFY, {"json", KEY_JSON, NULL, 0, "up, status, show, verify: JSON objects", 0}},
     {ORDERS, {"no-wait", KEY_NO_WAIT, NULL, 0, "only give the order", 0}},
     {VERIFY, {"wait", KEY_WAIT, NULL, 0, "verify: wait for its end, and print the ranges that differ", 0}},
     {VERIFY | RESYNC,
@@ -115,13 +122,14 @@ static const struct {
             "hand-over: both nodes may be open for so long, such as 30s (default), for a live migration", 0}},
     {HAND_OVER,
         {"at-once", KEY_AT_ONCE, NULL, 0, "hand-over: no lease: this node's clients are gone already", 0}},
-    {CREATE | SHOW | STATUS, {"host", KEY_HOST, "NAME", 0,
-                                 "create, show, status: which host of the file this machine is "
-                                 "(default: the one with its name)",
-                                 0}},
-    {CREATE | SHOW | STATUS, {"state-dir", KEY_STATE_DIR, "DIR", 0,
-                                 "where maps lie (default: /var/lib/blkmove, or below ~/.local/state)", 0}},
-    {CREATE | VERIFY | ORDERS | DOWN | RESYNC, {"quiet", KEY_QUIET, NULL, 0, "only errors", 0}},
+    {CREATE | UP | SHOW | STATUS, {"host", KEY_HOST, "NAME", 0,
+                                      "create, up, show, status: which host of the file this machine is "
+                                      "(default: the one with its name)",
+                                      0}},
+    {CREATE | UP | SHOW | STATUS,
+        {"state-dir", KEY_STATE_DIR, "DIR", 0,
+            "where maps lie (default: /var/lib/blkmove, or below ~/.local/state)", 0}},
+    {CREATE | UP | VERIFY | ORDERS | DOWN | RESYNC, {"quiet", KEY_QUIET, NULL, 0, "only errors", 0}},
 };
 #define OPTIONS (sizeof(options) / sizeof(options[0]))
 
@@ -183,6 +191,10 @@ static bool *flag_of(struct replicate_command *command, int key)
 	switch (key) {
 	case KEY_ALL:
 		return &command->all;
+	case KEY_FOREGROUND:
+		return &command->foreground;
+	case KEY_NO_CONNECT:
+		return &command->no_connect;
 	case KEY_FORCE:
 		return &command->force;
 	case KEY_JSON:

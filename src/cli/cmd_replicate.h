@@ -10,7 +10,7 @@ struct replicate_command {
 	const char *verb; /* create, up, ... */
 	char **names;
 	unsigned names_count;
-	bool all, json, quiet, force, no_wait, wait, watch;
+	bool all, foreground, no_connect, json, quiet, force, no_wait, wait, watch;
 	bool pause, proceed, stop, resync, at_once;
 	double watch_s;
 	const char *overwrite, *discard, *to, *host, *state_dir;
@@ -23,6 +23,7 @@ struct replicate_command {
 int replicate_create(struct replicate_command *command);
 int replicate_show(struct replicate_command *command);
 int replicate_status(struct replicate_command *command);
+int replicate_up(struct replicate_command *command);
 int replicate_down(struct replicate_command *command);
 int replicate_verify(struct replicate_command *command);
 /* All else that the running process is asked for. */

@@ -17,11 +17,13 @@
 #include <sys/un.h>
 
 #define LINE_MAX_BYTES 4096u
-#define CLIENTS_MAX    8u
+#define CLIENTS_MAX    16u
+#define FOLLOWERS_MAX  8u /* the others can still ask */
 
 struct client {
 	struct control *control; /* NULL: free place */
 	int fd;
+	bool follows;
 	struct ring_op op;
 	size_t length;
 	char line[LINE_MAX_BYTES];
@@ -32,7 +34,7 @@ struct control {
 	int fd;
 	char path[108];
 	struct ring_op accept_op;
-	bool closing;
+	bool closing, events;
 	json_t *(*answer)(void *data, const json_t *request);
 	void *data;
 	struct client clients[CLIENTS_MAX];
@@ -62,27 +64,76 @@ json_t *control_refuse(const char *format, ...)
 	return json_pack("{s:b, s:s}", "ok", 0, "error", words);
 }
 
-/* Answers one line. A client that does not take its answer loses it: the job waits for nobody. */
+unsigned control_followers(const struct control *control)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < CLIENTS_MAX; i++)
+		count += control->clients[i].control && control->clients[i].follows;
+	return count;
+}
+
+static bool asks_for_events(const struct control *control, const json_t *request)
+{
+	const char *command = json_string_value(json_object_get(request, "command"));
+
+	return control->events && command && !strcmp(command, "events");
+}
+
+/* Whether all of the line went out: nobody is waited for. */
+static bool send_line(const struct client *client, const json_t *json)
+{
+	char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	size_t length = text ? strlen(text) : 0;
+	struct iovec iov[2] = {{text, length}, {"\n", 1}};
+	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+	ssize_t sent = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	free(text);
+	return sent == (ssize_t)length + 1;
+}
+
+/* A client that does not take its answer loses it. */
 static void answer_line(struct client *client, size_t length)
 {
-	json_t *request = json_loadb(client->line, length, 0, NULL);
-	json_t *reply = json_is_object(request) ? client->control->answer(client->control->data, request)
-	                                        : control_refuse("a request is one JSON object a line");
-	char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
-	struct iovec iov[2] = {{text, text ? strlen(text) : 0}, {"\n", 1}};
-	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+	struct control *control = client->control;
+	json_t *request = json_loadb(client->line, length, 0, NULL), *reply;
+	bool events = asks_for_events(control, request);
 
-	(void)sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-	free(text);
+	if (!json_is_object(request))
+		reply = control_refuse("a request is one JSON object a line");
+	else if (events && control_followers(control) == FOLLOWERS_MAX)
+		reply = control_refuse("%u follow the events already, the most", FOLLOWERS_MAX);
+	else
+		reply = control->answer(control->data, request);
+	client->follows = events && json_is_true(json_object_get(reply, "ok"));
+	(void)send_line(client, reply);
 	json_decref(reply);
 	json_decref(request);
+}
+
+void control_allow_events(struct control *control)
+{
+	control->events = true;
+}
+
+void control_tell(struct control *control, json_t *take_event)
+{
+	for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+		struct client *client = &control->clients[i];
+
+		/* The read that is under way then ends. */
+		if (client->control && client->follows && !send_line(client, take_event))
+			shutdown(client->fd, SHUT_RDWR);
+	}
+	json_decref(take_event);
 }
 
 static void answer_lines(struct client *client)
 {
 	char *end;
 
-	while ((end = memchr(client->line, '\n', client->length))) {
+	while (!client->follows && (end = memchr(client->line, '\n', client->length))) {
 		size_t used = (size_t)(end - client->line) + 1;
 
 		answer_line(client, used - 1);
@@ -101,6 +152,8 @@ static void read_done(struct ring_op *op, int res)
 	}
 	client->length += (size_t)res;
 	answer_lines(client);
+	if (client->follows)
+		client->length = 0;
 	if (client->length == LINE_MAX_BYTES)
 		hang_up(client);
 	else
@@ -130,6 +183,7 @@ static void take_client(struct control *control, int fd)
 		client->control = control;
 		client->fd = fd;
 		client->length = 0;
+		client->follows = false;
 		read_more(client);
 		return;
 	}

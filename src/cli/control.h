@@ -20,6 +20,15 @@ int control_new(struct control **ret, struct ring *ring, const char *name,
     json_t *(*answer)(void *data, const json_t *request), void *data, struct error *error);
 /* The same before anything is begun: -EALREADY with words. `fixed`: no other name can be chosen. */
 int control_check_free(const char *name, bool fixed, struct error *error);
+/*
+ * From now on {"command": "events"} is answered as any other, and when that is {"ok": true} its client follows: it gets what control_tell()
+ * is given, and is not listened to any more.
+ */
+void control_allow_events(struct control *control);
+/* How many follow. */
+unsigned control_followers(const struct control *control);
+/* A line for each that follows; who does not read loses the connection. */
+void control_tell(struct control *control, json_t *take_event);
 /* Of the socket. */
 const char *control_path(const struct control *control);
 /* {"ok": true}, and {"ok": false, "error": words}. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a running mirror answers on its control socket: docs/wire/control.md. */
 #include "base/parse_size.h"
+#include "cli/control_request.h"
 #include "cli/mirror_run.h"
 
 #include <errno.h>
@@ -279,34 +280,6 @@ void mirror_order_look(struct mirror_run *run)
 
 /* Requests */
 
-struct number {
-	const char *key;
-	double least, most, value;
-	bool whole, given;
-};
-
-/* What is not given keeps its value. */
-static int get_number(const json_t *request, struct number *number, struct error *error)
-{
-	const json_t *json = json_object_get(request, number->key);
-	double value = json_number_value(json);
-	char *text;
-
-	number->given = json;
-	if (!json)
-		return 0;
-	if (json_is_number(json) && value >= number->least && value <= number->most &&
-	    (!number->whole || value == (double)(unsigned)value)) {
-		number->value = value;
-		return 0;
-	}
-	text = json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-	error_set(error, -EINVAL, "%s=%.80s: write a %snumber from %.9g to %.9g", number->key,
-	    text ? text : "?", number->whole ? "whole " : "", number->least, number->most);
-	free(text);
-	return -EINVAL;
-}
-
 static bool are_same(const struct governor_options *a, const struct governor_options *b)
 {
 	return a->max_rate == b->max_rate && a->min_rate == b->min_rate && a->target_ns == b->target_ns &&
@@ -328,16 +301,17 @@ static int check_rates(const struct governor_options *limits, struct error *erro
 static json_t *throttle(struct mirror_run *run, const json_t *request)
 {
 	struct governor_options limits = run->process->governor, before;
-	struct number rate = {.key = "rate", .most = 1e15}, least = {.key = "min_rate", .most = 1e15},
-	              latency = {.key = "latency_target_ms", .most = 1e9},
-	              impact = {.key = "impact_percent", .most = 10000, .whole = true},
-	              priority = {.key = "priority", .least = 1, .most = BUDGET_PRIORITY_MAX, .whole = true};
-	struct number *const numbers[] = {&rate, &least, &latency, &impact, &priority};
+	struct control_number rate = {.key = "rate", .most = 1e15}, least = {.key = "min_rate", .most = 1e15},
+	                      latency = {.key = "latency_target_ms", .most = 1e9},
+	                      impact = {.key = "impact_percent", .most = 10000, .whole = true},
+	                      priority = {
+	                          .key = "priority", .least = 1, .most = BUDGET_PRIORITY_MAX, .whole = true};
+	struct control_number *const numbers[] = {&rate, &least, &latency, &impact, &priority};
 	struct error error = {0};
 	int res = 0;
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && res == 0; i++)
-		res = get_number(request, numbers[i], &error);
+		res = control_get_number(request, numbers[i], &error);
 	limits.min_rate = run->command.job.governor.min_rate;
 	before = limits;
 	if (rate.given)
@@ -419,9 +393,9 @@ static int get_terms(const json_t *request, struct cutover_terms *terms, struct 
 {
 	static const char *const actions[] = {"defer", "abort", "wait"};
 	const char *action = json_string_value(json_object_get(request, "action"));
-	struct number window = {.key = "window_ms", .least = 1e-6, .most = 1e9};
+	struct control_number window = {.key = "window_ms", .least = 1e-6, .most = 1e9};
 
-	if (get_number(request, &window, error) < 0)
+	if (control_get_number(request, &window, error) < 0)
 		return error->code;
 	for (unsigned i = 0; action && i <= 3; i++) {
 		if (i == 3)

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The process of `blkmove replicate up`: one resource's node or many on one ring, each in a fiber of its own. replicate_run.c (the
- * process), replicate_resource.c (the life of a resource), replicate_peer.c (streams to the other host), replicate_serve.c (clients),
- * replicate_hooks.c (the user's programs), replicate_control.c (control sockets).
+ * The process of `blkmove replicate up`: one resource's node or many on one ring, each in a fiber of its own. replicate_process.h has its
+ * parts.
  */
 #pragma once
 
@@ -15,6 +14,7 @@ struct replicate_up_options {
 	unsigned count;
 	bool foreground; /* else it returns when all that can be is up, and a process of its own goes on */
 	bool apart;      /* no link is sought before `connect` */
+	const char *state_dir; /* where maps lie that no file names */
 	bool quiet, json;
 };
 

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a resource is asked on its control socket: docs/wire/control.md. */
+#include "cli/control_request.h"
+#include "cli/replicate_process.h"
+
+#include "base/parse_size.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LEASE_MS      30000
+#define LEASE_MOST_MS 600000
+
+static json_t *give(struct replicate_resource *resource, const char *name, enum replica_event_kind kind,
+    const json_t *request)
+{
+	struct replica_event command = {.kind = kind};
+	struct error error;
+	int res = control_get_flag(request, "force", &command.force, NULL, &error);
+
+	if (res == 0)
+		res = replicate_order_begin(resource, name, &command, &error);
+	return res < 0 ? control_refuse("%s", error.text)
+	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
+}
+
+static json_t *hand_over(struct replicate_resource *resource, const json_t *request)
+{
+	struct control_number lease = {
+	    .key = "lease_ms", .most = LEASE_MOST_MS, .value = LEASE_MS, .whole = true};
+	struct replica_event command = {.kind = REPLICA_HAND_OVER};
+	struct error error;
+	int res = control_get_number(request, &lease, &error);
+
+	command.lease_ms = (uint32_t)lease.value;
+	if (res == 0)
+		res = replicate_order_begin(resource, "hand-over", &command, &error);
+	return res < 0 ? control_refuse("%s", error.text)
+	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
+}
+
+static json_t *tell_order(const struct replicate_resource *resource, const json_t *request)
+{
+	struct control_number number = {.key = "number", .least = 1, .most = 1e15, .whole = true};
+	struct error error;
+	json_t *json;
+
+	if (control_get_number(request, &number, &error) < 0)
+		return control_refuse("%s", error.text);
+	json = number.given ? replicate_order_json(resource, (uint64_t)number.value) : NULL;
+	if (!json)
+		return control_refuse(
+		    "%s has no such order; the last %u are known", resource->name, REPLICATE_ORDERS_KEPT);
+	json_object_set_new(json, "ok", json_true());
+	return json;
+}
+
+static json_t *fenced(struct replicate_resource *resource)
+{
+	struct replica_node_status status;
+
+	replica_node_status(resource->node, &status);
+	if (status.linked)
+		return control_refuse("%s is linked to %s: it is not fenced", resource->name,
+		    replica_config_other(resource->config)->name);
+	replica_node_fenced(resource->node);
+	return control_ok();
+}
+
+static int check_rates(const struct governor_options *limits, struct error *error)
+{
+	char least[16], most[16];
+
+	if (!limits->max_rate || limits->min_rate <= limits->max_rate)
+		return 0;
+	return error_set(error, -EINVAL, "the least rate, %s/s, would be above the most, %s/s; change both",
+	    format_size(limits->min_rate, least, sizeof(least)),
+	    format_size(limits->max_rate, most, sizeof(most)));
+}
+
+static json_t *resync(struct replicate_resource *resource, const json_t *request)
+{
+	struct governor_options limits = resource->governor;
+	struct control_number rate = {.key = "rate", .most = 1e15}, least = {.key = "min_rate", .most = 1e15},
+	                      latency = {.key = "latency_target_ms", .most = 1e9},
+	                      impact = {.key = "impact_percent", .most = 10000, .whole = true};
+	struct control_number *const numbers[] = {&rate, &least, &latency, &impact};
+	bool pause = false, paused, any = false;
+	struct error error;
+	int res = control_get_flag(request, "pause", &pause, &paused, &error);
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && res == 0; i++) {
+		res = control_get_number(request, numbers[i], &error);
+		any |= numbers[i]->given;
+	}
+	limits.max_rate = rate.given ? (uint64_t)rate.value : limits.max_rate;
+	limits.min_rate = least.given ? (uint64_t)least.value : limits.min_rate;
+	limits.target_ns = latency.given ? (uint64_t)(latency.value * 1e6) : limits.target_ns;
+	limits.impact = impact.given ? (unsigned)impact.value : limits.impact;
+	if (res == 0)
+		res = check_rates(&limits, &error);
+	if (res < 0)
+		return control_refuse("%s", error.text);
+	if (!any && !paused)
+		return control_refuse("resync is asked for nothing: give pause, rate, min_rate, "
+		                      "latency_target_ms or impact_percent");
+	resource->governor = limits;
+	if (any)
+		replica_node_govern(resource->node, &limits);
+	if (paused)
+		replica_node_pause(resource->node, pause);
+	resource->changed = true;
+	return control_ok();
+}
+
+static json_t *verify(struct replicate_resource *resource, const json_t *request)
+{
+	struct control_number from = {.key = "from", .most = 9e18, .whole = true},
+	                      rate = {.key = "rate", .most = 1e15};
+	bool stop = false, repair = false;
+	struct error error;
+	int res = control_get_number(request, &from, &error);
+
+	res = res ? res : control_get_number(request, &rate, &error);
+	res = res ? res : control_get_flag(request, "stop", &stop, NULL, &error);
+	res = res ? res : control_get_flag(request, "resync", &repair, NULL, &error);
+	if (res == 0 && stop)
+		replicate_verify_stop(resource);
+	else if (res == 0)
+		res = replicate_verify_begin(
+		    resource, (uint64_t)from.value, (uint64_t)rate.value, repair, &error);
+	return res < 0 ? control_refuse("%s", error.text) : control_ok();
+}
+
+static json_t *down(struct replicate_resource *resource)
+{
+	replicate_resource_down(resource, false);
+	return control_ok();
+}
+
+static json_t *answer_up(struct replicate_resource *resource, const char *command, const json_t *request)
+{
+	static const struct {
+		const char *name;
+		enum replica_event_kind kind;
+	} orders[] = {{"primary", REPLICA_MAKE_PRIMARY}, {"secondary", REPLICA_MAKE_SECONDARY},
+	    {"connect", REPLICA_CONNECT}, {"disconnect", REPLICA_DISCONNECT}, {"discard", REPLICA_DISCARD}};
+
+	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++)
+		if (!strcmp(orders[i].name, command))
+			return give(resource, orders[i].name, orders[i].kind, request);
+	if (!strcmp(command, "hand-over"))
+		return hand_over(resource, request);
+	if (!strcmp(command, "fenced"))
+		return fenced(resource);
+	if (!strcmp(command, "resync"))
+		return resync(resource, request);
+	if (!strcmp(command, "verify"))
+		return verify(resource, request);
+	return control_refuse(
+	    "the commands are status, events, order, primary, secondary, connect, disconnect, "
+	    "discard, hand-over, fenced, resync, verify and down");
+}
+
+json_t *replicate_answer(void *data, const json_t *request)
+{
+	struct replicate_resource *resource = data;
+	const char *command = json_string_value(json_object_get(request, "command"));
+
+	if (!command)
+		return control_refuse("a request names its \"command\"");
+	if (!strcmp(command, "status") || !strcmp(command, "events"))
+		return replicate_status_json(resource);
+	if (!strcmp(command, "order"))
+		return tell_order(resource, request);
+	if (!strcmp(command, "down"))
+		return down(resource);
+	if (resource->state == REPLICATE_FAILED)
+		return control_refuse("%s is failed: %s", resource->name, resource->error.text);
+	if (resource->state != REPLICATE_UP)
+		return control_refuse("%s is %s; ask again in a moment", resource->name,
+		    resource->state == REPLICATE_STARTING ? "starting" : "going down");
+	return answer_up(resource, command, request);
+}

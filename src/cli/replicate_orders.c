@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Orders of a resource: see replicate_orders.h. */
+#include "cli/replicate_process.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct replicate_order *last_of(struct replicate_orders *orders)
+{
+	return &orders->kept[orders->last % REPLICATE_ORDERS_KEPT];
+}
+
+bool replicate_order_runs(const struct replicate_resource *resource)
+{
+	const struct replicate_orders *orders = &resource->orders;
+	const struct replicate_order *order = &orders->kept[orders->last % REPLICATE_ORDERS_KEPT];
+
+	return order->number && order->state == REPLICATE_ORDER_RUNNING;
+}
+
+void replicate_order_answer(void *data, int res, const char *text)
+{
+	struct replicate_resource *resource = data;
+	struct replicate_orders *orders = &resource->orders;
+
+	orders->answer_res = res;
+	orders->answer_text = text;
+	orders->answered = true;
+	resource->changed = true;
+}
+
+int replicate_order_command(
+    struct replicate_resource *resource, const struct replica_event *command, struct error *error)
+{
+	struct replicate_orders *orders = &resource->orders;
+	const char *text;
+	int res;
+
+	orders->answered = false;
+	res = replica_node_command(resource->node, command);
+	if (res < 0)
+		return error_set(
+		    error, res, "another order of %s is being carried out; wait for its end", resource->name);
+	/* The node's end is one of the command, too. */
+	while (res == 0 && !orders->answered && !resource->node_ended)
+		res = ring_step(resource->process->ring);
+	if (res < 0 || !orders->answered)
+		return error_set(error, res < 0 ? res : -ESHUTDOWN, "%s ended meanwhile", resource->name);
+	text = orders->answer_text;
+	return orders->answer_res < 0
+	           ? error_set(error, orders->answer_res, "%s", text ? text : strerror(-orders->answer_res))
+	           : 0;
+}
+
+/* Nobody loses what he uses without having been asked. */
+static int leave_clients(struct replicate_resource *resource, bool force, struct error *error)
+{
+	unsigned clients = replicate_serve_clients(resource);
+	int res;
+
+	if (clients > 0 && !force)
+		return error_set(error, -EBUSY,
+		    "%u client%s attached to %s; end %s first, or cut %s off with --force", clients,
+		    clients == 1 ? " is" : "s are", resource->name, clients == 1 ? "it" : "them",
+		    clients == 1 ? "it" : "them");
+	res = replicate_serve_remove_device(resource, error);
+	return force ? 0 : res;
+}
+
+static int carry_out(struct replicate_resource *resource, struct error *error)
+{
+	const struct replica_event *command = &resource->orders.command;
+	bool leaves = command->kind == REPLICA_MAKE_SECONDARY && resource->serving;
+	int res = leaves ? leave_clients(resource, command->force, error) : 0;
+
+	if (res == 0)
+		res = replicate_order_command(resource, command, error);
+	if (res < 0 && leaves)
+		replicate_serve_restore_device(resource);
+	return res;
+}
+
+static void run(void *data)
+{
+	struct replicate_resource *resource = data;
+	struct replicate_order *order = last_of(&resource->orders);
+	struct error error;
+	int res = carry_out(resource, &error);
+
+	if (res < 0)
+		snprintf(order->error, sizeof(order->error), "%s", error.text);
+	order->state = res < 0 ? REPLICATE_ORDER_FAILED : REPLICATE_ORDER_DONE;
+	resource->changed = true;
+}
+
+int replicate_order_begin(struct replicate_resource *resource, const char *name,
+    const struct replica_event *command, struct error *error)
+{
+	struct replicate_orders *orders = &resource->orders;
+
+	replicate_orders_look(resource);
+	if (orders->fiber || resource->ending)
+		return error_set(error, -EBUSY, "%s: %s is not possible while %s is being carried out",
+		    resource->name, name, resource->ending ? "down" : last_of(orders)->name);
+	orders->last++;
+	*last_of(orders) =
+	    (struct replicate_order){.number = orders->last, .name = name, .state = REPLICATE_ORDER_RUNNING};
+	orders->command = *command;
+	return fiber_start(&orders->fiber, resource->process->ring, run, resource, error);
+}
+
+json_t *replicate_order_json(const struct replicate_resource *resource, uint64_t number)
+{
+	static const char *const states[] = {"running", "done", "failed"};
+	const struct replicate_order *order = &resource->orders.kept[number % REPLICATE_ORDERS_KEPT];
+
+	if (number == 0 || order->number != number)
+		return NULL;
+	return json_pack("{s:I, s:s, s:s, s:s}", "number", (json_int_t)order->number, "name", order->name,
+	    "state", states[order->state], "error", order->error);
+}
+
+void replicate_orders_look(struct replicate_resource *resource)
+{
+	struct replicate_orders *orders = &resource->orders;
+
+	if (orders->fiber && fiber_has_ended(orders->fiber))
+		orders->fiber = fiber_free(orders->fiber);
+}

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The life of one resource of the process, from its files to its end: see replicate_process.h. */
+#include "cli/replicate_process.h"
+
+#include "base/cleanup.h"
+#include "base/folder.h"
+#include "block/open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PATIENCE_NS   UINT64_C(60000000000) /* for an order to end, on the way down */
+#define LAST_WORDS_MS 200u
+
+/* Words */
+
+void replicate_say(struct replicate_resource *resource, const char *format, ...)
+{
+	const struct replicate_up_options *options = resource->process->options;
+	char text[600];
+	json_t *json;
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	if (options->json) {
+		json = json_pack("{s:s, s:s, s:s}", "event", "message", "name", resource->name, "text", text);
+		json_dumpf(json, stdout, JSON_COMPACT);
+		putchar('\n');
+		fflush(stdout);
+		json_decref(json);
+	} else if (!options->quiet) {
+		fprintf(stderr, "blkmove: %s: %s\n", resource->name, text);
+	}
+}
+
+void replicate_warn(struct replicate_resource *resource, const char *text)
+{
+	if (strcmp(resource->trouble, text))
+		replicate_say(resource, "%s", text);
+	snprintf(resource->trouble, sizeof(resource->trouble), "%s", text);
+	resource->changed = true;
+}
+
+/* The node's callbacks */
+
+/* What is written beside the replica is in no map. */
+static int judge(const struct block *volume, const struct block_facts *facts, struct error *error)
+{
+	const char *name = block_info(volume)->name;
+
+	if (facts->mounted[0])
+		return error_set(error, -EPERM,
+		    "%s is mounted at %s, and what is written there would not be replicated; unmount it, and "
+		    "mount the resource's own device",
+		    name, facts->mounted);
+	if (facts->held[0])
+		return error_set(error, -EPERM,
+		    "%s is in use by %s, and what that writes would not be replicated; end it", name,
+		    facts->held);
+	if (facts->writer[0])
+		return error_set(error, -EPERM,
+		    "%s is open for writing by %s, and what it writes would not be replicated; end it", name,
+		    facts->writer);
+	return 0;
+}
+
+static int open_volume(void *data, struct block **ret, struct error *error)
+{
+	struct replicate_resource *resource = data;
+	const struct block_open_options options = {.write = true};
+	struct block_facts facts;
+	struct block *volume = NULL;
+	int res = file_open(&volume, resource->process->ring, replica_config_self(resource->config)->device,
+	    NULL, &options, error);
+
+	if (res == 0)
+		res = block_facts(volume, &facts, error);
+	if (res == 0)
+		res = judge(volume, &facts, error);
+	if (res < 0) {
+		block_free(volume);
+		return res;
+	}
+	*ret = volume;
+	return 0;
+}
+
+static int open_map(void *data)
+{
+	return ((struct replicate_resource *)data)->map_fd;
+}
+
+static uint64_t draw(void *data)
+{
+	return replicate_draw();
+}
+
+static void changed(void *data)
+{
+	((struct replicate_resource *)data)->changed = true;
+}
+
+static void warning(void *data, const char *text)
+{
+	replicate_warn(data, text);
+}
+
+static void map_lost(void *data)
+{
+	mirror_trust_lose(&((struct replicate_resource *)data)->files);
+}
+
+static int new_node(struct replicate_resource *resource, struct error *error)
+{
+	const struct replica_config *config = resource->config;
+	const struct replica_node_options options = {.name = replica_config_self(config)->number,
+	    .gone = config->gone,
+	    .ack = config->ack,
+	    .queue_max = config->queue_max,
+	    .pull_ahead = config->pull_ahead,
+	    .compare = config->compare,
+	    .detach = config->detach,
+	    .compress = config->compress,
+	    .timeout_ms = config->timeout_ms,
+	    .distrust = !mirror_trust_check(&resource->files),
+	    .governor = config->governor,
+	    .data = resource,
+	    .open_volume = open_volume,
+	    .open_map = open_map,
+	    .draw = draw,
+	    .seek = replicate_peer_seek,
+	    .dial = replicate_peer_dial,
+	    .serve = replicate_serve,
+	    .fence = config->fence_hook ? replicate_hook_fence : NULL,
+	    .before_resync = config->before_resync ? replicate_hook_before_resync : NULL,
+	    .answer = replicate_order_answer,
+	    .changed = changed,
+	    .warning = warning,
+	    .map_lost = map_lost};
+	int res = replica_node_new(&resource->node, resource->process->ring, &options, error);
+
+	return res == 0 ? mirror_trust_begin(&resource->files, error) : res;
+}
+
+/* Starting */
+
+static int open_files(struct replicate_resource *resource, struct error *error)
+{
+	const char *state_dir = resource->process->options->state_dir;
+	struct mirror_files *files = &resource->files;
+	char map[PATH_MAX];
+
+	if (snprintf(files->dir, sizeof(files->dir), "%s/replicas/%s", state_dir, resource->name) >=
+	    (int)sizeof(files->dir))
+		return error_set(error, -ENAMETOOLONG, "the name of the state folder is too long");
+	files->dir_fd = folder_lock(files->dir, true);
+	if (files->dir_fd == -EALREADY)
+		return error_set(error, -EALREADY,
+		    "another process has %s up already (`blkmove replicate status %s`)", resource->name,
+		    resource->name);
+	if (files->dir_fd < 0)
+		return error_set(error, files->dir_fd,
+		    "cannot open %s: %s; name another folder with --state-dir", files->dir,
+		    strerror(-files->dir_fd));
+	replica_config_map(resource->config, state_dir, map, sizeof(map));
+	resource->map_fd = open(map, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (resource->map_fd >= 0)
+		return 0;
+	return error_set(error, -errno,
+	    errno == ENOENT ? "there is no map %s%s%s; `blkmove replicate create %s` makes one"
+	                    : "cannot open the map %s: %s%.0s%.0s",
+	    map, errno == ENOENT ? "" : strerror(errno), "", resource->name);
+}
+
+static void live(void *data)
+{
+	struct replicate_resource *resource = data;
+
+	resource->node_res = replica_node_run(resource->node);
+	resource->node_ended = resource->changed = true;
+	resource->process->wake = true;
+}
+
+static int begin(struct replicate_resource *resource, struct error *error)
+{
+	int res = open_files(resource, error);
+
+	if (res == 0)
+		res = replicate_serve_open(resource, error);
+	if (res == 0)
+		res = replicate_peer_open(resource, error);
+	if (res == 0)
+		res = new_node(resource, error);
+	if (res == 0)
+		res = fiber_start(&resource->fiber, resource->process->ring, live, resource, error);
+	return res;
+}
+
+/* All but the control socket. */
+static void close_all(struct replicate_resource *resource)
+{
+	struct ring *ring = resource->process->ring;
+	struct replica_node *node = resource->node;
+
+	if (node)
+		replica_node_stop(node);
+	resource->fence.cancelled = true;
+	while (resource->fiber && !fiber_has_ended(resource->fiber) && ring_step(ring) == 0)
+		;
+	while (resource->orders.fiber && !fiber_has_ended(resource->orders.fiber) && ring_step(ring) == 0)
+		;
+	replicate_orders_look(resource);
+	replicate_hooks_close(resource);
+	if (resource->peer.fd >= 0 || resource->peer.fiber || resource->peer.port)
+		replicate_peer_close(resource);
+	replicate_serve_close(resource);
+	resource->fiber = fiber_free(resource->fiber);
+	/* It runs the ring, and who looks at the resource meanwhile finds none. */
+	resource->node = NULL;
+	replica_node_free(node);
+	cleanup_close(&resource->map_fd);
+	cleanup_close(&resource->files.dir_fd);
+	resource->map_fd = resource->files.dir_fd = -1;
+}
+
+static void fail(struct replicate_resource *resource)
+{
+	if (resource->process->options->json)
+		replicate_say(resource, "%s", resource->error.text);
+	else
+		fprintf(stderr, "blkmove: %s: %s\n", resource->name, resource->error.text);
+	resource->state = REPLICATE_STOPPING;
+	close_all(resource);
+	resource->state = REPLICATE_FAILED;
+	resource->changed = true;
+}
+
+static int make_control(struct replicate_resource *resource, struct error *error)
+{
+	char name[REPLICA_CONFIG_NAME_MAX + 16];
+
+	snprintf(name, sizeof(name), "replica-%s", resource->name);
+	return control_new(
+	    &resource->control, resource->process->ring, name, replicate_answer, resource, error);
+}
+
+void replicate_resource_up(struct replicate_resource *resource)
+{
+	const struct replica_event connect = {.kind = REPLICA_CONNECT};
+	struct error ignored;
+	int res = make_control(resource, &resource->error);
+
+	if (resource->control)
+		control_allow_events(resource->control);
+	if (res == 0)
+		res = begin(resource, &resource->error);
+	if (res < 0) {
+		fail(resource);
+		return;
+	}
+	resource->state = REPLICATE_UP;
+	resource->changed = true;
+	if (!resource->process->options->apart)
+		(void)replicate_order_begin(resource, "connect", &connect, &ignored);
+}
+
+/* The end */
+
+/* Whatever hangs, it comes to its end. */
+static void give_and_wait(struct replicate_resource *resource, enum replica_event_kind kind)
+{
+	const struct replica_event command = {.kind = kind};
+	uint64_t deadline_ns = ring_now_ns(resource->process->ring) + PATIENCE_NS;
+
+	resource->orders.answered = false;
+	if (replica_node_command(resource->node, &command) < 0)
+		return;
+	while (!resource->orders.answered && !resource->node_ended &&
+	       ring_now_ns(resource->process->ring) < deadline_ns && ring_step(resource->process->ring) == 0)
+		;
+}
+
+static void go_down(void *data)
+{
+	struct replicate_resource *resource = data;
+	struct ring *ring = resource->process->ring;
+	uint64_t deadline_ns = ring_now_ns(ring) + PATIENCE_NS;
+	struct replica_node_status status;
+	struct error error;
+	int res = 0;
+
+	replica_node_status(resource->node, &status);
+	while (replicate_order_runs(resource) && ring_now_ns(ring) < deadline_ns && ring_step(ring) == 0)
+		;
+	if (!resource->leave_device)
+		res = replicate_serve_remove_device(resource, &error);
+	if (res < 0) {
+		replicate_serve_restore_device(resource);
+		replicate_warn(resource, error.text);
+		resource->state = REPLICATE_UP;
+	} else {
+		resource->fence.cancelled = true;
+		give_and_wait(resource, REPLICA_MAKE_SECONDARY);
+		/* What was said just before a link goes may not be heard: that this node is no primary any more. */
+		if (status.role == REPLICA_PRIMARY && status.linked)
+			(void)ring_wait_fd(ring, -1, 0, LAST_WORDS_MS);
+		give_and_wait(resource, REPLICA_DISCONNECT);
+		replica_node_stop(resource->node);
+	}
+	resource->ending_over = resource->changed = true;
+	resource->process->wake = true;
+}
+
+void replicate_resource_down(struct replicate_resource *resource, bool leave_device)
+{
+	if (resource->state == REPLICATE_FAILED) {
+		resource->state = REPLICATE_DOWN;
+		resource->process->wake = true;
+		return;
+	}
+	if (resource->state != REPLICATE_UP || resource->ending)
+		return;
+	resource->state = REPLICATE_STOPPING;
+	resource->ending_over = false;
+	resource->leave_device = leave_device;
+	if (fiber_start(&resource->ending, resource->process->ring, go_down, resource, &resource->error) < 0)
+		replica_node_stop(resource->node);
+}
+
+void replicate_resource_look(struct replicate_resource *resource)
+{
+	replicate_orders_look(resource);
+	if (resource->ending && fiber_has_ended(resource->ending))
+		resource->ending = fiber_free(resource->ending);
+	if (resource->node_ended && !resource->ending) {
+		bool wanted = resource->state == REPLICATE_STOPPING;
+
+		resource->node_ended = false;
+		if (wanted) {
+			close_all(resource);
+			resource->state = REPLICATE_DOWN;
+		} else {
+			error_set(&resource->error, resource->node_res < 0 ? resource->node_res : -EIO,
+			    "it ended: %.400s", resource->trouble[0] ? resource->trouble : "the loop failed");
+			fail(resource);
+		}
+	}
+	if (resource->state == REPLICATE_DOWN)
+		resource->control = control_free(resource->control);
+}
+
+void replicate_resource_done(struct replicate_resource *resource)
+{
+	while (
+	    resource->ending && !fiber_has_ended(resource->ending) && ring_step(resource->process->ring) == 0)
+		;
+	resource->ending = fiber_free(resource->ending);
+	close_all(resource);
+	resource->control = control_free(resource->control);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Comparing both nodes' volumes while they are used: by order, and every so often if the file says so. */
+#include "cli/replicate_process.h"
+
+#include "base/parse_size.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define TOLD_MOST 100u /* ranges, one by one */
+
+static void differs(void *data, uint64_t offset, uint64_t length)
+{
+	struct replicate_resource *resource = data;
+
+	if (resource->verify.told++ < TOLD_MOST)
+		replicate_say(resource, "differs: %" PRIu64 " bytes at %" PRIu64, length, offset);
+	else if (resource->verify.told == TOLD_MOST + 1)
+		replicate_say(resource, "differs: more, which is only counted");
+	resource->changed = true;
+}
+
+static void ended(void *data, int res, uint64_t position)
+{
+	struct replicate_resource *resource = data;
+	struct replicate_verify *verify = &resource->verify;
+	struct mirror_job_status status;
+	char text[16];
+
+	mirror_job_status(replica_node_mirror(resource->node), &status);
+	verify->running = false;
+	verify->res = res;
+	verify->position = position;
+	verify->differing = status.verify_differing;
+	verify->unread = status.verify_unread;
+	verify->ended_ns = ring_now_ns(resource->process->ring);
+	replicate_say(resource, "verify %s, %s differ", res == 0 ? "has come to its end" : "was stopped",
+	    format_size(verify->differing, text, sizeof(text)));
+	resource->changed = true;
+}
+
+int replicate_verify_begin(
+    struct replicate_resource *resource, uint64_t from, uint64_t rate, bool resync, struct error *error)
+{
+	const struct mirror_job_verify_options options = {.from = from,
+	    .rate = rate,
+	    .resync = resync,
+	    .differs = differs,
+	    .ended = ended,
+	    .data = resource};
+	struct replicate_verify *verify = &resource->verify;
+	struct replica_node_status status;
+	int res;
+
+	replica_node_status(resource->node, &status);
+	if (status.flow != REPLICA_EQUAL)
+		return error_set(error, -ENOTCONN,
+		    "verify is not possible: %s is %s, and only what both nodes have can be compared",
+		    resource->name, replica_flow_name(status.flow));
+	res = mirror_job_verify(replica_node_mirror(resource->node), &options);
+	if (res == -EBUSY)
+		return error_set(error, res, "%s is being verified already", resource->name);
+	if (res == -EINVAL && from >= status.size)
+		return error_set(error, res, "from=%" PRIu64 ": %s has %" PRIu64 " bytes", from,
+		    resource->name, status.size);
+	if (res == -EINVAL && !status.mirror.attached)
+		return error_set(error, res,
+		    "verify is carried out where the data are sent from: give it on %s",
+		    replica_config_other(resource->config)->name);
+	if (res < 0)
+		return error_set(error, res, "cannot verify %s now: %s; try again in a moment",
+		    resource->name, strerror(-res));
+	*verify = (struct replicate_verify){.running = true, .known = true};
+	resource->changed = true;
+	return 0;
+}
+
+void replicate_verify_stop(struct replicate_resource *resource)
+{
+	if (resource->verify.running)
+		mirror_job_verify_stop(replica_node_mirror(resource->node));
+}
+
+void replicate_verify_tick(struct replicate_resource *resource)
+{
+	uint64_t every_ns = resource->config->verify_every_s * UINT64_C(1000000000);
+	uint64_t now_ns = ring_now_ns(resource->process->ring);
+	struct replicate_verify *verify = &resource->verify;
+	struct error ignored;
+
+	if (!every_ns || resource->state != REPLICATE_UP || verify->running)
+		return;
+	if (!verify->ended_ns)
+		verify->ended_ns = now_ns; /* of the start */
+	/* Where it was stopped it goes on. Only one of the nodes can. */
+	if (now_ns - verify->ended_ns >= every_ns && now_ns >= verify->retry_ns) {
+		verify->retry_ns = now_ns + UINT64_C(60000000000);
+		(void)replicate_verify_begin(
+		    resource, verify->known && verify->res < 0 ? verify->position : 0, 0, false, &ignored);
+	}
+}
+
+json_t *replicate_verify_json(
+    const struct replicate_resource *resource, const struct mirror_job_status *status)
+{
+	const struct replicate_verify *verify = &resource->verify;
+
+	if (!verify->known)
+		return json_null();
+	return json_pack("{s:s, s:I, s:I, s:I}", "state",
+	    verify->running    ? "running"
+	    : verify->res == 0 ? "done"
+	                       : "stopped",
+	    "position", (json_int_t)(verify->running ? status->verify_position : verify->position),
+	    "differing", (json_int_t)(verify->running ? status->verify_differing : verify->differing),
+	    "skipped", (json_int_t)(verify->running ? status->verify_unread : verify->unread));
+}

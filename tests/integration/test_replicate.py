@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""blkmove replicate: two processes, real volumes and clients. What is written at one is at the other, whatever is killed; who may write; what goes again."""
+import os
+import signal
+import socket
+import time
+
+import nbd
+import pytest
+
+from nbd_client import Client
+from program import REFUSED, TROUBLE, wait_until
+from replica_hosts import Pair
+
+SIZE = (4 << 20) + 4096
+REGION = 64 << 10
+
+
+@pytest.fixture
+def make_pair(program, folder, random):
+    pairs = []
+
+    def make(size=SIZE, **how):
+        pairs.append(Pair(program, folder, random, size, **how))
+        return pairs[-1]
+    yield make
+    for pair in pairs:
+        pair.close()
+
+
+@pytest.fixture
+def pair(make_pair):
+    pair = make_pair()
+    pair.begin()
+    return pair
+
+
+def test_both_hold_what_was_written_at_one(pair, random):
+    pair.assert_same()
+    data = random.randbytes(100003)
+    pair.alpha.write(data, 54321)
+    assert pair.alpha.read(100003, 54321) == data
+    pair.assert_same()
+    assert pair.content(pair.beta)[54321:154324] == data
+    status = pair.beta.status()
+    assert (status["role"], status["peer_role"], status["flow"], status["uris"]) == ("secondary", "primary", "equal", [pair.beta.uri()])
+    for node in pair.nodes:
+        node.end()
+
+
+def test_nobody_uses_a_secondary(pair):
+    with pytest.raises(nbd.Error, match="server|export|NBD_REP_ERR"):
+        pair.beta.open()
+    said = pair.beta("primary", "vm1", code=REFUSED).err
+    assert "primary" in said, said
+    assert pair.beta.status()["role"] == "secondary" and pair.alpha.status()["role"] == "primary"
+
+
+def test_the_parts_are_swapped_and_nobody_loses_a_client_unasked(pair, random):
+    first = random.randbytes(70000)
+    pair.alpha.write(first, 1000)
+    client = pair.alpha.open()
+    said = pair.alpha("secondary", "vm1", code=REFUSED).err
+    assert "1 client is attached" in said and "--force" in said, said
+    assert client.pread(70000, 1000) == first
+    pair.alpha("secondary", "--force", "vm1")
+    with pytest.raises(nbd.Error):
+        client.pread(512, 0)
+    pair.beta("primary", "vm1")
+    assert pair.beta.read(70000, 1000) == first
+    pair.beta.write(first, 2000000)
+    pair.assert_same()
+
+
+@pytest.mark.parametrize("ack", ["sent", "received", "durable"])
+def test_h25_a_secondary_that_was_killed_gets_what_was_written_meanwhile_and_no_more(make_pair, random, ack):
+    pair = make_pair(16 << 20, ack=ack)
+    pair.begin()
+    # What the first resync sent leaves the map when both sides have flushed it.
+    time.sleep(4)
+    pair.beta.kill()
+    pair.alpha.wait(flow="apart")
+    written = set()
+    for _ in range(20):
+        offset = random.randrange((16 << 20) - 5000)
+        pair.alpha.write(random.randbytes(5000), offset)
+        written |= set(range(offset // REGION, (offset + 4999) // REGION + 1))
+    before = pair.alpha.status()["copied"]
+    pair.beta.up()
+    pair.wait_equal()
+    pair.assert_same()
+    assert 0 < pair.alpha.status()["copied"] - before <= len(written) * REGION * 1.2
+
+
+def test_h25_a_primary_that_was_killed_comes_back_as_a_secondary(pair, random):
+    client = Client(pair.alpha.uri(), SIZE, random)
+    client.start()
+    wait_until(lambda: client.writes > 100, "writes")
+    pair.alpha.kill()
+    client.over.set()
+    client.join(10)
+    assert not client.failure, client.failure
+    pair.beta.wait(linked=False)
+    said = pair.beta("primary", "vm1", code=REFUSED).err
+    assert "--force" in said, said
+    pair.beta("primary", "--force", "vm1")
+    client.uri = pair.beta.uri()
+    client.check_export()
+    pair.beta.write(random.randbytes(4096), 12288)
+    pair.alpha.up()
+    pair.wait_equal()
+    assert pair.alpha.status()["role"] == "secondary" and pair.beta.status()["role"] == "primary"
+    pair.assert_same()
+
+
+def test_the_link_comes_back_while_a_client_writes(pair, random):
+    client = Client(pair.alpha.uri(), SIZE, random)
+    client.start()
+    for _ in range(3):
+        pair.beta.kill()
+        time.sleep(random.random() / 2)
+        pair.beta.up()
+        pair.wait_equal()
+    assert client.is_alive()
+    client.stop()
+    assert client.reconnects == 0 and client.writes > 0
+    pair.assert_same()
+    client.check_volume(pair.beta.volume())
+
+
+def test_split_brain_is_refused_and_resolved_by_hand(pair, random):
+    pair.beta.kill()
+    pair.alpha.wait(flow="apart")
+    mine, theirs = random.randbytes(50000), random.randbytes(50000)
+    pair.alpha.write(mine, 300000)
+    pair.alpha.kill()
+    pair.beta.up()
+    pair.beta("primary", "--force", "vm1")
+    pair.beta.write(theirs, 2300000)
+    pair.alpha.up()
+    # Who finds out first hangs up.
+    status = wait_until(lambda: next((now for now in (node.status() for node in pair.nodes) if now["refusal"]), None), "a refusal")
+    assert "both" in status["refusal"] and status["flow"] == "apart", status
+    assert (pair.alpha.status()["role"], pair.beta.status()["role"]) == ("secondary", "primary")
+    said = pair.beta("resolve", "vm1", code=REFUSED).err
+    assert "--discard-mine vm1" in said, said
+    assert pair.content(pair.alpha)[300000:350000] == mine and pair.content(pair.beta)[2300000:2350000] == theirs
+    pair.alpha("resolve", "--discard-mine", "vm1", "vm1")
+    pair.connect()
+    pair.wait_equal()
+    pair.assert_same()
+    assert pair.content(pair.alpha)[2300000:2350000] == theirs and pair.content(pair.alpha)[300000:350000] != mine
+
+
+def test_disconnected_and_connected_again(pair, random):
+    pair.alpha("disconnect", "vm1")
+    pair.alpha.wait(wanted=False, linked=False)
+    pair.alpha.write(random.randbytes(REGION), 0)
+    assert pair.content(pair.alpha)[:REGION] != pair.content(pair.beta)[:REGION]
+    assert pair.beta.wait(linked=False, outdated=True)
+    said = pair.beta("primary", "vm1", code=REFUSED).err
+    assert "--force" in said, said
+    pair.connect()
+    pair.wait_equal()
+    pair.assert_same()
+
+
+def test_orders_are_told_by_number(pair):
+    reply = pair.alpha.ask({"command": "secondary"})
+    assert reply["ok"] and reply["number"] > 0
+    done = wait_until(lambda: (now := pair.alpha.ask({"command": "order", "number": reply["number"]}))["state"] != "running" and now, "its end")
+    assert (done["name"], done["state"], done["error"]) == ("secondary", "done", "")
+    assert "no such order" in pair.alpha.ask({"command": "order", "number": 4711})["error"]
+    for request, words in [({"command": "mount"}, "the commands are"), ({}, "names its"), ({"command": "resync"}, "asked for nothing"),
+                           ({"command": "primary", "force": 1}, "neither true nor false"), ({"command": "fenced"}, "is linked")]:
+        assert words in pair.alpha.ask(request)["error"]
+
+
+def test_events_follow_what_changes(pair):
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(20)
+        control.connect(str(pair.beta.folder / "run/replica-vm1.sock"))
+        control.sendall(b'{"command": "events"}\n')
+        lines = control.makefile()
+        assert '"equal"' in lines.readline()
+        pair.alpha.kill()
+        while '"linked":false' not in lines.readline():
+            pass
+        pair.beta.end()
+        while lines.readline():
+            pass
+
+
+def test_verify_finds_what_somebody_else_changed(pair):
+    with open(pair.beta.volume(), "r+b") as volume:
+        volume.seek(1 << 20)
+        volume.write(b"x" * 4096)
+    assert "give it on alpha" in pair.beta.ask({"command": "verify"})["error"]
+    assert pair.alpha.ask({"command": "verify"})["ok"]
+    status = wait_until(lambda: (now := pair.alpha.status()) and now["verify"]["state"] == "done" and now, "its end")
+    assert status["verify"]["differing"] == 4096 and status["verify"]["position"] == SIZE, status["verify"]
+    assert f"4096 bytes at {1 << 20}" in pair.alpha.running.err()
+    assert pair.alpha.ask({"command": "verify", "resync": True})["ok"]
+    wait_until(lambda: (now := pair.alpha.status())["verify"]["state"] == "done" and now["dirty"] == 0 and now["flow"] == "equal", "its end")
+    pair.assert_same()
+
+
+# What cannot start
+
+def test_one_that_cannot_start_does_not_keep_the_others(make_pair):
+    pair = make_pair(names=("vm1", "vm2", "vm3"))
+    pair.create()
+    os.rename(pair.alpha.volume("vm1"), pair.alpha.folder / "gone")
+    (pair.alpha.folder / "state/replicas/vm3/map").unlink()
+    pair.alpha.up(names=pair.names)
+    assert [pair.alpha.state(name) for name in pair.names] == ["failed", "up", "failed"]
+    assert str(pair.alpha.volume("vm1")) in pair.alpha.status("vm1")["error"]
+    assert "blkmove replicate create vm3" in pair.alpha.status("vm3")["error"]
+    assert "is failed" in pair.alpha("primary", "vm1", code=REFUSED).err
+    pair.alpha("down", "vm1")
+    assert pair.alpha.state("vm1") == "down" and pair.alpha.state("vm2") == "up"
+    pair.alpha.end()
+
+
+def test_an_address_that_is_taken(make_pair):
+    pair = make_pair()
+    pair.create()
+    with socket.create_server(("127.0.0.1", pair.port)):
+        pair.alpha.up()
+        said = pair.alpha.running.end(code=TROUBLE).err
+    assert f"cannot listen at 127.0.0.1:{pair.port}" in said and "ss -ltnp" in said, said
+
+
+def test_it_runs_once(pair):
+    again = pair.alpha("up", "--foreground", "vm1", code=TROUBLE).err
+    assert "vm1" in again and "already" in again, again
+    assert pair.alpha.status()["role"] == "primary"
+
+
+def test_up_in_the_background_and_down(make_pair):
+    pair = make_pair(names=("vm1", "vm2"))
+    pair.create()
+    assert pair.alpha("up", "--all").out == b"vm1: up\nvm2: up\n"
+    pids = {pair.alpha.status(name)["pid"] for name in pair.names}
+    assert len(pids) == 1
+    pair.alpha("down", "--all")
+    wait_until(lambda: not os.path.exists(f"/proc/{pids.pop() if pids else 0}"), "its end")
+
+
+# Whoever dials
+
+def dial(pair, line=b"", source="127.0.0.2"):
+    stream = socket.create_connection(("127.0.0.1", pair.port), 20, (source, 0))
+    stream.settimeout(20)
+    if line:
+        stream.sendall(line)
+    return stream
+
+
+def hear(stream):
+    """All until the end; a stream that was closed with something unread is reset."""
+    try:
+        return stream.makefile("rb").read()
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("line, words", [
+    (b"GET / HTTP/1.1\r\n", b"no greeting"),
+    (b'{"blkmove-replica":2}\n', b"the same blkmove on both"),
+    (b'{"blkmove-replica":1,"resource":"vm7","stream":"link","link":5}\n', b"vm7 is not up on this host"),
+    (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5}\n', b"has a link still"),
+    (b'{"blkmove-replica":1,"resource":"vm1","stream":"data","link":5}\n', b'"ok":true'),  # of a link that is not: it ends at once
+    (b"x" * 600, b""),
+])
+def test_who_says_the_wrong_thing_is_refused_with_words(pair, line, words):
+    with dial(pair, line) as stream:
+        assert words in hear(stream)
+    assert pair.alpha.status()["flow"] == "equal"
+
+
+def test_strangers_are_not_listened_to(pair):
+    with dial(pair, source="127.0.0.3") as stream:
+        assert hear(stream) == b""
+
+
+def test_silent_ones_do_not_keep_the_other_host_away(pair):
+    pair.beta.kill()
+    streams = [dial(pair) for _ in range(150)]
+    pair.beta.up()
+    pair.wait_equal(timeout_s=15)
+    # The first were pushed out by the last.
+    assert hear(streams[0]) == b""
+    assert len(os.listdir(f"/proc/{pair.alpha.running.pid}/fd")) < 150
+    for stream in streams:
+        stream.close()
+
+
+def test_more_than_a_hundred_in_one_process(make_pair):
+    names = [f"vm{i}" for i in range(1, 121)]
+    pair = make_pair(65536, names=names)
+    pair.create()
+    for node in pair.nodes:
+        node.up(names=names)
+    assert len(os.listdir(f"/proc/{pair.alpha.running.pid}/task")) < 20
+    for name in names:
+        pair.alpha.ask({"command": "primary", "force": True}, name)
+    for name in names:
+        pair.alpha.wait(name, role="primary", order={**pair.alpha.status(name)["order"], "state": "done"})
+        for node in pair.nodes:
+            node.ask({"command": "connect"}, name)
+    for name in names:
+        pair.wait_equal(name)
+        pair.assert_same(name)
+    assert "replica-vm1.sock" in os.listdir(pair.alpha.folder / "run")
+    for node in pair.nodes:
+        node.end()
+    assert not any(name.endswith(".sock") for name in os.listdir(pair.alpha.folder / "run"))
+
+
+def test_a_hook_runs_before_good_data_become_half_of_something(make_pair):
+    pair = make_pair()
+    told = pair.folder / "told"
+    pair.write_file(before_resync=f'echo $BLKMOVE_RESOURCE $BLKMOVE_HOST $BLKMOVE_PEER >> {told}; test ! -e {pair.folder}/no')
+    pair.begin()
+    assert not told.exists()
+    pair.beta.kill()
+    pair.alpha.wait(flow="apart")
+    pair.alpha.write(b"y" * 4096, 0)
+    (pair.folder / "no").touch()
+    pair.beta.up()
+    pair.beta.running.wait_for_words("before-resync failed (exit code 1)")
+    assert told.read_text() == "vm1 beta alpha\n"
+    assert pair.content(pair.beta)[:4096] != b"y" * 4096 and pair.beta.status()["good"]
+    (pair.folder / "no").unlink()
+    pair.connect()
+    pair.wait_equal()
+    pair.assert_same()
+
+
+def test_a_primary_that_freezes_goes_on_when_the_hook_has_fenced(make_pair):
+    pair = make_pair()
+    pair.write_file(on_peer_gone="freeze", fence_hook=f"while ! test -e {pair.folder}/fenced; do sleep 0.05; done")
+    pair.begin()
+    pair.beta.kill()
+    client = pair.alpha.open()
+    done = []
+    client.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"z" * 4096)), 0, completion=lambda error: done.append(error) or 1)
+    pair.alpha.wait(frozen=True)
+    client.poll(300)
+    assert not done
+    (pair.folder / "fenced").touch()
+    while not done:
+        client.poll(1000)
+    pair.alpha.wait(frozen=False)
+    client.shutdown()
+
+
+def test_a_signal_ends_it_in_good_order(pair):
+    pair.alpha.write(b"w" * 4096, 4096)
+    pair.alpha.running.kill(signal.SIGTERM)
+    pair.alpha.running.end()
+    status = pair.beta.wait(linked=False)
+    assert status["good"]
+    # Nothing is lost: it may become primary without force.
+    pair.beta("primary", "vm1")
+    pair.assert_same()
