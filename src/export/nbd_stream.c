@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Plain streams are one ring operation a call. Under TLS, GnuTLS reads from `in` and writes to `out`, which alone the ring fills
- * and empties: so it never waits, and a turn's replies leave in few records and one write.
+ * Plain streams are one ring operation a call. Under TLS the ring alone fills and empties the buffers of tls_codec.h: so a turn's
+ * replies leave in few records and one write.
  */
 #include "export/nbd_stream.h"
 
 #include "base/bytes.h"
+#include "wire/tls_codec.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -16,93 +17,34 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define TLS_IN    (64u << 10)
-#define TLS_OUT   (288u << 10)
-#define TLS_PLAIN (192u << 10) /* of one write: with each record's overhead it fits into `out` */
-#define TLS_SPARE (32u << 10)  /* of `out`, for what GnuTLS itself has to say */
-
 struct nbd_stream_tls {
-	gnutls_session_t session;
 	bool shaking; /* the handshake is not done */
 	int verdict;  /* of the handshake: 0 under way, 1 done, or negative GnuTLS code */
 	/* of the owner's calls */
 	uint8_t *read_buf;
-	size_t read_length, written; /* `written`: of the owner's bytes, in `out` */
+	size_t read_length, written; /* `written`: of the owner's bytes, in the codec */
 
-	size_t in_start, in_end, out_start, out_end;
-	bool ended; /* the peer's end was seen */
-	uint8_t in[TLS_IN], out[TLS_OUT];
+	struct tls_codec codec;
 };
-
-/* What GnuTLS calls */
-
-static ssize_t tls_pull(gnutls_transport_ptr_t pointer, void *buf, size_t length)
-{
-	struct nbd_stream *stream = pointer;
-	struct nbd_stream_tls *tls = stream->tls;
-	size_t have = tls->in_end - tls->in_start;
-
-	if (have == 0 && tls->ended)
-		return 0;
-	if (have == 0) {
-		gnutls_transport_set_errno(tls->session, EAGAIN);
-		return -1;
-	}
-	length = length < have ? length : have;
-	memcpy(buf, tls->in + tls->in_start, length);
-	tls->in_start += length;
-	return (ssize_t)length;
-}
-
-static ssize_t tls_push(gnutls_transport_ptr_t pointer, const void *buf, size_t length)
-{
-	struct nbd_stream *stream = pointer;
-	struct nbd_stream_tls *tls = stream->tls;
-	size_t room = TLS_OUT - tls->out_end;
-
-	if (room == 0) {
-		gnutls_transport_set_errno(tls->session, EAGAIN);
-		return -1;
-	}
-	length = length < room ? length : room;
-	memcpy(tls->out + tls->out_end, buf, length);
-	tls->out_end += length;
-	return (ssize_t)length;
-}
 
 /* The ring's part */
 
 static void tls_fill(struct nbd_stream *stream)
 {
-	struct nbd_stream_tls *tls = stream->tls;
-
-	assert(tls->in_start == tls->in_end);
-	tls->in_start = tls->in_end = 0;
 	stream->read_op.opcode = RING_READ;
-	stream->read_op.buf = tls->in;
-	stream->read_op.length = sizeof(tls->in);
+	stream->read_op.buf = stream->tls->codec.in;
+	stream->read_op.length = TLS_CODEC_IN;
 	ring_submit(stream->ring, &stream->read_op);
 }
 
 static void tls_empty(struct nbd_stream *stream)
 {
-	struct nbd_stream_tls *tls = stream->tls;
+	struct tls_codec *codec = &stream->tls->codec;
 
 	stream->write_op.opcode = RING_WRITE;
-	stream->write_op.buf = tls->out + tls->out_start;
-	stream->write_op.length = tls->out_end - tls->out_start;
+	stream->write_op.buf = codec->out + codec->out_start;
+	stream->write_op.length = codec->out_end - codec->out_start;
 	ring_submit(stream->ring, &stream->write_op);
-}
-
-/*
- * Whether to call GnuTLS once more: it was interrupted; or a record that it took from `in` was only a part of what it reads, for which it
- * wants to be asked again although the next one may lie there.
- */
-static bool tls_asks_again(const struct nbd_stream_tls *tls, size_t start_before, ssize_t res)
-{
-	if (res == GNUTLS_E_AGAIN)
-		return tls->in_start > start_before && tls->in_start < tls->in_end;
-	return res < 0 && !gnutls_error_is_fatal((int)res);
 }
 
 /* Goes on with the handshake, as far as that goes without the peer. */
@@ -110,21 +52,10 @@ static void tls_shake(struct nbd_stream *stream)
 {
 	struct nbd_stream_tls *tls = stream->tls;
 	struct error error;
-	size_t start;
-	int res;
 
-	if (tls->verdict == 0) {
-		do {
-			start = tls->in_start;
-			res = gnutls_handshake(tls->session);
-		} while (tls_asks_again(tls, start, res));
-		if (res != GNUTLS_E_AGAIN)
-			tls->verdict = res < 0 ? res : 1;
-		/* The peer shall know why. */
-		if (tls->verdict < 0)
-			gnutls_alert_send_appropriate(tls->session, res);
-	}
-	if (tls->out_end > tls->out_start && !stream->write_op.active)
+	if (tls->verdict == 0)
+		tls->verdict = tls_codec_shake(&tls->codec);
+	if (tls->codec.out_end > tls->codec.out_start && !stream->write_op.active)
 		tls_empty(stream);
 	if (tls->verdict == 0 && !stream->read_op.active)
 		tls_fill(stream);
@@ -142,36 +73,24 @@ static void tls_shake(struct nbd_stream *stream)
 static void tls_read_on(struct nbd_stream *stream)
 {
 	struct nbd_stream_tls *tls = stream->tls;
-	size_t got = 0, start;
-	ssize_t res = 1;
+	ssize_t res = tls_codec_read(&tls->codec, tls->read_buf, tls->read_length);
 
-	while (got < tls->read_length && res > 0) {
-		do {
-			start = tls->in_start;
-			res = gnutls_record_recv(tls->session, tls->read_buf + got, tls->read_length - got);
-		} while (tls_asks_again(tls, start, res));
-		got += res > 0 ? (size_t)res : 0;
-	}
-	if (got == 0 && res == GNUTLS_E_AGAIN) {
-		tls_fill(stream);
-		return;
-	}
 	/* A peer that just closes is as usual; what is cut off, the protocol above notices. */
-	if (got == 0 && res < 0)
+	if (res == GNUTLS_E_AGAIN)
+		tls_fill(stream);
+	else if (res < 0)
 		stream->received(stream, res == GNUTLS_E_PREMATURE_TERMINATION ? 0 : -EPROTO);
 	else
-		stream->received(stream, (int)got);
+		stream->received(stream, (int)res);
 }
 
 static void tls_read_done(struct nbd_stream *stream, int res)
 {
 	struct nbd_stream_tls *tls = stream->tls;
 
-	if (stream->read_op.opcode != RING_NOP) {
-		/* An interrupted read says nothing of the peer: GnuTLS is told to come again, and it is read again. */
-		tls->ended |= res <= 0 && res != -EINTR && res != -EAGAIN;
-		tls->in_end = res > 0 ? (size_t)res : 0;
-	}
+	/* An interrupted read says nothing of the peer: GnuTLS is told to come again, and it is read again. */
+	if (stream->read_op.opcode != RING_NOP && res != -EINTR && res != -EAGAIN)
+		tls_codec_fed(&tls->codec, res > 0 ? (size_t)res : 0);
 	if (tls->shaking)
 		tls_shake(stream);
 	else
@@ -181,14 +100,13 @@ static void tls_read_done(struct nbd_stream *stream, int res)
 static void tls_write_done(struct nbd_stream *stream, int res)
 {
 	struct nbd_stream_tls *tls = stream->tls;
+	struct tls_codec *codec = &tls->codec;
 
-	if (stream->write_op.opcode != RING_NOP && res > 0)
-		tls->out_start += (size_t)res;
-	if (res > 0 && tls->out_start < tls->out_end) {
+	if (stream->write_op.opcode != RING_NOP && res > 0 && tls_codec_sent(codec, (size_t)res)) {
 		tls_empty(stream);
 		return;
 	}
-	tls->out_start = tls->out_end = 0;
+	codec->out_start = codec->out_end = 0;
 	if (tls->shaking) {
 		if (res < 0 && tls->verdict == 0)
 			tls->verdict = GNUTLS_E_PUSH_ERROR;
@@ -198,34 +116,6 @@ static void tls_write_done(struct nbd_stream *stream, int res)
 		return;
 	}
 	stream->sent(stream, res < 0 ? res : (int)tls->written);
-}
-
-/* As many of the bytes as fit become records in `out`. */
-static int tls_encrypt(struct nbd_stream_tls *tls, const struct iovec *iov, unsigned count)
-{
-	size_t room = TLS_OUT - TLS_SPARE - tls->out_end;
-	int res;
-
-	/* Only a peer that wants new keys all the time fills it so far. */
-	if (tls->out_end > TLS_OUT - TLS_SPARE)
-		return -EPROTO;
-	room = room < TLS_PLAIN ? room : TLS_PLAIN;
-	tls->written = 0;
-	gnutls_record_cork(tls->session);
-	for (unsigned i = 0; i < count && room > 0; i++) {
-		size_t length = iov[i].iov_len < room ? iov[i].iov_len : room;
-
-		if (length == 0)
-			continue;
-		if (gnutls_record_send(tls->session, iov[i].iov_base, length) != (ssize_t)length)
-			return -EPROTO;
-		room -= length;
-		tls->written += length;
-	}
-	do
-		res = gnutls_record_uncork(tls->session, 0);
-	while (res == GNUTLS_E_INTERRUPTED);
-	return res < 0 ? -EPROTO : 0;
 }
 
 /* For both */
@@ -266,7 +156,7 @@ void nbd_stream_done(struct nbd_stream *stream)
 {
 	assert(!nbd_stream_is_busy(stream));
 	if (stream->tls)
-		gnutls_deinit(stream->tls->session);
+		tls_codec_done(&stream->tls->codec);
 	free(stream->tls);
 	stream->tls = NULL;
 	close(stream->fd);
@@ -297,10 +187,11 @@ void nbd_stream_write(struct nbd_stream *stream, const struct iovec *iov, unsign
 
 	assert(!op->active && count > 0);
 	if (stream->tls) {
-		int res = tls_encrypt(stream->tls, iov, count);
+		ssize_t res = tls_codec_write(&stream->tls->codec, iov, count);
 
+		stream->tls->written = res > 0 ? (size_t)res : 0;
 		if (res < 0)
-			ring_defer(stream->ring, op, res);
+			ring_defer(stream->ring, op, (int)res);
 		else
 			tls_empty(stream);
 		return;
@@ -344,14 +235,11 @@ int nbd_stream_start_tls(struct nbd_stream *stream, struct tls *credentials)
 	assert(!stream->tls && !nbd_stream_is_busy(stream));
 	if (!tls)
 		return -ENOMEM;
-	memset(tls, 0, offsetof(struct nbd_stream_tls, in));
-	if (tls_session(credentials, true, NULL, &tls->session) < 0) {
+	memset(tls, 0, offsetof(struct nbd_stream_tls, codec));
+	if (tls_codec_init(&tls->codec, credentials, true, NULL) < 0) {
 		free(tls);
 		return -ENOMEM;
 	}
-	gnutls_transport_set_ptr(tls->session, stream);
-	gnutls_transport_set_pull_function(tls->session, tls_pull);
-	gnutls_transport_set_push_function(tls->session, tls_push);
 	tls->shaking = true;
 	stream->tls = tls;
 	tls_fill(stream);
