@@ -16,6 +16,7 @@ static const struct option common[] = {
 };
 
 #define COMMON (sizeof(common) / sizeof(common[0]))
+#define TWICE  50u
 
 bool sim_line_wrong(const struct sim_line *line)
 {
@@ -68,7 +69,7 @@ bool sim_line_parse(struct sim_line *line, int argc, char **argv)
 	int option;
 
 	memcpy(options, common, sizeof(common));
-	for (unsigned i = 0; i < SIM_LINE_MORE && line->more[i].name; i++)
+	for (unsigned i = 0; line->more && i < SIM_LINE_MORE && line->more[i].name; i++)
 		options[COMMON + i] = line->more[i];
 	if (seed) {
 		line->start = strtoull(seed, NULL, 0);
@@ -81,6 +82,32 @@ bool sim_line_parse(struct sim_line *line, int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	clock_gettime(CLOCK_MONOTONIC, &line->begun);
 	return optind == argc || sim_line_wrong(line);
+}
+
+/* The same seed gives the same run: else a failure could not be replayed. */
+static bool is_repeatable(const struct sim_line *line, uint64_t seed, uint64_t trace)
+{
+	uint64_t again;
+
+	line->run(line->data, seed, false, &again);
+	if (again == trace)
+		return true;
+	printf("seed %llu is not repeatable\n", (unsigned long long)seed);
+	return false;
+}
+
+uint64_t sim_line_run(const struct sim_line *line)
+{
+	uint64_t failed = 0;
+
+	for (uint64_t i = 0; i < line->seeds && !(line->plant && failed); i++) {
+		uint64_t seed = line->start + i, trace;
+		bool good = line->run(line->data, seed, true, &trace);
+
+		if (!good || (i % TWICE == 0 && !is_repeatable(line, seed, trace)))
+			failed++;
+	}
+	return failed;
 }
 
 double sim_line_seconds(const struct sim_line *line)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The command line that all simulations have: which seeds, how much is told, a planted mistake; and how it ends. */
+/* What all simulations have: a command line (which seeds, how much is told, a planted mistake), the runs, and how it ends. */
 #pragma once
 
 #include <getopt.h>
@@ -14,8 +14,11 @@ struct sim_line {
 	const char *program, *more_usage;
 	const char *const *mistakes; /* by their number; the first is "none" */
 	int mistakes_count;
-	const struct option *more; /* options of its own, at most SIM_LINE_MORE, with values from 256 on */
+	const struct option
+	    *more; /* options of its own, at most SIM_LINE_MORE, with values from 256 on; or NULL */
 	bool (*take)(void *data, int option, const char *text);
+	/* Whether all held. Not `told`: says and counts nothing. */
+	bool (*run)(void *data, uint64_t seed, bool told, uint64_t *ret_trace);
 	void *data;
 
 	/* set at the begin as the program likes it, and by the words */
@@ -29,6 +32,8 @@ struct sim_line {
 /* BLKMOVE_SEED is one seed, too. False after telling what may be said. */
 bool sim_line_parse(struct sim_line *line, int argc, char **argv);
 bool sim_line_wrong(const struct sim_line *line);
+/* Runs the seeds, until a planted mistake is found; one in 50 twice, which must not differ. Returns how many failed. */
+uint64_t sim_line_run(const struct sim_line *line);
 /* Since parsing. */
 double sim_line_seconds(const struct sim_line *line);
 /* The exit code; where a mistake was planted, whether it was found. */

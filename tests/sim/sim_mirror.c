@@ -26,21 +26,20 @@ static const char *const plant_names[PLANTED_STAGE_UNFLUSHED] = {
     [PLANTED_STALE_HOLES] = "stale-holes",
 };
 
-struct arguments {
+struct runs {
 	struct sim_line line;
 	uint64_t watch;
+
+	/* sums */
+	uint64_t count, steps, requests, faults, ready, cutovers, reverts, same, holes, receipts;
+	uint64_t links_lost, restored, refused, passes, found;
 };
 
 static bool take_option(void *data, int option, const char *text)
 {
-	((struct arguments *)data)->watch = strtoull(text, NULL, 0);
+	((struct runs *)data)->watch = strtoull(text, NULL, 0);
 	return true;
 }
-
-struct sums {
-	uint64_t runs, steps, requests, faults, ready, cutovers, reverts, same, holes, receipts, failed;
-	uint64_t links_lost, restored, refused, passes, found;
-};
 
 static void tell_failure(const struct mirror_world *world)
 {
@@ -52,107 +51,102 @@ static void tell_failure(const struct mirror_world *world)
 	    world->forced ? " --every-step" : "");
 }
 
-/* Returns the trace. */
-static uint64_t run_world(struct mirror_world *world, const struct arguments *arguments, struct sums *sums)
+static void add(struct runs *runs, const struct mirror_world *world)
 {
-	bool good = mirror_world_run(world);
-	uint64_t trace = ring_sim_trace(world->sim);
-
-	if (!good && (arguments->line.plant == PLANTED_NOTHING || arguments->line.verbose))
-		tell_failure(world);
-	if (arguments->line.trace)
-		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)world->seed,
-		    (unsigned long long)trace, (unsigned long long)ring_sim_steps(world->sim));
-	sums->runs++;
-	sums->steps += ring_sim_steps(world->sim);
-	sums->requests += world->requests;
-	sums->faults += world->faults;
-	sums->ready += world->ready;
-	sums->cutovers += world->cutovers;
-	sums->reverts += world->reverts;
-	sums->same += world->same;
-	sums->holes += world->holes;
-	sums->receipts += world->receipts;
-	sums->links_lost += world->links_lost;
-	sums->restored += world->restored;
-	sums->refused += world->refused;
-	sums->passes += world->scrub.passes;
-	sums->found += world->scrub.found;
-	sums->failed += !good;
-	mirror_world_done(world);
-	return trace;
+	runs->count++;
+	runs->steps += ring_sim_steps(world->sim);
+	runs->requests += world->requests;
+	runs->faults += world->faults;
+	runs->ready += world->ready;
+	runs->cutovers += world->cutovers;
+	runs->reverts += world->reverts;
+	runs->same += world->same;
+	runs->holes += world->holes;
+	runs->receipts += world->receipts;
+	runs->links_lost += world->links_lost;
+	runs->restored += world->restored;
+	runs->refused += world->refused;
+	runs->passes += world->scrub.passes;
+	runs->found += world->scrub.found;
 }
 
-static uint64_t run_seed(uint64_t seed, const struct arguments *arguments, struct sums *sums)
+static bool run_world(struct runs *runs, struct mirror_world *world, bool told, uint64_t *ret_trace)
 {
+	const struct sim_line *line = &runs->line;
+	bool good = mirror_world_run(world);
+
+	*ret_trace = ring_sim_trace(world->sim);
+	if (told && !good && (line->plant == PLANTED_NOTHING || line->verbose))
+		tell_failure(world);
+	if (told && line->trace)
+		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)world->seed,
+		    (unsigned long long)*ret_trace, (unsigned long long)ring_sim_steps(world->sim));
+	if (told)
+		add(runs, world);
+	mirror_world_done(world);
+	return good;
+}
+
+static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
+{
+	struct runs *runs = data;
 	struct mirror_world world;
 
-	mirror_world_init(&world, seed, arguments->line.verbose, arguments->watch);
-	return run_world(&world, arguments, sums);
+	mirror_world_init(&world, seed, told && runs->line.verbose, told ? runs->watch : UINT64_MAX);
+	return run_world(runs, &world, told, ret_trace);
 }
 
 /* H25: a kill and a power cut at every step of a cutover and of a revert, until the switch is over before they strike. */
-static void test_h25_crash_at_every_step(uint64_t seed, const struct arguments *arguments, struct sums *sums)
+static bool test_h25_crash_at_every_step(struct runs *runs, uint64_t seed)
 {
+	bool good = true;
+
 	for (unsigned form = 0; form < 4; form++) {
 		bool struck = true;
 
-		for (uint64_t steps = 0; struck && !sums->failed && steps < 2000; steps++) {
+		for (uint64_t steps = 0; struck && good && steps < 2000; steps++) {
 			struct mirror_world world;
+			uint64_t trace;
 
-			mirror_world_init(&world, seed, arguments->line.verbose, arguments->watch);
+			mirror_world_init(&world, seed, runs->line.verbose, runs->watch);
 			world.forced = true;
 			world.forced_power = form & 1;
 			world.forced_revert = form & 2;
 			world.forced_steps = steps;
-			run_world(&world, arguments, sums);
+			good = run_world(runs, &world, true, &trace);
 			struck = world.struck;
 		}
 	}
+	return good;
 }
 
-static void run_all(const struct arguments *arguments, struct sums *sums)
+static uint64_t run_every_step(struct runs *runs)
 {
-	const struct arguments quiet = {.line = {.plant = PLANTED_END}, .watch = UINT64_MAX};
+	uint64_t failed = 0;
 
-	for (uint64_t i = 0; i < arguments->line.seeds; i++) {
-		struct sums ignored = {0};
-		uint64_t trace;
-
-		if (arguments->line.every_step) {
-			test_h25_crash_at_every_step(arguments->line.start + i, arguments, sums);
-			continue;
-		}
-		trace = run_seed(arguments->line.start + i, arguments, sums);
-
-		if (arguments->line.plant != PLANTED_NOTHING && sums->failed)
-			return;
-		/* The same seed gives the same run: else a failure could not be replayed. */
-		if (i % 100 == 0 && run_seed(arguments->line.start + i, &quiet, &ignored) != trace) {
-			printf(
-			    "seed %llu is not repeatable\n", (unsigned long long)(arguments->line.start + i));
-			sums->failed++;
-		}
-	}
+	for (uint64_t i = 0; i < runs->line.seeds; i++)
+		failed += !test_h25_crash_at_every_step(runs, runs->line.start + i);
+	return failed;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option more[] = {{"watch", required_argument, NULL, 256}, {0}};
-	struct arguments arguments = {.watch = UINT64_MAX,
+	struct runs runs = {.watch = UINT64_MAX,
 	    .line = {.program = "sim_mirror",
 	        .more_usage = "[--watch SECTOR]",
 	        .mistakes = plant_names,
 	        .mistakes_count = PLANTED_STAGE_UNFLUSHED,
 	        .more = more,
 	        .take = take_option,
-	        .data = &arguments,
+	        .run = run_seed,
+	        .data = &runs,
 	        .seeds = 2000,
 	        .start = 1}};
-	const struct sim_line *line = &arguments.line;
-	struct sums sums = {0};
+	const struct sim_line *line = &runs.line;
+	uint64_t failed;
 
-	if (!sim_line_parse(&arguments.line, argc, argv))
+	if (!sim_line_parse(&runs.line, argc, argv))
 		return 2;
 #ifdef BLKMOVE_PLANTS
 	planted_mistake = (enum planted)line->plant;
@@ -163,20 +157,20 @@ int main(int argc, char **argv)
 		return 2;
 	}
 #endif
-	run_all(&arguments, &sums);
+	failed = line->every_step ? run_every_step(&runs) : sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu faults, %llu times ready, %llu "
 	       "cutovers, "
 	       "%llu reverts, %llu bytes found equal, %llu of holes, %llu digests checked, %llu links of the "
 	       "authoritative leg lost, "
 	       "%llu times restored, %llu refused, %llu verifications, %llu flipped bits found, %.1f s: %llu "
 	       "failed\n",
-	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
-	    (unsigned long long)sums.requests, (unsigned long long)sums.faults,
-	    (unsigned long long)sums.ready, (unsigned long long)sums.cutovers,
-	    (unsigned long long)sums.reverts, (unsigned long long)sums.same, (unsigned long long)sums.holes,
-	    (unsigned long long)sums.receipts, (unsigned long long)sums.links_lost,
-	    (unsigned long long)sums.restored, (unsigned long long)sums.refused,
-	    (unsigned long long)sums.passes, (unsigned long long)sums.found, sim_line_seconds(line),
-	    (unsigned long long)sums.failed);
-	return sim_line_end(line, sums.failed);
+	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
+	    (unsigned long long)runs.requests, (unsigned long long)runs.faults,
+	    (unsigned long long)runs.ready, (unsigned long long)runs.cutovers,
+	    (unsigned long long)runs.reverts, (unsigned long long)runs.same, (unsigned long long)runs.holes,
+	    (unsigned long long)runs.receipts, (unsigned long long)runs.links_lost,
+	    (unsigned long long)runs.restored, (unsigned long long)runs.refused,
+	    (unsigned long long)runs.passes, (unsigned long long)runs.found, sim_line_seconds(line),
+	    (unsigned long long)failed);
+	return sim_line_end(line, failed);
 }

@@ -21,20 +21,22 @@ static const char *const plant_names[PLANTS] = {
     [PLANT_SWALLOWED_ERROR] = "swallowed-error",
 };
 
-struct arguments {
+struct runs {
 	struct sim_line line;
 	const char *fault; /* only this one, at `step` */
 	uint64_t step;
+
+	uint64_t count, steps, struck; /* sums */
 };
 
 static bool take_option(void *data, int option, const char *text)
 {
-	struct arguments *arguments = data;
+	struct runs *runs = data;
 
 	if (option == OPTION_FAULT)
-		arguments->fault = text;
+		runs->fault = text;
 	else
-		arguments->step = strtoull(text, NULL, 0);
+		runs->step = strtoull(text, NULL, 0);
 	return true;
 }
 
@@ -45,135 +47,105 @@ static void tell_faults(void)
 		fprintf(stderr, "  '%s'\n", fault_name((enum fault_what)i));
 }
 
-struct outcome {
-	bool good;
-	unsigned struck;
-	uint64_t trace, steps;
-};
-
-static void force_fault(struct world *world, const struct arguments *arguments)
+static void force_fault(struct world *world, const struct runs *runs)
 {
-	for (int i = 0; arguments->fault && i < FAULTS; i++) {
-		if (strcmp(fault_name((enum fault_what)i), arguments->fault))
+	for (int i = 0; runs->fault && i < FAULTS; i++) {
+		if (strcmp(fault_name((enum fault_what)i), runs->fault))
 			continue;
 		world->forced = true;
 		world->forced_what = (enum fault_what)i;
-		world->forced_step = arguments->step;
+		world->forced_step = runs->step;
 	}
 }
 
-static void tell_failure(const struct world *world, const struct arguments *arguments)
+static void tell_failure(const struct world *world, const struct runs *runs)
 {
 	printf("seed %llu failed: %s\n  replay: sim_move --start %llu --seeds 1 --verbose",
 	    (unsigned long long)world->seed, world->story.failure, (unsigned long long)world->seed);
 	if (world->forced)
-		printf(" --fault '%s' --step %llu", arguments->fault, (unsigned long long)arguments->step);
+		printf(" --fault '%s' --step %llu", runs->fault, (unsigned long long)runs->step);
 	printf("\n");
 }
 
-static struct outcome run_seed(uint64_t seed, const struct arguments *arguments)
+static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
 {
-	struct outcome outcome;
+	struct runs *runs = data;
+	const struct sim_line *line = &runs->line;
 	struct world world;
+	uint64_t steps;
+	bool good;
 
-	world_init(&world, seed, (enum plant)arguments->line.plant, arguments->line.verbose);
-	force_fault(&world, arguments);
-	outcome.good = world_run(&world);
-	outcome.struck = world.struck;
-	outcome.trace = ring_sim_trace(world.sim);
-	outcome.steps = ring_sim_steps(world.sim);
-	if (!outcome.good && arguments->line.plant == PLANT_NONE)
-		tell_failure(&world, arguments);
-	if (arguments->line.trace)
+	world_init(&world, seed, (enum plant)line->plant, told && line->verbose);
+	force_fault(&world, runs);
+	good = world_run(&world);
+	*ret_trace = ring_sim_trace(world.sim);
+	steps = ring_sim_steps(world.sim);
+	if (told && !good && line->plant == PLANT_NONE)
+		tell_failure(&world, runs);
+	if (told && line->trace)
 		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
-		    (unsigned long long)outcome.trace, (unsigned long long)outcome.steps);
-	fflush(stdout);
+		    (unsigned long long)*ret_trace, (unsigned long long)steps);
+	if (told) {
+		runs->count++;
+		runs->steps += steps;
+		runs->struck += world.struck;
+	}
 	world_done(&world);
-	return outcome;
+	return good;
 }
 
-/* The same seed gives the same run: else a failure could not be replayed. */
-static bool is_repeatable(uint64_t seed, const struct arguments *arguments, const struct outcome *first)
+/* Until a fault came too late to strike. Returns how many failed. */
+static uint64_t run_every_step(struct runs *runs, uint64_t seed)
 {
-	struct arguments quiet = *arguments;
-	struct outcome second;
-
-	quiet.line.verbose = quiet.line.trace = false;
-	second = run_seed(seed, &quiet);
-	if (second.trace == first->trace && second.steps == first->steps)
-		return true;
-	printf("seed %llu is not repeatable\n", (unsigned long long)seed);
-	return false;
-}
-
-struct sums {
-	uint64_t runs, steps, struck, failed;
-};
-
-static bool add(struct sums *sums, const struct outcome *outcome)
-{
-	sums->runs++;
-	sums->steps += outcome->steps;
-	sums->struck += outcome->struck;
-	sums->failed += !outcome->good;
-	return outcome->good;
-}
-
-/* Until a fault came too late to strike. */
-static void run_every_step(uint64_t seed, const struct arguments *arguments, struct sums *sums)
-{
-	struct arguments one = *arguments;
+	uint64_t failed = 0, struck, trace;
 
 	for (int what = 0; what <= FAULT_CUT_TARGET; what++) {
-		struct outcome outcome = {.struck = 1};
-
-		one.fault = fault_name((enum fault_what)what);
-		for (one.step = 0; outcome.struck; one.step++) {
-			outcome = run_seed(seed, &one);
-			add(sums, &outcome);
-		}
+		runs->fault = fault_name((enum fault_what)what);
+		runs->step = 0;
+		do {
+			struck = runs->struck;
+			failed += !run_seed(runs, seed, true, &trace);
+			runs->step++;
+		} while (runs->struck > struck);
 	}
+	return failed;
 }
 
-static void run_all(const struct arguments *arguments, struct sums *sums)
+static uint64_t run_all(struct runs *runs)
 {
-	for (uint64_t i = 0; i < arguments->line.seeds; i++) {
-		uint64_t seed = arguments->line.start + i;
-		struct outcome outcome;
+	uint64_t failed = 0;
 
-		if (arguments->line.every_step) {
-			run_every_step(seed, arguments, sums);
-			continue;
-		}
-		outcome = run_seed(seed, arguments);
-		if (add(sums, &outcome) && i % 50 == 0 && !is_repeatable(seed, arguments, &outcome))
-			sums->failed++;
-	}
+	if (!runs->line.every_step)
+		return sim_line_run(&runs->line);
+	for (uint64_t i = 0; i < runs->line.seeds; i++)
+		failed += run_every_step(runs, runs->line.start + i);
+	return failed;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option more[] = {{"fault", required_argument, NULL, OPTION_FAULT},
 	    {"step", required_argument, NULL, OPTION_STEP}, {0}};
-	struct arguments arguments = {.line = {.program = "sim_move",
-	                                  .more_usage = "[--fault FAULT --step STEP]",
-	                                  .mistakes = plant_names,
-	                                  .mistakes_count = PLANTS,
-	                                  .more = more,
-	                                  .take = take_option,
-	                                  .data = &arguments,
-	                                  .seeds = 1000,
-	                                  .start = 1}};
-	const struct sim_line *line = &arguments.line;
-	struct sums sums = {0};
+	struct runs runs = {.line = {.program = "sim_move",
+	                        .more_usage = "[--fault FAULT --step STEP]",
+	                        .mistakes = plant_names,
+	                        .mistakes_count = PLANTS,
+	                        .more = more,
+	                        .take = take_option,
+	                        .run = run_seed,
+	                        .data = &runs,
+	                        .seeds = 1000,
+	                        .start = 1}};
+	const struct sim_line *line = &runs.line;
+	uint64_t failed;
 
-	if (!sim_line_parse(&arguments.line, argc, argv)) {
+	if (!sim_line_parse(&runs.line, argc, argv)) {
 		tell_faults();
 		return 2;
 	}
-	run_all(&arguments, &sums);
+	failed = run_all(&runs);
 	printf("%llu runs from seed %llu, %llu steps, %llu faults, %.1f s: %llu failed\n",
-	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
-	    (unsigned long long)sums.struck, sim_line_seconds(line), (unsigned long long)sums.failed);
-	return sim_line_end(line, sums.failed);
+	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
+	    (unsigned long long)runs.struck, sim_line_seconds(line), (unsigned long long)failed);
+	return sim_line_end(line, failed);
 }

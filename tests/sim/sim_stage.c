@@ -433,19 +433,28 @@ static void run_round(struct world *world)
 	memcpy(world->old, world->fresh, world->size);
 }
 
-struct sums {
-	uint64_t runs, steps, faults, failed;
+struct runs {
+	struct sim_line line;
+	uint64_t count, steps, faults; /* sums */
 };
 
-static uint64_t run_seed(uint64_t seed, const struct sim_line *line, bool quiet, struct sums *sums)
+static void add(struct runs *runs, const struct world *world)
 {
+	runs->count++;
+	runs->steps += ring_sim_steps(world->sim);
+	runs->faults += world->faults;
+}
+
+static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
+{
+	struct runs *runs = data;
 	static struct world world;
 	struct ring_sim_disk_options disk = {0};
-	uint64_t trace, size;
+	uint64_t size;
 
 	memset(&world, 0, sizeof(world));
 	world.sim = ring_sim_new(seed, 0);
-	world.story = (struct sim_story){.sim = world.sim, .verbose = line->verbose && !quiet};
+	world.story = (struct sim_story){.sim = world.sim, .verbose = runs->line.verbose && told};
 	rand_init(&world.rand, seed * 31 + 7);
 	world.size = rand_between(&world.rand, 1, 1u << rand_between(&world.rand, 8, 17));
 	if (!stage_layout(world.size, &world.layout))
@@ -460,59 +469,44 @@ static uint64_t run_seed(uint64_t seed, const struct sim_line *line, bool quiet,
 	for (unsigned i = 0, rounds = (unsigned)rand_between(&world.rand, 1, ROUNDS_MAX);
 	     i < rounds && !world.story.failures; i++)
 		run_round(&world);
-	sums->runs++;
-	sums->steps += ring_sim_steps(world.sim);
-	sums->faults += world.faults;
-	sums->failed += world.story.failures > 0;
-	if (world.story.failures && line->plant == 0)
+	if (told)
+		add(runs, &world);
+	if (told && world.story.failures && runs->line.plant == 0)
 		printf("seed %llu failed: %s\n  replay: sim_stage --start %llu --seeds 1 --verbose\n",
 		    (unsigned long long)seed, world.story.failure, (unsigned long long)seed);
-	trace = ring_sim_trace(world.sim);
+	*ret_trace = ring_sim_trace(world.sim);
 	ring_sim_free(world.sim);
-	return trace;
-}
-
-static bool no_option(void *data, int option, const char *text)
-{
-	return false;
+	return world.story.failures == 0;
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option more[] = {{0}};
-	struct sim_line line = {.program = "sim_stage",
-	    .more_usage = "",
-	    .mistakes = mistakes,
-	    .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
-	    .more = more,
-	    .take = no_option,
-	    .seeds = 1000,
-	    .start = 1};
-	struct sums sums = {0}, ignored;
+	struct runs runs = {.line = {.program = "sim_stage",
+	                        .more_usage = "",
+	                        .mistakes = mistakes,
+	                        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
+	                        .run = run_seed,
+	                        .data = &runs,
+	                        .seeds = 1000,
+	                        .start = 1}};
+	const struct sim_line *line = &runs.line;
+	uint64_t failed;
 
-	if (!sim_line_parse(&line, argc, argv))
+	if (!sim_line_parse(&runs.line, argc, argv))
 		return 2;
 #ifdef BLKMOVE_PLANTS
 	planted_mistake =
-	    line.plant ? (enum planted)(PLANTED_STAGE_UNFLUSHED + line.plant - 1) : PLANTED_NOTHING;
+	    line->plant ? (enum planted)(PLANTED_STAGE_UNFLUSHED + line->plant - 1) : PLANTED_NOTHING;
 #else
 	/* This one is built without them. */
-	if (line.plant) {
-		sim_line_wrong(&line);
+	if (line->plant) {
+		sim_line_wrong(line);
 		return 2;
 	}
 #endif
-	for (uint64_t i = 0; i < line.seeds && !(line.plant && sums.failed); i++) {
-		uint64_t trace = run_seed(line.start + i, &line, false, &sums);
-
-		/* The same seed gives the same run: else a failure could not be replayed. */
-		if (i % 50 == 0 && run_seed(line.start + i, &line, true, &ignored) != trace) {
-			printf("seed %llu is not repeatable\n", (unsigned long long)(line.start + i));
-			sums.failed++;
-		}
-	}
+	failed = sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu faults, %.1f s: %llu failed\n",
-	    (unsigned long long)sums.runs, (unsigned long long)line.start, (unsigned long long)sums.steps,
-	    (unsigned long long)sums.faults, sim_line_seconds(&line), (unsigned long long)sums.failed);
-	return sim_line_end(&line, sums.failed);
+	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
+	    (unsigned long long)runs.faults, sim_line_seconds(line), (unsigned long long)failed);
+	return sim_line_end(line, failed);
 }
