@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Runs a mirror's job for a while: header-only, each test has its own world. After cmocka.h. */
+/* A mirror's job, run for a while and asked how it is. Header-only. After cmocka.h. */
 #pragma once
 
 #include "base/bytes.h"
 #include "ring/ring.h"
 #include "sync/mirror_job.h"
+
+static inline struct mirror_job_status job_status(struct mirror_job *job)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(job, &status);
+	return status;
+}
 
 struct job_run {
 	struct ring_op timer;
@@ -23,17 +31,14 @@ static inline enum cutover_state job_run_for(
 {
 	struct job_run run = {.job = job,
 	    .timer = {.opcode = RING_TIMER, .deadline_ns = ring_now_ns(ring) + ns, .done = job_run_over}};
-	struct mirror_job_status status;
 
 	ring_submit(ring, &run.timer);
-	mirror_job_status(job, &status);
-	if (cutover_is_end(status.state))
+	if (cutover_is_end(job_status(job).state))
 		assert_int_equal(mirror_job_serve(job), 0);
 	else
 		mirror_job_run(job, error);
 	ring_cancel(ring, &run.timer);
 	while (run.timer.active)
 		assert_int_equal(ring_step(ring), 0);
-	mirror_job_status(job, &status);
-	return status.state;
+	return job_status(job).state;
 }

@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "job_run.h"
+
 #define REGION  (64u << 10)
 #define SMALL   ((2u << 20) + 5120u)
 #define LARGE   ((5u << 20) + 9 * 512u)
@@ -55,7 +57,6 @@ static struct world {
 	uint64_t beyond; /* writes to what is new */
 	bool serving;
 	enum cutover_state stop_in;
-	struct ring_op later;
 	int res;
 	uint64_t differs, ended_at;
 	unsigned maps_lost;
@@ -165,37 +166,14 @@ static void drain(void)
 			assert_int_equal(ring_step(world.ring), 0);
 }
 
-static void later_done(struct ring_op *op, int res)
-{
-	if (res == 0)
-		mirror_job_stop(world.job);
-}
-
 static enum cutover_state run_for(uint64_t ns)
 {
-	enum cutover_state state;
-
-	world.later = (struct ring_op){
-	    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(world.ring) + ns, .done = later_done};
-	ring_submit(world.ring, &world.later);
-	state = mirror_job_run(world.job, &world.error);
-	ring_cancel(world.ring, &world.later);
-	while (world.later.active)
-		assert_int_equal(ring_step(world.ring), 0);
-	return state;
-}
-
-static struct mirror_job_status status_now(void)
-{
-	struct mirror_job_status status;
-
-	mirror_job_status(world.job, &status);
-	return status;
+	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
 static void until_ready(void)
 {
-	if (status_now().state == CUTOVER_READY)
+	if (job_status(world.job).state == CUTOVER_READY)
 		return;
 	world.stop_in = CUTOVER_READY;
 	assert_int_equal(run_for(20000 * MS), CUTOVER_READY);
@@ -270,7 +248,7 @@ static void let_go(void)
 {
 	assert_int_equal(mirror_job_let_target_go(world.job), 0);
 	run_for(200 * MS);
-	assert_true(status_now().let_go);
+	assert_true(job_status(world.job).let_go);
 }
 
 static void count_differs(void *data, uint64_t offset, uint64_t length)
@@ -308,9 +286,9 @@ static void test_it_grows_beside_clients(void **state)
 	assert_int_equal(world.ended_at, SMALL);
 	let_go();
 	enlarge(MIRROR_SOURCE, LARGE);
-	copied = status_now().copied;
+	copied = job_status(world.job).copied;
 	assert_int_equal(mirror_job_grow(world.job, LARGE, &world.error), 0);
-	status = status_now();
+	status = job_status(world.job);
 	assert_int_equal(status.size, LARGE);
 	assert_int_equal(mirror_job_size(world.job), LARGE);
 	assert_int_equal(block_info(mirror_job_block(world.job))->size, LARGE);
@@ -319,7 +297,7 @@ static void test_it_grows_beside_clients(void **state)
 	/* A target that has not grown is not taken. */
 	mirror_job_pause(world.job, false);
 	run_for(200 * MS);
-	assert_false(status_now().attached);
+	assert_false(job_status(world.job).attached);
 	assert_non_null(strstr(world.warning, "has 2102272 bytes, the mirror has 5247488"));
 	enlarge(MIRROR_TARGET, LARGE);
 	until_ready();
@@ -327,9 +305,9 @@ static void test_it_grows_beside_clients(void **state)
 	drain();
 	until_ready();
 	/* What is new, and where clients write: not what was clean. */
-	copied = status_now().copied - copied;
+	copied = job_status(world.job).copied - copied;
 	assert_in_range(copied, LARGE - SMALL, LARGE - SMALL + 12 * REGION);
-	assert_int_equal(status_now().verified, LARGE);
+	assert_int_equal(job_status(world.job).verified, LARGE);
 	verify();
 	assert_int_equal(world.ended_at, LARGE);
 	job_close();
@@ -337,7 +315,7 @@ static void test_it_grows_beside_clients(void **state)
 	/* And once more, from the map. */
 	world.options.resume = true;
 	job_open();
-	assert_int_equal(status_now().size, LARGE);
+	assert_int_equal(job_status(world.job).size, LARGE);
 	until_ready();
 	job_close();
 	world_done();
@@ -374,7 +352,7 @@ static void check_refused(uint64_t size, int res, const char *why)
 	assert_int_equal(mirror_job_grow(world.job, size, &world.error), res);
 	if (!strstr(world.error.text, why))
 		fail_msg("%s", world.error.text);
-	assert_int_equal(status_now().size, SMALL);
+	assert_int_equal(job_status(world.job).size, SMALL);
 	assert_int_equal(block_info(mirror_job_block(world.job))->size, SMALL);
 }
 
@@ -410,8 +388,8 @@ static void test_let_go_while_it_is_opened(void **state)
 	mirror_job_pause(world.job, false);
 	run_for(200 * MS);
 	assert_false(world.goes_meanwhile);
-	assert_false(status_now().attached);
-	assert_true(status_now().let_go);
+	assert_false(job_status(world.job).attached);
+	assert_true(job_status(world.job).let_go);
 	enlarge(MIRROR_SOURCE, LARGE);
 	enlarge(MIRROR_TARGET, LARGE);
 	assert_int_equal(mirror_job_grow(world.job, LARGE, &world.error), 0);

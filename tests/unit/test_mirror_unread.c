@@ -162,14 +162,6 @@ static enum cutover_state run_for(uint64_t ns)
 	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
-static struct mirror_job_status status_now(void)
-{
-	struct mirror_job_status status;
-
-	mirror_job_status(world.job, &status);
-	return status;
-}
-
 static void write_at(uint64_t offset);
 
 static void written(struct block_io *io, int res)
@@ -218,13 +210,13 @@ static void test_h30_a_bad_sector_of_the_source(void **state)
 	world.disks[MIRROR_SOURCE].bad_length = SECTOR;
 	job_open();
 	assert_int_equal(run_for(3000 * MS), CUTOVER_SYNCING);
-	status = status_now();
+	status = job_status(world.job);
 	assert_int_equal(status.dirty, REGION);
 	assert_int_equal(status.unreadable, REGION);
 	assert_int_equal(status.unreadable_at, align_down(BAD, 4096));
 	assert_int_equal(status.unreadable_res, -EIO);
 	run_for(60000 * MS);
-	assert_int_equal(status_now().unreadable, REGION);
+	assert_int_equal(job_status(world.job).unreadable, REGION);
 	assert_int_equal(world.warnings, 1);
 	assert_non_null(strstr(world.warning, "the source cannot be read at byte 335872: "));
 	assert_non_null(strstr(world.warning, "is not ready before"));
@@ -233,7 +225,7 @@ static void test_h30_a_bad_sector_of_the_source(void **state)
 	assert_false(world.was_ready);
 	write_at(BAD);
 	assert_int_equal(run_for(3000 * MS), CUTOVER_READY);
-	assert_int_equal(status_now().unreadable, 0);
+	assert_int_equal(job_status(world.job).unreadable, 0);
 	run_for(5000 * MS);
 	assert_non_null(strstr(world.warning, "was read and copied"));
 	job_close();
@@ -257,7 +249,7 @@ static void test_a_source_that_is_back_is_read_at_once(void **state)
 	job_open();
 	ring_sim_after(world.sim, 3000 * MS, source_is_back, NULL);
 	run_for(2900 * MS);
-	assert_int_equal(status_now().unreadable, SIZE);
+	assert_int_equal(job_status(world.job).unreadable, SIZE);
 	assert_int_equal(run_for(3000 * MS), CUTOVER_READY);
 	job_close();
 	assert_memory_equal(world.disks[0].data, world.disks[1].data, SIZE);
@@ -288,8 +280,8 @@ static void test_nobody_is_held_for_what_cannot_be_read(void **state)
 	assert_int_equal(world.res, -EIO);
 	assert_in_range(world.writes, 1000, UINT32_MAX);
 	assert_in_range(world.longest_ns, 1, 1000 * MS);
-	assert_in_range(status_now().cutovers_deferred, 1, 5);
-	assert_int_equal(status_now().unreadable, REGION);
+	assert_in_range(job_status(world.job).cutovers_deferred, 1, 5);
+	assert_int_equal(job_status(world.job).unreadable, REGION);
 	job_close();
 	world_done();
 }
@@ -297,7 +289,7 @@ static void test_nobody_is_held_for_what_cannot_be_read(void **state)
 static void check_mended(void)
 {
 	assert_int_equal(run_for(3000 * MS), CUTOVER_READY);
-	assert_int_equal(status_now().detached, 0);
+	assert_int_equal(job_status(world.job).detached, 0);
 	job_close();
 	assert_in_range(world.disks[MIRROR_TARGET].bad_reads, 1, 2);
 	assert_int_equal(world.disks[MIRROR_TARGET].bad_length, 0);

@@ -167,17 +167,9 @@ static enum cutover_state run_for(uint64_t ns)
 	return job_run_for(world.ring, world.job, ns, &world.error);
 }
 
-static struct mirror_job_status status_now(void)
-{
-	struct mirror_job_status status;
-
-	mirror_job_status(world.job, &status);
-	return status;
-}
-
 static void until_ready(void)
 {
-	if (status_now().state == CUTOVER_READY)
+	if (job_status(world.job).state == CUTOVER_READY)
 		return;
 	world.stop_in = CUTOVER_READY;
 	assert_int_equal(run_for(20000 * MS), CUTOVER_READY);
@@ -256,7 +248,7 @@ static void ended(void *data, int res, uint64_t position)
 	world.endings++;
 	world.res = res;
 	world.position = position;
-	assert_false(status_now().verifying);
+	assert_false(job_status(world.job).verifying);
 	mirror_job_stop(world.job);
 }
 
@@ -273,7 +265,7 @@ static int begin(uint64_t from, uint64_t rate, bool resync)
 static void verify(uint64_t from, bool resync)
 {
 	assert_int_equal(begin(from, 0, resync), 0);
-	assert_true(status_now().verifying);
+	assert_true(job_status(world.job).verifying);
 	run_for(20000 * MS);
 	assert_int_equal(world.endings, 1);
 }
@@ -298,7 +290,7 @@ static void test_no_false_alarm(void **state)
 		world.disks[0].read = world.disks[1].read = 0;
 		assert_int_equal(begin(0, 16 << 20, i % 2), 0);
 		run_for(20000 * MS);
-		status = status_now();
+		status = job_status(world.job);
 		assert_int_equal(world.res, 0);
 		assert_int_equal(world.position, SIZE);
 		assert_int_equal(world.ranges_count, 0);
@@ -330,13 +322,13 @@ static void test_what_differs_is_found(void **state)
 		check_found(align_down(1000000, LEAF), 2 * LEAF);
 		check_found(7 * RANGE, LEAF);
 		check_found(align_down(SIZE, LEAF), SIZE % LEAF);
-		assert_int_equal(status_now().verify_differing, 3 * LEAF + SIZE % LEAF);
+		assert_int_equal(job_status(world.job).verify_differing, 3 * LEAF + SIZE % LEAF);
 		assert_int_equal(world.states_count > before, i);
 	}
 	assert_int_equal(world.states[before], CUTOVER_SYNCING);
 	until_ready();
 	/* What the regions have, and no more. */
-	assert_int_equal(status_now().copied, SIZE + 2 * REGION + SIZE % REGION);
+	assert_int_equal(job_status(world.job).copied, SIZE + 2 * REGION + SIZE % REGION);
 	verify(0, true);
 	assert_int_equal(world.res + (int)world.ranges_count, 0);
 	assert_true(close_job());
@@ -359,7 +351,7 @@ static void test_it_goes_on_while_copying(void **state)
 	assert_in_range(world.ranges_count, 10, 21);
 	for (unsigned i = 0; i < world.ranges_count; i++)
 		found += world.ranges[i].length;
-	assert_int_equal(status_now().verify_differing, found);
+	assert_int_equal(job_status(world.job).verify_differing, found);
 	drain();
 	until_ready();
 	assert_true(close_job());
@@ -455,14 +447,14 @@ static void test_what_cannot_be_read(void **state)
 		verify(0, false);
 		assert_int_equal(world.res, 0);
 		assert_int_equal(world.ranges_count, 0);
-		assert_int_equal(status_now().verify_unread, RANGE);
-		assert_int_equal(status_now().state, CUTOVER_READY);
+		assert_int_equal(job_status(world.job).verify_unread, RANGE);
+		assert_int_equal(job_status(world.job).state, CUTOVER_READY);
 		fault_clear(world.disks[i].fault);
 	}
 	assert_true(fault_add(world.disks[MIRROR_TARGET].fault, &bad) >= 0);
 	verify(0, true);
 	until_ready();
-	assert_int_equal(status_now().copied, SIZE + RANGE);
+	assert_int_equal(job_status(world.job).copied, SIZE + RANGE);
 	close_job();
 	world_done();
 }
@@ -486,7 +478,7 @@ static void test_a_cutover_ends_it(void **state)
 		assert_int_equal(world.endings, 1);
 		assert_int_equal(world.res, -ECANCELED);
 		run_for(1000 * MS);
-		assert_int_equal(status_now().state, CUTOVER_SWITCHED);
+		assert_int_equal(job_status(world.job).state, CUTOVER_SWITCHED);
 		assert_int_equal(mirror_job_digests(world.job)->known, !found);
 		assert_int_equal(begin(0, 0, false), -EINVAL);
 		assert_int_equal(mirror_job_finish(world.job), 0);
