@@ -50,7 +50,7 @@ static void make_secondary(struct replica_state *state)
 	}
 	state->role = REPLICA_SECONDARY;
 	state->frozen = false;
-	if (state->linked && state->heard)
+	if (state->linked && state->greeted)
 		replica_say(state, REPLICA_DEMOTED);
 	replica_answer(state, 0, NULL);
 }
@@ -82,7 +82,7 @@ static void seek(struct replica_state *state)
 int replica_command(struct replica_state *state, const struct replica_event *event)
 {
 	/* One that asks whether it may be primary is that in a moment. */
-	if (state->command || state->recording || state->asked)
+	if (state->command || state->recording || state->asked || state->growing)
 		return -EBUSY;
 	state->command = true;
 	switch (event->kind) {
@@ -97,6 +97,9 @@ int replica_command(struct replica_state *state, const struct replica_event *eve
 		break;
 	case REPLICA_MAKE_SECONDARY:
 		make_secondary(state);
+		break;
+	case REPLICA_RESIZE:
+		replica_resize(state, event->size);
 		break;
 	case REPLICA_HAND_OVER:
 		replica_hand_over(state, event->lease_ms);

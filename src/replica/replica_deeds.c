@@ -5,6 +5,7 @@
  */
 #include "replica/replica_node_private.h"
 
+#include "filter/share.h"
 #include "replica/replica_note.h"
 
 #include <errno.h>
@@ -199,6 +200,46 @@ static void drop(struct replica_node *node, const struct replica_deed *deed)
 		replica_node_drop(node, node->state.refusal ? node->state.refusal : "disconnected");
 }
 
+static int enlarge(struct replica_node *node, uint64_t size, struct error *error)
+{
+	const struct block_info *info = block_info(node->volume);
+	int res = block_measure(node->volume, error);
+
+	if (res == 0 && info->size < size)
+		res = error_set(error, -ENOSPC, "%s has %llu bytes, the other node's volume has %llu",
+		    info->name, (unsigned long long)info->size, (unsigned long long)size);
+	if (res < 0)
+		return res;
+	share_measure(node->own, size);
+	res = mirror_job_grow(node->job, size, error);
+	if (res < 0) {
+		share_measure(node->own, mirror_job_size(node->job));
+		return res;
+	}
+	share_measure(node->shown, size);
+	gate_measure(node->gate);
+	return 0;
+}
+
+static void grow(struct replica_node *node, uint64_t size)
+{
+	struct error error;
+	int res;
+
+	/* Of a secondary: nothing goes there any more. */
+	replica_node_stop_sending(node);
+	res = enlarge(node, size, &error);
+	/* A map that comes is of that size, too. */
+	if (res == 0 && node->link && !node->link_lost &&
+	    replica_link_expect_map(
+	        node->link, bitmap_super_regions(bitmap_file_super(replica_node_map(node)))) < 0)
+		replica_node_drop(node, "out of memory");
+	if (res < 0)
+		replica_node_warn(node, "the volume does not become larger: %s", error.text);
+	replica_node_happened(node, REPLICA_GROWN, res);
+	node->options.changed(node->options.data);
+}
+
 /* What only means something over the link that it was decided for. */
 static void do_linked(struct replica_node *node, const struct replica_deed *deed)
 {
@@ -266,6 +307,9 @@ static void carry_out(struct replica_node *node, const struct replica_deed *deed
 		break;
 	case REPLICA_DO_SEEK:
 		seek(node, !node->disk_failed);
+		break;
+	case REPLICA_DO_GROW:
+		grow(node, action->size);
 		break;
 	case REPLICA_DO_FENCE:
 		if (node->options.fence)

@@ -213,7 +213,7 @@ void replica_ids_send(struct replica_ids *ids, const struct replica_ids *target)
 	if (target->current != ids->current)
 		ids->base[0] = target->current;
 	ids->sender = true;
-	ids->full = ids->outdated = ids->follows = false;
+	ids->full = ids->grown = ids->outdated = ids->follows = false;
 }
 
 void replica_ids_follow(struct replica_ids *ids, const struct replica_ids *source)
@@ -221,7 +221,7 @@ void replica_ids_follow(struct replica_ids *ids, const struct replica_ids *sourc
 	/* Its past is the source's, too. What this node had, the source had once, or it was given up. */
 	*ids = *source;
 	forget_bases(ids);
-	ids->sender = ids->full = ids->outdated = false;
+	ids->sender = ids->full = ids->grown = ids->outdated = false;
 	ids->inconsistent = true;
 }
 
@@ -235,6 +235,11 @@ void replica_ids_arrived(struct replica_ids *ids)
 {
 	assert(ids->inconsistent);
 	ids->inconsistent = false;
+}
+
+void replica_ids_grow(struct replica_ids *ids)
+{
+	ids->grown = true;
 }
 
 void replica_ids_rest(struct replica_ids *ids)

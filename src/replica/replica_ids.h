@@ -31,6 +31,8 @@ struct replica_ids {
 	bool outdated;     /* the other node is known to have gone on */
 	bool follows;      /* the other node was primary when this one heard of it last */
 	bool full;         /* the map does not know what differs */
+	bool
+	    grown; /* the volume has, at its end, what the other may not have the same; the map has it, too */
 };
 
 /* How two nodes that meet stand to each other; the first that fits, in this order. */
@@ -99,6 +101,8 @@ void replica_ids_follow(struct replica_ids *ids, const struct replica_ids *sourc
 void replica_ids_followed(struct replica_ids *ids);
 /* At the target: all that differed has come, and is flushed on both sides. */
 void replica_ids_arrived(struct replica_ids *ids);
+/* The volume is to be larger: before it is. */
+void replica_ids_grow(struct replica_ids *ids);
 /* Nothing goes to the other any more; all that went there is flushed on both sides, and the map is empty. */
 void replica_ids_rest(struct replica_ids *ids);
 /*

@@ -68,16 +68,17 @@ static int open_leg(void *data, enum mirror_leg_index leg, struct block **ret, s
 {
 	struct replica_node *node = data;
 	const struct block_info *info = block_info(node->volume);
+	uint64_t size; /* of it, that are the replica */
 	int res;
 
 	if (leg == MIRROR_TARGET)
 		return replica_node_open_target(node, ret, error);
-	node->size = mirror_job_size(node->job);
-	if (node->size > info->size)
+	size = mirror_job_size(node->job);
+	if (size > info->size)
 		return error_set(error, -EXDEV,
 		    "%s has %llu bytes, the replica has %llu: enlarge it again, or make a new replica of it",
-		    info->name, (unsigned long long)info->size, (unsigned long long)node->size);
-	res = share_new(ret, node->volume, node->size, error);
+		    info->name, (unsigned long long)info->size, (unsigned long long)size);
+	res = share_new(ret, node->volume, size, error);
 	if (res == 0)
 		node->own = *ret;
 	return res;
@@ -189,10 +190,10 @@ static int begin_job(struct replica_node *node, struct error *error)
 static int begin_gate(struct replica_node *node, struct error *error)
 {
 	const struct gate_options options = {.wanted = wanted, .idle = idle, .data = node};
-	struct block *mirror = mirror_job_block(node->job), *share;
-	int res = share_new(&share, mirror, block_info(mirror)->size, error);
+	struct block *mirror = mirror_job_block(node->job);
+	int res = share_new(&node->shown, mirror, block_info(mirror)->size, error);
 
-	return res == 0 ? gate_new(&node->gate, share, &options, error) : res;
+	return res == 0 ? gate_new(&node->gate, node->shown, &options, error) : res;
 }
 
 static int begin_machine(struct replica_node *node, struct error *error)

@@ -25,10 +25,10 @@ struct replica_node {
 	struct ring *ring;
 	struct replica_node_options options;
 	struct block *volume; /* owned; others have shares of it */
-	uint64_t size;        /* bytes of it that are the replica */
 	struct block *own;    /* the mirror's share, which the mirror owns */
 	struct mirror_job *job;
-	struct block *gate; /* over a share of the mirror */
+	struct block *gate;  /* over a share of the mirror */
+	struct block *shown; /* that share, which the gate owns */
 
 	/* ring thread only */
 	struct replica_state state;

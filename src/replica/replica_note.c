@@ -11,7 +11,7 @@
 #define HISTORY_AT 32u
 #define FLAGS_AT   96u
 
-enum { SENDER = 1, INCONSISTENT = 2, OUTDATED = 4, FOLLOWS = 8, FULL = 16, KNOWN = 31 };
+enum { SENDER = 1, INCONSISTENT = 2, OUTDATED = 4, FOLLOWS = 8, FULL = 16, GROWN = 32, KNOWN = 63 };
 
 static const char magic[8] = "BLKREPL1";
 
@@ -26,7 +26,7 @@ void replica_note_encode(const struct replica_ids *ids, uint8_t note[REPLICA_NOT
 		put_le64(note + HISTORY_AT + i * 8, ids->history[i]);
 	put_le32(note + FLAGS_AT, (ids->sender ? SENDER : 0u) | (ids->inconsistent ? INCONSISTENT : 0u) |
 	                              (ids->outdated ? OUTDATED : 0u) | (ids->follows ? FOLLOWS : 0u) |
-	                              (ids->full ? FULL : 0u));
+	                              (ids->full ? FULL : 0u) | (ids->grown ? GROWN : 0u));
 }
 
 /* What no step of replica_ids.c leaves behind. */
@@ -55,6 +55,7 @@ int replica_note_decode(const uint8_t *note, uint32_t length, struct replica_ids
 	ids.outdated = flags & OUTDATED;
 	ids.follows = flags & FOLLOWS;
 	ids.full = flags & FULL;
+	ids.grown = flags & GROWN;
 	if (flags & ~(uint32_t)KNOWN || get_le32(note + FLAGS_AT + 4) || !can_be(&ids))
 		return error_set(
 		    error, -EBADMSG, "what the map says of the replica's generations makes no sense");

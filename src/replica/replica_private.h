@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_talk.c (what the other says). */
+/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_grow.c (sizes), replica_talk.c (what the other says). */
 #pragma once
 
 #include "replica/replica_state.h"
@@ -41,6 +41,19 @@ void replica_ceded(struct replica_state *state);
 void replica_take(struct replica_state *state);
 /* What has waited may be possible now. */
 void replica_take_over(struct replica_state *state);
+
+/* replica_grow.c */
+void replica_resize(struct replica_state *state, uint64_t size);
+/* The nodes' volumes differ, and nothing else is in the way. */
+void replica_grow_to_meet(struct replica_state *state);
+/* That this node grows is recorded. */
+void replica_grow(struct replica_state *state);
+void replica_grown(struct replica_state *state, int res);
+void replica_grow_lost(struct replica_state *state);
+/* The other has, and is gone. */
+void replica_grow_second(struct replica_state *state);
+void replica_hear_enlarge(struct replica_state *state, const struct replica_message *message);
+void replica_hear_enlarged(struct replica_state *state, bool can);
 
 /* replica_talk.c */
 /* Both nodes may have said HELLO by now. */

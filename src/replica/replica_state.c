@@ -13,7 +13,8 @@ static const char *const flow_names[REPLICA_FLOWS] = {
     "apart", "meeting", "refused", "sending", "receiving", "equal"};
 
 static const char *const say_names[REPLICA_SAYS] = {"HELLO", "FOLLOW", "FOLLOWED", "ARRIVED", "GOOD",
-    "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED", "LEASE", "LEASED", "TAKEN"};
+    "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED", "LEASE", "LEASED", "TAKEN", "ENLARGE",
+    "ENLARGED", "CANNOT"};
 
 const char *replica_role_name(enum replica_role role)
 {
@@ -45,7 +46,7 @@ void replica_say(struct replica_state *state, enum replica_say what)
 	    .message = {.say = what,
 	        .ids = state->ids,
 	        .role = state->role,
-	        .size = state->options.size,
+	        .size = what == REPLICA_ENLARGE ? state->grow_to : state->options.size,
 	        .region_size = state->options.region_size,
 	        .name = state->options.name,
 	        .discards = state->discards,
@@ -112,7 +113,8 @@ static void look_at_loss(struct replica_state *state)
 		return;
 	if (!state->ids.sender) {
 		replica_release(state);
-	} else if (state->withheld && state->options.gone == REPLICA_GONE_FREEZE && !state->fenced) {
+	} else if (state->withheld && state->options.gone == REPLICA_GONE_FREEZE && !state->fenced &&
+	           !state->left) {
 		if (!state->frozen)
 			replica_act(state, REPLICA_DO_FENCE);
 		state->frozen = true;
@@ -131,6 +133,16 @@ void replica_refuse(struct replica_state *state, const char *why)
 
 /* Records that are done */
 
+static void copy(struct replica_state *state)
+{
+	state->follow_said = false;
+	/* The other is good for nothing until all has come: what it lacks need not wait. */
+	replica_release(state);
+	state->flow = REPLICA_SENDING;
+	state->arrived_said = false;
+	replica_act(state, REPLICA_DO_COPY);
+}
+
 static void go_on(struct replica_state *state)
 {
 	switch (state->then) {
@@ -146,12 +158,7 @@ static void go_on(struct replica_state *state)
 		replica_say(state, REPLICA_FOLLOW);
 		break;
 	case REPLICA_THEN_COPY:
-		state->follow_said = false;
-		/* The other is good for nothing until all has come: what it lacks need not wait. */
-		replica_release(state);
-		state->flow = REPLICA_SENDING;
-		state->arrived_said = false;
-		replica_act(state, REPLICA_DO_COPY);
+		copy(state);
 		break;
 	case REPLICA_THEN_EMPTY:
 		replica_act(state, REPLICA_DO_EMPTY);
@@ -185,6 +192,9 @@ static void go_on(struct replica_state *state)
 	case REPLICA_THEN_CEDED:
 		replica_ceded(state);
 		break;
+	case REPLICA_THEN_GROW:
+		replica_grow(state);
+		break;
 	default:
 		break;
 	}
@@ -192,7 +202,9 @@ static void go_on(struct replica_state *state)
 
 static void greet(struct replica_state *state)
 {
-	if (!state->linked || state->greeted || state->recording)
+	bool grows = state->growing || state->growth == REPLICA_GROWTH_SECOND;
+
+	if (!state->linked || state->greeted || state->recording || grows)
 		return;
 	state->greeted = true;
 	state->offered = state->discards;
@@ -212,7 +224,7 @@ static void heard(struct replica_state *state, const struct replica_message *mes
 {
 	if (!state->linked || state->flow == REPLICA_REFUSED)
 		return;
-	if (state->recording || !state->greeted) {
+	if (state->recording || state->growing || !state->greeted) {
 		replica_hear_later(state, message);
 	} else if (!replica_is_due(state, message->say)) {
 		replica_refuse(state, "the other node says what is not its turn to say");
@@ -249,6 +261,13 @@ static void rest(struct replica_state *state)
 	                                        : REPLICA_THEN_NOTHING);
 }
 
+/* With what had to wait for a record, or for the volume. */
+static void catch_up(struct replica_state *state)
+{
+	greet(state);
+	hear_later(state);
+}
+
 static void recorded(struct replica_state *state, int res)
 {
 	assert(state->recording);
@@ -265,10 +284,7 @@ static void recorded(struct replica_state *state, int res)
 	if (!state->recording)
 		look_at_loss(state);
 	rest(state);
-	if (!state->recording)
-		greet(state);
-	if (!state->recording)
-		hear_later(state);
+	catch_up(state);
 }
 
 /* Links */
@@ -280,6 +296,7 @@ static void lost(struct replica_state *state)
 	state->withheld |= state->copying;
 	/* What is being recorded holds, but its reason is gone; but for those that need no other node. */
 	replica_lease_lost(state);
+	replica_grow_lost(state);
 	state->copying = state->receiving = false;
 	state->linked = state->greeted = state->heard = state->settling = state->settled = state->leaving =
 	    state->follow_said = state->map_sent = state->again = false;
@@ -346,7 +363,7 @@ static void settled(struct replica_state *state, int res)
 static void linked(struct replica_state *state)
 {
 	state->linked = true;
-	state->frozen = false;
+	state->frozen = state->left = false;
 	state->refusal = NULL;
 	state->flow = REPLICA_MEETING;
 	if (state->wanted)
@@ -397,6 +414,10 @@ static int event_of(struct replica_state *state, const struct replica_event *eve
 	case REPLICA_SETTLED:
 		settled(state, event->res);
 		return 0;
+	case REPLICA_GROWN:
+		replica_grown(state, event->res);
+		catch_up(state);
+		return 0;
 	case REPLICA_TAKE:
 		replica_take(state);
 		return 0;
@@ -414,6 +435,7 @@ int replica_state_event(struct replica_state *state, const struct replica_event 
 
 	state->fresh = event->fresh;
 	res = event_of(state, event);
+	replica_grow_second(state);
 	replica_take_over(state);
 	return res;
 }

@@ -42,8 +42,11 @@ enum replica_say {
 	REPLICA_AHEAD,    /* I go on without you, and you are outdated from now on */
 	REPLICA_OUTDATED, /* recorded */
 	REPLICA_LEASE, /* primary: you may take over, and open to your clients; or, for 0 ms: take over now */
-	REPLICA_LEASED, /* opened, to be read */
-	REPLICA_TAKEN,  /* I am primary now */
+	REPLICA_LEASED,   /* opened, to be read */
+	REPLICA_TAKEN,    /* I am primary now */
+	REPLICA_ENLARGE,  /* this node's volume is to be larger: yours first */
+	REPLICA_ENLARGED, /* it is */
+	REPLICA_CANNOT,   /* it is as it was */
 	REPLICA_SAYS,
 };
 
@@ -53,7 +56,7 @@ struct replica_message {
 	enum replica_say say;
 	struct replica_ids ids; /* HELLO, FOLLOW */
 	enum replica_role role; /* HELLO */
-	uint64_t size;          /* HELLO: bytes */
+	uint64_t size;          /* HELLO, ENLARGE, ENLARGED: bytes */
 	uint32_t region_size;   /* HELLO: bytes a bit of the map */
 	uint64_t
 	    name; /* HELLO: of the node, not the other's; the higher one wins when both want to be primary */
@@ -69,6 +72,7 @@ enum replica_event_kind {
 	REPLICA_MAKE_SECONDARY,
 	REPLICA_DISCARD,   /* when they meet, and either is to give way, this node does; until DISCONNECT */
 	REPLICA_HAND_OVER, /* the other is to be primary; answered when it is */
+	REPLICA_RESIZE,    /* both nodes, or this one if there is no link */
 	/* what happened */
 	REPLICA_LINK,        /* there is one */
 	REPLICA_LOST,        /* there is none any more */
@@ -76,12 +80,13 @@ enum replica_event_kind {
 	REPLICA_FENCED,      /* the other node is known to be down, or to take no writes */
 	REPLICA_TAKE,        /* a client of a node that LEASE has opened wants to write */
 	REPLICA_LEASE_ENDED, /* the time of the last LEASE is over. It may be told again and again. */
-	/* the end of actions; RECORDED in any case, the others not once LOST was told */
+	/* the end of actions; RECORDED and GROWN in any case, the others not once LOST was told */
 	REPLICA_RECORDED, /* of RECORD */
 	REPLICA_MERGED,   /* of MERGE */
 	REPLICA_EMPTIED,  /* of EMPTY */
 	REPLICA_COPIED, /* of COPY: nothing differs, and all is flushed on both sides. It may be told again and again. */
 	REPLICA_SETTLED, /* of SETTLE */
+	REPLICA_GROWN,   /* of GROW */
 };
 
 struct replica_event {
@@ -91,7 +96,8 @@ struct replica_event {
 	    fresh; /* a number never drawn before, with each event but those of messages that need none: always set it */
 	bool force;        /* MAKE_PRIMARY: also with data that may be old, or half of something */
 	uint32_t lease_ms; /* HAND_OVER: how long both may be open; 0: this node closes first */
-	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook), MERGED, EMPTIED, SETTLED: 0 or -errno */
+	uint64_t size;     /* RESIZE: bytes */
+	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook), MERGED, EMPTIED, SETTLED, GROWN: 0 or -errno */
 };
 
 enum replica_action_kind {
@@ -113,6 +119,11 @@ enum replica_action_kind {
 	REPLICA_DO_YIELD,  /* clients may not write any more; what is under way ends before SETTLE begins */
 	REPLICA_DO_CLOSE,  /* none may, nor is there any */
 	REPLICA_DO_SETTLE, /* flush both sides, and clear the map: SETTLED */
+	/*
+	 * This node's map, durably, and its volume get `size` bytes, more than they have: GROWN. What is new is dirty, and not sent before the next COPY.
+	 * Never while a primary sends.
+	 */
+	REPLICA_DO_GROW,
 	REPLICA_DO_DROP,   /* the link, and seek none until SEEK. LOST follows if there was one. */
 	REPLICA_DO_SEEK,   /* a link */
 	REPLICA_DO_FENCE,  /* the other node, by the user's hook: FENCED if that succeeds */
@@ -125,6 +136,7 @@ struct replica_action {
 	struct replica_ids ids;
 	bool all;
 	uint32_t lease_ms;
+	uint64_t size;
 	int res;
 	const char *text; /* lives as long as the machine */
 };
@@ -133,7 +145,7 @@ enum replica_gone { REPLICA_GONE_CONTINUE, REPLICA_GONE_FREEZE };
 
 struct replica_options {
 	uint64_t name;          /* of this node, not 0 */
-	uint64_t size;          /* bytes */
+	uint64_t size;          /* bytes; grows */
 	uint32_t region_size;   /* bytes a bit of the map */
 	enum replica_gone gone; /* what a primary does when the other is gone: goes on, or waits for FENCED */
 	void (*act)(void *data, const struct replica_action *action); /* must not call the machine */
@@ -145,6 +157,17 @@ enum replica_lease {
 	REPLICA_LEASE_GIVEN, /* primary: the other may take over */
 	REPLICA_LEASE_HELD,  /* secondary: it may take over; its clients read */
 	REPLICA_LEASE_USED,  /* the other has taken over; clients here may still read */
+};
+
+/* Why the volume grows, and how far that has come. */
+enum replica_growth {
+	REPLICA_GROWTH_NONE,
+	REPLICA_GROWTH_ASKED,   /* by an order: the other is to be first */
+	REPLICA_GROWTH_LEAVING, /* it is larger: the nodes are to part, and to meet anew */
+	REPLICA_GROWTH_SECOND,  /* they have parted: now this node */
+	REPLICA_GROWTH_ALONE,   /* by an order, this node */
+	REPLICA_GROWTH_FIRST,   /* for the other */
+	REPLICA_GROWTH_MEETING, /* because the other is larger */
 };
 
 /* What comes after a record. */
@@ -163,6 +186,7 @@ enum replica_then {
 	REPLICA_THEN_OUTDATED,
 	REPLICA_THEN_YIELDED,
 	REPLICA_THEN_CEDED,
+	REPLICA_THEN_GROW,
 	REPLICA_THENS,
 };
 
@@ -199,6 +223,10 @@ struct replica_state {
 	bool taking;      /* over, as soon as that can be */
 	bool opened;      /* LEASE_GIVEN: the other's clients may come */
 	bool lease_ended; /* while what decides about it is under way */
+	bool growing;     /* until GROWN */
+	enum replica_growth growth;
+	uint64_t grow_to;
+	bool left; /* the other has recorded that this node goes on without it; on the last link */
 	enum replica_lease lease;
 	uint32_t lease_ms;
 	bool copying, receiving;        /* since the link came */

@@ -66,6 +66,18 @@ static void disagree(struct replica_state *state)
 	}
 }
 
+/* As the table says; but nothing is in sync whose end nobody has compared. */
+static enum replica_verdict judge(const struct replica_state *state)
+{
+	const struct replica_ids *ids = &state->ids, *peer = &state->peer.ids;
+	enum replica_verdict verdict = replica_judge(ids, peer);
+
+	if (verdict != REPLICA_IN_SYNC || (!ids->grown && !peer->grown))
+		return verdict;
+	verdict = ids->full || peer->full ? REPLICA_SOURCE_FULL : REPLICA_SOURCE;
+	return state->options.name > state->peer.name ? verdict : replica_verdict_flip(verdict);
+}
+
 /* This node's data stay as they are. */
 static bool gives(enum replica_verdict verdict)
 {
@@ -79,15 +91,11 @@ void replica_meet(struct replica_state *state)
 	if (!state->greeted || !state->heard)
 		return;
 	state->relation = replica_relate(&state->ids, &peer->ids);
-	state->verdict = replica_judge(&state->ids, &peer->ids);
+	state->verdict = judge(state);
 	if (state->role == REPLICA_SECONDARY && !gives(state->verdict))
 		replica_lease_end(state); /* its clients have read what is the other's past */
 	if (peer->name == state->options.name) {
 		replica_refuse(state, "the other node has this node's name");
-		return;
-	}
-	if (peer->size != state->options.size) {
-		replica_refuse(state, "the two nodes' volumes have different sizes");
 		return;
 	}
 	switch (state->verdict) {
@@ -98,6 +106,8 @@ void replica_meet(struct replica_state *state)
 	case REPLICA_SOURCE_FULL:
 		if (peer->role == REPLICA_PRIMARY)
 			replica_refuse(state, "the other node is primary, and this one has newer data");
+		else if (peer->size != state->options.size)
+			replica_grow_to_meet(state);
 		else
 			merge(state);
 		return;
@@ -105,6 +115,8 @@ void replica_meet(struct replica_state *state)
 	case REPLICA_TARGET_FULL:
 		if (state->role == REPLICA_PRIMARY)
 			replica_refuse(state, "this node is primary, and the other has newer data");
+		else if (peer->size != state->options.size)
+			replica_grow_to_meet(state);
 		else
 			send_map(state);
 		return;
@@ -156,6 +168,7 @@ static void hear_promote(struct replica_state *state, const struct replica_messa
 
 static void hear_promoted(struct replica_state *state)
 {
+	state->peer.role = REPLICA_SECONDARY;
 	if (state->ids.sender) {
 		replica_serve(state);
 		return;
@@ -196,6 +209,27 @@ static void hear_hello(struct replica_state *state, const struct replica_message
 	}
 }
 
+static void hear_follow(struct replica_state *state, const struct replica_message *message)
+{
+	replica_ids_follow(&state->next, &message->ids);
+	state->next.follows = state->peer.role == REPLICA_PRIMARY;
+	replica_record(state, REPLICA_THEN_EMPTY);
+}
+
+static void hear_followed(struct replica_state *state)
+{
+	state->peer.ids.current = state->ids.current;
+	replica_ids_followed(&state->next);
+	replica_record(state, REPLICA_THEN_COPY);
+}
+
+static void hear_outdated(struct replica_state *state)
+{
+	state->left = state->leaving;
+	if (state->leaving)
+		replica_act(state, REPLICA_DO_DROP);
+}
+
 void replica_hear(struct replica_state *state, const struct replica_message *message)
 {
 	state->next = state->ids;
@@ -204,14 +238,10 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		hear_hello(state, message);
 		break;
 	case REPLICA_FOLLOW:
-		replica_ids_follow(&state->next, &message->ids);
-		state->next.follows = state->peer.role == REPLICA_PRIMARY;
-		replica_record(state, REPLICA_THEN_EMPTY);
+		hear_follow(state, message);
 		break;
 	case REPLICA_FOLLOWED:
-		state->peer.ids.current = state->ids.current;
-		replica_ids_followed(&state->next);
-		replica_record(state, REPLICA_THEN_COPY);
+		hear_followed(state);
 		break;
 	case REPLICA_ARRIVED:
 		replica_ids_arrived(&state->next);
@@ -237,8 +267,7 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		replica_record(state, REPLICA_THEN_OUTDATED);
 		break;
 	case REPLICA_OUTDATED:
-		if (state->leaving)
-			replica_act(state, REPLICA_DO_DROP);
+		hear_outdated(state);
 		break;
 	case REPLICA_LEASE:
 		replica_hear_lease(state, message);
@@ -249,6 +278,13 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 	case REPLICA_TAKEN:
 		if (state->handing)
 			replica_answer(state, 0, NULL);
+		break;
+	case REPLICA_ENLARGE:
+		replica_hear_enlarge(state, message);
+		break;
+	case REPLICA_ENLARGED:
+	case REPLICA_CANNOT:
+		replica_hear_enlarged(state, message->say == REPLICA_ENLARGED);
 		break;
 	default:
 		break;
@@ -269,7 +305,8 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 		return what == REPLICA_HELLO;
 	switch (what) {
 	case REPLICA_HELLO:
-		return state->flow == REPLICA_MEETING && state->peer.discards;
+		return state->flow == REPLICA_MEETING &&
+		       (state->peer.discards || state->peer.size < state->options.size);
 	case REPLICA_FOLLOW:
 		return state->flow == REPLICA_MEETING && target && state->role == REPLICA_SECONDARY;
 	case REPLICA_FOLLOWED:
@@ -288,6 +325,11 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 		return state->asked;
 	case REPLICA_LEASE:
 		return state->flow == REPLICA_EQUAL && is_behind_primary(state);
+	case REPLICA_ENLARGE:
+		return state->flow == REPLICA_EQUAL && state->role == REPLICA_SECONDARY;
+	case REPLICA_ENLARGED:
+	case REPLICA_CANNOT:
+		return state->growth == REPLICA_GROWTH_ASKED;
 	case REPLICA_TAKEN:
 		return is_behind_primary(state);
 	default:

@@ -22,15 +22,21 @@ static json_t *names_json(const uint64_t *names, unsigned count)
 
 static json_t *ids_json(const struct replica_ids *ids)
 {
-	return json_pack("{s:I, s:o, s:o, s:b, s:b, s:b, s:b, s:b}", "current", (json_int_t)ids->current,
+	return json_pack("{s:I, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:b}", "current", (json_int_t)ids->current,
 	    "base", names_json(ids->base, REPLICA_BASES), "history",
 	    names_json(ids->history, REPLICA_HISTORY), "sender", ids->sender, "inconsistent",
-	    ids->inconsistent, "outdated", ids->outdated, "follows", ids->follows, "full", ids->full);
+	    ids->inconsistent, "outdated", ids->outdated, "follows", ids->follows, "full", ids->full, "grown",
+	    ids->grown);
 }
 
 static bool has_ids(enum replica_say say)
 {
 	return say == REPLICA_HELLO || say == REPLICA_FOLLOW;
+}
+
+static bool is_of_size(enum replica_say say)
+{
+	return say == REPLICA_ENLARGE || say == REPLICA_ENLARGED;
 }
 
 json_t *replica_message_json(const struct replica_message *message)
@@ -40,6 +46,8 @@ json_t *replica_message_json(const struct replica_message *message)
 
 	if (res == 0 && has_ids(message->say))
 		res = json_object_set_new(json, "ids", ids_json(&message->ids));
+	if (res == 0 && is_of_size(message->say))
+		res = json_object_set_new(json, "size", json_integer((json_int_t)message->size));
 	if (res == 0 && message->say == REPLICA_LEASE)
 		res = json_object_set_new(json, "lease_ms", json_integer(message->lease_ms));
 	if (res == 0 && message->say == REPLICA_HELLO)
@@ -107,6 +115,7 @@ static int get_ids(const json_t *json, struct replica_ids *ret, struct error *er
 	res = res ? res : control_get_bool(json, "outdated", &ids.outdated, error);
 	res = res ? res : control_get_bool(json, "follows", &ids.follows, error);
 	res = res ? res : control_get_bool(json, "full", &ids.full, error);
+	res = res ? res : control_get_bool(json, "grown", &ids.grown, error);
 	if (res < 0)
 		return res;
 	/* What could not be in a map cannot be here. */
@@ -144,6 +153,8 @@ int replica_message_parse(const json_t *json, struct replica_message *ret, struc
 		res = res ? res : get_name(json, "node", &message.name, error);
 		res = res ? res : control_get_bool(json, "discards", &message.discards, error);
 	}
+	if (res == 0 && is_of_size(message.say))
+		res = control_get_u64(json, "size", &message.size, error);
 	if (res == 0 && message.say == REPLICA_LEASE)
 		res = get_u32(json, "lease_ms", &message.lease_ms, error);
 	if (res == 0 && message.say == REPLICA_FOLLOW && (!message.ids.current || message.ids.inconsistent))

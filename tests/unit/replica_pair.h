@@ -11,8 +11,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define REGIONS 5u
-#define ALL     ((1u << REGIONS) - 1)
+#define REGIONS 5u /* to begin with */
+#define MOST    9u
 #define VALUES  2048u
 #define QUEUE   32u
 
@@ -23,14 +23,20 @@ struct node {
 	unsigned which;
 	/* on stable storage */
 	struct replica_ids ids;
-	unsigned data[REGIONS];
-	unsigned map; /* bits */
+	unsigned data[MOST];
+	unsigned map;             /* bits */
+	unsigned regions, device; /* what the volume has, and could have */
 	/* lost in a crash */
 	struct replica_state state;
 	unsigned dirty;
 	bool serving, copying, receiving, withholding, seeking;
 	unsigned waiting[VALUES], waiting_count; /* writes without an answer */
 	/* actions that have not ended */
+	bool growing;
+	unsigned grow_to;
+	unsigned in_use; /* regions, by clients and by COPY */
+	unsigned met;    /* regions, as this node has said */
+	bool left;       /* the other knows */
 	bool recording, merging, merge_all, emptying, settling, fencing;
 	struct replica_ids next;
 	unsigned peer_map; /* as it came */
@@ -50,8 +56,10 @@ struct node {
 	unsigned asked_step; /* for the hand-over */
 	unsigned wrote_step, settle_step;
 	/* the link's end */
-	bool up;     /* LINK was told, LOST was not */
-	bool coming; /* LINK is about to be told */
+	bool up;      /* LINK was told, LOST was not */
+	bool coming;  /* LINK is about to be told */
+	bool planned; /* the last loss, to grow */
+	bool fenced;
 	struct replica_message inbox[QUEUE];
 	unsigned inbox_count;
 };
@@ -65,7 +73,7 @@ struct pair {
 	unsigned values_count, steps, broken_step;
 	bool calm; /* no faults, no orders */
 	unsigned flows[REPLICA_FLOWS], refused, served, parted, verdicts[REPLICA_VERDICTS];
-	unsigned handed[2], timed_out, cut_off, retaken;
+	unsigned handed[2], timed_out, cut_off, retaken, grown[REPLICA_GROWTH_MEETING + 1];
 };
 
 #define model_fail(pair, ...) \
@@ -79,11 +87,16 @@ static struct node *peer_of(struct node *node)
 	return &node->pair->nodes[!node->which];
 }
 
+static unsigned all_of(const struct node *node)
+{
+	return (1u << node->regions) - 1;
+}
+
 /* What was written */
 
 static void check_loses_nothing(struct pair *pair, const struct node *source, const struct node *target)
 {
-	int region = find_lost(pair->values, source->data, target->data, REGIONS);
+	int region = find_lost(pair->values, source->data, target->data, MOST);
 
 	if (region >= 0)
 		model_fail(pair, "region %d of node %u: what was acknowledged is to be overwritten", region,
@@ -116,6 +129,8 @@ static void say(struct node *node, const struct replica_message *message)
 		model_fail(node->pair, "what clients flush is not on the other side yet");
 	if (message->say == REPLICA_PROMOTE && !node->held && !node->told && !node->state.promoting)
 		model_fail(node->pair, "node %u wants to be primary, and nobody asked it to", node->which);
+	if (message->say == REPLICA_HELLO)
+		node->met = node->regions;
 	if (!node->pair->link || (!peer->up && !peer->coming))
 		return;
 	if (peer->inbox_count == QUEUE)
@@ -143,6 +158,8 @@ static void send_map(struct node *node)
 	node->map_sent = true;
 	if (!node->pair->link || (!peer->up && !peer->coming))
 		return;
+	if (node->regions != peer->regions)
+		model_fail(node->pair, "a map is sent of a volume that has another size");
 	peer->peer_map = node->map;
 	peer->map_came = true;
 }
@@ -152,6 +169,7 @@ static void stop(struct node *node)
 	node->withholding = node->copying;
 	node->copying = node->receiving = false;
 	node->dirty = node->map;
+	node->in_use = node->regions;
 }
 
 static void release(struct node *node)
@@ -232,6 +250,17 @@ static void check_rest(const struct node *node, const struct replica_ids *next)
 		model_fail(node->pair, "at rest, and not all is on both sides");
 }
 
+/* A client of a primary that freezes gets no answer before the other node can do no harm. */
+static void check_part(const struct node *node, const struct replica_ids *next)
+{
+	const struct replica_state *state = &node->state;
+
+	if (state->options.gone == REPLICA_GONE_FREEZE && node->ids.sender &&
+	    next->current != node->ids.current && state->role == REPLICA_PRIMARY && node->waiting_count > 0 &&
+	    !node->left && !node->fenced)
+		model_fail(node->pair, "clients are to be answered, and nobody has fenced the other node");
+}
+
 static void answered(struct node *node, int res)
 {
 	const struct node *peer = peer_of(node);
@@ -258,6 +287,46 @@ static void look_at_meeting(struct pair *pair, const struct replica_state *state
 		model_fail(pair, "the maps do not go back as far as the other node's data");
 }
 
+static void grow(struct node *node, uint64_t size)
+{
+	if (node->growing || size <= node->regions * UINT64_C(1000))
+		model_fail(node->pair, "to grow twice, or to what it has");
+	if (node->settling && node->state.role == REPLICA_SECONDARY)
+		model_fail(node->pair, "to grow, and to be settled, which then never ends");
+	if (node->serving && node->copying)
+		model_fail(node->pair, "to grow, and the clients write to both");
+	node->growing = true;
+	node->grow_to = (unsigned)(size / 1000);
+}
+
+/* What is new is this node's alone, whatever it is. */
+static bool enlarge(struct node *node)
+{
+	unsigned old = all_of(node);
+
+	node->growing = false;
+	if (node->grow_to > node->device)
+		return false;
+	if (!node->ids.grown)
+		model_fail(node->pair, "node %u has grown, and nobody will know", node->which);
+	node->regions = node->grow_to;
+	node->map |= all_of(node) & ~old;
+	node->dirty |= all_of(node) & ~old;
+	if (!node->copying)
+		node->in_use = node->regions;
+	return true;
+}
+
+static void drop(struct node *node)
+{
+	if (node->state.refusal && strstr(node->state.refusal, "not its turn"))
+		model_fail(node->pair, "node %u is said what it was not to be said", node->which);
+	node->planned = node->state.growth == REPLICA_GROWTH_LEAVING;
+	node->seeking = false;
+	break_link(node->pair);
+	node->pair->refused += node->state.refusal != NULL;
+}
+
 static void act(void *data, const struct replica_action *action)
 {
 	struct node *node = data;
@@ -268,6 +337,7 @@ static void act(void *data, const struct replica_action *action)
 		break;
 	case REPLICA_DO_RECORD:
 		check_rest(node, &action->ids);
+		check_part(node, &action->ids);
 		node->recording = true;
 		node->next = action->ids;
 		break;
@@ -287,6 +357,7 @@ static void act(void *data, const struct replica_action *action)
 		break;
 	case REPLICA_DO_COPY:
 		node->copying = true;
+		node->in_use = node->regions;
 		break;
 	case REPLICA_DO_RECEIVE:
 		node->receiving = true;
@@ -316,14 +387,17 @@ static void act(void *data, const struct replica_action *action)
 		answered(node, action->res);
 		break;
 	case REPLICA_DO_DROP:
-		node->seeking = false;
-		break_link(node->pair);
-		node->pair->refused += node->state.refusal != NULL;
+		drop(node);
 		break;
 	case REPLICA_DO_SEEK:
 		node->seeking = true;
 		break;
+	case REPLICA_DO_GROW:
+		grow(node, action->size);
+		break;
 	case REPLICA_DO_FENCE:
+		if (node->left || node->planned)
+			model_fail(node->pair, "to be fenced, and it knows that this node goes on alone");
 		node->fencing = true;
 		break;
 	default:
@@ -334,7 +408,7 @@ static void act(void *data, const struct replica_action *action)
 static void start(struct node *node)
 {
 	const struct replica_options options = {.name = node->which + 1,
-	    .size = 1000,
+	    .size = node->regions * UINT64_C(1000),
 	    .region_size = region_size(node),
 	    .gone = node->pair->seed % 3 ? REPLICA_GONE_CONTINUE : REPLICA_GONE_FREEZE,
 	    .act = act,
@@ -346,6 +420,9 @@ static void start(struct node *node)
 	    .ids = old.ids,
 	    .map = old.map,
 	    .dirty = old.map,
+	    .regions = old.regions,
+	    .in_use = old.regions,
+	    .device = old.device,
 	    .linked_step = old.linked_step,
 	    .served_step = old.served_step};
 	memcpy(node->data, old.data, sizeof(node->data));
@@ -366,6 +443,8 @@ static void crash(struct node *node)
 {
 	if (node->recording && chance(&node->pair->rand, 2))
 		take_over(node);
+	if (node->growing && chance(&node->pair->rand, 2))
+		enlarge(node);
 	if (node->state.role == REPLICA_SECONDARY &&
 	    (node->state.flow == REPLICA_RECEIVING || node->state.flow == REPLICA_EQUAL))
 		node->linked_step = node->pair->steps;
@@ -381,7 +460,7 @@ static void write_region(struct node *node)
 {
 	struct pair *pair = node->pair;
 	struct node *peer = peer_of(node);
-	unsigned region = (unsigned)rand_below(&pair->rand, REGIONS), bit = 1u << region, value;
+	unsigned region = (unsigned)rand_below(&pair->rand, node->in_use), bit = 1u << region, value;
 
 	if (node->half_open) {
 		node->stale &= node->held;
@@ -431,8 +510,10 @@ static void copy_region(struct node *node)
 
 	if (!node->copying || !node->pair->link || !peer->receiving)
 		return;
-	for (unsigned i = 0; i < REGIONS; i++)
+	for (unsigned i = 0; i < node->in_use; i++)
 		if (node->dirty & 1u << i) {
+			if (i >= peer->regions)
+				model_fail(node->pair, "sent beyond the other node's end");
 			peer->data[i] = node->data[i];
 			node->dirty &= ~(1u << i);
 			return;
@@ -465,13 +546,22 @@ static void end_record(struct node *node)
 		if (node->next.current == peer->ids.current)
 			check_loses_nothing(pair, peer, node);
 		else
-			disown(pair->values, node->data, peer->data, REGIONS); /* given up by an order */
+			disown(pair->values, node->data, peer->data, MOST); /* given up by an order */
 	}
 	if (node->ids.inconsistent && !node->next.inconsistent && node->next.full)
 		memset(node->data, 0, sizeof(node->data)); /* made good by force: another line */
 	pair->parted += node->next.base[0] && !node->ids.base[0];
 	take_over(node);
 	tell(node, (struct replica_event){.kind = REPLICA_RECORDED});
+}
+
+static void end_growth(struct node *node)
+{
+	enum replica_growth growth = node->state.growth;
+	bool done = enlarge(node);
+
+	node->pair->grown[growth] += done;
+	tell(node, (struct replica_event){.kind = REPLICA_GROWN, .res = done ? 0 : -ENOSPC});
 }
 
 static void end_actions(struct node *node)
@@ -482,9 +572,11 @@ static void end_actions(struct node *node)
 		end_record(node);
 	} else if (node->merging && (node->merge_all || node->map_came) && chance(&pair->rand, 3)) {
 		node->merging = false;
-		node->dirty |= node->merge_all ? ALL : node->peer_map;
+		node->dirty |= node->merge_all ? all_of(node) : node->peer_map;
 		node->map |= node->dirty;
 		tell(node, (struct replica_event){.kind = REPLICA_MERGED});
+	} else if (node->growing && chance(&pair->rand, 3)) {
+		end_growth(node);
 	} else if (node->emptying) {
 		node->emptying = false;
 		tell(node, (struct replica_event){.kind = REPLICA_EMPTIED});
@@ -499,6 +591,7 @@ static void end_actions(struct node *node)
 		if (pair->calm)
 			return;
 		crash(peer_of(node));
+		node->fenced = !node->up;
 		tell(node, (struct replica_event){.kind = REPLICA_FENCED});
 	} else if (node->timer ? chance(&pair->rand, 40) : !pair->calm && chance(&pair->rand, 100)) {
 		node->timer = false;
@@ -516,14 +609,17 @@ static void link_step(struct node *node)
 	if (node->coming) {
 		node->coming = false;
 		node->up = node->linked_anew = true;
+		node->left = node->planned = false;
 		tell(node, (struct replica_event){.kind = REPLICA_LINK});
 	} else if (node->up && node->inbox_count > 0 && (pair->link || chance(&pair->rand, 2))) {
 		const struct replica_message message = node->inbox[0];
 
 		memmove(node->inbox, node->inbox + 1, --node->inbox_count * sizeof(message));
 		node->told |= message.say == REPLICA_LEASE && !message.lease_ms;
+		node->left |= message.say == REPLICA_OUTDATED && node->state.leaving;
 		tell(node, (struct replica_event){.kind = REPLICA_HEARD, .message = &message});
-		if (message.say == REPLICA_DENIED && node->half_open)
+		node->fenced &= !node->state.heard;
+		if (message.say == REPLICA_DENIED && node->half_open && !node->state.asked)
 			model_fail(pair, "clients of node %u wait for what was denied", node->which);
 		if (message.say == REPLICA_HELLO && node->state.greeted && node->state.flow != REPLICA_APART)
 			look_at_meeting(pair, &node->state);

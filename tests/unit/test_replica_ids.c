@@ -77,12 +77,13 @@ static void test_note(void **state)
 	struct replica_ids ids = {.current = 1, .base = {2, 3}, .history = {4, 5, 6, 7, 8, 9, 10, 11}}, back;
 	struct error error;
 
-	for (unsigned flags = 0; flags < 32; flags++) {
+	for (unsigned flags = 0; flags < 64; flags++) {
 		ids.sender = flags & 1;
 		ids.inconsistent = flags & 2;
 		ids.outdated = flags & 4;
 		ids.follows = flags & 8;
 		ids.full = flags & 16;
+		ids.grown = flags & 32;
 		replica_note_encode(&ids, note);
 		if (ids.sender && ids.inconsistent) {
 			assert_int_equal(replica_note_decode(note, sizeof(note), &back, &error), -EBADMSG);
@@ -101,7 +102,7 @@ static void test_note(void **state)
 		assert_int_equal(replica_note_decode(damaged, sizeof(note), &back, &error), -EBADMSG);
 	}
 	memcpy(damaged, note, sizeof(note));
-	damaged[96] |= 32;
+	damaged[96] |= 64;
 	assert_int_equal(replica_note_decode(damaged, sizeof(note), &back, &error), -EBADMSG);
 	ids.base[0] = 0;
 	ids.sender = ids.inconsistent = false;

@@ -30,12 +30,28 @@ static void hand_over(struct node *node, unsigned lease_ms)
 		node->handing = was;
 }
 
+/* To what the device has become, or what the other's has. */
+static void resize(struct node *node)
+{
+	struct pair *pair = node->pair;
+	unsigned regions = node->regions + (unsigned)rand_below(&pair->rand, 3);
+
+	if (chance(&pair->rand, 3) && node->device < MOST)
+		node->device++;
+	if (chance(&pair->rand, 3))
+		peer_of(node)->device = node->device;
+	if (chance(&pair->rand, 3) && regions < peer_of(node)->device)
+		regions = peer_of(node)->device;
+	tell(node, (struct replica_event){
+	               .kind = REPLICA_RESIZE, .size = (regions < MOST ? regions : MOST) * UINT64_C(1000)});
+}
+
 static void order(struct node *node)
 {
 	static const enum replica_event_kind orders[] = {REPLICA_CONNECT, REPLICA_CONNECT, REPLICA_CONNECT,
 	    REPLICA_CONNECT, REPLICA_MAKE_PRIMARY, REPLICA_MAKE_PRIMARY, REPLICA_MAKE_SECONDARY,
-	    REPLICA_MAKE_SECONDARY, REPLICA_HAND_OVER, REPLICA_HAND_OVER, REPLICA_DISCONNECT,
-	    REPLICA_DISCARD};
+	    REPLICA_MAKE_SECONDARY, REPLICA_HAND_OVER, REPLICA_HAND_OVER, REPLICA_DISCONNECT, REPLICA_DISCARD,
+	    REPLICA_RESIZE, REPLICA_RESIZE};
 	struct pair *pair = node->pair;
 	enum replica_event_kind kind = orders[rand_below(&pair->rand, sizeof(orders) / sizeof(orders[0]))];
 
@@ -57,7 +73,9 @@ static void order(struct node *node)
 		return;
 	if (kind == REPLICA_MAKE_PRIMARY && !node->state.command && !node->state.recording)
 		node->forced = chance(&pair->rand, 4);
-	if (kind == REPLICA_HAND_OVER)
+	if (kind == REPLICA_RESIZE)
+		resize(node);
+	else if (kind == REPLICA_HAND_OVER)
 		hand_over(node, (unsigned)rand_below(&pair->rand, 2) * 1000);
 	else
 		tell(node, (struct replica_event){.kind = kind, .force = node->forced});
@@ -85,6 +103,9 @@ static void check_primary(struct pair *pair, const struct node *node)
 
 	if (node->serving && state->role != REPLICA_PRIMARY)
 		model_fail(pair, "a secondary's clients may write");
+	if (state->role == REPLICA_PRIMARY && state->flow == REPLICA_EQUAL &&
+	    state->peer.role == REPLICA_PRIMARY)
+		model_fail(pair, "node %u is primary, and takes the other for that", node->which);
 	if (state->role == REPLICA_PRIMARY && state->discards)
 		model_fail(pair, "node %u is primary, and gives way", node->which);
 	if (state->role == REPLICA_PRIMARY && state->flow == REPLICA_EQUAL && !state->recording &&
@@ -103,11 +124,11 @@ static void check_readers(struct pair *pair, const struct node *node)
 		model_fail(pair, "flushes of node %u stay slow", node->which);
 	if (!node->open || state->role == REPLICA_PRIMARY)
 		return;
-	if (!state->lease || (!state->wanted && !state->linked) || state->flow == REPLICA_RECEIVING ||
-	    state->flow == REPLICA_REFUSED)
+	if (!state->lease || (!state->wanted && !state->linked) || state->flow == REPLICA_RECEIVING)
 		model_fail(pair, "clients of node %u read, and it is %s", node->which,
 		    replica_flow_name(state->flow));
-	if (!node->held && (state->flow != REPLICA_EQUAL || state->peer.role != REPLICA_PRIMARY))
+	if (!node->held && !state->asked &&
+	    (state->flow != REPLICA_EQUAL || state->peer.role != REPLICA_PRIMARY))
 		model_fail(pair, "clients of node %u read, and there is no primary", node->which);
 	if (node->held && state->flow == REPLICA_EQUAL && state->verdict == REPLICA_TARGET &&
 	    node->linked_anew)
@@ -130,10 +151,12 @@ static void check(struct pair *pair)
 		model_fail(pair, "both are primary");
 	if (a->serving && b->serving)
 		model_fail(pair, "clients of both may write");
-	if (memcmp(a->data, b->data, sizeof(a->data)) != 0)
+	if (memcmp(a->data, b->data, (a->met < b->met ? a->met : b->met) * sizeof(a->data[0])) != 0)
 		model_fail(pair, "equal, and different");
 	if (a->ids.current != b->ids.current || a->ids.inconsistent || b->ids.inconsistent)
 		model_fail(pair, "equal, and of different names");
+	if (a->met != b->met)
+		model_fail(pair, "equal, and of different sizes");
 }
 
 static void one_step(struct pair *pair)
@@ -204,6 +227,29 @@ static void check_hand_over(struct node *node, unsigned lease_ms)
 		model_fail(pair, "a lease does not end");
 }
 
+/* By the one that may order it; and both find together again, as large. */
+static void check_resize(struct node *node, unsigned regions)
+{
+	struct pair *pair = node->pair;
+	struct node *peer = peer_of(node);
+	bool more = regions > node->regions;
+
+	if (regions > MOST || regions < node->regions)
+		return;
+	for (unsigned i = 0; i < ENOUGH && node->regions < regions; i++) {
+		if (are_together(pair) && !node->state.command)
+			tell(node,
+			    (struct replica_event){.kind = REPLICA_RESIZE, .size = regions * UINT64_C(1000)});
+		one_step(pair);
+	}
+	for (unsigned i = 0; i < ENOUGH && (node->state.command || !are_together(pair)); i++)
+		one_step(pair);
+	if (!are_together(pair) || node->regions != regions || peer->regions != regions ||
+	    memcmp(node->data, peer->data, regions * sizeof(node->data[0])) != 0 ||
+	    (more && (node->ids.grown || peer->ids.grown)))
+		model_fail(pair, "node %u does not become larger, or not the same as the other", node->which);
+}
+
 /* A lease lasts, or is on its way. */
 static bool is_open(const struct pair *pair)
 {
@@ -218,6 +264,10 @@ static void take_turns(struct pair *pair)
 		one_step(pair);
 	for (unsigned i = 0; i < 2; i++)
 		command(&pair->nodes[i], (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
+	/* One of them has failed to become as large as the other. */
+	for (unsigned i = 0; i < 2; i++)
+		check_resize(&pair->nodes[i], pair->nodes[!i].regions);
+	check_resize(&pair->nodes[pair->seed % 2], pair->nodes[0].regions + 1);
 	for (unsigned i = 0; i < 2; i++) {
 		struct node *node = &pair->nodes[i];
 
@@ -228,6 +278,7 @@ static void take_turns(struct pair *pair)
 		}
 		if (!node->serving)
 			model_fail(pair, "node %u does not become primary", i);
+		check_resize(node, node->regions + i);
 		check_hand_over(node, i * 1000);
 		check_hand_over(peer_of(node), !i * 1000);
 		command(node, (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
@@ -238,6 +289,8 @@ static void take_turns(struct pair *pair)
 static void come_to_rest(struct pair *pair)
 {
 	pair->calm = true;
+	for (unsigned i = 0; i < 2; i++)
+		pair->nodes[i].device = MOST;
 	for (unsigned attempt = 0; attempt < 3; attempt++) {
 		struct node *loser =
 		    &pair->nodes[pair->nodes[1].ids.inconsistent || !pair->nodes[1].ids.current];
@@ -285,6 +338,11 @@ static void run_pair(uint64_t seed, struct pair *sums)
 	for (unsigned i = 0; i < 2; i++) {
 		pair->nodes[i].pair = pair;
 		pair->nodes[i].which = i;
+		pair->nodes[i].regions = REGIONS;
+		pair->nodes[i].device = REGIONS + (unsigned)(seed / 2 % 2);
+		/* What is behind the end. */
+		for (unsigned j = REGIONS; j < MOST; j++)
+			pair->nodes[i].data[j] = pair->values_count++;
 	}
 	replica_ids_begin(&pair->nodes[0].ids, ++pair->drawn);
 	for (unsigned i = 0; i < 2; i++)
@@ -302,6 +360,8 @@ static void run_pair(uint64_t seed, struct pair *sums)
 	sums->timed_out += pair->timed_out;
 	sums->cut_off += pair->cut_off;
 	sums->retaken += pair->retaken;
+	for (unsigned i = 0; i <= REPLICA_GROWTH_MEETING; i++)
+		sums->grown[i] += pair->grown[i];
 	free(pair);
 }
 
@@ -314,10 +374,12 @@ static void test_pairs(void **state)
 
 	for (uint64_t seed = first; seed <= last; seed++)
 		run_pair(seed, &sums);
-	print_message("%u times served, %u parted, %u refused; %u handed over at once, %u by a write, %u "
-	              "after a loss, %u not in time, %u cut off; steps",
+	print_message(
+	    "%u times served, %u parted, %u refused; %u handed over at once, %u by a write, %u "
+	    "after a loss, %u not in time, %u cut off; %u grown for another, %u alone, %u to meet; steps",
 	    sums.served, sums.parted, sums.refused, sums.handed[0], sums.handed[1], sums.retaken,
-	    sums.timed_out, sums.cut_off);
+	    sums.timed_out, sums.cut_off, sums.grown[REPLICA_GROWTH_FIRST], sums.grown[REPLICA_GROWTH_ALONE],
+	    sums.grown[REPLICA_GROWTH_MEETING]);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		print_message(" %s %u", replica_flow_name((enum replica_flow)i), sums.flows[i]);
 	print_message("\n");
@@ -325,6 +387,8 @@ static void test_pairs(void **state)
 		return;
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		assert_true(sums.flows[i] > 0);
+	assert_true(sums.grown[REPLICA_GROWTH_FIRST] && sums.grown[REPLICA_GROWTH_ALONE] &&
+	            sums.grown[REPLICA_GROWTH_MEETING]);
 	assert_true(sums.handed[0] && sums.handed[1] && sums.retaken && sums.timed_out && sums.cut_off);
 }
 

@@ -34,6 +34,7 @@ static struct replica_ids some_ids(struct rand *rand)
 	ids.outdated = rand_below(rand, 2);
 	ids.follows = rand_below(rand, 2);
 	ids.full = rand_below(rand, 2);
+	ids.grown = rand_below(rand, 2);
 	return ids;
 }
 
@@ -43,7 +44,8 @@ static void assert_same_ids(const struct replica_ids *a, const struct replica_id
 	assert_memory_equal(a->base, b->base, sizeof(a->base));
 	assert_memory_equal(a->history, b->history, sizeof(a->history));
 	assert_true(a->sender == b->sender && a->inconsistent == b->inconsistent &&
-	            a->outdated == b->outdated && a->follows == b->follows && a->full == b->full);
+	            a->outdated == b->outdated && a->follows == b->follows && a->full == b->full &&
+	            a->grown == b->grown);
 }
 
 static void test_comes_back(void **state)
@@ -66,6 +68,8 @@ static void test_comes_back(void **state)
 			sent.name = name(&rand);
 			sent.discards = rand_below(&rand, 2);
 		}
+		if (sent.say == REPLICA_ENLARGE || sent.say == REPLICA_ENLARGED)
+			sent.size = rand_between(&rand, 1, INT64_MAX);
 		if (sent.say == REPLICA_LEASE)
 			sent.lease_ms = (uint32_t)rand_below(&rand, UINT64_C(1) << 32);
 		json = replica_message_json(&sent);
@@ -87,7 +91,7 @@ static void test_comes_back(void **state)
 #define IDS(rest) \
 	"\"ids\": {\"sender\": false, \"inconsistent\": false, \"outdated\": false, \"follows\": false, " \
 	"\"full\": " \
-	"false, " rest "}"
+	"false, \"grown\": false, " rest "}"
 
 static const struct {
 	const char *text, *words;
@@ -112,6 +116,7 @@ static const struct {
          "\"current\": 5, \"base\": [], \"history\": []") "}",
         "`region`"},
     {"{\"say\": \"LEASE\"}", "lease_ms"},
+    {"{\"say\": \"ENLARGE\"}", "size"},
     {"{\"say\": \"LEASE\", \"lease_ms\": 4294967296}", "too large"},
 };
 
