@@ -186,7 +186,9 @@ static int load_certificates(struct tls *tls, bool server, const char *folder, s
 
 static int load(struct tls *tls, const struct tls_options *options, struct error *error)
 {
-	static const char psk_priority[] = "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK";
+	/* With keys a client's first choice would be ChaCha20, a tenth as fast as AES where the processor knows that. */
+	static const char psk_priority[] =
+	    "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK:-CHACHA20-POLY1305:+CHACHA20-POLY1305";
 	int res = 0;
 
 	if (options->psk_file)

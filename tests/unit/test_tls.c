@@ -73,6 +73,8 @@ static void go_on(struct end *end, bool *shaken)
 	assert_int_equal(gnutls_record_send(end->session, "x", 1), 1);
 }
 
+static gnutls_cipher_algorithm_t met_by;
+
 /* Whether they trust each other; ends[1] is the server. */
 static bool meet(struct tls *client, const char *server_name, struct tls *server, const char *client_name)
 {
@@ -92,6 +94,7 @@ static bool meet(struct tls *client, const char *server_name, struct tls *server
 	}
 	for (unsigned turn = 0; turn < 40; turn++)
 		go_on(&ends[turn % 2], &shaken[turn % 2]);
+	met_by = gnutls_cipher_get(ends[1].session);
 	for (unsigned i = 0; i < 2; i++) {
 		if (ends[i].verdict < 0)
 			print_message(
@@ -157,6 +160,7 @@ static void test_keys(void **state)
 	assert_true(meet(alice, "there", all, NULL));
 	assert_true(meet(node, "there", all, NULL));
 	assert_true(meet(node, "there", twin, "here"));
+	assert_true(met_by == GNUTLS_CIPHER_AES_128_GCM || met_by == GNUTLS_CIPHER_AES_256_GCM);
 	assert_true(meet(twin, "here", node, "there"));
 	/* The right user with a wrong key, and a right key of a user who is not meant. */
 	assert_false(meet(stranger, "there", node, NULL));
