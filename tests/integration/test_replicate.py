@@ -165,6 +165,40 @@ def test_disconnected_and_connected_again(pair, random):
     pair.assert_same()
 
 
+def test_hand_over_with_a_lease_goes_to_the_first_that_writes(pair, random):
+    """As a live migration does it: the other side opens the volume, reads, and writes when the first side has ended."""
+    data = random.randbytes(60000)
+    here = pair.alpha.open()
+    reply = pair.alpha.ask({"command": "hand-over", "lease_ms": 4000})
+    assert reply["ok"], reply
+    pair.beta.wait(serving=True, leased=True)
+    there = pair.beta.open()
+    here.pwrite(data, 4096)
+    here.flush()
+    assert there.pread(60000, 4096) == data
+    there.pwrite(data, 2 << 20)
+    there.flush()
+    with pytest.raises(nbd.Error):
+        here.pwrite(data, 0)
+    done = wait_until(lambda: (now := pair.alpha.ask({"command": "order", "number": reply["number"]}))["state"] != "running" and now, "its end")
+    assert done["state"] == "done", done
+    there.shutdown()
+    assert (pair.alpha.wait(leased=False)["role"], pair.beta.wait(leased=False)["role"]) == ("secondary", "primary")
+    pair.alpha.wait(serving=False)
+    pair.wait_equal()
+    pair.assert_same()
+
+
+def test_hand_over_without_a_lease(pair, random):
+    data = random.randbytes(60000)
+    pair.alpha.write(data, 4096)
+    pair.alpha("hand-over", "--to=beta", "--at-once", "vm1")
+    assert pair.beta.status()["role"] == "primary" and pair.alpha.status()["role"] == "secondary"
+    assert pair.beta.read(60000, 4096) == data
+    said = pair.alpha("hand-over", "--to=alpha", "vm1", code=REFUSED).err
+    assert "the other node of vm1 is beta" in said
+
+
 def test_orders_are_told_by_number(pair):
     reply = pair.alpha.ask({"command": "secondary"})
     assert reply["ok"] and reply["number"] > 0
