@@ -110,31 +110,45 @@ static int connect_any(
 	return 0;
 }
 
-/* Connects and greets. `shown` has the descriptor meanwhile, and keeps it on success. */
-static int dial(struct replicate_resource *resource, enum replica_stream stream, uint64_t link, int *shown,
-    struct error *error)
+static int greet(struct replicate_resource *resource, enum replica_stream stream, uint64_t link,
+    uint64_t deadline_ns, int fd, struct error *error)
 {
-	struct ring *ring = resource->process->ring;
-	uint64_t deadline_ns = ring_now_ns(ring) + CONNECT_NS;
 	struct replica_greeting greeting = {.stream = stream, .link = link};
 	char line[REPLICA_GREETING_MAX];
-	int res = connect_any(resource, deadline_ns, shown, error), length;
+	int length, res;
 
-	if (res < 0)
-		return res;
 	snprintf(greeting.resource, sizeof(greeting.resource), "%s", resource->name);
 	length = replica_greeting_format(&greeting, line);
 	if (length < 0)
 		return error_set(error, length, "cannot greet the other host");
-	res = replicate_stream_write_line(*shown, line, (size_t)length, error);
+	res = replicate_stream_write_line(fd, line, (size_t)length, error);
 	if (res == 0)
-		res = length = replicate_stream_read_line(ring, *shown, deadline_ns, line, error);
-	if (res >= 0)
-		res = replica_greeting_answer_parse(line, (size_t)length, error);
+		res = length =
+		    replicate_stream_read_line(resource->process->ring, fd, deadline_ns, line, error);
+	return res < 0 ? res : replica_greeting_answer_parse(line, (size_t)length, error);
+}
+
+/* Connects and greets. `shown` has the descriptor meanwhile, and keeps it on success. */
+static int dial(struct replicate_resource *resource, enum replica_stream stream, uint64_t link, int *shown,
+    struct error *error)
+{
+	const struct replica_config_host *other = replica_config_other(resource->config);
+	uint64_t deadline_ns = ring_now_ns(resource->process->ring) + CONNECT_NS;
+	struct replicate_tls *tls = NULL;
+	struct tls *keys = NULL;
+	int res = connect_any(resource, deadline_ns, shown, error);
+
 	if (res < 0)
-		return error_prefix(error, "%s", replica_config_other(resource->config)->name);
+		return res;
 	replicate_stream_tune(*shown, resource->config->timeout_ms);
-	return 0;
+	res = replicate_tls_find(resource->process, resource->config, &keys, error);
+	if (res == 0 && keys)
+		res = replicate_tls_wrap(
+		    resource->process, keys, false, other->address_host, shown, &tls, error);
+	if (res == 0)
+		res = greet(resource, stream, link, deadline_ns, *shown, error);
+	replicate_tls_let_go(tls, res < 0 ? error : NULL);
+	return res < 0 ? error_prefix(error, "%s", other->name) : 0;
 }
 
 int replicate_peer_dial(void *data, uint64_t link, int *ret_fd, struct error *error)

@@ -14,11 +14,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define GREETING_NS  UINT64_C(10000000000)
-#define GREETERS     64u /* that have not been greeted; more, and the oldest goes */
-#define GREETERS_MAX 256u
-#define BACKLOG      256
-#define ACCEPT_REST  UINT64_C(100000000) /* ns to wait when descriptors or memory are out */
+#define GREETING_NS     UINT64_C(10000000000)
+#define GREETERS        64u /* that have not been greeted; more, and the oldest goes */
+#define GREETERS_MAX    256u
+#define BACKLOG         256
+#define TUNE_TIMEOUT_MS 30000u              /* before it is known for which resource the stream is */
+#define ACCEPT_REST     UINT64_C(100000000) /* ns to wait when descriptors or memory are out */
 
 struct listener {
 	struct replicate_port *port;
@@ -30,6 +31,9 @@ struct replicate_port {
 	struct list_node node;
 	struct replicate_process *process;
 	char *host, *number;
+	struct tls *keys;                    /* NULL: no TLS */
+	const struct replica_config *config; /* whose keys they are */
+	char said[512];                      /* of TLS, last */
 	unsigned users;
 	struct listener listeners[REPLICATE_ADDRESSES_MAX];
 	unsigned listeners_count;
@@ -42,6 +46,7 @@ struct greeter {
 	struct list_node node;
 	struct replicate_port *port;
 	struct sockaddr_storage from;
+	const char *peer; /* the name of that host in certificates */
 	int fd;
 	bool pushed, over;
 	struct fiber *fiber;
@@ -115,33 +120,64 @@ static void hand_over(
 		replicate_warn(resource, error.text);
 }
 
-static void greet(void *data)
+/* Who has not proved who he is may say so again and again. */
+static void tell(struct replicate_port *port, const struct error *error)
 {
-	struct greeter *greeter = data;
-	struct ring *ring = greeter->port->process->ring;
+	if (!strcmp(port->said, error->text) || port->process->options->quiet)
+		return;
+	snprintf(port->said, sizeof(port->said), "%s", error->text);
+	fprintf(stderr, "blkmove: %s:%s: %s\n", port->host, port->number, error->text);
+}
+
+/* 0: greeted, and the stream is the resource's. */
+static int converse(struct greeter *greeter, uint64_t deadline_ns, struct error *error)
+{
 	struct replicate_resource *resource = NULL;
 	struct replica_greeting greeting;
 	char line[REPLICA_GREETING_MAX];
-	struct error error;
 	int length =
-	    replicate_stream_read_line(ring, greeter->fd, ring_now_ns(ring) + GREETING_NS, line, &error);
-	int res = length < 0 ? length : replica_greeting_parse(line, (size_t)length, &greeting, &error);
+	    replicate_stream_read_line(greeter->port->process->ring, greeter->fd, deadline_ns, line, error);
+	int res = length < 0 ? length : replica_greeting_parse(line, (size_t)length, &greeting, error);
+	struct error ignored;
 
 	if (res == 0)
-		res = judge(greeter, &greeting, &resource, &error);
+		res = judge(greeter, &greeting, &resource, error);
 	/* Who said nothing hears nothing. */
-	if (length >= 0 && answer(greeter, res < 0 ? error.text : NULL, &error) == 0 && res == 0)
+	if (length < 0)
+		return length;
+	if (answer(greeter, res < 0 ? error->text : NULL, &ignored) == 0 && res == 0)
 		hand_over(greeter, resource, &greeting);
+	return 0;
+}
+
+static void greet(void *data)
+{
+	struct greeter *greeter = data;
+	struct replicate_port *port = greeter->port;
+	uint64_t deadline_ns = ring_now_ns(port->process->ring) + GREETING_NS;
+	struct replicate_tls *tls = NULL;
+	struct error error = {0};
+	int res = 0;
+
+	if (port->keys)
+		res = replicate_tls_wrap(
+		    port->process, port->keys, true, greeter->peer, &greeter->fd, &tls, &error);
+	if (res == 0)
+		res = converse(greeter, deadline_ns, &error);
+	replicate_tls_let_go(tls, &error);
+	if (error.code == -EACCES)
+		tell(port, &error);
 	cleanup_close(&greeter->fd);
 	greeter->fd = -1;
 	greeter->over = true;
-	greeter->port->process->wake = true;
+	port->process->wake = true;
 }
 
 /* Accepting */
 
-/* Anybody else is not even listened to. */
-static bool is_known(const struct replicate_port *port, const struct sockaddr_storage *from)
+/* The host of that address; NULL: of no resource's. Anybody else is not even listened to. */
+static const struct replica_config_host *find_host(
+    const struct replicate_port *port, const struct sockaddr_storage *from)
 {
 	const struct replicate_process *process = port->process;
 
@@ -150,9 +186,9 @@ static bool is_known(const struct replicate_port *port, const struct sockaddr_st
 
 		if (peer->port == port &&
 		    replicate_stream_is_from(from, peer->addresses, peer->addresses_count))
-			return true;
+			return replica_config_other(process->resources[i].config);
 	}
-	return false;
+	return NULL;
 }
 
 static void push_out_oldest(struct replicate_port *port)
@@ -171,13 +207,13 @@ static void push_out_oldest(struct replicate_port *port)
 /* Takes the descriptor. */
 static void take(struct replicate_port *port, int fd, const struct sockaddr_storage *from)
 {
+	const struct replica_config_host *host = find_host(port, from);
 	struct greeter *greeter;
 	struct error error;
 
-	if (port->greeters_count >= GREETERS)
+	if (host && port->greeters_count >= GREETERS)
 		push_out_oldest(port);
-	greeter =
-	    port->greeters_count < GREETERS_MAX && is_known(port, from) ? calloc(1, sizeof(*greeter)) : NULL;
+	greeter = host && port->greeters_count < GREETERS_MAX ? calloc(1, sizeof(*greeter)) : NULL;
 	if (!greeter) {
 		close(fd);
 		return;
@@ -185,10 +221,12 @@ static void take(struct replicate_port *port, int fd, const struct sockaddr_stor
 	greeter->port = port;
 	greeter->fd = fd;
 	greeter->from = *from;
+	greeter->peer = host->address_host;
+	replicate_stream_tune(fd, TUNE_TIMEOUT_MS);
 	list_append(&port->greeters, &greeter->node);
 	port->greeters_count++;
 	if (fiber_start(&greeter->fiber, port->process->ring, greet, greeter, &error) < 0) {
-		cleanup_close(&greeter->fd);
+		close(take_fd(&greeter->fd));
 		greeter->over = true;
 	}
 }
@@ -315,6 +353,11 @@ int replicate_port_use(struct replicate_resource *resource, struct error *error)
 		port = container_of(node, struct replicate_port, node);
 		if (strcmp(port->host, host->address_host) || strcmp(port->number, host->address_port))
 			continue;
+		if (!replicate_tls_is_same(port->config, resource->config))
+			return error_set(error, -EINVAL,
+			    "%s and %s share the address %s, and name different TLS keys; name the same, or "
+			    "give one of them another port",
+			    resource->name, port->config->name, host->address);
 		port->users++;
 		resource->peer.port = port;
 		return 0;
@@ -323,12 +366,15 @@ int replicate_port_use(struct replicate_resource *resource, struct error *error)
 	if (!port)
 		return error_set(error, -ENOMEM, "out of memory");
 	port->process = process;
+	port->config = resource->config;
 	port->host = strdup(host->address_host);
 	port->number = strdup(host->address_port);
 	list_init(&port->greeters);
 	list_append(&process->ports, &port->node);
-	res = port->host && port->number ? bind_all(port, host, error)
+	res = port->host && port->number ? replicate_tls_find(process, port->config, &port->keys, error)
 	                                 : error_set(error, -ENOMEM, "out of memory");
+	if (res == 0)
+		res = bind_all(port, host, error);
 	if (res < 0) {
 		port_free(port);
 		return res;

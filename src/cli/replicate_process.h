@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The inside of replicate_run.h: replicate_run.c (the process), replicate_resource.c (the life of a resource), replicate_port.c (who dials
- * this host), replicate_peer.c (dialling the other one), replicate_stream.c (what both say first), replicate_serve.c (clients),
+ * this host), replicate_peer.c (dialling the other one), replicate_tls.c, replicate_stream.c (what both say first), replicate_serve.c (clients),
  * replicate_hooks.c (the user's programs), replicate_verify.c, replicate_control.c (requests), replicate_status.c (what is told of a resource),
  * replicate_orders.c (orders that take time). One ring, one thread. What belongs to a resource ends with it; ports and NBD servers are shared.
  */
@@ -27,6 +27,8 @@
 struct replicate_process;
 struct replicate_port;
 struct replicate_front;
+struct replicate_tls;
+struct tls;
 
 enum replicate_state {
 	REPLICATE_STARTING,
@@ -120,7 +122,7 @@ struct replicate_process {
 	struct signals *signals;
 	struct replicate_resource *resources;
 	unsigned count;
-	struct list_node ports, fronts;
+	struct list_node ports, fronts, tls_streams, credentials;
 	struct ticker ticker;
 	bool wake;              /* somebody has something for the loop outside of fibers to do */
 	bool stopping, insists; /* a signal came; a second one */
@@ -156,6 +158,25 @@ int replicate_stream_read_line(
 int replicate_stream_write_line(int fd, const char *line, size_t length, struct error *error);
 /* "[::1]:7800". Returns buf. */
 const char *replicate_stream_name(const struct sockaddr_storage *address, char *buf, size_t length);
+
+/* replicate_tls.c */
+/* Whether two files name the same keys, or none. */
+bool replicate_tls_is_same(const struct replica_config *a, const struct replica_config *b);
+/* The keys that the file names, loaded once; NULL: it names none. */
+int replicate_tls_find(struct replicate_process *process, const struct replica_config *config,
+    struct tls **ret, struct error *error);
+/*
+ * Puts TLS on a connected socket: *fd, which is taken also on failure, becomes the plain end. replicate_tls_let_go() in any case after success.
+ * peer_name as tls_stream_new() has it.
+ */
+int replicate_tls_wrap(struct replicate_process *process, struct tls *credentials, bool server,
+    const char *peer_name, int *fd, struct replicate_tls **ret, struct error *error);
+/* What happens to it is not of interest any more. If it failed so far, *error (or NULL) says why. Takes NULL. */
+void replicate_tls_let_go(struct replicate_tls *tls, struct error *error);
+/* Frees those that are over. Not in a fiber. */
+void replicate_tls_look(struct replicate_process *process);
+/* All of them, and the keys. Not in a fiber. */
+void replicate_tls_done(struct replicate_process *process);
 
 /* replicate_port.c */
 /* The port of the resource's address: there already, or bound now. */

@@ -65,6 +65,8 @@ static int set_up(
 	*process = (struct replicate_process){.options = options};
 	list_init(&process->ports);
 	list_init(&process->fronts);
+	list_init(&process->tls_streams);
+	list_init(&process->credentials);
 	process->resources = calloc(options->count, sizeof(*process->resources));
 	if (!process->resources)
 		return error_set(error, -ENOMEM, "out of memory");
@@ -150,6 +152,7 @@ static int live(struct replicate_process *process)
 		for (unsigned i = 0; i < process->count; i++)
 			replicate_resource_look(&process->resources[i]);
 		replicate_ports_look(process);
+		replicate_tls_look(process);
 		res = ring_run_until(process->ring, &process->wake);
 	}
 	return res;
@@ -159,6 +162,7 @@ static void tear_down(struct replicate_process *process)
 {
 	for (unsigned i = 0; i < process->count; i++)
 		replicate_resource_done(&process->resources[i]);
+	replicate_tls_done(process);
 	ticker_stop(&process->ticker);
 	signals_free(process->signals);
 	ring_free(process->ring);

@@ -8,6 +8,7 @@ import time
 import nbd
 import pytest
 
+from keys import make_certificates, make_psk
 from nbd_client import Client
 from program import REFUSED, TROUBLE, wait_until
 from replica_hosts import Pair
@@ -328,6 +329,61 @@ def test_silent_ones_do_not_keep_the_other_host_away(pair):
     assert len(os.listdir(f"/proc/{pair.alpha.running.pid}/fd")) < 150
     for stream in streams:
         stream.close()
+
+
+# TLS
+
+def tls_keys(pair, kind, folder):
+    if kind == "psk":
+        return {"tls_psk": make_psk(folder / "keys.psk", "pair"), "tls_user": "pair"}
+    return {"tls_certificates": make_certificates(folder, ("127.0.0.1", "127.0.0.2"))}
+
+
+@pytest.mark.parametrize("kind", ["psk", "certificates"])
+def test_over_tls(make_pair, random, folder, kind):
+    pair = make_pair()
+    pair.write_file(**tls_keys(pair, kind, folder))
+    pair.begin()
+    client = Client(pair.alpha.uri(), SIZE, random)
+    client.start()
+    pair.beta.kill()
+    pair.alpha.wait(flow="apart")
+    pair.beta.up()
+    pair.wait_equal()
+    client.stop()
+    assert client.reconnects == 0 and client.writes > 0
+    pair.assert_same()
+    # Nobody hears anything in plain words.
+    with dial(pair, b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5}\n') as stream:
+        assert b"error" not in hear(stream)
+    for node in pair.nodes:
+        node.end()
+
+
+def test_a_host_with_another_key_is_not_heard(make_pair, folder):
+    pair = make_pair()
+    pair.create()
+    pair.write_file(**tls_keys(pair, "psk", folder))
+    pair.alpha.up()
+    (folder / "keys.psk").unlink()
+    make_psk(folder / "keys.psk", "pair")
+    pair.beta.up()
+    said = wait_until(lambda: pair.beta.status()["trying"], "its words")
+    assert said.startswith("alpha: ") and "greeting" not in said, said
+    assert pair.alpha.status()["flow"] == "apart" and not pair.alpha.status()["linked"]
+    pair.beta.kill()
+    pair.write_file()
+    pair.beta.up()
+    assert wait_until(lambda: pair.beta.status()["trying"], "its words")
+    assert not pair.alpha.status()["linked"]
+
+
+def test_keys_that_cannot_be_read(make_pair, folder):
+    pair = make_pair()
+    pair.create()
+    pair.write_file(tls_psk=folder / "none.psk", tls_user="pair")
+    pair.alpha.up()
+    assert str(folder / "none.psk") in pair.alpha.running.end(code=TROUBLE).err
 
 
 def test_more_than_a_hundred_in_one_process(make_pair):

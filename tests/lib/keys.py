@@ -18,16 +18,17 @@ def make_psk(path, user):
     return path
 
 
-def make_certificates(folder):
-    """An authority, and what it signed for localhost and for us."""
+def make_certificates(folder, addresses=()):
+    """An authority, and what it signed for localhost and for us, and for these addresses."""
     need("certtool")
     pki = folder / "pki"
     pki.mkdir()
     templates = {"ca": "cn = authority\nca\ncert_signing_key\n",
                  "server": "cn = localhost\ndns_name = localhost\ntls_www_server\nencryption_key\nsigning_key\n",
                  "client": "cn = client\ntls_www_client\nencryption_key\nsigning_key\n"}
+    own = "".join(f'ip_address = "{address}"\n' for address in addresses)
     for name, template in templates.items():
-        (pki / f"{name}.info").write_text(template)
+        (pki / f"{name}.info").write_text(template + (own if name != "ca" else ""))
         subprocess.run(["certtool", "--generate-privkey", "--ecc", "--outfile", pki / f"{name}-key.pem"], check=True, capture_output=True)
         sign = ["--generate-self-signed"] if name == "ca" else ["--generate-certificate", "--load-ca-certificate", pki / "ca-cert.pem",
                                                                 "--load-ca-privkey", pki / "ca-key.pem"]
