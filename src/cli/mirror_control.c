@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a running mirror answers on its control socket: docs/wire/control.md. */
-#include "base/parse_size.h"
 #include "cli/control_request.h"
 #include "cli/mirror_run.h"
 
@@ -286,44 +285,20 @@ static bool are_same(const struct governor_options *a, const struct governor_opt
 	       a->impact == b->impact;
 }
 
-static int check_rates(const struct governor_options *limits, struct error *error)
-{
-	char least[16], most[16];
-
-	if (!limits->max_rate || limits->min_rate <= limits->max_rate)
-		return 0;
-	return error_set(error, -EINVAL, "the least rate, %s/s, would be above the most, %s/s; change both",
-	    format_size(limits->min_rate, least, sizeof(least)),
-	    format_size(limits->max_rate, most, sizeof(most)));
-}
-
 /* Rates but the least one, and what clients may feel, are the process's. */
 static json_t *throttle(struct mirror_run *run, const json_t *request)
 {
 	struct governor_options limits = run->process->governor, before;
-	struct control_number rate = {.key = "rate", .most = 1e15}, least = {.key = "min_rate", .most = 1e15},
-	                      latency = {.key = "latency_target_ms", .most = 1e9},
-	                      impact = {.key = "impact_percent", .most = 10000, .whole = true},
-	                      priority = {
-	                          .key = "priority", .least = 1, .most = BUDGET_PRIORITY_MAX, .whole = true};
-	struct control_number *const numbers[] = {&rate, &least, &latency, &impact, &priority};
-	struct error error = {0};
-	int res = 0;
+	struct control_number priority = {
+	    .key = "priority", .least = 1, .most = BUDGET_PRIORITY_MAX, .whole = true};
+	struct error error;
+	int res;
 
-	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && res == 0; i++)
-		res = control_get_number(request, numbers[i], &error);
 	limits.min_rate = run->command.job.governor.min_rate;
 	before = limits;
-	if (rate.given)
-		limits.max_rate = (uint64_t)rate.value;
-	if (least.given)
-		limits.min_rate = (uint64_t)least.value;
-	if (latency.given)
-		limits.target_ns = (uint64_t)(latency.value * 1e6);
-	if (impact.given)
-		limits.impact = (unsigned)impact.value;
+	res = control_get_limits(request, &limits, NULL, &error);
 	if (res == 0)
-		res = check_rates(&limits, &error);
+		res = control_get_number(request, &priority, &error);
 	if (res < 0)
 		return control_refuse("%s", error.text);
 	run->process->governor = limits;

@@ -3,8 +3,6 @@
 #include "cli/control_request.h"
 #include "cli/replicate_process.h"
 
-#include "base/parse_size.h"
-
 #include <errno.h>
 #include <string.h>
 
@@ -67,38 +65,15 @@ static json_t *fenced(struct replicate_resource *resource)
 	return control_ok();
 }
 
-static int check_rates(const struct governor_options *limits, struct error *error)
-{
-	char least[16], most[16];
-
-	if (!limits->max_rate || limits->min_rate <= limits->max_rate)
-		return 0;
-	return error_set(error, -EINVAL, "the least rate, %s/s, would be above the most, %s/s; change both",
-	    format_size(limits->min_rate, least, sizeof(least)),
-	    format_size(limits->max_rate, most, sizeof(most)));
-}
-
 static json_t *resync(struct replicate_resource *resource, const json_t *request)
 {
 	struct governor_options limits = resource->governor;
-	struct control_number rate = {.key = "rate", .most = 1e15}, least = {.key = "min_rate", .most = 1e15},
-	                      latency = {.key = "latency_target_ms", .most = 1e9},
-	                      impact = {.key = "impact_percent", .most = 10000, .whole = true};
-	struct control_number *const numbers[] = {&rate, &least, &latency, &impact};
-	bool pause = false, paused, any = false;
+	bool pause = false, paused, any;
 	struct error error;
 	int res = control_get_flag(request, "pause", &pause, &paused, &error);
 
-	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && res == 0; i++) {
-		res = control_get_number(request, numbers[i], &error);
-		any |= numbers[i]->given;
-	}
-	limits.max_rate = rate.given ? (uint64_t)rate.value : limits.max_rate;
-	limits.min_rate = least.given ? (uint64_t)least.value : limits.min_rate;
-	limits.target_ns = latency.given ? (uint64_t)(latency.value * 1e6) : limits.target_ns;
-	limits.impact = impact.given ? (unsigned)impact.value : limits.impact;
 	if (res == 0)
-		res = check_rates(&limits, &error);
+		res = control_get_limits(request, &limits, &any, &error);
 	if (res < 0)
 		return control_refuse("%s", error.text);
 	if (!any && !paused)
