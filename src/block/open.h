@@ -39,8 +39,9 @@ struct link_options {
 	const char *ssh_program;        /* NULL: "ssh" */
 	const char *agent_path;         /* NULL: "blkmove" from the remote PATH */
 	enum compress_mode compress;
-	int compress_level;       /* zstd's; 0: 1 */
-	unsigned timeout_ms;      /* connecting, and the longest silence of a live link; 0: 30,000 */
+	int compress_level;  /* zstd's; 0: 1 */
+	unsigned timeout_ms; /* connecting, and the longest silence of a live link; 0: 30,000 */
+	bool prompt;         /* the volume is open there: who does not answer within timeout_ms is lost */
 	unsigned nbd_connections; /* at most NBD_CONNECTIONS_MAX; 0: 4 where the server allows several */
 	const char *tls_certificates, *tls_psk_file,
 	    *tls_username; /* NBD, beside what the URI says; or NULL */

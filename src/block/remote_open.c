@@ -72,7 +72,7 @@ static int call(
 	remote->progress_ns = ring_now_ns(remote->block.ring);
 	/* Opening writes out what the page cache holds of an image, and devices may be slow to tell of themselves:
 	 * the agent answers nothing meanwhile. That its process ended is still heard at once. */
-	session_set_patient(remote->session, true);
+	session_set_patient(remote->session, !remote->prompt);
 	res = ring_run_until(remote->block.ring, &call->done);
 	session_set_patient(remote->session, false);
 	remote->call = NULL;
@@ -240,6 +240,7 @@ static int connect_and_open(struct block **ret, struct ring *ring, const struct 
 	}
 	remote->transport = transport;
 	remote->timeout_ns = (uint64_t)link->timeout_ms * 1000000;
+	remote->prompt = options->link.prompt;
 	with_handlers.header = remote_header;
 	with_handlers.frame = remote_frame;
 	with_handlers.tick = remote_tick;

@@ -38,6 +38,7 @@ struct remote {
 	struct session *session;
 	struct transport *transport; /* or NULL */
 	uint64_t timeout_ns;
+	bool prompt; /* as link_options.prompt */
 
 	struct remote_slot *slots;
 	struct list_node free, flying;

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define TIMEOUT_MS 30000u
@@ -43,6 +44,13 @@ static void map_came(void *data, const struct bitmap *bits)
 	replica_node_wake(node);
 }
 
+/* Nobody is to wait for an answer to come over a stream that is being given up. */
+static void stop_opening(struct replica_node *node)
+{
+	if (node->opening_fd >= 0)
+		shutdown(node->opening_fd, SHUT_RDWR);
+}
+
 static void link_lost(void *data, const struct error *error)
 {
 	struct replica_node *node = data;
@@ -51,6 +59,7 @@ static void link_lost(void *data, const struct error *error)
 		replica_node_warn(node, "the link to the other node is lost: %s", error->text);
 	node->link_lost = true;
 	node->link_number = 0;
+	stop_opening(node);
 	/* Before anything else is acknowledged: the other may be without it from now on. */
 	if (node->state.copying)
 		mirror_withhold(mirror_job_block(node->job));
@@ -124,7 +133,8 @@ int replica_node_open_target(struct replica_node *node, struct block **ret, stru
 	    .failed = send_failed,
 	    .data = node};
 	const struct block_open_options open = {.write = true,
-	    .link = {.compress = node->options.compress ? COMPRESS_AUTO : COMPRESS_NONE,
+	    .link = {.prompt = true,
+	        .compress = node->options.compress ? COMPRESS_AUTO : COMPRESS_NONE,
 	        .timeout_ms = node->options.timeout_ms ? node->options.timeout_ms : TIMEOUT_MS}};
 	uint64_t link = node->link_number;
 	struct block *remote;
@@ -178,6 +188,7 @@ void replica_node_stop_sending(struct replica_node *node)
 	if (!node->sends)
 		return;
 	node->sends = false;
+	stop_opening(node);
 	mirror_job_let_target_go(node->job);
 	do
 		mirror_job_status(node->job, &status);

@@ -12,16 +12,6 @@
 
 #include "replica_hosts.h"
 
-/* A volume's first day: one of the two is declared good, and the other gets all of it. */
-static void begin_replica(void)
-{
-	assert_int_equal(command(&world.hosts[0], REPLICA_MAKE_PRIMARY, true), 0);
-	connect_both();
-	both(REPLICA_EQUAL);
-	/* What was copied is known to be on stable storage after a while. */
-	pass(5 * S);
-}
-
 static void test_first_day(void **state)
 {
 	assert_false(are_equal());
