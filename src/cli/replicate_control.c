@@ -4,7 +4,9 @@
 #include "cli/replicate_process.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LEASE_MS      30000
 #define LEASE_MOST_MS 600000
@@ -33,6 +35,38 @@ static json_t *hand_over(struct replicate_resource *resource, const json_t *requ
 	command.lease_ms = (uint32_t)lease.value;
 	if (res == 0)
 		res = replicate_order_begin(resource, "hand-over", &command, &error);
+	return res < 0 ? control_refuse("%s", error.text)
+	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
+}
+
+/* Bytes of this host's device as it is now. */
+static int measure(const struct replicate_resource *resource, uint64_t *ret, struct error *error)
+{
+	const char *path = replica_config_self(resource->config)->device;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+	int res = size < 0 ? -errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	if (res < 0)
+		return error_set(error, res, "cannot look how large %s is: %s", path, strerror(-res));
+	*ret = (uint64_t)size;
+	return 0;
+}
+
+static json_t *resize(struct replicate_resource *resource, const json_t *request)
+{
+	struct control_number size = {.key = "size", .least = 1, .most = 9e18, .whole = true};
+	struct replica_event command = {.kind = REPLICA_RESIZE};
+	struct error error;
+	int res = control_get_number(request, &size, &error);
+
+	command.size = (uint64_t)size.value;
+	if (res == 0 && !size.given)
+		res = measure(resource, &command.size, &error);
+	if (res == 0)
+		res = replicate_order_begin(resource, "resize", &command, &error);
 	return res < 0 ? control_refuse("%s", error.text)
 	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
 }
@@ -126,6 +160,8 @@ static json_t *answer_up(struct replicate_resource *resource, const char *comman
 			return give(resource, orders[i].name, orders[i].kind, request);
 	if (!strcmp(command, "hand-over"))
 		return hand_over(resource, request);
+	if (!strcmp(command, "resize"))
+		return resize(resource, request);
 	if (!strcmp(command, "fenced"))
 		return fenced(resource);
 	if (!strcmp(command, "resync"))
@@ -134,7 +170,7 @@ static json_t *answer_up(struct replicate_resource *resource, const char *comman
 		return verify(resource, request);
 	return control_refuse(
 	    "the commands are status, events, order, primary, secondary, connect, disconnect, "
-	    "discard, hand-over, fenced, resync, verify and down");
+	    "discard, hand-over, resize, fenced, resync, verify and down");
 }
 
 json_t *replicate_answer(void *data, const json_t *request)

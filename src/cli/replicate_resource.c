@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/folder.h"
 #include "block/open.h"
+#include "cli/control_client.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -243,8 +244,18 @@ static void fail(struct replicate_resource *resource)
 static int make_control(struct replicate_resource *resource, struct error *error)
 {
 	char name[REPLICA_CONFIG_NAME_MAX + 16];
+	struct error ignored;
+	json_t *status;
 
 	snprintf(name, sizeof(name), "replica-%s", resource->name);
+	status = control_ask(name, json_pack("{s:s}", "command", "status"), &ignored);
+	if (status) {
+		error_set(error, -EALREADY,
+		    "it is up already, as process %d; `blkmove replicate down %s` ends it",
+		    (int)control_number(status, "pid"), resource->name);
+		json_decref(status);
+		return error->code;
+	}
 	return control_new(
 	    &resource->control, resource->process->ring, name, replicate_answer, resource, error);
 }
