@@ -42,11 +42,9 @@ int replicate_order_command(
 	if (res < 0)
 		return error_set(
 		    error, res, "another order of %s is being carried out; wait for its end", resource->name);
-	/* The node's end is one of the command, too. */
-	while (res == 0 && !orders->answered && !resource->node_ended)
-		res = ring_step(resource->process->ring);
-	if (res < 0 || !orders->answered)
-		return error_set(error, res < 0 ? res : -ESHUTDOWN, "%s ended meanwhile", resource->name);
+	res = ring_run_until(resource->process->ring, &orders->answered);
+	if (res < 0)
+		return error_set(error, res, "the event loop failed");
 	text = orders->answer_text;
 	return orders->answer_res < 0
 	           ? error_set(error, orders->answer_res, "%s", text ? text : strerror(-orders->answer_res))

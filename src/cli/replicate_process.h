@@ -73,7 +73,9 @@ struct replicate_verify {
 	int res;                              /* of its end */
 	uint64_t position, differing, unread; /* at its end; bytes */
 	uint64_t told;                        /* ranges */
-	uint64_t ended_ns, retry_ns;
+	int64_t at_s;                         /* when the last one ended */
+	uint64_t from;                        /* where the next one by the clock begins */
+	uint64_t retry_ns;
 };
 
 struct replicate_pace {
@@ -229,6 +231,8 @@ void replicate_hooks_close(struct replicate_resource *resource);
 int replicate_verify_begin(
     struct replicate_resource *resource, uint64_t from, uint64_t rate, bool resync, struct error *error);
 void replicate_verify_stop(struct replicate_resource *resource);
+/* What an earlier process kept of it. */
+void replicate_verify_recall(struct replicate_resource *resource);
 /* Every so often: as often as the file says. */
 void replicate_verify_tick(struct replicate_resource *resource);
 json_t *replicate_verify_json(

@@ -184,6 +184,9 @@ static void live(void *data)
 
 	resource->node_res = replica_node_run(resource->node);
 	resource->node_ended = resource->changed = true;
+	/* Who waits for the end of a command waits no more. */
+	if (!resource->orders.answered)
+		replicate_order_answer(resource, -ESHUTDOWN, "the resource went down meanwhile");
 	resource->process->wake = true;
 }
 
@@ -197,6 +200,8 @@ static int begin(struct replicate_resource *resource, struct error *error)
 		res = replicate_peer_open(resource, error);
 	if (res == 0)
 		res = new_node(resource, error);
+	if (res == 0)
+		replicate_verify_recall(resource);
 	if (res == 0)
 		res = fiber_start(&resource->fiber, resource->process->ring, live, resource, error);
 	return res;

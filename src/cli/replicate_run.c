@@ -109,8 +109,9 @@ static void say_ready(struct replicate_process *process)
 		for (unsigned j = 0; j < resource->exports_count; j++)
 			json_array_append_new(
 			    uris, json_string(replicate_serve_uri(resource, j, uri, sizeof(uri))));
-		json = json_pack("{s:s, s:s, s:o}", "event",
-		    resource->state == REPLICATE_UP ? "up" : "failed", "name", resource->name, "uris", uris);
+		json = json_pack("{s:s, s:s, s:s?, s:o}", "event",
+		    resource->state == REPLICATE_UP ? "up" : "failed", "name", resource->name, "error",
+		    resource->state == REPLICATE_UP ? NULL : resource->error.text, "uris", uris);
 		if (process->options->json) {
 			json_dumpf(json, stdout, JSON_COMPACT);
 			putchar('\n');

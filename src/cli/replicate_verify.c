@@ -7,8 +7,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
-#define TOLD_MOST 100u /* ranges, one by one */
+#define RETRY_NS  UINT64_C(60000000000)
+#define RECORD    "verified" /* {"at": seconds since 1970, "position": bytes}, in the resource's folder */
+#define TOLD_MOST 100u       /* ranges, one by one */
 
 static void differs(void *data, uint64_t offset, uint64_t length)
 {
@@ -19,6 +22,33 @@ static void differs(void *data, uint64_t offset, uint64_t length)
 	else if (resource->verify.told == TOLD_MOST + 1)
 		replicate_say(resource, "differs: more, which is only counted");
 	resource->changed = true;
+}
+
+/* When the last one ended, and where; for the clock of later runs. What cannot be kept is only looked at earlier. */
+static void keep(struct replicate_resource *resource, uint64_t position)
+{
+	struct error error;
+
+	resource->verify.at_s = time(NULL);
+	resource->verify.from = position;
+	if (resource->config->verify_every_s &&
+	    mirror_files_write(&resource->files, RECORD,
+	        json_pack(
+	            "{s:I, s:I}", "at", (json_int_t)resource->verify.at_s, "position", (json_int_t)position),
+	        &error) < 0)
+		replicate_warn(resource, error.text);
+}
+
+void replicate_verify_recall(struct replicate_resource *resource)
+{
+	json_t *json = resource->config->verify_every_s ? mirror_files_read(&resource->files, RECORD) : NULL;
+
+	resource->verify.at_s = json_integer_value(json_object_get(json, "at"));
+	resource->verify.from = (uint64_t)json_integer_value(json_object_get(json, "position"));
+	/* The first one is due so long from now. */
+	if (resource->verify.at_s <= 0 || resource->verify.at_s > time(NULL))
+		keep(resource, 0);
+	json_decref(json);
 }
 
 static void ended(void *data, int res, uint64_t position)
@@ -34,7 +64,7 @@ static void ended(void *data, int res, uint64_t position)
 	verify->position = position;
 	verify->differing = status.verify_differing;
 	verify->unread = status.verify_unread;
-	verify->ended_ns = ring_now_ns(resource->process->ring);
+	keep(resource, res == 0 ? 0 : position);
 	replicate_say(resource, "verify %s, %s differ", res == 0 ? "has come to its end" : "was stopped",
 	    format_size(verify->differing, text, sizeof(text)));
 	resource->changed = true;
@@ -71,7 +101,8 @@ int replicate_verify_begin(
 	if (res < 0)
 		return error_set(error, res, "cannot verify %s now: %s; try again in a moment",
 		    resource->name, strerror(-res));
-	*verify = (struct replicate_verify){.running = true, .known = true};
+	verify->running = verify->known = true;
+	verify->told = 0;
 	resource->changed = true;
 	return 0;
 }
@@ -84,21 +115,19 @@ void replicate_verify_stop(struct replicate_resource *resource)
 
 void replicate_verify_tick(struct replicate_resource *resource)
 {
-	uint64_t every_ns = resource->config->verify_every_s * UINT64_C(1000000000);
 	uint64_t now_ns = ring_now_ns(resource->process->ring);
 	struct replicate_verify *verify = &resource->verify;
 	struct error ignored;
 
-	if (!every_ns || resource->state != REPLICATE_UP || verify->running)
+	if (!resource->config->verify_every_s || resource->state != REPLICATE_UP || verify->running ||
+	    now_ns < verify->retry_ns)
 		return;
-	if (!verify->ended_ns)
-		verify->ended_ns = now_ns; /* of the start */
-	/* Where it was stopped it goes on. Only one of the nodes can. */
-	if (now_ns - verify->ended_ns >= every_ns && now_ns >= verify->retry_ns) {
-		verify->retry_ns = now_ns + UINT64_C(60000000000);
-		(void)replicate_verify_begin(
-		    resource, verify->known && verify->res < 0 ? verify->position : 0, 0, false, &ignored);
-	}
+	/* One that was stopped is gone on with. */
+	if (verify->from == 0 && time(NULL) - verify->at_s < (int64_t)resource->config->verify_every_s)
+		return;
+	/* Only one of the nodes can, and not always. */
+	verify->retry_ns = now_ns + RETRY_NS;
+	(void)replicate_verify_begin(resource, verify->from, 0, false, &ignored);
 }
 
 json_t *replicate_verify_json(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """blkmove replicate: two processes, real volumes and clients. What is written at one is at the other, whatever is killed; who may write; what goes again."""
+import json
 import os
 import signal
 import socket
@@ -260,6 +261,28 @@ def test_verify_finds_what_somebody_else_changed(pair):
     assert pair.alpha.ask({"command": "verify", "resync": True})["ok"]
     wait_until(lambda: (now := pair.alpha.status())["verify"]["state"] == "done" and now["dirty"] == 0 and now["flow"] == "equal", "its end")
     pair.assert_same()
+
+
+def test_verify_by_the_clock(make_pair):
+    pair = make_pair()
+    pair.write_file(verify_every="1min")
+    pair.begin()
+    record = pair.alpha.folder / "state/replicas/vm1/verified"
+    kept = json.loads(record.read_text())
+    assert abs(kept["at"] - time.time()) < 30 and kept["position"] == 0
+    pair.alpha.end()
+    # As if it had been stopped there some time ago.
+    record.write_text(json.dumps({"at": kept["at"] - 100, "position": 1 << 20}))
+    with open(pair.beta.volume(), "r+b") as volume:
+        for offset in (0, 2 << 20):
+            volume.seek(offset)
+            volume.write(b"x" * 4096)
+    pair.alpha.up()
+    pair.wait_equal()
+    pair.alpha("primary", "vm1")
+    status = wait_until(lambda: (now := pair.alpha.status())["verify"] and now["verify"]["state"] == "done" and now, "its end", 90)
+    assert status["verify"]["differing"] == 4096, status["verify"]
+    assert json.loads(record.read_text())["position"] == 0
 
 
 # What cannot start
