@@ -187,6 +187,9 @@ int tls_codec_words(struct tls_codec *codec, int code, const char *peer, struct 
 	bool keys = gnutls_credentials_get(codec->session, GNUTLS_CRD_PSK, NULL) == 0;
 	const char *next = keys ? "; both must have the same key of the same user" : "";
 
+	/* So GnuTLS calls an end in the midst of a record. */
+	if (code == GNUTLS_E_UNEXPECTED_PACKET_LENGTH && codec->ended && codec->in_start == codec->in_end)
+		code = GNUTLS_E_PREMATURE_TERMINATION;
 	switch (code) {
 	case GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
 		return certificate_words(codec, peer, error);

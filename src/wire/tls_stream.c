@@ -207,8 +207,9 @@ static void from_peer_done(struct ring_op *op, int res)
 
 static void lose(struct tls_stream *stream, int code)
 {
-	tls_codec_words(&stream->codec, code, peer_of(stream), &stream->error);
-	if (code == GNUTLS_E_PREMATURE_TERMINATION && stream->lost)
+	int res = tls_codec_words(&stream->codec, code, peer_of(stream), &stream->error);
+
+	if (res == -ENOTCONN && stream->lost)
 		error_set(&stream->error, -ENOTCONN, "the connection to %s was cut off: %s", peer_of(stream),
 		    strerror(stream->lost));
 }
