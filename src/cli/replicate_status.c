@@ -46,6 +46,8 @@ static void set_number(json_t *json, const char *key, uint64_t value)
 static void add_roles(json_t *json, const struct replica_node_status *status)
 {
 	bool met = status->flow != REPLICA_APART && status->flow != REPLICA_MEETING;
+	/* Whoever refuses hangs up, and what it has found out still holds. */
+	bool judged = met || status->refusal;
 	char generation[17];
 
 	set(json, "role", json_string(replica_role_name(status->role)));
@@ -64,9 +66,9 @@ static void add_roles(json_t *json, const struct replica_node_status *status)
 	set(json, "paused", json_boolean(status->paused));
 	snprintf(generation, sizeof(generation), "%016" PRIx64, status->generation);
 	set(json, "generation", json_string(generation));
-	set(json, "relation", met ? json_string(replica_relation_name(status->relation)) : json_null());
-	set(json, "verdict", met ? json_string(replica_verdict_name(status->verdict)) : json_null());
-	set(json, "why", met ? json_string(replica_relation_words(status->relation)) : json_null());
+	set(json, "relation", judged ? json_string(replica_relation_name(status->relation)) : json_null());
+	set(json, "verdict", judged ? json_string(replica_verdict_name(status->verdict)) : json_null());
+	set(json, "why", judged ? json_string(replica_relation_words(status->relation)) : json_null());
 	set(json, "refusal", text_or_null(status->refusal));
 }
 

@@ -142,7 +142,8 @@ def test_split_brain_is_refused_and_resolved_by_hand(pair, random):
     pair.alpha.up()
     # Who finds out first hangs up.
     status = wait_until(lambda: next((now for now in (node.status() for node in pair.nodes) if now["refusal"]), None), "a refusal")
-    assert "both" in status["refusal"] and status["flow"] == "apart", status
+    assert "both" in status["refusal"] and status["flow"] == "apart" and status["verdict"] == "split", status
+    assert any("next: on the node whose writes since the split are to be lost" in str(node("status", "vm1").out) for node in pair.nodes)
     assert (pair.alpha.status()["role"], pair.beta.status()["role"]) == ("secondary", "primary")
     said = pair.beta("resolve", "vm1", code=REFUSED).err
     assert "--discard-mine vm1" in said, said
