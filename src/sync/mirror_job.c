@@ -394,7 +394,8 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->mode = mirror_mode(job->mirror);
 	ret->attached = mirror_attached(job->mirror);
 	ret->paused = job->paused;
-	ret->let_go = job->apart && !job->legs[MIRROR_TARGET] && !cutover_is_end(job->state);
+	ret->let_go =
+	    job->apart && !job->attaching && !job->legs[MIRROR_TARGET] && !cutover_is_end(job->state);
 	ret->ordered = job->order != ORDER_NONE;
 	ret->size = bitmap_file_super(job->map)->size;
 	ret->nonce = bitmap_file_super(job->map)->nonce;
