@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Mistakes that the simulations of mirrors, stages and replicas must find (tests/sim/sim_mirror.c, sim_stage.c, sim_replicate.c). They exist only in programs built with
+ * Mistakes that the simulations of mirrors, stages and replicas must find (tests/sim/sim_mirror.c, sim_stage.c, sim_replicate.c, sim_replica.c). They exist only in programs built with
  * BLKMOVE_PLANTS, which the simulation's own build of some files is; elsewhere PLANTED() is false and leaves nothing behind.
  */
 #pragma once
@@ -27,6 +27,15 @@ enum planted {
 	PLANTED_OVERTAKING,          /* nor for a write ahead of them in the same place */
 	PLANTED_EARLY_FLUSH,         /* a flush that must be lasting ends when it is sent */
 	PLANTED_FORGOTTEN_FAILURE,   /* what comes behind a write that failed is written all the same */
+	PLANTED_IDLE_FLUSH,          /* a flush that need not be lasting is not sent to the other node */
+	PLANTED_EARLY_ANSWERS,       /* what a lost node lacks is acknowledged before that is recorded */
+	PLANTED_NO_BASE,             /* a new generation forgets what the other node may have */
+	PLANTED_WRONG_SOURCE,        /* of two nodes that parted one gets the other's data, unasked */
+	PLANTED_EARLY_EMPTY,         /* a target's map is emptied before the source's has it */
+	PLANTED_EARLY_ARRIVED,       /* a target counts as good before either node has flushed */
+	PLANTED_EARLY_SERVE,         /* a node serves before it is recorded that it sends */
+	PLANTED_LATE_WRITES,         /* nor are writes waited for that only the source gets */
+	PLANTED_NO_FOLLOWS,          /* a node forgets that the other is primary */
 	PLANTED_END,
 };
 

@@ -291,7 +291,7 @@ void mirror_withhold(struct block *block)
 {
 	struct mirror *mirror = mirror_of(block);
 
-	mirror->withholding = mirror->options.withholds && !mirror->alone;
+	mirror->withholding = mirror->options.withholds && !mirror->alone && !PLANTED(PLANTED_EARLY_ANSWERS);
 }
 
 void mirror_give_answers(struct block *block)

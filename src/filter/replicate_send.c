@@ -167,6 +167,10 @@ static void start(struct send *send, struct block_io *io)
 	struct send_io *sio = send->failed ? NULL : send_io_get(send);
 	bool flushes = block_op_writes(io->op) && io->flags & BLOCK_FUA;
 
+	if (PLANTED(PLANTED_IDLE_FLUSH) && io->op == BLOCK_FLUSH && is_early(send, io)) {
+		block_complete_later(&send->filter.block, io, 0);
+		return;
+	}
 	if (!sio) {
 		block_complete_later(&send->filter.block, io, send->failed ? send->failed : -ENOMEM);
 		return;

@@ -5,6 +5,7 @@
  */
 #include "replica/replica_node_private.h"
 
+#include "base/plant.h"
 #include "filter/share.h"
 #include "replica/replica_note.h"
 
@@ -251,6 +252,8 @@ static void do_linked(struct replica_node *node, const struct replica_deed *deed
 		break;
 	case REPLICA_DO_SEND_MAP:
 		send_map(node);
+		if (PLANTED(PLANTED_EARLY_EMPTY))
+			bitmap_file_empty(replica_node_map(node));
 		break;
 	case REPLICA_DO_MERGE:
 		merge(node, deed);

@@ -2,6 +2,8 @@
 /* Who has the newer data: the table, and the steps that change generations. See replica_ids.h. */
 #include "replica/replica_ids.h"
 
+#include "base/plant.h"
+
 #include <assert.h>
 #include <stddef.h>
 #include <string.h>
@@ -143,6 +145,8 @@ enum replica_verdict replica_judge(const struct replica_ids *self, const struct 
 {
 	enum replica_verdict verdict = relations[replica_relate(self, peer)].verdict;
 
+	if (PLANTED(PLANTED_WRONG_SOURCE) && verdict == REPLICA_SPLIT)
+		verdict = self->current > peer->current ? REPLICA_SOURCE : REPLICA_TARGET;
 	if (self->full || peer->full)
 		verdict = verdicts[verdict].full;
 	switch (verdict) {
@@ -188,7 +192,7 @@ void replica_ids_part(struct replica_ids *ids, uint64_t fresh)
 	if (ids->sender || !ids->base[0]) {
 		assert(!ids->base[1]);
 		ids->base[1] = ids->base[0];
-		ids->base[0] = ids->current;
+		ids->base[0] = PLANTED(PLANTED_NO_BASE) ? 0 : ids->current;
 	} else {
 		remember(ids, ids->current);
 	}

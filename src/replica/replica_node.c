@@ -6,6 +6,7 @@
 #include "replica/replica_node_private.h"
 
 #include "base/bytes.h"
+#include "base/plant.h"
 #include "filter/share.h"
 #include "replica/replica_note.h"
 
@@ -273,8 +274,12 @@ static void look_at_copy(struct replica_node *node)
 
 	if (!node->sends || !node->link_number || node->state.flow != REPLICA_SENDING ||
 	    node->state.arrived_said || node->copied_flush || mirror_flushing(mirror) ||
-	    mirror_writes_behind(mirror) || !replica_node_is_ready(node))
+	    (mirror_writes_behind(mirror) && !PLANTED(PLANTED_LATE_WRITES)) || !replica_node_is_ready(node))
 		return;
+	if (PLANTED(PLANTED_EARLY_ARRIVED)) {
+		replica_node_happened(node, REPLICA_COPIED, 0);
+		return;
+	}
 	node->copied_flush = true;
 	mirror_flush_legs(mirror, false, copied, node);
 }

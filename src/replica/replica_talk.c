@@ -2,6 +2,8 @@
 /* What a node makes of what the other says: see replica_state.h. */
 #include "replica/replica_private.h"
 
+#include "base/plant.h"
+
 #include <errno.h>
 #include <stddef.h>
 
@@ -162,14 +164,14 @@ static void hear_promote(struct replica_state *state, const struct replica_messa
 		return;
 	}
 	state->next = state->ids;
-	state->next.follows = true;
+	state->next.follows = !PLANTED(PLANTED_NO_FOLLOWS);
 	replica_record(state, REPLICA_THEN_PROMOTED);
 }
 
 static void hear_promoted(struct replica_state *state)
 {
 	state->peer.role = REPLICA_SECONDARY;
-	if (state->ids.sender) {
+	if (state->ids.sender || PLANTED(PLANTED_EARLY_SERVE)) {
 		replica_serve(state);
 		return;
 	}
@@ -202,7 +204,7 @@ static void hear_hello(struct replica_state *state, const struct replica_message
 	state->fenced = false;
 	if (message->role == REPLICA_PRIMARY && !state->ids.follows && state->role == REPLICA_SECONDARY) {
 		/* Also after a crash this node is not to write beside it. */
-		state->next.follows = true;
+		state->next.follows = !PLANTED(PLANTED_NO_FOLLOWS);
 		replica_record(state, REPLICA_THEN_MEET);
 	} else {
 		replica_meet(state);

@@ -72,6 +72,7 @@ static void strike(struct replica_world *world, enum fault what)
 	case FAULT_MAP_EIO:
 		replica_world_say(world, "fault: the map of %u fails now and then", host->index);
 		map->write_error_ppm = map->fsync_error_ppm = EIO_PPM;
+		host->map_fails = true;
 		break;
 	default:
 		replica_world_say(world, "fault: links break");
@@ -95,7 +96,7 @@ void replica_faults_mend(struct replica_world *world)
 
 /* Orders */
 
-static void order_primary(struct replica_host *host, const struct replica_node_status *status)
+static void order_primary(struct replica_host *host)
 {
 	struct replica_world *world = host->world;
 	struct replica_host *other = replica_host_other(host);
@@ -106,17 +107,17 @@ static void order_primary(struct replica_host *host, const struct replica_node_s
 		replica_world_say(world, "%u is told that the other is down", host->index);
 		replica_node_fenced(host->node);
 	}
-	replica_host_command(host, REPLICA_MAKE_PRIMARY, rand_one_in(&world->rand, other->serving ? 20 : 5));
+	replica_host_command(host, REPLICA_MAKE_PRIMARY,
+	    rand_one_in(&world->rand, world->scenario.quarrels ? 2
+	                              : other->serving         ? 20
+	                                                       : 5));
 }
 
-static void order_discard(struct replica_host *host, const struct replica_node_status *status)
+static void order_discard(struct replica_host *host)
 {
-	struct replica_world *world = host->world;
-	bool split = status->refusal && status->verdict >= REPLICA_SPLIT;
-
-	if (host->serving || (!split && !rand_one_in(&world->rand, 30)))
-		return;
-	world->discards++;
+	if (host->serving)
+		replica_host_command(host, REPLICA_MAKE_SECONDARY, false);
+	host->world->discards++;
 	replica_host_command(host, REPLICA_DISCARD, false);
 }
 
@@ -128,14 +129,22 @@ static void order(struct replica_world *world)
 	if (!replica_host_is_up(host))
 		return;
 	replica_node_status(host->node, &status);
-	world->splits += status.refusal && status.verdict == REPLICA_SPLIT;
+	if (status.refusal && status.verdict == REPLICA_SPLIT) {
+		world->splits++;
+		if (rand_one_in(&world->rand, 2))
+			order_discard(host);
+		else
+			replica_host_command(host, REPLICA_CONNECT, false);
+		return;
+	}
 	switch (rand_below(&world->rand, 16)) {
 	case 0:
 	case 1:
 	case 2:
 	case 3:
-		if (!host->serving && (!other->serving || rand_one_in(&world->rand, 8)))
-			order_primary(host, &status);
+		if (!host->serving && (!other->serving || (world->scenario.quarrels && !status.linked) ||
+		                          rand_one_in(&world->rand, 8)))
+			order_primary(host);
 		break;
 	case 4:
 		if (host->serving)
@@ -146,8 +155,8 @@ static void order(struct replica_world *world)
 			replica_host_command(host, REPLICA_DISCONNECT, false);
 		break;
 	case 6:
-	case 7:
-		order_discard(host, &status);
+		if (!host->serving && rand_one_in(&world->rand, 10))
+			order_discard(host);
 		break;
 	case 8:
 		replica_node_pause(host->node, rand_one_in(&world->rand, 2));
@@ -174,6 +183,13 @@ static void begin_well(struct replica_world *world)
 	}
 }
 
+/* What is recorded, and what is said just before and after, are the most delicate moments. */
+void replica_faults_soon(struct replica_world *world)
+{
+	if (!world->peace && rand_one_in(&world->rand, 8))
+		world->strike_step = ring_sim_steps(world->sim) + rand_below(&world->rand, 150);
+}
+
 void replica_faults_step(struct replica_world *world)
 {
 	struct rand *rand = &world->rand;
@@ -191,6 +207,10 @@ void replica_faults_step(struct replica_world *world)
 		begin_well(world);
 	if (rand_one_in(rand, world->scenario.order_every))
 		order(world);
+	if (step >= world->strike_step) {
+		world->strike_step = UINT64_MAX;
+		strike(world, (enum fault)rand_below(rand, FAULT_CUT));
+	}
 	if (step >= world->mend_step) {
 		replica_faults_mend(world);
 		world->mend_step = UINT64_MAX;

@@ -92,6 +92,7 @@ static void take(struct replica_parcel *parcel, struct replica_host *host)
 	replica_world_say(host->world, "%u %s %s %llx: %s", host->index, res < 0 ? "refuses" : "takes",
 	    parcel->data ? "data of" : "link", (unsigned long long)parcel->link, res < 0 ? error.text : "");
 	if (res == 0 && !parcel->data) {
+		replica_faults_soon(host->world);
 		host->link = parcel->link;
 		host->seeks = false;
 	}

@@ -144,6 +144,9 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 	const struct replica_ids old = host->ids;
 
 	host->ids = *ids;
+	/* Between two looks it may have been told, and the link be gone. */
+	host->knows = host->knows && (ids->follows || !old.follows || replica_host_other(host)->serving);
+	replica_faults_soon(host->world);
 	if (ids->inconsistent) {
 		if (!old.inconsistent || old.current != ids->current)
 			begin_to_follow(host, &old);

@@ -144,8 +144,7 @@ static void live(void *data)
 	struct error error;
 	int res = replica_node_new(&host->node, host->ring, &options, &error);
 
-	if (res < 0 && !host->dying &&
-	    !ring_sim_disk_options(host->world->sim, host->map_fd)->fsync_error_ppm)
+	if (res < 0 && !host->dying && !host->map_fails)
 		replica_world_fail(host->world, "%u cannot begin: %s", host->index, error.text);
 	if (res == 0 && !host->dying) {
 		host->running = true;
@@ -170,6 +169,7 @@ void replica_host_begin(struct replica_host *host)
 	}
 	host->off = host->dying = host->ended = host->running = host->serving = host->seeks = false;
 	host->commanded = false;
+	host->map_fails = ring_sim_disk_options(world->sim, host->map_fd)->fsync_error_ppm > 0;
 	host->answer = 0;
 	host->link = 0;
 	host->life++;
@@ -367,8 +367,9 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .pull_ahead = rand_one_in(rand, 2),
 	    .compare = rand_one_in(rand, 3),
 	    .detach = rand_one_in(rand, 2),
+	    .quarrels = rand_one_in(rand, 3),
 	    .idle = (uint32_t)rand_between(rand, 20, 200),
-	    .order_every = (uint32_t)rand_between(rand, 100, 1500),
+	    .order_every = (uint32_t)rand_between(rand, 30, 500),
 	    .fault_every = (uint32_t)rand_between(rand, 300, 3000),
 	    .chaos_steps = rand_between(rand, 1500, 14000),
 	    .span = (unsigned)rand_between(rand, 1, LEDGER_SPAN),
@@ -436,7 +437,7 @@ void replica_world_init(struct replica_world *world, uint64_t seed, bool verbose
 	for (unsigned i = 0; i < REPLICA_CLIENTS; i++)
 		world->clients[i].world = world;
 	world->peace_step = ring_sim_steps(world->sim) + world->scenario.chaos_steps;
-	world->mend_step = UINT64_MAX;
+	world->mend_step = world->strike_step = UINT64_MAX;
 	ring_sim_on_step(world->sim, step_hook, world);
 	pulse(world);
 	replica_world_say(world, "%u sectors, regions of %u and %u, %s, %u clients, %llu steps of chaos",

@@ -43,6 +43,7 @@ struct replica_scenario {
 	enum replica_gone gone;
 	uint64_t queue_max;
 	bool pull_ahead, compare, detach;
+	bool quarrels;                           /* its users promote both nodes now and then */
 	uint32_t idle, order_every, fault_every; /* steps */
 	uint64_t chaos_steps;
 	unsigned span;
@@ -68,6 +69,7 @@ struct replica_host {
 	int answer;        /* of the last one */
 	uint64_t link;     /* the last one that it took */
 	uint64_t begin_ns; /* when it is started again */
+	bool map_fails;    /* now and then, or did when it began */
 	bool off;          /* its disks have no power */
 
 	/* what the world knows of it */
@@ -111,7 +113,7 @@ struct replica_world {
 	struct replica_parcel parcels[REPLICA_PARCELS];
 
 	/* replica_faults.c */
-	uint64_t mend_step;
+	uint64_t mend_step, strike_step;
 
 	/* the end */
 	bool peace, over;
@@ -176,6 +178,8 @@ void replica_promise_check(struct replica_world *world);
 
 /* replica_faults.c */
 void replica_faults_step(struct replica_world *world);
+/* Perhaps something strikes soon. */
+void replica_faults_soon(struct replica_world *world);
 void replica_faults_mend(struct replica_world *world);
 
 /* replica_finale.c */

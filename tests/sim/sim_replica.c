@@ -20,6 +20,18 @@ static const struct {
 	enum planted mistake;
 } plants[] = {
     {"none", PLANTED_NOTHING},
+    {"no-intent", PLANTED_NO_INTENT},
+    {"clear-early", PLANTED_CLEAR_EARLY},
+    {"no-barrier", PLANTED_NO_BARRIER},
+    {"idle-flush", PLANTED_IDLE_FLUSH},
+    {"early-answers", PLANTED_EARLY_ANSWERS},
+    {"no-base", PLANTED_NO_BASE},
+    {"wrong-source", PLANTED_WRONG_SOURCE},
+    {"early-empty", PLANTED_EARLY_EMPTY},
+    {"early-arrived", PLANTED_EARLY_ARRIVED},
+    {"early-serve", PLANTED_EARLY_SERVE},
+    {"late-writes", PLANTED_LATE_WRITES},
+    {"no-follows", PLANTED_NO_FOLLOWS},
 };
 
 #define PLANTS (sizeof(plants) / sizeof(plants[0]))
