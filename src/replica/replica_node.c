@@ -170,7 +170,7 @@ static int begin_job(struct replica_node *node, struct error *error)
 	    .replica = true,
 	    .apart = true,
 	    .withholds = true,
-	    .log_ahead = LOG_AHEAD,
+	    .log_ahead = options->log_ahead ? options->log_ahead : LOG_AHEAD,
 	    .target_keeps = options->ack == REPLICATE_DURABLE,
 	    .governor = options->governor,
 	    .budget = options->budget,

@@ -30,6 +30,7 @@ struct replica_node_options {
 	unsigned timeout_ms;          /* longest silence of the other node; 0: 30,000 */
 	uint64_t retry_ns;            /* as mirror_job_options.retry_ns */
 	uint64_t follower_timeout_ns; /* as mirror_job_options.follower_timeout_ns */
+	uint64_t log_ahead;           /* as mirror_job_options.log_ahead; 0: 4 MiB */
 	bool distrust; /* the map could not be written at the end of an earlier run: see map_lost() */
 	struct governor_options governor;
 	struct budget *budget; /* as mirror_job_options.budget */

@@ -200,37 +200,86 @@ static void add_logged(struct replica_host *host, bool *ret_named)
 	bitmap_done(&logged);
 }
 
-static bool maps_know(enum replica_relation relation)
+/* What a node that runs would send, or have sent to it; of one that does not, what its map says. */
+static void add_doubt(struct replica_host *host, bool *ret_named)
 {
-	return relation >= REPLICA_SAME && relation <= REPLICA_PARTED;
+	struct replica_world *world = host->world;
+	const struct bitmap_file *map;
+	struct bitmap doubt = {0};
+
+	if (!replica_host_is_up(host)) {
+		add_logged(host, ret_named);
+		return;
+	}
+	map = mirror_map(mirror_job_block(replica_node_mirror(host->node)));
+	if (bitmap_init(&doubt, bitmap_file_dirty(map)->bits) < 0)
+		abort();
+	bitmap_file_in_doubt(map, &doubt);
+	for (uint32_t i = 0; i < world->scenario.sectors; i++)
+		ret_named[i] |= bitmap_test(&doubt, i * LEDGER_SECTOR / bitmap_file_super(map)->region_size);
+	bitmap_done(&doubt);
+}
+
+/* Whether they are to know. */
+static bool maps_know(struct replica_world *world, enum replica_relation *ret)
+{
+	const struct replica_ids *one = &world->hosts[0].ids, *other = &world->hosts[1].ids;
+
+	*ret = replica_relate(one, other);
+	return !one->full && !other->full && *ret >= REPLICA_SAME && *ret <= REPLICA_PARTED &&
+	       !(one->inconsistent && other->inconsistent);
+}
+
+static void expect_named(struct replica_world *world, const uint8_t *const *views, unsigned count,
+    const bool *named, const char *who)
+{
+	for (uint32_t s = 0; s < world->scenario.sectors; s++)
+		for (unsigned i = 1; i < count && !named[s]; i++)
+			if (memcmp(
+			        views[0] + s * LEDGER_SECTOR, views[i] + s * LEDGER_SECTOR, LEDGER_SECTOR)) {
+				replica_world_fail(
+				    world, "%s: sector %u may differ, and no map knows", who, s);
+				return;
+			}
 }
 
 /* Where the disks differ, or would after a loss of power now, whatever of what is not flushed survived it. */
 static void check_maps(struct replica_world *world)
 {
-	const struct replica_ids *ids[] = {&world->hosts[0].ids, &world->hosts[1].ids};
-	enum replica_relation relation = replica_relate(ids[0], ids[1]);
 	bool named[LEDGER_SECTORS] = {false};
+	enum replica_relation relation;
 	const uint8_t *views[4];
 	uint64_t size;
 
-	if (ids[0]->full || ids[1]->full || !maps_know(relation) ||
-	    (ids[0]->inconsistent && ids[1]->inconsistent))
+	if (!maps_know(world, &relation))
 		return;
-	if (replica_judge(ids[0], ids[1]) != REPLICA_IN_SYNC)
+	if (replica_judge(&world->hosts[0].ids, &world->hosts[1].ids) != REPLICA_IN_SYNC)
 		for (unsigned i = 0; i < LEDGER_NODES; i++)
 			add_logged(&world->hosts[i], named);
 	for (unsigned i = 0; i < 4; i++)
 		views[i] = i % 2 ? ring_sim_disk_stable(world->sim, world->hosts[i / 2].disk_fd, &size)
 		                 : ring_sim_disk_data(world->sim, world->hosts[i / 2].disk_fd, &size);
-	for (uint32_t s = 0; s < world->scenario.sectors; s++)
-		for (unsigned i = 1; i < 4 && !named[s]; i++)
-			if (memcmp(
-			        views[0] + s * LEDGER_SECTOR, views[i] + s * LEDGER_SECTOR, LEDGER_SECTOR)) {
-				replica_world_fail(world, "%s: sector %u may differ, and no map knows",
-				    replica_relation_name(relation), s);
-				return;
-			}
+	expect_named(world, views, 4, named, replica_relation_name(relation));
+}
+
+/* And what differs from what a node has that runs: maps name more than they have to, and nodes know better. */
+static void check_doubts(struct replica_host *host)
+{
+	struct replica_host *other = replica_host_other(host);
+	struct replica_world *world = host->world;
+	bool named[LEDGER_SECTORS] = {false};
+	enum replica_relation relation;
+	const uint8_t *views[3];
+	uint64_t size;
+
+	if (!replica_host_is_up(host) || !maps_know(world, &relation))
+		return;
+	add_doubt(host, named);
+	add_doubt(other, named);
+	views[0] = ring_sim_disk_data(world->sim, host->disk_fd, &size);
+	views[1] = ring_sim_disk_data(world->sim, other->disk_fd, &size);
+	views[2] = ring_sim_disk_stable(world->sim, other->disk_fd, &size);
+	expect_named(world, views, 3, named, "among nodes that run");
 }
 
 /* The map of the node that acknowledges a write has it, on stable storage. */
@@ -327,6 +376,7 @@ void replica_promise_acknowledged(struct replica_world *world, const struct repl
 	if (world->acknowledged++ % 8 == 0) {
 		check_intent(host, client);
 		check_maps(world);
+		check_doubts(host);
 	}
 }
 
@@ -476,4 +526,6 @@ void replica_promise_check(struct replica_world *world)
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		check_disk(&world->hosts[i]);
 	check_maps(world);
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		check_doubts(&world->hosts[i]);
 }

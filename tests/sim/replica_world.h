@@ -39,6 +39,7 @@ struct replica_client {
 struct replica_scenario {
 	unsigned sectors, clients;
 	uint32_t region_size[LEDGER_NODES], records;
+	uint64_t log_ahead;
 	enum replicate_ack ack;
 	enum replica_gone gone;
 	uint64_t queue_max;
