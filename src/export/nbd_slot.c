@@ -168,6 +168,9 @@ static int go_without_pipe(struct nbd_slot *slot)
 	return res;
 }
 
+/* Its volume is closed. Who is told so has an error; who is cut off asks again, there or where the volume is then. */
+static const struct error closed = {.code = -ESHUTDOWN};
+
 static void io_done(struct block_io *io, int res)
 {
 	struct nbd_slot *slot = container_of(io, struct nbd_slot, io);
@@ -196,6 +199,8 @@ static void io_done(struct block_io *io, int res)
 			slot->pipe->empty = res == 0;
 		give_memory(slot);
 	}
+	if (res == -ESHUTDOWN)
+		nbd_client_end(client, &closed);
 	if (!client->broken) {
 		answer(slot, res);
 		return;

@@ -157,6 +157,8 @@ void replica_node_close_clients(struct replica_node *node)
 
 	/* What waits, or will wait, for an answer that may never be given must not hold them up. */
 	mirror_refuse_answers(mirror, true);
+	if (gate_mode(node->gate) == GATE_WAIT)
+		gate_set(node->gate, GATE_SHUT);
 	if (node->serving)
 		node->options.serve(node->options.data, false);
 	node->serving = false;

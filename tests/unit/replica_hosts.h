@@ -31,7 +31,7 @@ struct host {
 	struct fiber *fiber;
 	bool seeks, serves, answered, hook_fails;
 	unsigned hooks, fences;
-	bool wrote;
+	bool writes, wrote;
 	int res, write_res;
 	char text[256], warnings[4096];
 };
@@ -139,9 +139,15 @@ static inline int dial(void *data, uint64_t link, int *ret_fd, struct error *err
 	return replica_node_take_data(other->node, fds[1], link, error);
 }
 
+/* As a server does it: it has ended when it has the answers to what its clients asked. */
 static inline void serve(void *data, bool open)
 {
-	((struct host *)data)->serves = open;
+	struct host *host = data;
+
+	while (!open && host->writes && !host->wrote)
+		if (ring_run_until(host->ring, &host->wrote) < 0)
+			break;
+	host->serves = open;
 }
 
 static inline void fence(void *data)
@@ -342,10 +348,12 @@ static inline int write_at(struct host *host, uint64_t offset, uint64_t length, 
 	memset(buf, value, length);
 	io.done = wrote;
 	host->wrote = false;
+	host->writes = true;
 	io.user = host;
 	block_submit(replica_node_block(host->node), &io);
 	while (!host->wrote)
 		step();
+	host->writes = false;
 	free(buf);
 	return host->write_res;
 }

@@ -269,6 +269,26 @@ static void test_h30_errors_below_are_what_they_are(void **state)
 	}
 }
 
+/* Who has connected again asks again. */
+static void test_a_volume_that_closes(void **state)
+{
+	struct host host = {
+	    .fault = {.ops = 1u << BLOCK_WRITE, .kind = FAULT_ERROR, .result = -ESHUTDOWN, .times = 1}};
+	uint8_t data[512] = {1};
+	int fd;
+
+	host_start(&host);
+	fd = enter(&host, false);
+	request(fd, NBD_COMMAND_WRITE, 0, 9, 0, 512);
+	put(fd, data, 512);
+	expect_end(fd);
+	fd = enter(&host, false);
+	assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, 0, 512, data), 0);
+	close(fd);
+	host_stop(&host);
+	assert_int_equal(host.failed, 0);
+}
+
 /* Long payloads in odd pieces, longer than the input buffer and than one request to the block. */
 static void test_long_requests(void **state)
 {
@@ -433,6 +453,7 @@ int main(void)
 	    cmocka_unit_test(test_structured_replies),
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_h30_errors_below_are_what_they_are),
+	    cmocka_unit_test(test_a_volume_that_closes),
 	    cmocka_unit_test(test_long_requests),
 	    cmocka_unit_test(test_many_at_once),
 	    cmocka_unit_test(test_flush_covers_other_connections),

@@ -244,6 +244,27 @@ static void test_a_lease_that_nobody_uses(void **state)
 	assert_true(are_equal());
 }
 
+/* The first write over there finds no link: it is not held up for ever, nor is what closes that node. */
+static void test_a_lease_whose_link_is_lost_under_a_write(void **state)
+{
+	const struct replica_event hand_over = {.kind = REPLICA_HAND_OVER, .lease_ms = 3000};
+	struct host *old = &world.hosts[0], *new = &world.hosts[1];
+
+	begin_replica();
+	order(old, &hand_over);
+	while (!new->serves)
+		step();
+	cut(true);
+	assert_int_equal(write_at(new, 0, 512, 1), -ESHUTDOWN);
+	pass(S);
+	assert_false(new->serves || is_leased(new));
+	assert_true(end_of_order(old) < 0);
+	assert_int_equal(write_at(old, 700, 512, 2), 0);
+	cut(false);
+	both(REPLICA_EQUAL);
+	assert_true(are_equal());
+}
+
 static void test_a_planned_hand_over(void **state)
 {
 	const struct replica_event hand_over = {.kind = REPLICA_HAND_OVER};
@@ -374,6 +395,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_frozen_until_fenced, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_hand_over_with_a_lease, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_lease_that_nobody_uses, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_lease_whose_link_is_lost_under_a_write, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_planned_hand_over, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_the_hook_before_a_resync, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_volumes_become_larger, setup, teardown),
