@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define BUSY_TICK_MS 20u
+#define BUSY_NS      (20 * UINT64_C(1000000000)) /* longer than it takes to find that the other node is lost */
+
 static struct replicate_order *last_of(struct replicate_orders *orders)
 {
 	return &orders->kept[orders->last % REPLICATE_ORDERS_KEPT];
@@ -34,15 +37,20 @@ int replicate_order_command(
     struct replicate_resource *resource, const struct replica_event *command, struct error *error)
 {
 	struct replicate_orders *orders = &resource->orders;
+	struct ring *ring = resource->process->ring;
+	uint64_t end_ns = ring_now_ns(ring) + BUSY_NS;
 	const char *text;
 	int res;
 
 	orders->answered = false;
-	res = replica_node_command(resource->node, command);
+	/* The node may be about to change by itself, such as by the first write of a client in a lease. */
+	while ((res = replica_node_command(resource->node, command)) == -EBUSY && !resource->node_ended &&
+	       ring_now_ns(ring) < end_ns && ring_wait_fd(ring, -1, 0, BUSY_TICK_MS) == 0)
+		;
 	if (res < 0)
 		return error_set(
 		    error, res, "another order of %s is being carried out; wait for its end", resource->name);
-	res = ring_run_until(resource->process->ring, &orders->answered);
+	res = ring_run_until(ring, &orders->answered);
 	if (res < 0)
 		return error_set(error, res, "the event loop failed");
 	text = orders->answer_text;

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import nbd
@@ -212,6 +213,27 @@ def test_volumes_become_larger_while_a_client_writes(pair, random):
     assert client.reconnects == 0
     pair.wait_equal()
     pair.assert_same()
+
+
+def test_primary_is_ordered_while_a_first_write_asks_for_the_same(pair):
+    """A VM has arrived: its first write, and the word that ends the lease."""
+    pair.alpha("hand-over", "--no-wait", "--lease=30s", "vm1")
+    pair.beta.wait(serving=True, leased=True)
+    os.kill(pair.alpha.running.pid, signal.SIGSTOP)
+    writer = threading.Thread(target=pair.beta.write, args=(b"first" * 100, 4096))
+    writer.start()
+    pair.beta.wait(clients=1)
+    time.sleep(0.5)
+    order = threading.Thread(target=pair.beta, args=("primary", "vm1"))
+    order.start()
+    time.sleep(0.5)
+    assert writer.is_alive() and order.is_alive()
+    os.kill(pair.alpha.running.pid, signal.SIGCONT)
+    order.join(20)
+    writer.join(20)
+    assert not order.is_alive() and not writer.is_alive()
+    assert (pair.alpha.wait(role="secondary")["leased"], pair.beta.wait(role="primary")["leased"]) == (True, False)
+    assert pair.content(pair.beta)[4096:4596] == b"first" * 100
 
 
 def test_hand_over_without_a_lease(pair, random):
