@@ -168,6 +168,11 @@ static void say(struct replicate_resource *resource, const struct replica_node_s
 	resource->said_good = status->good;
 }
 
+static bool lacks_device(const struct replicate_resource *resource)
+{
+	return resource->serving && resource->config->device && !resource->device;
+}
+
 void replicate_status_tick(struct replicate_resource *resource)
 {
 	uint64_t now_ns = ring_now_ns(resource->process->ring);
@@ -179,7 +184,8 @@ void replicate_status_tick(struct replicate_resource *resource)
 		look_at_pace(resource, &status);
 		say(resource, &status);
 		/* What was wrong is over. */
-		if (resource->trouble[0] && status.flow == REPLICA_EQUAL && !status.disk_failed)
+		if (resource->trouble[0] && status.flow == REPLICA_EQUAL && !status.disk_failed &&
+		    !lacks_device(resource))
 			resource->trouble[0] = '\0';
 	}
 	goes = status.flow == REPLICA_SENDING || status.flow == REPLICA_RECEIVING || resource->verify.running;

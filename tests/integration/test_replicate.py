@@ -131,6 +131,61 @@ def test_the_link_comes_back_while_a_client_writes(pair, random):
     client.check_volume(pair.beta.volume())
 
 
+def test_h25_kill_9_of_either_side_again_and_again(make_pair, random):
+    """Nothing that was acknowledged is lost, and both are equal in the end. BLKMOVE_KILLS: how often."""
+    pair = make_pair(ack=random.choice(["sent", "received", "durable"]))
+    pair.begin()
+    client = Client(pair.alpha.uri(), SIZE, random)
+    client.start()
+    for _ in range(int(os.environ.get("BLKMOVE_KILLS", "6"))):
+        victims = random.choice([[pair.alpha], [pair.beta], [pair.beta], [pair.alpha, pair.beta]])
+        time.sleep(random.random() / 2)
+        for victim in victims:
+            victim.kill()
+        time.sleep(random.random() / 2)
+        for victim in random.sample(victims, len(victims)):
+            victim.up()
+        wait_until(lambda: all(node.status()["linked"] for node in pair.nodes), "a link")
+        if pair.alpha in victims:
+            wait_until(lambda: pair.alpha("primary", "vm1", code=None).code == 0, "its part")
+        assert client.is_alive(), client.failure
+    pair.wait_equal()
+    written = client.writes
+    wait_until(lambda: client.writes > written, "further writes")
+    client.stop()
+    pair.wait_equal()
+    pair.assert_same()
+    for node in pair.nodes:
+        client.check_volume(node.volume())
+
+
+@pytest.mark.parametrize("ack", ["received", "durable"])
+def test_h25_the_other_side_takes_over_again_and_again(make_pair, random, ack):
+    """Each time the primary is killed, the other one goes on with all that was acknowledged, and the killed one gets what it lacks."""
+    pair = make_pair(ack=ack)
+    pair.begin()
+    client = Client(pair.alpha.uri(), SIZE, random)
+    primary, other = pair.nodes
+    for _ in range(int(os.environ.get("BLKMOVE_KILLS", "4"))):
+        client = client.again()
+        client.uri = primary.uri()
+        client.start()
+        before = client.writes
+        wait_until(lambda: client.writes > before + 50, "writes")
+        primary.kill()
+        client.over.set()
+        client.join(10)
+        assert not client.failure, client.failure
+        other.wait(linked=False)
+        other("primary", "--force", "vm1")
+        client.uri = other.uri()
+        client.check_export()
+        primary.up()
+        pair.wait_equal()
+        pair.assert_same()
+        primary, other = other, primary
+
+
 def test_split_brain_is_refused_and_resolved_by_hand(pair, random):
     pair.beta.kill()
     pair.alpha.wait(flow="apart")
