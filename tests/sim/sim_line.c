@@ -2,9 +2,15 @@
 /* See sim_line.h. */
 #include "sim_line.h"
 
+#include "base/plant.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef BLKMOVE_PLANTS
+enum planted planted_mistake;
+#endif
 
 static const struct option common[] = {
     {"seeds", required_argument, NULL, 'n'},
@@ -25,7 +31,7 @@ bool sim_line_wrong(const struct sim_line *line)
 	    "mistakes:",
 	    line->program, line->more_usage);
 	for (int i = 1; i < line->mistakes_count; i++)
-		fprintf(stderr, " %s", line->mistakes[i]);
+		fprintf(stderr, " %s", line->mistakes[i].name);
 	fputc('\n', stderr);
 	return false;
 }
@@ -33,9 +39,19 @@ bool sim_line_wrong(const struct sim_line *line)
 static bool take_plant(struct sim_line *line, const char *text)
 {
 	for (line->plant = 0; line->plant < line->mistakes_count; line->plant++)
-		if (!strcmp(line->mistakes[line->plant], text))
+		if (!strcmp(line->mistakes[line->plant].name, text))
 			return true;
 	return false;
+}
+
+bool sim_line_plant(const struct sim_line *line)
+{
+#ifdef BLKMOVE_PLANTS
+	planted_mistake = (enum planted)line->mistakes[line->plant].number;
+	return true;
+#else
+	return line->plant == 0 || sim_line_wrong(line);
+#endif
 }
 
 static bool take(struct sim_line *line, int option)
@@ -122,6 +138,6 @@ int sim_line_end(const struct sim_line *line, uint64_t failed)
 {
 	if (line->plant == 0)
 		return failed > 0;
-	printf("the mistake %s was %s\n", line->mistakes[line->plant], failed ? "found" : "NOT found");
+	printf("the mistake %s was %s\n", line->mistakes[line->plant].name, failed ? "found" : "NOT found");
 	return failed == 0;
 }

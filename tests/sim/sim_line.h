@@ -9,10 +9,16 @@
 
 #define SIM_LINE_MORE 4u
 
+/* By the name that --plant takes; the number is base/plant.h's, or the program's own. */
+struct sim_mistake {
+	const char *name;
+	int number;
+};
+
 struct sim_line {
 	/* set by the program */
 	const char *program, *more_usage;
-	const char *const *mistakes; /* by their number; the first is "none" */
+	const struct sim_mistake *mistakes; /* the first is "none", 0 */
 	int mistakes_count;
 	const struct option
 	    *more; /* options of its own, at most SIM_LINE_MORE, with values from 256 on; or NULL */
@@ -32,6 +38,8 @@ struct sim_line {
 /* BLKMOVE_SEED is one seed, too. False after telling what may be said. */
 bool sim_line_parse(struct sim_line *line, int argc, char **argv);
 bool sim_line_wrong(const struct sim_line *line);
+/* Makes the mistake of base/plant.h that was asked for. False after telling, in a program that is built without them. */
+bool sim_line_plant(const struct sim_line *line);
 /* Runs the seeds, until a planted mistake is found; one in 50 twice, which must not differ. Returns how many failed. */
 uint64_t sim_line_run(const struct sim_line *line);
 /* Since parsing. */

@@ -9,21 +9,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#ifdef BLKMOVE_PLANTS
-enum planted planted_mistake;
-#endif
-
-static const char *const plant_names[PLANTED_STAGE_UNFLUSHED] = {
-    [PLANTED_NOTHING] = "none",
-    [PLANTED_NO_INTENT] = "no-intent",
-    [PLANTED_CLEAR_EARLY] = "clear-early",
-    [PLANTED_NO_LOCK] = "no-lock",
-    [PLANTED_LATE_RECORD] = "late-record",
-    [PLANTED_LOST_MARK] = "lost-mark",
-    [PLANTED_ONE_FLUSH] = "one-flush",
-    [PLANTED_NO_DOUBT] = "no-doubt",
-    [PLANTED_NO_RESTORE] = "no-restore",
-    [PLANTED_STALE_HOLES] = "stale-holes",
+static const struct sim_mistake mistakes[] = {
+    {"none", PLANTED_NOTHING},
+    {"no-intent", PLANTED_NO_INTENT},
+    {"clear-early", PLANTED_CLEAR_EARLY},
+    {"no-lock", PLANTED_NO_LOCK},
+    {"late-record", PLANTED_LATE_RECORD},
+    {"lost-mark", PLANTED_LOST_MARK},
+    {"one-flush", PLANTED_ONE_FLUSH},
+    {"no-doubt", PLANTED_NO_DOUBT},
+    {"no-restore", PLANTED_NO_RESTORE},
+    {"stale-holes", PLANTED_STALE_HOLES},
 };
 
 struct runs {
@@ -135,8 +131,8 @@ int main(int argc, char **argv)
 	struct runs runs = {.watch = UINT64_MAX,
 	    .line = {.program = "sim_mirror",
 	        .more_usage = "[--watch SECTOR]",
-	        .mistakes = plant_names,
-	        .mistakes_count = PLANTED_STAGE_UNFLUSHED,
+	        .mistakes = mistakes,
+	        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
 	        .more = more,
 	        .take = take_option,
 	        .run = run_seed,
@@ -146,17 +142,8 @@ int main(int argc, char **argv)
 	const struct sim_line *line = &runs.line;
 	uint64_t failed;
 
-	if (!sim_line_parse(&runs.line, argc, argv))
+	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
 		return 2;
-#ifdef BLKMOVE_PLANTS
-	planted_mistake = (enum planted)line->plant;
-#else
-	/* This one is built without them. */
-	if (line->plant != PLANTED_NOTHING) {
-		sim_line_wrong(line);
-		return 2;
-	}
-#endif
 	failed = line->every_step ? run_every_step(&runs) : sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu faults, %llu times ready, %llu "
 	       "cutovers, "

@@ -13,12 +13,12 @@
 
 enum { OPTION_FAULT = 256, OPTION_STEP };
 
-static const char *const plant_names[PLANTS] = {
-    [PLANT_NONE] = "none",
-    [PLANT_JOURNAL_BEFORE_FLUSH] = "journal-before-flush",
-    [PLANT_NO_FLUSH] = "no-flush",
-    [PLANT_LOST_WRITE] = "lost-write",
-    [PLANT_SWALLOWED_ERROR] = "swallowed-error",
+static const struct sim_mistake mistakes[] = {
+    {"none", PLANT_NONE},
+    {"journal-before-flush", PLANT_JOURNAL_BEFORE_FLUSH},
+    {"no-flush", PLANT_NO_FLUSH},
+    {"lost-write", PLANT_LOST_WRITE},
+    {"swallowed-error", PLANT_SWALLOWED_ERROR},
 };
 
 struct runs {
@@ -75,7 +75,7 @@ static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
 	uint64_t steps;
 	bool good;
 
-	world_init(&world, seed, (enum plant)line->plant, told && line->verbose);
+	world_init(&world, seed, (enum plant)line->mistakes[line->plant].number, told && line->verbose);
 	force_fault(&world, runs);
 	good = world_run(&world);
 	*ret_trace = ring_sim_trace(world.sim);
@@ -128,8 +128,8 @@ int main(int argc, char **argv)
 	    {"step", required_argument, NULL, OPTION_STEP}, {0}};
 	struct runs runs = {.line = {.program = "sim_move",
 	                        .more_usage = "[--fault FAULT --step STEP]",
-	                        .mistakes = plant_names,
-	                        .mistakes_count = PLANTS,
+	                        .mistakes = mistakes,
+	                        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
 	                        .more = more,
 	                        .take = take_option,
 	                        .run = run_seed,

@@ -9,16 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define TWICE 50u /* of so many seeds one is run again, and must be the same */
-
-#ifdef BLKMOVE_PLANTS
-enum planted planted_mistake;
-#endif
-
-static const struct {
-	const char *name;
-	enum planted mistake;
-} plants[] = {
+static const struct sim_mistake mistakes[] = {
     {"none", PLANTED_NOTHING},
     {"no-intent", PLANTED_NO_INTENT},
     {"clear-early", PLANTED_CLEAR_EARLY},
@@ -34,122 +25,91 @@ static const struct {
     {"no-follows", PLANTED_NO_FOLLOWS},
 };
 
-#define PLANTS (sizeof(plants) / sizeof(plants[0]))
-
-struct arguments {
+struct runs {
 	struct sim_line line;
 	uint64_t watch;
+
+	/* sums */
+	uint64_t count, steps, requests, acknowledged, faults, kills, cuts, links, resyncs, promotions,
+	    forced, splits, discards, checked;
 };
 
 static bool take_option(void *data, int option, const char *text)
 {
-	((struct arguments *)data)->watch = strtoull(text, NULL, 0);
+	((struct runs *)data)->watch = strtoull(text, NULL, 0);
 	return true;
 }
 
-struct sums {
-	uint64_t runs, steps, requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced,
-	    splits, discards, checked, failed;
-};
-
-static void add(struct sums *sums, const struct replica_world *world)
+static void add(struct runs *runs, const struct replica_world *world)
 {
-	sums->runs++;
-	sums->steps += ring_sim_steps(world->sim);
-	sums->requests += world->requests;
-	sums->acknowledged += world->acknowledged;
-	sums->faults += world->faults;
-	sums->kills += world->kills;
-	sums->cuts += world->cuts;
-	sums->links += world->links;
-	sums->resyncs += world->resyncs;
-	sums->promotions += world->promotions;
-	sums->forced += world->forced;
-	sums->splits += world->splits;
-	sums->discards += world->discards;
-	sums->checked += world->checked;
+	runs->count++;
+	runs->steps += ring_sim_steps(world->sim);
+	runs->requests += world->requests;
+	runs->acknowledged += world->acknowledged;
+	runs->faults += world->faults;
+	runs->kills += world->kills;
+	runs->cuts += world->cuts;
+	runs->links += world->links;
+	runs->resyncs += world->resyncs;
+	runs->promotions += world->promotions;
+	runs->forced += world->forced;
+	runs->splits += world->splits;
+	runs->discards += world->discards;
+	runs->checked += world->checked;
 }
 
-/* Returns the trace. */
-static uint64_t run_seed(uint64_t seed, const struct arguments *arguments, bool quiet, struct sums *sums)
+static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
 {
 	static struct replica_world world;
-	const struct sim_line *line = &arguments->line;
-	uint64_t trace;
+	struct runs *runs = data;
+	const struct sim_line *line = &runs->line;
 	bool good;
 
-	replica_world_init(&world, seed, line->verbose && !quiet, quiet ? UINT64_MAX : arguments->watch);
+	replica_world_init(&world, seed, told && line->verbose, told ? runs->watch : UINT64_MAX);
 	good = replica_world_run(&world);
-	trace = ring_sim_trace(world.sim);
-	if (!good && !quiet && (line->plant == 0 || line->verbose))
+	*ret_trace = ring_sim_trace(world.sim);
+	if (told && !good && (line->plant == 0 || line->verbose))
 		printf("seed %llu (%s) failed: %s\n  replay: sim_replica --start %llu --seeds 1 --verbose\n",
 		    (unsigned long long)seed, replicate_ack_name(world.scenario.ack), world.story.failure,
 		    (unsigned long long)seed);
-	if (line->trace && !quiet)
+	if (told && line->trace)
 		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
-		    (unsigned long long)trace, (unsigned long long)ring_sim_steps(world.sim));
-	add(sums, &world);
-	sums->failed += !good;
+		    (unsigned long long)*ret_trace, (unsigned long long)ring_sim_steps(world.sim));
+	if (told)
+		add(runs, &world);
 	replica_world_done(&world);
-	return trace;
-}
-
-static void run_all(const struct arguments *arguments, struct sums *sums)
-{
-	const struct sim_line *line = &arguments->line;
-
-	for (uint64_t i = 0; i < line->seeds && !(line->plant && sums->failed); i++) {
-		struct sums ignored = {0};
-		uint64_t seed = line->start + i, trace = run_seed(seed, arguments, false, sums);
-
-		/* The same seed gives the same run: else a failure could not be replayed. */
-		if (i % TWICE == 0 && run_seed(seed, arguments, true, &ignored) != trace) {
-			printf("seed %llu is not repeatable\n", (unsigned long long)seed);
-			sums->failed++;
-		}
-	}
+	return good;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option more[] = {{"watch", required_argument, NULL, 256}, {0}};
-	const char *names[PLANTS];
-	struct arguments arguments = {.watch = UINT64_MAX,
+	struct runs runs = {.watch = UINT64_MAX,
 	    .line = {.program = "sim_replica",
 	        .more_usage = "[--watch SECTOR]",
-	        .mistakes = names,
-	        .mistakes_count = PLANTS,
+	        .mistakes = mistakes,
+	        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
 	        .more = more,
 	        .take = take_option,
-	        .data = &arguments,
+	        .run = run_seed,
+	        .data = &runs,
 	        .seeds = 3000,
 	        .start = 1}};
-	const struct sim_line *line = &arguments.line;
-	struct sums sums = {0};
+	const struct sim_line *line = &runs.line;
+	uint64_t failed;
 
-	for (unsigned i = 0; i < PLANTS; i++)
-		names[i] = plants[i].name;
-	if (!sim_line_parse(&arguments.line, argc, argv))
+	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
 		return 2;
-#ifdef BLKMOVE_PLANTS
-	planted_mistake = plants[line->plant].mistake;
-#else
-	/* This one is built without them. */
-	if (line->plant) {
-		sim_line_wrong(line);
-		return 2;
-	}
-#endif
-	run_all(&arguments, &sums);
+	failed = sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu writes acknowledged, %llu faults, "
 	       "%llu kills, %llu losses of power, %llu links, %llu resyncs, %llu promotions, %llu by force, "
 	       "%llu orders in split brains, %llu discards, %llu looks, %.1f s: %llu failed\n",
-	    (unsigned long long)sums.runs, (unsigned long long)line->start, (unsigned long long)sums.steps,
-	    (unsigned long long)sums.requests, (unsigned long long)sums.acknowledged,
-	    (unsigned long long)sums.faults, (unsigned long long)sums.kills, (unsigned long long)sums.cuts,
-	    (unsigned long long)sums.links, (unsigned long long)sums.resyncs,
-	    (unsigned long long)sums.promotions, (unsigned long long)sums.forced,
-	    (unsigned long long)sums.splits, (unsigned long long)sums.discards,
-	    (unsigned long long)sums.checked, sim_line_seconds(line), (unsigned long long)sums.failed);
-	return sim_line_end(line, sums.failed);
+	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
+	    (unsigned long long)runs.requests, (unsigned long long)runs.acknowledged,
+	    (unsigned long long)runs.faults, (unsigned long long)runs.kills, (unsigned long long)runs.cuts,
+	    (unsigned long long)runs.links, (unsigned long long)runs.resyncs,
+	    (unsigned long long)runs.promotions, (unsigned long long)runs.forced,
+	    (unsigned long long)runs.splits, (unsigned long long)runs.discards,
+	    (unsigned long long)runs.checked, sim_line_seconds(line), (unsigned long long)failed);
+	return sim_line_end(line, failed);
 }

@@ -28,12 +28,13 @@
 #define TIMEOUT_MS 1000u
 #define STAMP      UINT64_C(0x5357524954450000)
 
-#ifdef BLKMOVE_PLANTS
-enum planted planted_mistake;
-#endif
-
-static const char *const mistakes[] = {
-    "none", "no-barrier", "overtaking", "early-flush", "forgotten-failure"};
+static const struct sim_mistake mistakes[] = {
+    {"none", PLANTED_NOTHING},
+    {"no-barrier", PLANTED_NO_BARRIER},
+    {"overtaking", PLANTED_OVERTAKING},
+    {"early-flush", PLANTED_EARLY_FLUSH},
+    {"forgotten-failure", PLANTED_FORGOTTEN_FAILURE},
+};
 
 enum fault { FAULT_NONE, FAULT_LINK, FAULT_SENDER, FAULT_RECEIVER, FAULT_MACHINE, FAULT_DISK, FAULTS };
 
@@ -461,18 +462,8 @@ int main(int argc, char **argv)
 	const struct sim_line *line = &runs.line;
 	uint64_t failed;
 
-	if (!sim_line_parse(&runs.line, argc, argv))
+	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
 		return 2;
-#ifdef BLKMOVE_PLANTS
-	planted_mistake =
-	    line->plant ? (enum planted)(PLANTED_NO_BARRIER + line->plant - 1) : PLANTED_NOTHING;
-#else
-	/* This one is built without them. */
-	if (line->plant) {
-		sim_line_wrong(line);
-		return 2;
-	}
-#endif
 	failed = sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu writes, %llu times congested, %llu requests "
 	       "failed, %.1f s: "

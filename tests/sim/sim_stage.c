@@ -23,12 +23,14 @@
 #define ATTEMPTS_MAX 8u /* of a round; the last one without faults */
 #define ID           "sim"
 
-#ifdef BLKMOVE_PLANTS
-enum planted planted_mistake;
-#endif
-
-static const char *const mistakes[] = {
-    "none", "unflushed", "early-apply", "early-end", "bits-first", "old-unflushed"};
+static const struct sim_mistake mistakes[] = {
+    {"none", PLANTED_NOTHING},
+    {"unflushed", PLANTED_STAGE_UNFLUSHED},
+    {"early-apply", PLANTED_STAGE_EARLY_APPLY},
+    {"early-end", PLANTED_STAGE_EARLY_END},
+    {"bits-first", PLANTED_STAGE_BITS_FIRST},
+    {"old-unflushed", PLANTED_STAGE_OLD_UNFLUSHED},
+};
 
 struct region {
 	uint64_t offset, length;
@@ -492,18 +494,8 @@ int main(int argc, char **argv)
 	const struct sim_line *line = &runs.line;
 	uint64_t failed;
 
-	if (!sim_line_parse(&runs.line, argc, argv))
+	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
 		return 2;
-#ifdef BLKMOVE_PLANTS
-	planted_mistake =
-	    line->plant ? (enum planted)(PLANTED_STAGE_UNFLUSHED + line->plant - 1) : PLANTED_NOTHING;
-#else
-	/* This one is built without them. */
-	if (line->plant) {
-		sim_line_wrong(line);
-		return 2;
-	}
-#endif
 	failed = sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu faults, %.1f s: %llu failed\n",
 	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
