@@ -14,6 +14,7 @@ struct ups {
 	struct replica_config **configs;
 	unsigned count;
 	bool missing; /* one cannot be understood, and was told of */
+	bool up;      /* one is already */
 };
 
 /* What is wrong with one file does not keep the others. */
@@ -21,10 +22,19 @@ static void add(struct ups *ups, const struct replicate_command *command, const 
 {
 	struct replica_config *config = NULL;
 	struct error error = {0};
+	int res = replica_config_load(&config, name, command->host, &error);
 
-	if (replica_config_load(&config, name, command->host, &error) < 0) {
-		cli_fail(JOB_TROUBLE, &error);
-		ups->missing = true;
+	if (res == 0)
+		res = replicate_check_down(config->name, &error);
+	if (res < 0) {
+		/* What is up is as it was asked for; but who waits for its end waits for another process. */
+		if (res == -EALREADY && !command->foreground && !command->quiet)
+			printf("%s: it is up already\n", config->name);
+		else if (res != -EALREADY || command->foreground)
+			cli_fail(JOB_TROUBLE, &error);
+		ups->missing |= res != -EALREADY;
+		ups->up |= res == -EALREADY;
+		replica_config_free(config);
 		return;
 	}
 	for (unsigned i = 0; i < ups->count; i++)
@@ -51,7 +61,7 @@ static int find_all(struct ups *ups, struct replicate_command *command, char ***
 		add(ups, command, command->names[i]);
 	for (char **name = *ret_names; name && *name; name++)
 		add(ups, command, *name);
-	if (ups->count == 0 && !ups->missing)
+	if (ups->count == 0 && !ups->missing && !ups->up)
 		return error_set(&command->error, -ENOENT,
 		    "there is no resource on this machine; write a file for one, see blkmove-replica(5)");
 	return 0;
@@ -74,6 +84,8 @@ int replicate_up(struct replicate_command *command)
 		code = cli_fail(JOB_TROUBLE, &command->error);
 	else if (ups.count > 0)
 		code = replicate_process_run(&options);
+	else if (ups.up)
+		code = command->foreground ? JOB_LOCKED : JOB_OK;
 	for (unsigned i = 0; i < ups.count; i++)
 		replica_config_free(ups.configs[i]);
 	free(ups.configs);

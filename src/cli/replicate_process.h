@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 
 #define REPLICATE_ADDRESSES_MAX 8u
+#define REPLICATE_RANGES_MAX    32u /* in a status; it has room for so many */
 
 struct replicate_process;
 struct replicate_port;
@@ -76,6 +77,9 @@ struct replicate_verify {
 	int64_t at_s;                         /* when the last one ended */
 	uint64_t from;                        /* where the next one by the clock begins */
 	uint64_t retry_ns;
+	struct {
+		uint64_t offset, length;
+	} ranges[REPLICATE_RANGES_MAX]; /* the first ones */
 };
 
 struct replicate_pace {

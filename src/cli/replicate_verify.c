@@ -16,10 +16,15 @@
 static void differs(void *data, uint64_t offset, uint64_t length)
 {
 	struct replicate_resource *resource = data;
+	struct replicate_verify *verify = &resource->verify;
 
-	if (resource->verify.told++ < TOLD_MOST)
+	if (verify->told < REPLICATE_RANGES_MAX) {
+		verify->ranges[verify->told].offset = offset;
+		verify->ranges[verify->told].length = length;
+	}
+	if (verify->told++ < TOLD_MOST)
 		replicate_say(resource, "differs: %" PRIu64 " bytes at %" PRIu64, length, offset);
-	else if (resource->verify.told == TOLD_MOST + 1)
+	else if (verify->told == TOLD_MOST + 1)
 		replicate_say(resource, "differs: more, which is only counted");
 	resource->changed = true;
 }
@@ -130,6 +135,17 @@ void replicate_verify_tick(struct replicate_resource *resource)
 	(void)replicate_verify_begin(resource, verify->from, 0, false, &ignored);
 }
 
+static json_t *ranges_json(const struct replicate_verify *verify)
+{
+	json_t *ranges = json_array();
+
+	for (uint64_t i = 0; i < verify->told && i < REPLICATE_RANGES_MAX; i++)
+		json_array_append_new(
+		    ranges, json_pack("{s:I, s:I}", "offset", (json_int_t)verify->ranges[i].offset, "length",
+		                (json_int_t)verify->ranges[i].length));
+	return ranges;
+}
+
 json_t *replicate_verify_json(
     const struct replicate_resource *resource, const struct mirror_job_status *status)
 {
@@ -137,11 +153,12 @@ json_t *replicate_verify_json(
 
 	if (!verify->known)
 		return json_null();
-	return json_pack("{s:s, s:I, s:I, s:I}", "state",
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:o}", "state",
 	    verify->running    ? "running"
 	    : verify->res == 0 ? "done"
 	                       : "stopped",
 	    "position", (json_int_t)(verify->running ? status->verify_position : verify->position),
 	    "differing", (json_int_t)(verify->running ? status->verify_differing : verify->differing),
-	    "skipped", (json_int_t)(verify->running ? status->verify_unread : verify->unread));
+	    "skipped", (json_int_t)(verify->running ? status->verify_unread : verify->unread), "ranges_count",
+	    (json_int_t)verify->told, "ranges", ranges_json(verify));
 }

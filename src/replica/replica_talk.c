@@ -14,6 +14,7 @@ static void be_equal(struct replica_state *state)
 {
 	state->flow = REPLICA_EQUAL;
 	state->peer.ids.current = state->ids.current;
+	state->peer.ids.inconsistent = false;
 	replica_release(state);
 	if (state->peer.role == REPLICA_PRIMARY) {
 		replica_act(state, REPLICA_DO_RECEIVE);
@@ -221,6 +222,7 @@ static void hear_follow(struct replica_state *state, const struct replica_messag
 static void hear_followed(struct replica_state *state)
 {
 	state->peer.ids.current = state->ids.current;
+	state->peer.ids.inconsistent = true;
 	replica_ids_followed(&state->next);
 	replica_record(state, REPLICA_THEN_COPY);
 }

@@ -3,13 +3,18 @@
 import fcntl
 import json
 import os
+import pathlib
+import re
 
 import pytest
 
 from program import LOCKED, OK, REFUSED, TROUBLE
 
 MIB = 1 << 20
-VERBS = "create down primary secondary connect disconnect verify resync resolve hand-over resize fenced show".split()
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+PAGES = ["../README.md", *sorted(str(path.relative_to(DOCS)) for path in (DOCS / "recipes").iterdir()
+                                                             if "blkmove replicate" in path.read_text())]
+VERBS = "create up down primary secondary connect disconnect verify resync resolve hand-over resize fenced show".split()
 
 
 class Resource:
@@ -55,7 +60,7 @@ def vm1(folder, program):
     (["primary"], "it is not said which resource"),
     (["primary", "vm1", "vm2"], "'vm2' is one name too many"),
     (["primary", "--rate=1M", "vm1"], "unrecognized option"),
-    (["down", "--all", "vm1"], "it takes names or --all, not both"),
+    (["up", "--all", "vm1"], "it takes names or --all, not both"),
     (["resync", "vm1"], "it needs --pause, --continue or --rate"),
     (["resync", "--pause", "--continue", "vm1"], "are opposites"),
     (["resync", "--rate=fast", "vm1"], "fast"),
@@ -199,3 +204,19 @@ def test_status_of_one_with_a_wrong_file(vm1):
 
 def test_status_without_any(program, folder):
     assert program("replicate", "status", env={"BLKMOVE_REPLICA_DIR": str(folder / "none")}).out == b""
+
+
+# The pages
+
+def commands_of(page):
+    """Each `blkmove replicate ...` of a page, in fences and in sentences, up to what a shell makes of the rest."""
+    found = re.findall(r"blkmove replicate ([a-z-]+(?: +[-\w=.]+)*)", page.read_text())
+    return [words.split() for words in found]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_name_real_commands_and_options(program, page):
+    commands = commands_of(DOCS / page)
+    assert commands
+    for words in commands:
+        program("replicate", *words, "--help")
