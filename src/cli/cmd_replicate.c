@@ -95,8 +95,11 @@ static const struct {
     {UP, {"no-connect", KEY_NO_CONNECT, NULL, 0, "up: look for the other node only after connect", 0}},
     {CREATE, {"overwrite", KEY_OVERWRITE, "NAME", 0,
                  "create: the resource's name once more: the map that it has may be lost", 0}},
-    {CREATE, {"size", KEY_SIZE, "SIZE", 0,
-                 "create: the first bytes of a larger device; the same on both machines", 0}},
+    {CREATE | RESIZE,
+        {"size", KEY_SIZE, "SIZE", 0,
+            "create: the first bytes of a larger device; the same on both machines. resize: so large "
+            "(default: as this node's device)",
+            0}},
     {PRIMARY | SECONDARY, {"force", KEY_FORCE, NULL, 0,
                               "primary: though these data may be old or half of a resync; secondary: though "
                               "clients are attached",

@@ -108,6 +108,15 @@ static json_t *ask_to_resync(struct replicate_command *command)
 	return request;
 }
 
+static json_t *ask_to_resize(struct replicate_command *command)
+{
+	json_t *request = ask_plainly(command);
+
+	if (command->size)
+		json_object_set_new(request, "size", json_integer((json_int_t)command->size));
+	return request;
+}
+
 /* Ends */
 
 /* A refusal to be primary says what is at risk, for who thinks of --force. */
@@ -201,7 +210,7 @@ int replicate_order(struct replicate_command *command)
 		const char *verb;
 		json_t *(*ask)(struct replicate_command *command);
 	} requests[] = {{"primary", ask_forced}, {"secondary", ask_forced}, {"resolve", ask_to_discard},
-	    {"hand-over", ask_to_hand_over}, {"resync", ask_to_resync}};
+	    {"hand-over", ask_to_hand_over}, {"resync", ask_to_resync}, {"resize", ask_to_resize}};
 	json_t *(*ask)(struct replicate_command * command) = ask_plainly;
 	json_t *request;
 	int res;

@@ -247,6 +247,19 @@ def test_a_resync_is_held_and_limited(fresh):
     assert time.monotonic() - begun > 2, "the limit was not heeded"
 
 
+# The size
+
+def test_a_larger_size_is_taken_over(pair):
+    os.truncate(pair.alpha.volume(), 2 * SIZE)
+    assert "the other node's volume cannot be made that large" in order(pair.alpha, "resize", code=REFUSED).err
+    os.truncate(pair.beta.volume(), SIZE + MIB)
+    order(pair.alpha, "resize", f"--size={SIZE + MIB}")
+    for node in pair.nodes:
+        node.wait(total=SIZE + MIB, flow="equal", good=True)
+    pair.alpha.write(b"9" * 4096, SIZE + MIB - 4096)
+    assert pair.content(pair.beta)[SIZE + MIB - 4096:] == b"9" * 4096
+
+
 # Following
 
 def test_events_come_when_something_changes(pair):
