@@ -97,7 +97,8 @@ static void merge(struct replica_node *node, const struct replica_deed *deed)
 	while (!all && !node->have_peer_map)
 		if (!wait_on(node, deed))
 			return;
-	if (all || node->options.compare)
+	/* Where no map knows what differs, most may be the same; but not on a node that never was a replica's. */
+	if ((all && node->state.peer.ids.current != 0) || node->options.compare)
 		res = mirror_job_compare(node->job, &error);
 	if (res == 0)
 		res = bitmap_file_merge(replica_node_map(node), all ? NULL : &node->peer_map);
