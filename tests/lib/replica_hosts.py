@@ -155,7 +155,7 @@ class Pair:
 
     def wait_equal(self, name="vm1", timeout_s=60):
         for node in self.nodes:
-            node.wait(name, timeout_s, flow="equal", good=True)
+            node.wait(name, timeout_s, flow="equal", good=True, peer_good=True)
 
     def content(self, node, name="vm1"):
         with open(node.volume(name), "rb") as volume:
