@@ -103,11 +103,13 @@ class Command:
 
 
 class Guest:
-    """A guest on this machine. folder is its own, with a short path: sockets lie in it. For two guests see Pair. root: instead of the image's."""
+    """A guest on this machine. folder is its own, with a short path: sockets lie in it. For two guests see Pair. root: instead of the image's.
+    within: what QEMU's command line begins with, such as a network namespace's; words: what it ends with."""
 
     def __init__(self, files, folder, *, disks=(), memory="512M", processors=1, nets=(), shares=None, copy=(), env=(), node=1,
-                 link_folder=None, console_to_stdout=False, root=None):
+                 link_folder=None, console_to_stdout=False, root=None, within=(), words=()):
         self.files, self.folder = files, pathlib.Path(folder)
+        self.within, self.words = list(within), list(words)
         self.root = root or qemu.file_disk(files.root, ROOT, **{"read-only": True})
         self.disks = list(disks)
         self.memory, self.processors, self.node = memory, processors, node
@@ -135,9 +137,9 @@ class Guest:
             if not server.is_running():
                 server.start()
         listeners = [qemu.Listener(self.folder / name) for name in ("agent", "qmp")]
-        self.process = qemu.spawn([*words, *self._boot_words(), *qemu.disk_words([*self.disks, self.root]),
+        self.process = qemu.spawn([*self.within, *words, *self._boot_words(), *qemu.disk_words([*self.disks, self.root]),
                                    *qemu.net_words(self.nets, self.node, self.link_folder), *qemu.share_words(self.shares),
-                                   *qemu.socket_words(*(listener.path for listener in listeners))], self.folder / "qemu.err")
+                                   *qemu.socket_words(*(listener.path for listener in listeners)), *self.words], self.folder / "qemu.err")
         connections = [listener.accept(self.process, BOOT_S) for listener in listeners]
         if None in connections:
             self.end()
@@ -177,6 +179,12 @@ class Guest:
         self.boot_s = time.monotonic() - self.begun
         # What a boot says is no test's.
         self.run("dmesg -C")
+
+    def become(self, other):
+        """Its memory is in other by now, a QEMU that was launched for it; so are the commands that run."""
+        other.commands, other.numbers = self.commands, self.numbers
+        for command in self.commands.values():
+            command.guest = other
 
     def end(self):
         """At once. It may be booted again."""
