@@ -4,9 +4,7 @@
 #include "cli/replicate_process.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
 #define LEASE_MS      30000
 #define LEASE_MOST_MS 600000
@@ -39,22 +37,6 @@ static json_t *hand_over(struct replicate_resource *resource, const json_t *requ
 	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
 }
 
-/* Bytes of this host's device as it is now. */
-static int measure(const struct replicate_resource *resource, uint64_t *ret, struct error *error)
-{
-	const char *path = replica_config_self(resource->config)->device;
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-	int res = size < 0 ? -errno : 0;
-
-	if (fd >= 0)
-		close(fd);
-	if (res < 0)
-		return error_set(error, res, "cannot look how large %s is: %s", path, strerror(-res));
-	*ret = (uint64_t)size;
-	return 0;
-}
-
 static json_t *resize(struct replicate_resource *resource, const json_t *request)
 {
 	struct control_number size = {.key = "size", .least = 1, .most = 9e18, .whole = true};
@@ -63,8 +45,6 @@ static json_t *resize(struct replicate_resource *resource, const json_t *request
 	int res = control_get_number(request, &size, &error);
 
 	command.size = (uint64_t)size.value;
-	if (res == 0 && !size.given)
-		res = measure(resource, &command.size, &error);
 	if (res == 0)
 		res = replicate_order_begin(resource, "resize", &command, &error);
 	return res < 0 ? control_refuse("%s", error.text)

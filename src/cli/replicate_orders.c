@@ -76,10 +76,12 @@ static int leave_clients(struct replicate_resource *resource, bool force, struct
 
 static int carry_out(struct replicate_resource *resource, struct error *error)
 {
-	const struct replica_event *command = &resource->orders.command;
+	struct replica_event *command = &resource->orders.command;
 	bool leaves = command->kind == REPLICA_MAKE_SECONDARY && resource->serving;
 	int res = leaves ? leave_clients(resource, command->force, error) : 0;
 
+	if (command->kind == REPLICA_RESIZE && command->size == 0)
+		res = replica_node_room(resource->node, &command->size, error);
 	if (res == 0)
 		res = replicate_order_command(resource, command, error);
 	if (res < 0 && leaves)

@@ -5,6 +5,7 @@
  */
 #include "replica/replica_node_private.h"
 
+#include "base/bytes.h"
 #include "base/plant.h"
 #include "filter/share.h"
 #include "replica/replica_note.h"
@@ -204,20 +205,23 @@ static void drop(struct replica_node *node, const struct replica_deed *deed)
 		replica_node_drop(node, node->state.refusal ? node->state.refusal : "disconnected");
 }
 
-static int enlarge(struct replica_node *node, uint64_t size, struct error *error)
+/* As far as there is room, or (`all`) all of it. */
+static int enlarge(struct replica_node *node, uint64_t size, bool all, struct error *error)
 {
 	const struct block_info *info = block_info(node->volume);
-	int res = block_measure(node->volume, error);
+	uint64_t room = 0, now = mirror_job_size(node->job);
+	int res = replica_node_room(node, &room, error);
 
-	if (res == 0 && info->size < size)
-		res = error_set(error, -ENOSPC, "%s has %llu bytes, the other node's volume has %llu",
-		    info->name, (unsigned long long)info->size, (unsigned long long)size);
+	if (res == 0 && (room <= now || (all && room < size)))
+		res = error_set(error, -ENOSPC, "%s has %llu bytes, %llu are wanted", info->name,
+		    (unsigned long long)room, (unsigned long long)size);
 	if (res < 0)
 		return res;
+	size = min_u64(size, room);
 	share_measure(node->own, size);
 	res = mirror_job_grow(node->job, size, error);
 	if (res < 0) {
-		share_measure(node->own, mirror_job_size(node->job));
+		share_measure(node->own, now);
 		return res;
 	}
 	share_measure(node->shown, size);
@@ -225,14 +229,14 @@ static int enlarge(struct replica_node *node, uint64_t size, struct error *error
 	return 0;
 }
 
-static void grow(struct replica_node *node, uint64_t size)
+static void grow(struct replica_node *node, const struct replica_action *action)
 {
 	struct error error;
 	int res;
 
 	/* Of a secondary: nothing goes there any more. */
 	replica_node_stop_sending(node);
-	res = enlarge(node, size, &error);
+	res = enlarge(node, action->size, action->all, &error);
 	/* A map that comes is of that size, too. */
 	if (res == 0 && node->link && !node->link_lost &&
 	    replica_link_expect_map(
@@ -240,7 +244,8 @@ static void grow(struct replica_node *node, uint64_t size)
 		replica_node_drop(node, "out of memory");
 	if (res < 0)
 		replica_node_warn(node, "the volume does not become larger: %s", error.text);
-	replica_node_happened(node, REPLICA_GROWN, res);
+	replica_node_event(node,
+	    (struct replica_event){.kind = REPLICA_GROWN, .size = mirror_job_size(node->job), .res = res});
 	node->options.changed(node->options.data);
 }
 
@@ -315,7 +320,7 @@ static void carry_out(struct replica_node *node, const struct replica_deed *deed
 		seek(node, !node->disk_failed);
 		break;
 	case REPLICA_DO_GROW:
-		grow(node, action->size);
+		grow(node, action);
 		break;
 	case REPLICA_DO_FENCE:
 		if (node->options.fence)

@@ -11,7 +11,8 @@
 
 void replica_grow(struct replica_state *state)
 {
-	const struct replica_action action = {.kind = REPLICA_DO_GROW, .size = state->grow_to};
+	const struct replica_action action = {
+	    .kind = REPLICA_DO_GROW, .size = state->grow_to, .all = state->growth != REPLICA_GROWTH_FIRST};
 
 	state->options.act(state->options.data, &action);
 }
@@ -75,9 +76,12 @@ static void leave(struct replica_state *state)
 	}
 }
 
-void replica_hear_enlarged(struct replica_state *state, bool can)
+void replica_hear_enlarged(struct replica_state *state, const struct replica_message *message)
 {
-	if (can) {
+	uint64_t size = message->say == REPLICA_ENLARGED ? message->size : 0;
+
+	if (size > state->options.size && size <= state->grow_to) {
+		state->grow_to = size; /* it may have less room */
 		leave(state);
 	} else {
 		state->growth = REPLICA_GROWTH_NONE;
@@ -93,14 +97,14 @@ void replica_grow_to_meet(struct replica_state *state)
 		begin(state, REPLICA_GROWTH_MEETING, state->peer.size);
 }
 
-void replica_grown(struct replica_state *state, int res)
+void replica_grown(struct replica_state *state, uint64_t size, int res)
 {
 	enum replica_growth growth = state->growth;
 
 	state->growing = false;
 	state->growth = REPLICA_GROWTH_NONE;
 	if (res == 0)
-		state->options.size = state->grow_to;
+		state->options.size = size;
 	switch (growth) {
 	case REPLICA_GROWTH_ALONE:
 		replica_answer(state, res, res < 0 ? "this node's volume cannot be made that large" : NULL);

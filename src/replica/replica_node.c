@@ -382,6 +382,15 @@ int replica_node_command(struct replica_node *node, const struct replica_event *
 	return replica_node_event(node, *command);
 }
 
+int replica_node_room(struct replica_node *node, uint64_t *ret, struct error *error)
+{
+	int res = block_measure(node->volume, error);
+
+	if (res == 0)
+		*ret = align_down(block_info(node->volume)->size, block_info(node->volume)->request_align);
+	return res;
+}
+
 void replica_node_fenced(struct replica_node *node)
 {
 	replica_node_happened(node, REPLICA_FENCED, 0);

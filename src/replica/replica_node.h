@@ -106,6 +106,8 @@ struct block *replica_node_block(struct replica_node *node);
 
 /* A command (enum replica_event_kind's first ones): answer() follows, perhaps before this returns. -EBUSY: another one is under way. */
 int replica_node_command(struct replica_node *node, const struct replica_event *command);
+/* How many bytes the volume has by now, and could be replicated: see REPLICA_RESIZE. 0 or -errno with words. Control path. */
+int replica_node_room(struct replica_node *node, uint64_t *ret, struct error *error);
 /* The other node is known to take no writes. */
 void replica_node_fenced(struct replica_node *node);
 /*

@@ -48,12 +48,12 @@ void replica_resize(struct replica_state *state, uint64_t size);
 void replica_grow_to_meet(struct replica_state *state);
 /* That this node grows is recorded. */
 void replica_grow(struct replica_state *state);
-void replica_grown(struct replica_state *state, int res);
+void replica_grown(struct replica_state *state, uint64_t size, int res);
 void replica_grow_lost(struct replica_state *state);
 /* The other has, and is gone. */
 void replica_grow_second(struct replica_state *state);
 void replica_hear_enlarge(struct replica_state *state, const struct replica_message *message);
-void replica_hear_enlarged(struct replica_state *state, bool can);
+void replica_hear_enlarged(struct replica_state *state, const struct replica_message *message);
 
 /* replica_talk.c */
 /* Both nodes may have said HELLO by now. */

@@ -418,7 +418,7 @@ static int event_of(struct replica_state *state, const struct replica_event *eve
 		settled(state, event->res);
 		return 0;
 	case REPLICA_GROWN:
-		replica_grown(state, event->res);
+		replica_grown(state, event->size, event->res);
 		catch_up(state);
 		return 0;
 	case REPLICA_TAKE:

@@ -96,7 +96,7 @@ struct replica_event {
 	    fresh; /* a number never drawn before, with each event but those of messages that need none: always set it */
 	bool force;        /* MAKE_PRIMARY: also with data that may be old, or half of something */
 	uint32_t lease_ms; /* HAND_OVER: how long both may be open; 0: this node closes first */
-	uint64_t size;     /* RESIZE: bytes */
+	uint64_t size;     /* RESIZE; GROWN, of the volume: bytes */
 	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook), MERGED, EMPTIED, SETTLED, GROWN: 0 or -errno */
 };
 
@@ -120,8 +120,8 @@ enum replica_action_kind {
 	REPLICA_DO_CLOSE,  /* none may, nor is there any */
 	REPLICA_DO_SETTLE, /* flush both sides, and clear the map: SETTLED */
 	/*
-	 * This node's map, durably, and its volume get `size` bytes, more than they have: GROWN. What is new is dirty, and not sent before the next COPY.
-	 * Never while a primary sends.
+	 * This node's map, durably, and its volume get `size` bytes, more than they have, or (but for `all`) as many of them as there is room for: GROWN. What is new is
+	 * dirty, and not sent before the next COPY. Never while a primary sends.
 	 */
 	REPLICA_DO_GROW,
 	REPLICA_DO_DROP,   /* the link, and seek none until SEEK. LOST follows if there was one. */
@@ -134,7 +134,7 @@ struct replica_action {
 	enum replica_action_kind kind;
 	struct replica_message message;
 	struct replica_ids ids;
-	bool all;
+	bool all; /* MERGE, GROW */
 	uint32_t lease_ms;
 	uint64_t size;
 	int res;

@@ -288,7 +288,7 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		break;
 	case REPLICA_ENLARGED:
 	case REPLICA_CANNOT:
-		replica_hear_enlarged(state, message->say == REPLICA_ENLARGED);
+		replica_hear_enlarged(state, message);
 		break;
 	default:
 		break;

@@ -301,6 +301,27 @@ def test_hand_over_without_a_lease(pair, random):
     assert "the other node of vm1 is beta" in said
 
 
+def enlarge(node, random, size):
+    with open(node.volume(), "ab") as file:
+        file.write(random.randbytes(size - file.tell()))
+
+
+def test_a_replica_is_as_large_as_the_smaller_device(pair, random):
+    more = SIZE + 300 * 1024
+    enlarge(pair.alpha, random, more + 8192)
+    enlarge(pair.beta, random, more)
+    assert "the order is to be given there" in pair.beta("resize", "vm1", code=REFUSED).err
+    pair.alpha("resize", "vm1")
+    for node in pair.nodes:
+        node.wait(flow="equal", total=more)
+    data = random.randbytes(100000)
+    pair.alpha.write(data, SIZE - 50000)
+    pair.alpha("secondary", "vm1")
+    pair.beta("primary", "vm1")
+    assert pair.beta.read(100000, SIZE - 50000) == data
+    assert pair.content(pair.alpha)[:more] == pair.content(pair.beta)
+
+
 def test_orders_are_told_by_number(pair):
     reply = pair.alpha.ask({"command": "secondary"})
     assert reply["ok"] and reply["number"] > 0

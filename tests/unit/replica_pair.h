@@ -287,8 +287,10 @@ static void look_at_meeting(struct pair *pair, const struct replica_state *state
 		model_fail(pair, "the maps do not go back as far as the other node's data");
 }
 
-static void grow(struct node *node, uint64_t size)
+static void grow(struct node *node, const struct replica_action *action)
 {
+	uint64_t size = action->size;
+
 	if (node->growing || size <= node->regions * UINT64_C(1000))
 		model_fail(node->pair, "to grow twice, or to what it has");
 	if (node->settling && node->state.role == REPLICA_SECONDARY)
@@ -297,6 +299,8 @@ static void grow(struct node *node, uint64_t size)
 		model_fail(node->pair, "to grow, and the clients write to both");
 	node->growing = true;
 	node->grow_to = (unsigned)(size / 1000);
+	if (!action->all && node->grow_to > node->device && node->device > node->regions)
+		node->grow_to = node->device;
 }
 
 /* What is new is this node's alone, whatever it is. */
@@ -393,7 +397,7 @@ static void act(void *data, const struct replica_action *action)
 		node->seeking = true;
 		break;
 	case REPLICA_DO_GROW:
-		grow(node, action->size);
+		grow(node, action);
 		break;
 	case REPLICA_DO_FENCE:
 		if (node->left || node->planned)
@@ -561,7 +565,9 @@ static void end_growth(struct node *node)
 	bool done = enlarge(node);
 
 	node->pair->grown[growth] += done;
-	tell(node, (struct replica_event){.kind = REPLICA_GROWN, .res = done ? 0 : -ENOSPC});
+	tell(node,
+	    (struct replica_event){
+	        .kind = REPLICA_GROWN, .size = node->regions * UINT64_C(1000), .res = done ? 0 : -ENOSPC});
 }
 
 static void end_actions(struct node *node)

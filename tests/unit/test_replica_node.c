@@ -323,9 +323,10 @@ static void test_volumes_become_larger(void **state)
 	assert_non_null(strstr(other->warnings, "does not become larger"));
 	both_have(SIZE);
 	assert_int_equal(resize(primary, SIZE - 512), -EINVAL);
-	enlarge(other, SIZE + MORE);
+	/* As large as the smaller one. */
+	enlarge(other, SIZE + 4096);
 	assert_int_equal(resize(other, SIZE + 4096), -EPERM);
-	assert_int_equal(resize(primary, SIZE + 4096), 0);
+	assert_int_equal(resize(primary, SIZE + MORE), 0);
 	assert_true(primary->serves);
 	both_have(SIZE + 4096);
 	assert_int_equal(write_at(primary, SIZE - 512, 4608, 0x77), 0);
@@ -333,6 +334,7 @@ static void test_volumes_become_larger(void **state)
 	pass(5 * S);
 	assert_int_equal(command(primary, REPLICA_MAKE_SECONDARY, false), 0);
 	pass(S);
+	enlarge(other, SIZE + MORE);
 	assert_int_equal(resize(other, SIZE + MORE), 0);
 	both_have(SIZE + MORE);
 	assert_int_equal(command(other, REPLICA_MAKE_PRIMARY, false), 0);
@@ -340,7 +342,7 @@ static void test_volumes_become_larger(void **state)
 	both_have(SIZE + MORE);
 }
 
-/* Each by itself; and one that only hears of it, and has no room at first. */
+/* Each by itself; and one that only hears of it, and has not room enough at first. */
 static void test_volumes_become_larger_apart(void **state)
 {
 	struct host *primary = &world.hosts[0], *other = &world.hosts[1];
@@ -350,12 +352,14 @@ static void test_volumes_become_larger_apart(void **state)
 	both(REPLICA_APART);
 	pass(S);
 	enlarge(primary, SIZE + MORE);
+	enlarge(other, SIZE + MORE - 512);
 	assert_int_equal(resize(primary, SIZE + MORE), 0);
 	assert_int_equal(write_at(primary, SIZE, MORE, 0x79), 0);
 	cut(false);
 	pass(2 * S);
 	assert_non_null(strstr(other->warnings, "does not become larger"));
 	wait_for(other, REPLICA_APART);
+	assert_int_equal(block_info(replica_node_block(other->node))->size, SIZE);
 	enlarge(other, SIZE + MORE);
 	assert_int_equal(command(other, REPLICA_CONNECT, false), 0);
 	both_have(SIZE + MORE);
