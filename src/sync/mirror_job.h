@@ -200,7 +200,7 @@ int mirror_job_verify(struct mirror_job *job, const struct mirror_job_verify_opt
 void mirror_job_verify_stop(struct mirror_job *job);
 /*
  * From now on what is dirty is compared before it is copied, until nothing is: the map does not know what differs. Only with the target let
- * go. -errno with words.
+ * go; not while a region is still waited for that was to be copied: then all is copied. -errno with words.
  */
 int mirror_job_compare(struct mirror_job *job, struct error *error);
 /* Clears the map as soon as can be, and not when it pays; for those who wait until nothing is logged. */
