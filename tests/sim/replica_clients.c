@@ -145,6 +145,7 @@ static void begin(struct replica_client *client, struct replica_host *host)
 	client->node = host->index;
 	client->life = host->life;
 	client->write = 0;
+	client->primary = host->reigns;
 	client->io = (struct block_io){.buf = client->buf, .done = client_done, .user = client};
 	client->peer_life = other->life;
 	client->peer_cuts = other->cuts;

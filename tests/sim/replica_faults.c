@@ -121,6 +121,13 @@ static void order_discard(struct replica_host *host)
 	replica_host_command(host, REPLICA_DISCARD, false);
 }
 
+static void order_hand_over(struct replica_host *host, const struct replica_node_status *status)
+{
+	if (host->reigns && status->flow == REPLICA_EQUAL &&
+	    replica_host_command(host, REPLICA_HAND_OVER, false) == 0)
+		host->world->handed++;
+}
+
 static void order(struct replica_world *world)
 {
 	struct replica_host *host = some_host(world), *other = replica_host_other(host);
@@ -137,18 +144,24 @@ static void order(struct replica_world *world)
 			replica_host_command(host, REPLICA_CONNECT, false);
 		return;
 	}
-	switch (rand_below(&world->rand, 16)) {
+	if (world->scenario.migrates && rand_one_in(&world->rand, 2))
+		order_hand_over(host, &status);
+	switch (rand_below(&world->rand, 18)) {
 	case 0:
 	case 1:
 	case 2:
 	case 3:
-		if (!host->serving && (!other->serving || (world->scenario.quarrels && !status.linked) ||
-		                          rand_one_in(&world->rand, 8)))
+		if (!host->reigns && (!other->reigns || (world->scenario.quarrels && !status.linked) ||
+		                         rand_one_in(&world->rand, 8)))
 			order_primary(host);
 		break;
 	case 4:
-		if (host->serving)
+		if (host->reigns)
 			replica_host_command(host, REPLICA_MAKE_SECONDARY, false);
+		break;
+	case 7:
+	case 11:
+		order_hand_over(host, &status);
 		break;
 	case 5:
 		if (rand_one_in(&world->rand, 3))

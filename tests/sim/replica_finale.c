@@ -62,8 +62,6 @@ static void reconcile(struct replica_world *world, const struct replica_node_sta
 
 static void lead_together(struct replica_world *world, const struct replica_node_status *status)
 {
-	for (unsigned i = 0; i < LEDGER_NODES; i++)
-		replica_node_pause(world->hosts[i].node, false);
 	if (status[0].flow == REPLICA_EQUAL && status[1].flow == REPLICA_EQUAL) {
 		enter(world, STAGE_PROMOTE);
 	} else if ((status[0].refusal || status[1].refusal) && !status[0].linked && !status[1].linked) {
@@ -125,6 +123,9 @@ static void go_on(struct replica_world *world)
 	bool equal;
 
 	for (unsigned i = 0; i < LEDGER_NODES; i++) {
+		/* A command waits for a resync that is held, too. */
+		if (replica_host_is_up(&world->hosts[i]))
+			replica_node_pause(world->hosts[i].node, false);
 		if (!replica_host_is_up(&world->hosts[i]) || world->hosts[i].commanded)
 			return;
 		replica_node_status(world->hosts[i].node, &status[i]);

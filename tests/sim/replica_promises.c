@@ -145,7 +145,7 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 
 	host->ids = *ids;
 	/* Between two looks it may have been told, and the link be gone. */
-	host->knows = host->knows && (ids->follows || !old.follows || replica_host_other(host)->serving);
+	host->knows = host->knows && (ids->follows || !old.follows || replica_host_other(host)->reigns);
 	replica_faults_soon(host->world);
 	if (ids->inconsistent) {
 		if (!old.inconsistent || old.current != ids->current)
@@ -358,6 +358,10 @@ void replica_promise_acknowledged(struct replica_world *world, const struct repl
 	if (!is_good(host))
 		replica_world_fail(
 		    world, "%u: a write was acknowledged, and its data are not good", host->index);
+	replica_promise_look_at_role(host);
+	/* Who gives up its role alone is a secondary while its clients leave. */
+	if (!host->reigns && replica_host_other(host)->reigns && are_equal(host))
+		replica_world_fail(world, "%u: a write was acknowledged by a secondary", host->index);
 	ledger->writes[client->write].gen = host->ids.current;
 	ledger->writes[client->write].acknowledged = true;
 	ledger_add(ledger, client->node, client->write);
@@ -400,8 +404,13 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 {
 	struct replica_host *host = &world->hosts[client->node], *other = replica_host_other(host);
 	struct ledger *ledger = &world->ledger;
-	uint32_t flush = ledger_flushed(ledger, host->ids.current);
+	uint32_t flush;
 
+	/* What a secondary flushes is its own. */
+	replica_promise_look_at_role(host);
+	if (!client->primary || !host->reigns)
+		return;
+	flush = ledger_flushed(ledger, host->ids.current);
 	ledger_cover(ledger, host->index, &client->set, flush);
 	make_last(ledger, host->index, &client->set);
 	if (!are_equal(host))
@@ -425,13 +434,14 @@ static void check_alone(struct replica_host *host)
 		replica_node_status(other->node, &peer);
 	together = host->link && host->link == other->link && self.linked && peer.linked &&
 	           self.flow >= REPLICA_SENDING && peer.flow >= REPLICA_SENDING;
-	if (together && other->serving)
-		replica_world_fail(world, "both nodes serve, and are together");
-	if (host->knows && !together && !host->forced && !host->fenced)
+	if (together && peer.role == REPLICA_PRIMARY)
+		replica_world_fail(world, "both nodes are primary, and together");
+	/* Who yields has recorded that before the other hears of it. */
+	if (host->knows && !together && !host->forced && !host->fenced && !other->ids.follows)
 		replica_world_fail(world, "%u serves, and knows the other as primary", host->index);
 }
 
-void replica_promise_served(struct replica_host *host)
+static void begin_to_reign(struct replica_host *host)
 {
 	struct replica_world *world = host->world;
 	struct ledger_node *node = &world->ledger.nodes[host->index];
@@ -452,6 +462,24 @@ void replica_promise_served(struct replica_host *host)
 	go_on(host, seen, false);
 	host->knows = host->fenced = host->shaky = false;
 	replica_promise_check(world);
+}
+
+void replica_promise_look_at_role(struct replica_host *host)
+{
+	struct replica_node_status status;
+	bool primary;
+
+	if (!host->serving || !replica_host_is_up(host))
+		return;
+	replica_node_status(host->node, &status);
+	primary = status.role == REPLICA_PRIMARY;
+	if (primary && !host->reigns)
+		begin_to_reign(host);
+	else if (!primary && host->reigns)
+		replica_world_say(host->world, "%u yields", host->index);
+	else if (!primary)
+		host->world->leases++;
+	host->reigns = primary;
 }
 
 void replica_promise_power_lost(struct replica_host *host)
@@ -493,7 +521,7 @@ static void look_who_knows(struct replica_host *host)
 		host->fenced = false;
 	if (!self.linked || !peer.linked || self.role == REPLICA_PRIMARY)
 		return;
-	if (other->serving && (self.flow == REPLICA_EQUAL || self.flow == REPLICA_RECEIVING))
+	if (other->reigns && (self.flow == REPLICA_EQUAL || self.flow == REPLICA_RECEIVING))
 		host->knows = true;
 	else if (peer.role == REPLICA_SECONDARY && self.peer_role == REPLICA_SECONDARY)
 		host->knows = false;

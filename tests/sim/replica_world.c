@@ -51,8 +51,9 @@ static void serve(void *data, bool open)
 	struct replica_host *host = data;
 
 	host->serving = open && !host->dying;
+	host->reigns = false;
 	if (host->serving)
-		replica_promise_served(host);
+		replica_promise_look_at_role(host);
 	else if (!open && !host->dying)
 		replica_world_say(host->world, "%u serves no more", host->index);
 	while (!open && host->in_flight && ring_step(host->ring) == 0)
@@ -168,7 +169,8 @@ void replica_host_begin(struct replica_host *host)
 		ring_sim_power_on(world->sim, host->disk_fd);
 		ring_sim_power_on(world->sim, host->map_fd);
 	}
-	host->off = host->dying = host->ended = host->running = host->serving = host->seeks = false;
+	host->off = host->dying = host->ended = host->running = host->serving = host->reigns = host->seeks =
+	    false;
 	host->commanded = false;
 	host->map_fails = ring_sim_disk_options(world->sim, host->map_fd)->fsync_error_ppm > 0;
 	host->answer = 0;
@@ -210,7 +212,7 @@ void replica_host_kill(struct replica_host *host, bool power)
 		return;
 	replica_world_say(world, power ? "%u loses power" : "%u is killed", host->index);
 	host->dying = true;
-	host->serving = false;
+	host->serving = host->reigns = false;
 	host->seeks = false;
 	world->kills++;
 	ring_sim_kill(host->ring, power ? RING_SIM_KILL_MACHINE : RING_SIM_KILL_PROCESS);
@@ -234,8 +236,12 @@ int replica_host_command(struct replica_host *host, enum replica_event_kind kind
 	    [REPLICA_DISCONNECT] = "disconnect",
 	    [REPLICA_MAKE_PRIMARY] = "primary",
 	    [REPLICA_MAKE_SECONDARY] = "secondary",
-	    [REPLICA_DISCARD] = "discard"};
-	const struct replica_event event = {.kind = kind, .force = force};
+	    [REPLICA_DISCARD] = "discard",
+	    [REPLICA_HAND_OVER] = "hand over"};
+	struct replica_world *world = host->world;
+	const struct replica_event event = {.kind = kind,
+	    .force = force,
+	    .lease_ms = rand_one_in(&world->rand, 3) ? 0 : (uint32_t)rand_between(&world->rand, 1, 400)};
 	int res;
 
 	if (!replica_host_is_up(host) || host->commanded)
@@ -295,6 +301,8 @@ static void step_hook(void *data)
 			replica_host_begin(host);
 		}
 	}
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		replica_promise_look_at_role(&world->hosts[i]);
 	replica_net_step(world);
 	replica_clients_step(world);
 	if (!world->peace)
@@ -370,6 +378,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .compare = rand_one_in(rand, 3),
 	    .detach = rand_one_in(rand, 2),
 	    .quarrels = rand_one_in(rand, 3),
+	    .migrates = rand_one_in(rand, 4),
 	    .idle = (uint32_t)rand_between(rand, 20, 200),
 	    .order_every = (uint32_t)rand_between(rand, 30, 500),
 	    .fault_every = (uint32_t)rand_between(rand, 300, 3000),

@@ -29,6 +29,7 @@ struct replica_client {
 	uint64_t life; /* of the node's process */
 	uint32_t first, count;
 	uint32_t write;              /* its number; 0: none */
+	bool primary;                /* its node was, when it was submitted */
 	uint32_t floor[LEDGER_SPAN]; /* a read: what it must see at least */
 	struct ledger_set set;       /* a flush: the node's line when it was submitted */
 	/* The other node when it was submitted. */
@@ -45,6 +46,7 @@ struct replica_scenario {
 	uint64_t queue_max;
 	bool pull_ahead, compare, detach;
 	bool quarrels;                           /* its users promote both nodes now and then */
+	bool migrates;                           /* its primary moves to and fro */
 	uint32_t idle, order_every, fault_every; /* steps */
 	uint64_t chaos_steps;
 	unsigned span;
@@ -64,6 +66,7 @@ struct replica_host {
 	bool running, dying, ended;
 	uint64_t life;
 	bool serving, forced; /* `forced`: what it was told at last */
+	bool reigns;          /* its clients may write; with a lease those of both may read */
 	unsigned in_flight;
 	bool seeks;
 	bool commanded;    /* a command has no answer yet */
@@ -124,7 +127,7 @@ struct replica_world {
 	uint32_t tries;
 
 	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
-	    discards, checked;
+	    discards, checked, leases, handed;
 };
 
 #define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
@@ -168,8 +171,8 @@ void replica_promise_notes(struct replica_world *world);
 /* A client's write was acknowledged. */
 void replica_promise_acknowledged(struct replica_world *world, const struct replica_client *client);
 void replica_promise_flushed(struct replica_world *world, const struct replica_client *client);
-/* A node has begun to serve. */
-void replica_promise_served(struct replica_host *host);
+/* Whether a node that serves is primary by now. */
+void replica_promise_look_at_role(struct replica_host *host);
 void replica_promise_power_lost(struct replica_host *host);
 void replica_promise_memory_lost(struct replica_host *host);
 /* Who knows whom as primary; often. */

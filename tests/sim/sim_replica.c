@@ -31,7 +31,7 @@ struct runs {
 
 	/* sums */
 	uint64_t count, steps, requests, acknowledged, faults, kills, cuts, links, resyncs, promotions,
-	    forced, splits, discards, checked;
+	    forced, splits, discards, checked, leases, handed;
 };
 
 static bool take_option(void *data, int option, const char *text)
@@ -56,6 +56,8 @@ static void add(struct runs *runs, const struct replica_world *world)
 	runs->splits += world->splits;
 	runs->discards += world->discards;
 	runs->checked += world->checked;
+	runs->leases += world->leases > 0;
+	runs->handed += world->handed;
 }
 
 static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
@@ -103,13 +105,15 @@ int main(int argc, char **argv)
 	failed = sim_line_run(line);
 	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu writes acknowledged, %llu faults, "
 	       "%llu kills, %llu losses of power, %llu links, %llu resyncs, %llu promotions, %llu by force, "
-	       "%llu orders in split brains, %llu discards, %llu looks, %.1f s: %llu failed\n",
+	       "%llu orders in split brains, %llu discards, %llu orders to hand over, leases in %llu worlds, "
+	       "%llu looks, %.1f s: %llu failed\n",
 	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
 	    (unsigned long long)runs.requests, (unsigned long long)runs.acknowledged,
 	    (unsigned long long)runs.faults, (unsigned long long)runs.kills, (unsigned long long)runs.cuts,
 	    (unsigned long long)runs.links, (unsigned long long)runs.resyncs,
 	    (unsigned long long)runs.promotions, (unsigned long long)runs.forced,
 	    (unsigned long long)runs.splits, (unsigned long long)runs.discards,
+	    (unsigned long long)runs.handed, (unsigned long long)runs.leases,
 	    (unsigned long long)runs.checked, sim_line_seconds(line), (unsigned long long)failed);
 	return sim_line_end(line, failed);
 }
