@@ -28,7 +28,7 @@ static int dial(const char *name, struct error *error)
 
 	if (res < 0 && res != -ENOENT)
 		return res;
-	res = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%.70s.sock", dir, name);
+	res = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%.80s.sock", dir, name);
 	if ((size_t)res >= sizeof(address.sun_path))
 		return error_set(error, -ENAMETOOLONG, "%s is too long for a socket", dir);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
