@@ -156,6 +156,8 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 		ledger_begin_gen(&host->world->ledger, ids->current, old.inconsistent ? 0 : old.current);
 		replica_world_say(host->world, "%u: generation %llx after %llx", host->index,
 		    (unsigned long long)ids->current, (unsigned long long)old.current);
+		/* By an order that said so, and it holds although the node may crash before it serves. */
+		host->knows = host->knows && !host->forced && !host->fenced;
 		if (old.inconsistent)
 			salvage(host);
 	}
