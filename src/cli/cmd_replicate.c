@@ -98,7 +98,7 @@ static const struct {
     {CREATE | RESIZE,
         {"size", KEY_SIZE, "SIZE", 0,
             "create: the first bytes of a larger device; the same on both machines. resize: so large "
-            "(default: as this node's device)",
+            "(default: as the smaller device)",
             0}},
     {PRIMARY | SECONDARY, {"force", KEY_FORCE, NULL, 0,
                               "primary: though these data may be old or half of a resync; secondary: though "
