@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define MEMORY_DEFAULT (16u << 20)
+#define BARE_MAX       4096u /* under way, before one without data waits for its end, too */
 
 enum { LOCK_READ, LOCK_WRITE, LOCK_BARRIER, LOCK_KINDS };
 
@@ -131,6 +132,8 @@ static void answer_early(struct receive_io *rio)
 		memcpy(rio->copy, parent->buf, parent->length);
 		rio->child.buf = rio->copy;
 		receive->held += parent->length;
+	} else if (receive->under_way > BARE_MAX) {
+		return;
 	}
 	rio->parent = NULL;
 	block_complete_later(&receive->filter.block, parent, 0);

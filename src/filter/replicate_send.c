@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define QUEUE_DEFAULT (16u << 20)
+#define BARE_MAX      4096u /* requests without data that have their answer, and are under way */
 
 struct send {
 	struct filter filter;
@@ -24,6 +25,7 @@ struct send {
 	struct list_node spare;
 	struct page_buffers buffers;
 	uint64_t queued; /* bytes acknowledged and not answered */
+	unsigned bare;   /* likewise, requests without data */
 	int failed;
 };
 
@@ -33,6 +35,7 @@ struct send_io {
 	struct block_io *parent; /* NULL: it has its answer */
 	struct block_io child, flush;
 	unsigned pending; /* of child and flush */
+	bool bare;        /* counted as such */
 	bool waits;       /* a flush, and its parent waits for all ahead of it */
 	void *copy;
 	int res;
@@ -67,6 +70,7 @@ static void release(struct send_io *sio)
 		send->queued -= sio->child.length;
 	}
 	sio->copy = NULL;
+	send->bare -= sio->bare;
 	list_remove(&sio->node);
 	list_append(&send->spare, &sio->node);
 }
@@ -148,6 +152,9 @@ static int answer_early(struct send_io *sio)
 		memcpy(sio->copy, parent->buf, parent->length);
 		sio->child.buf = sio->copy;
 		send->queued += parent->length;
+	} else {
+		sio->bare = true;
+		send->bare++;
 	}
 	sio->parent = NULL;
 	block_complete_later(&send->filter.block, parent, 0);
@@ -197,8 +204,11 @@ static void start(struct send *send, struct block_io *io)
 
 static bool has_room(const struct send *send, const struct block_io *io)
 {
-	return send->options.ack != REPLICATE_SENT || io->op != BLOCK_WRITE || send->queued == 0 ||
-	       send->queued + io->length <= send->options.queue_max;
+	if (!is_early(send, io))
+		return true;
+	if (io->op != BLOCK_WRITE)
+		return send->bare < BARE_MAX;
+	return send->queued == 0 || send->queued + io->length <= send->options.queue_max;
 }
 
 static void let_in(struct send *send)

@@ -187,6 +187,33 @@ static void test_congestion(void **state)
 	world_done(&world);
 }
 
+#define BARE (4096 + 8) /* eight more than may be in the queue */
+
+/* Zeroes and flushes take no room in the queue's bytes, and are not to be without end. */
+static void test_requests_without_data_are_bounded(void **state)
+{
+	struct counted *zeroes = calloc(BARE, sizeof(*zeroes));
+	unsigned answered = 0;
+	struct world world;
+
+	world_init(&world, REPLICATE_SENT);
+	assert_non_null(zeroes);
+	for (unsigned i = 0; i < BARE; i++) {
+		zeroes[i].io = (struct block_io){.op = BLOCK_ZERO, .length = PIECE, .done = counted_done};
+		block_submit(world.top, &zeroes[i].io);
+	}
+	run_for(&world, 1);
+	for (unsigned i = 0; i < BARE; i++)
+		answered += zeroes[i].ended;
+	assert_int_equal(answered, BARE - 8);
+	assert_int_equal(world.congested, 1);
+	took_ms(&world, BLOCK_FLUSH, BLOCK_DURABLE, 0);
+	for (unsigned i = 0; i < BARE; i++)
+		assert_true(zeroes[i].ended && zeroes[i].res == 0);
+	world_done(&world);
+	free(zeroes);
+}
+
 static void test_a_failure_stays(void **state)
 {
 	for (int ack = REPLICATE_SENT; ack <= REPLICATE_RECEIVED; ack++) {
@@ -231,6 +258,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_when),
 	    cmocka_unit_test(test_congestion),
+	    cmocka_unit_test(test_requests_without_data_are_bounded),
 	    cmocka_unit_test(test_a_failure_stays),
 	    cmocka_unit_test(test_a_link_that_is_lost),
 	    cmocka_unit_test(test_names),
