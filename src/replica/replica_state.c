@@ -276,9 +276,10 @@ static void recorded(struct replica_state *state, int res)
 		/* Nobody knows which of the two is recorded: nothing may follow from either. */
 		replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"
 		                                        : "the state of this node cannot be recorded");
-		/* Its clients are gone. */
-		if (state->demoting)
+		/* Its clients are gone, or read only. */
+		if (state->demoting || state->yielding)
 			state->role = REPLICA_SECONDARY;
+		state->yielding = false;
 		replica_answer(state, res, state->refusal);
 		return;
 	}

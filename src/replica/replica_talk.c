@@ -103,7 +103,11 @@ void replica_meet(struct replica_state *state)
 	}
 	switch (state->verdict) {
 	case REPLICA_IN_SYNC:
-		be_equal(state);
+		/* Two that go by the rules never meet like that. */
+		if (peer->role == REPLICA_PRIMARY && state->role == REPLICA_PRIMARY)
+			replica_refuse(state, "both nodes are primary, of the same data");
+		else
+			be_equal(state);
 		return;
 	case REPLICA_SOURCE:
 	case REPLICA_SOURCE_FULL:

@@ -430,10 +430,65 @@ static void test_who_may_be_primary_alone(void **state)
 	assert_int_equal(ask_to_be_primary(true, true, false, true), 1);
 }
 
+/* What such a node says it is, it can be ordered to change. */
+static void test_a_hand_over_that_cannot_be_recorded(void **state)
+{
+	const struct replica_ids ids = {.current = 7, .sender = true};
+	const struct replica_event failed = {.kind = REPLICA_RECORDED, .fresh = 8, .res = -EIO},
+	                           lost = {.kind = REPLICA_LOST, .fresh = 9},
+	                           order = {.kind = REPLICA_MAKE_PRIMARY, .fresh = 10};
+	struct replica_state node;
+	int end = 0;
+	const struct replica_options options = {
+	    .name = 1, .size = 1 << 20, .region_size = 1 << 16, .act = note_end, .data = &end};
+
+	replica_state_init(&node, &options, &ids);
+	node.role = REPLICA_PRIMARY;
+	node.flow = REPLICA_EQUAL;
+	node.wanted = node.linked = node.greeted = node.heard = node.copying = true;
+	node.command = node.handing = node.yielding = node.recording = true;
+	node.then = REPLICA_THEN_YIELDED;
+	node.next = (struct replica_ids){.current = 7, .follows = true};
+	replica_state_event(&node, &failed);
+	assert_int_equal(end, -EIO);
+	replica_state_event(&node, &lost);
+	assert_int_equal(node.role, REPLICA_SECONDARY);
+	assert_false(node.yielding || node.recording);
+	assert_int_equal(replica_state_event(&node, &order), 0);
+	assert_int_equal(end, 1);
+}
+
+/* A copy of this node's state, or a node that lies. */
+static void test_two_primaries_of_the_same_data(void **state)
+{
+	const struct replica_ids ids = {.current = 7};
+	const struct replica_message hello = {.say = REPLICA_HELLO,
+	    .ids = ids,
+	    .role = REPLICA_PRIMARY,
+	    .size = 1 << 20,
+	    .region_size = 1 << 16,
+	    .name = 2};
+	const struct replica_event heard = {.kind = REPLICA_HEARD, .fresh = 8, .message = &hello};
+	struct replica_state node;
+	int end = 0;
+	const struct replica_options options = {
+	    .name = 1, .size = 1 << 20, .region_size = 1 << 16, .act = note_end, .data = &end};
+
+	replica_state_init(&node, &options, &ids);
+	node.role = REPLICA_PRIMARY;
+	node.flow = REPLICA_MEETING;
+	node.wanted = node.linked = node.greeted = true;
+	replica_state_event(&node, &heard);
+	assert_int_equal(node.flow, REPLICA_REFUSED);
+	assert_false(node.receiving);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_who_may_be_primary_alone),
+	    cmocka_unit_test(test_a_hand_over_that_cannot_be_recorded),
+	    cmocka_unit_test(test_two_primaries_of_the_same_data),
 	    cmocka_unit_test(test_pairs),
 	};
 
