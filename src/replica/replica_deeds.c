@@ -237,7 +237,9 @@ static void grow(struct replica_node *node, const struct replica_action *action)
 	/* Of a secondary: nothing goes there any more. */
 	replica_node_stop_sending(node);
 	res = enlarge(node, action->size, action->all, &error);
-	/* A map that comes is of that size, too. */
+	/* A map that comes is of that size, too; what has come before its turn is of another. */
+	if (res == 0)
+		node->have_peer_map = false;
 	if (res == 0 && node->link && !node->link_lost &&
 	    replica_link_expect_map(
 	        node->link, bitmap_super_regions(bitmap_file_super(replica_node_map(node)))) < 0)

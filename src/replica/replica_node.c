@@ -224,7 +224,6 @@ int replica_node_new(struct replica_node **ret, struct ring *ring, const struct 
 		return error_set(error, -ENOMEM, "no memory for a replica");
 	node->ring = ring;
 	node->options = *options;
-	node->opening_fd = -1;
 	list_init(&node->deeds);
 	res = options->open_volume(options->data, &node->volume, error);
 	if (res == 0)
@@ -408,10 +407,19 @@ void replica_node_govern(struct replica_node *node, const struct governor_option
 	mirror_job_govern(node->job, options);
 }
 
+/* What it has said of itself holds until something goes between the two. */
+static bool peer_is_good(const struct replica_state *state)
+{
+	const struct replica_ids *peer = &state->peer.ids;
+
+	if (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)
+		return state->flow == REPLICA_EQUAL;
+	return state->heard && peer->current && !peer->inconsistent;
+}
+
 void replica_node_status(struct replica_node *node, struct replica_node_status *ret)
 {
 	const struct replica_state *state = &node->state;
-	const struct replica_ids *peer = &state->peer.ids;
 
 	*ret = (struct replica_node_status){.role = state->role,
 	    .peer_role = state->peer.role,
@@ -421,7 +429,7 @@ void replica_node_status(struct replica_node *node, struct replica_node_status *
 	    .serving = node->serving,
 	    .good = replica_state_is_good(state),
 	    .outdated = state->ids.outdated,
-	    .peer_good = state->heard && peer->current && !peer->inconsistent,
+	    .peer_good = peer_is_good(state),
 	    .frozen = state->frozen,
 	    .ahead = node->ahead,
 	    .disk_failed = node->disk_failed,

@@ -49,7 +49,6 @@ struct replica_node {
 	struct bitmap peer_map;
 	bool have_peer_map;
 	bool sends, receives;
-	int opening_fd; /* of the data stream that is being opened, which the remote volume owns; -1: none is */
 	struct block *remote; /* the other node's volume while the mirror has it, or had it last */
 	struct block *sender; /* the filter over it */
 	struct agent_server *agent;

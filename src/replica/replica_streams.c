@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define TIMEOUT_MS 30000u
@@ -44,13 +43,6 @@ static void map_came(void *data, const struct bitmap *bits)
 	replica_node_wake(node);
 }
 
-/* Nobody is to wait for an answer to come over a stream that is being given up. */
-static void stop_opening(struct replica_node *node)
-{
-	if (node->opening_fd >= 0)
-		shutdown(node->opening_fd, SHUT_RDWR);
-}
-
 static void link_lost(void *data, const struct error *error)
 {
 	struct replica_node *node = data;
@@ -59,7 +51,6 @@ static void link_lost(void *data, const struct error *error)
 		replica_node_warn(node, "the link to the other node is lost: %s", error->text);
 	node->link_lost = true;
 	node->link_number = 0;
-	stop_opening(node);
 	/* Before anything else is acknowledged: the other may be without it from now on. */
 	if (node->state.copying)
 		mirror_withhold(mirror_job_block(node->job));
@@ -188,7 +179,6 @@ void replica_node_stop_sending(struct replica_node *node)
 	if (!node->sends)
 		return;
 	node->sends = false;
-	stop_opening(node);
 	mirror_job_let_target_go(node->job);
 	do
 		mirror_job_status(node->job, &status);

@@ -41,11 +41,27 @@ static void restart(struct host *host)
 	begin(host);
 }
 
+/* What one node shows of both. */
+static void check_shown(const struct host *host)
+{
+	struct replica_node_status status;
+
+	status_of(host, &status);
+	if (status.flow == REPLICA_SENDING)
+		assert_false(status.peer_good);
+	if (status.flow == REPLICA_RECEIVING)
+		assert_true(!status.good && status.peer_good);
+	if (status.flow == REPLICA_EQUAL)
+		assert_true(status.good && status.peer_good);
+}
+
 /* So many steps, and equality is never shown while something differs. */
 static void steps(unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
 		step();
+		check_shown(&world.hosts[0]);
+		check_shown(&world.hosts[1]);
 		if (says_equal(&world.hosts[0]) && says_equal(&world.hosts[1]))
 			assert_true(are_equal());
 	}

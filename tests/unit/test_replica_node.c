@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "replica/replica_link.h"
 #include "replica_hosts.h"
 
 static void test_first_day(void **state)
@@ -387,6 +388,60 @@ static void test_the_source_becomes_larger(void **state)
 	assert_null(strstr(primary->warnings, "not due"));
 }
 
+/* A node that breaks the rules */
+
+static void ignore_message(void *data, const struct replica_message *message)
+{
+}
+
+static void ignore_map(void *data, const struct bitmap *bits)
+{
+}
+
+static void note_loss(void *data, const struct error *error)
+{
+	*(bool *)data = true;
+}
+
+/* Its map comes before it is asked for, and then its volume is said to be larger: what is merged has the size that there is by then. */
+static void test_a_map_before_its_turn(void **state)
+{
+	struct host *host = &world.hosts[0], *other = &world.hosts[1];
+	uint32_t region = bitmap_region_size_for(SIZE);
+	struct replica_message hello = {
+	    .say = REPLICA_HELLO, .size = SIZE + MORE, .region_size = region, .name = 9};
+	struct replica_node_status status;
+	struct replica_link *liar;
+	bool lost = false;
+	struct replica_link_options options = {
+	    .server = true, .heard = ignore_message, .map = ignore_map, .lost = note_loss, .data = &lost};
+	struct bitmap bits = {0};
+
+	begin_replica();
+	replica_node_status(host->node, &status);
+	hello.ids.current = status.generation;
+	cut(true);
+	assert_int_equal(write_at(host, 0, 4096, 0x31), 0);
+	enlarge(host, SIZE + MORE);
+	ring_sim_link_new(world.sim, host->ring, other->ring, &cable, world.link_fds);
+	options.fd = world.link_fds[1];
+	assert_int_equal(replica_node_take_link(host->node, world.link_fds[0], false, 99, NULL), 0);
+	assert_int_equal(replica_link_new(&liar, other->ring, &options, NULL), 0);
+	assert_int_equal(bitmap_init(&bits, (SIZE + region - 1) / region), 0);
+	assert_int_equal(replica_link_send_map(liar, &bits), 0);
+	pass(S);
+	replica_link_say(liar, &hello);
+	pass(S);
+	replica_node_status(host->node, &status);
+	assert_int_equal(status.size, SIZE + MORE);
+	assert_false(lost);
+	assert_int_equal(status.flow, REPLICA_MEETING);
+	bitmap_done(&bits);
+	replica_link_free(liar);
+	ring_sim_link_close(world.sim, world.link_fds[1]);
+	pass(S);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -405,6 +460,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_volumes_become_larger, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_volumes_become_larger_apart, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_the_source_becomes_larger, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_map_before_its_turn, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
