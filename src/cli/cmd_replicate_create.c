@@ -145,9 +145,11 @@ static void say_next(const struct creation *creation)
 	printf("%s: the map of %s is %s\n"
 	       "next: `blkmove replicate up %s`; if it is this machine's data that are to count, and not "
 	       "those of %s, for "
-	       "this once `blkmove replicate primary --force %s`, before the other one is up\n",
+	       "this once `blkmove replicate primary --force %s`, before the other one is up; else those of "
+	       "%s replace all that is on %s now\n",
 	    config->name, replica_config_self(config)->device, creation->map, config->name,
-	    replica_config_other(config)->name, config->name);
+	    replica_config_other(config)->name, config->name, replica_config_other(config)->name,
+	    replica_config_self(config)->device);
 }
 
 static int create(struct creation *creation, struct error *error)

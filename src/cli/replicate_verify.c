@@ -18,6 +18,7 @@ static void differs(void *data, uint64_t offset, uint64_t length)
 	struct replicate_resource *resource = data;
 	struct replicate_verify *verify = &resource->verify;
 
+	verify->differs |= !verify->resync;
 	if (verify->told < REPLICATE_RANGES_MAX) {
 		verify->ranges[verify->told].offset = offset;
 		verify->ranges[verify->told].length = length;
@@ -69,6 +70,8 @@ static void ended(void *data, int res, uint64_t position)
 	verify->position = position;
 	verify->differing = status.verify_differing;
 	verify->unread = status.verify_unread;
+	if (res == 0 && verify->whole && !verify->unread && (verify->resync || !verify->differing))
+		verify->differs = false;
 	keep(resource, res == 0 ? 0 : position);
 	replicate_say(resource, "verify %s, %s differ", res == 0 ? "has come to its end" : "was stopped",
 	    format_size(verify->differing, text, sizeof(text)));
@@ -108,6 +111,8 @@ int replicate_verify_begin(
 		    resource->name, strerror(-res));
 	verify->running = verify->known = true;
 	verify->told = 0;
+	verify->whole = from == 0;
+	verify->resync = resync;
 	resource->changed = true;
 	return 0;
 }
@@ -153,12 +158,13 @@ json_t *replicate_verify_json(
 
 	if (!verify->known)
 		return json_null();
-	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:o}", "state",
+	return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:o}", "state",
 	    verify->running    ? "running"
 	    : verify->res == 0 ? "done"
 	                       : "stopped",
-	    "position", (json_int_t)(verify->running ? status->verify_position : verify->position),
-	    "differing", (json_int_t)(verify->running ? status->verify_differing : verify->differing),
-	    "skipped", (json_int_t)(verify->running ? status->verify_unread : verify->unread), "ranges_count",
+	    "differs", verify->differs, "position",
+	    (json_int_t)(verify->running ? status->verify_position : verify->position), "differing",
+	    (json_int_t)(verify->running ? status->verify_differing : verify->differing), "skipped",
+	    (json_int_t)(verify->running ? status->verify_unread : verify->unread), "ranges_count",
 	    (json_int_t)verify->told, "ranges", ranges_json(verify));
 }

@@ -89,6 +89,12 @@ static bool is_held(const json_t *status)
 	return is(status, "paused") && resyncs(status);
 }
 
+/* Found by a verification, and not sent again. */
+static bool differs(const json_t *status)
+{
+	return says(status, "flow", "equal") && is(json_object_get(status, "verify"), "differs");
+}
+
 static bool is_let_be(const json_t *status)
 {
 	return says(status, "flow", "apart") && !is(status, "wanted");
@@ -122,6 +128,9 @@ static const struct {
         "if this node's data are to count, once: `blkmove replicate primary --force @`; if those of "
         "% are, it waits for them"},
     {is_held, "`blkmove replicate resync @ --continue`"},
+    {differs,
+        "find out why both do not have the same; then `blkmove replicate verify @ --resync` sends again "
+        "what differs"},
     {is_let_be, "`blkmove replicate connect @`"},
 };
 
@@ -214,6 +223,8 @@ static const char *headline(const json_t *status)
 
 	if (has_text(status, "refusal"))
 		return "refused";
+	if (differs(status))
+		return "but for what differs, in sync with";
 	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
 		if (says(status, "flow", lines[i][0]))
 			return lines[i][1];

@@ -105,6 +105,7 @@ def test_create_makes_a_map_and_says_what_is_next(vm1):
     before = vm1.volume.read_bytes()
     said = vm1.create().out.decode()
     assert str(vm1.map) in said
+    assert f"else those of there replace all that is on {vm1.volume} now" in said
     assert "those of there" in said and "`blkmove replicate up vm1`" in said and "`blkmove replicate primary --force vm1`" in said
     shown = vm1.show()
     assert shown["map"]["state"] == "new" and shown["map"]["generation"] == 0 and shown["map"]["size"] == MIB, shown

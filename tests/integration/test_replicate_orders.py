@@ -158,10 +158,12 @@ def test_verify_says_what_differs(pair):
     text = order(pair.alpha, "verify", "--wait", code=DIFFERS).out.decode()
     assert f"differs: offset {5 * MIB} length 4096\nvm1: 8.0 MiB compared: 4.0 KiB differ" in text
     assert "verification done, 100%, 4.0 KiB differ" in said(pair.alpha)
+    assert "vm1: but for what differs, in sync with" in said(pair.alpha) and "verify vm1 --resync" in said(pair.alpha)
     verified = json.loads(order(pair.alpha, "verify", "--wait", "--json", "--resync", code=DIFFERS).out)
     assert verified["state"] == "done" and verified["differing"] == 4096 and verified["ranges"] == [{"offset": 5 * MIB, "length": 4096}]
     wait_until(lambda: pair.content(pair.alpha) == pair.content(pair.beta), "the repair")
     order(pair.alpha, "verify", "--wait")
+    assert "vm1: in sync with" in said(pair.alpha)
 
 
 def test_verify_is_stopped_and_goes_on(pair):

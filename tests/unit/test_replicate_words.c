@@ -148,6 +148,12 @@ static void test_verification(void **state)
 {
 	check("{\"verify\": {\"state\": \"running\", \"position\": 536870912, \"differing\": 0}}",
 	    "verification running, 50%, nothing differs\n", NULL);
+	check("{\"verify\": {\"state\": \"done\", \"position\": 1, \"differing\": 4096, \"differs\": true}}",
+	    "vm1: but for what differs, in sync with host2\n", NULL);
+	check("{\"verify\": {\"state\": \"done\", \"position\": 1, \"differing\": 4096, \"differs\": true}}",
+	    "`blkmove replicate verify vm1 --resync`", NULL);
+	check("{\"verify\": {\"state\": \"done\", \"position\": 1, \"differing\": 4096, \"differs\": false}}",
+	    "vm1: in sync with host2\n", "next");
 	check("{\"verify\": {\"state\": \"done\", \"position\": 1073741824, \"differing\": 4096}}",
 	    "verification done, 100%, 4.0 KiB differ\n", "nothing differs");
 }
