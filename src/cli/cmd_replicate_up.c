@@ -54,7 +54,7 @@ static int find_all(struct ups *ups, struct replicate_command *command, char ***
 		return res;
 	for (char **name = *ret_names; name && *name; name++)
 		most++;
-	ups->configs = calloc(most + 1, sizeof(*ups->configs));
+	ups->configs = calloc(most + 1, sizeof(struct replica_config *));
 	if (!ups->configs)
 		return error_set(&command->error, -ENOMEM, "out of memory");
 	for (unsigned i = 0; i < command->names_count; i++)

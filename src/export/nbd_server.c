@@ -303,8 +303,8 @@ void nbd_server_remove(struct nbd_server *server, const char *name, unsigned pat
 	/* Others may have been added or have gone meanwhile. */
 	for (at = 0; server->exports[at] != served; at++)
 		;
-	memmove(
-	    &server->exports[at], &server->exports[at + 1], (--server->exports_count - at) * sizeof(served));
+	for (server->exports_count--; at < server->exports_count; at++)
+		server->exports[at] = server->exports[at + 1];
 	free(served);
 }
 
