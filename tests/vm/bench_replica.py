@@ -316,7 +316,7 @@ def rows(ways):
     *others, last = ways
     for what, value, digits in FIGURES:
         figures = [median(way, value) for way in ways]
-        ratios = [f"{figures[-1] / figure:.2f}" if figure else "" for figure in figures[:-1]]
+        ratios = [f"{figures[-1] / figure:.2f}" if figure > 0 else "" for figure in figures[:-1]]
         yield (what, *(cell(way, value, digits) for way in ways), *([""] * len(others) if what.startswith(CONTEXT) else ratios))
 
 
@@ -327,7 +327,7 @@ is ublk's, or nbd's where the kernel has no ublk), at depth 1 by pwrite(), at de
 while {OUTAGE_WRITES} blocks are written, {OUTAGE_RATE} a second. The sync under writes, one at a time, is of all the volume again; they go on for its first
 {BUSY_S} s. After the outage and at the end the two disks are compared, and the blocks counted that fio changed meanwhile. CPU is that of the emulators.""".replace(
     "\n", " ")
-WHY = f"""To know: a first copy by blkmove compares by digests, and so reads both disks; DRBD copies. DRBD's map has a bit for 4 KiB, blkmove's one for
+WHY = f"""To know: DRBD's map has a bit for 4 KiB, blkmove's one for
 {REGION >> 10} KiB: of blocks that are written far from each other it copies more after an outage. While all is copied, DRBD sends each write to the other node, and
 waits; blkmove does so only once nearly all is there, before that it notes the write, and copies the region later. Tuned DRBD is `{TUNED[0]} {TUNED[1]}`: a resync as
 fast as it can, whatever that does to writes.""".replace("\n", " ")
