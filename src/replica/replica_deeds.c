@@ -127,6 +127,13 @@ static void yield(struct replica_node *node, const struct replica_deed *deed)
 		there = wait_on(node, deed);
 }
 
+static void let_clients_come(struct replica_node *node)
+{
+	if (!node->serving)
+		node->options.serve(node->options.data, true);
+	node->serving = true;
+}
+
 /* Both sides may be open to clients, one of them for writing. */
 static void lease(struct replica_node *node, const struct replica_action *action)
 {
@@ -134,9 +141,7 @@ static void lease(struct replica_node *node, const struct replica_action *action
 
 	node->lease_ends_ns = ring_now_ns(node->ring) + action->lease_ms * UINT64_C(1000000);
 	gate_set(node->gate, primary ? GATE_DURABLE : GATE_WAIT);
-	if (!node->serving)
-		node->options.serve(node->options.data, true);
-	node->serving = true;
+	let_clients_come(node);
 }
 
 static void serve(struct replica_node *node, const struct replica_deed *deed)
@@ -148,9 +153,7 @@ static void serve(struct replica_node *node, const struct replica_deed *deed)
 	if (node->stopping)
 		return;
 	gate_set(node->gate, GATE_OPEN);
-	if (!node->serving)
-		node->options.serve(node->options.data, true);
-	node->serving = true;
+	let_clients_come(node);
 }
 
 void replica_node_close_clients(struct replica_node *node)
@@ -240,15 +243,12 @@ static void grow(struct replica_node *node, const struct replica_action *action)
 	/* A map that comes is of that size, too; what has come before its turn is of another. */
 	if (res == 0)
 		node->have_peer_map = false;
-	if (res == 0 && node->link && !node->link_lost &&
-	    replica_link_expect_map(
-	        node->link, bitmap_super_regions(bitmap_file_super(replica_node_map(node)))) < 0)
+	if (res == 0 && node->link && !node->link_lost && replica_node_expect_map(node) < 0)
 		replica_node_drop(node, "out of memory");
 	if (res < 0)
 		replica_node_warn(node, "the volume does not become larger: %s", error.text);
 	replica_node_event(node,
 	    (struct replica_event){.kind = REPLICA_GROWN, .size = mirror_job_size(node->job), .res = res});
-	node->options.changed(node->options.data);
 }
 
 /* What only means something over the link that it was decided for. */

@@ -122,7 +122,7 @@ static void wanted(void *data)
 	replica_node_happened(data, REPLICA_TAKE, 0);
 }
 
-static void idle(void *data)
+static void wake(void *data)
 {
 	replica_node_wake(data);
 }
@@ -190,7 +190,7 @@ static int begin_job(struct replica_node *node, struct error *error)
 
 static int begin_gate(struct replica_node *node, struct error *error)
 {
-	const struct gate_options options = {.wanted = wanted, .idle = idle, .data = node};
+	const struct gate_options options = {.wanted = wanted, .idle = wake, .data = node};
 	struct block *mirror = mirror_job_block(node->job);
 	int res = share_new(&node->shown, mirror, block_info(mirror)->size, error);
 
@@ -249,11 +249,6 @@ static void run_job(void *data)
 
 	if (mirror_job_run(node->job, &error) == CUTOVER_FAILED)
 		replica_node_warn(node, "%s", error.text);
-}
-
-static void tick(void *data)
-{
-	replica_node_wake(data);
 }
 
 /* Both sides have flushed. */
@@ -334,7 +329,7 @@ int replica_node_run(struct replica_node *node)
 		return res;
 	}
 	node->running = true;
-	ticker_start(&node->ticker, node->ring, TICK_NS, tick, node);
+	ticker_start(&node->ticker, node->ring, TICK_NS, wake, node);
 	res = go_on(node);
 	end(node);
 	ticker_stop(&node->ticker);

@@ -53,8 +53,6 @@ struct replica_node {
 	struct block *sender; /* the filter over it */
 	struct agent_server *agent;
 	bool agent_over;
-	int agent_res;
-	struct block *received; /* the share that the agent writes to */
 };
 
 /* replica_node.c */
@@ -92,5 +90,7 @@ void replica_node_stop_sending(struct replica_node *node);
 void replica_node_stop_receiving(struct replica_node *node);
 /* LOST follows, if there is a link. */
 void replica_node_drop(struct replica_node *node, const char *why);
+/* The other node's map, once it comes, is of this one's size. */
+int replica_node_expect_map(struct replica_node *node);
 /* Frees what is over. In run()'s fiber. */
 void replica_node_look_after_streams(struct replica_node *node);

@@ -5,7 +5,6 @@
  */
 #include "replica/replica_node_private.h"
 
-#include "base/cleanup.h"
 #include "block/remote.h"
 #include "filter/share.h"
 
@@ -63,6 +62,12 @@ static int refuse(int fd, struct error *error, int code, const char *why)
 	return error_set(error, code, "%s", why);
 }
 
+int replica_node_expect_map(struct replica_node *node)
+{
+	return replica_link_expect_map(
+	    node->link, bitmap_super_regions(bitmap_file_super(replica_node_map(node))));
+}
+
 int replica_node_take_link(struct replica_node *node, int fd, bool server, uint64_t link, struct error *error)
 {
 	const struct replica_link_options options = {.fd = fd,
@@ -80,8 +85,7 @@ int replica_node_take_link(struct replica_node *node, int fd, bool server, uint6
 		return refuse(fd, error, -EBUSY, "this node has a link already");
 	res = replica_link_new(&node->link, node->ring, &options, error);
 	if (res == 0)
-		res = replica_link_expect_map(
-		    node->link, bitmap_super_regions(bitmap_file_super(replica_node_map(node))));
+		res = replica_node_expect_map(node);
 	if (res < 0) {
 		node->link = replica_link_free(node->link);
 		return error_set(error, res, "no memory for a link to the other node");
@@ -113,6 +117,9 @@ static void congested(void *data)
 	if (!node->options.pull_ahead || node->ahead || node->state.flow != REPLICA_EQUAL)
 		return;
 	node->ahead = true;
+	replica_node_warn(node,
+	    "the link is too slow for what is written: it goes on without the other node, "
+	    "which gets it later");
 	replica_node_wake(node);
 }
 
@@ -261,12 +268,8 @@ void replica_node_look_after_streams(struct replica_node *node)
 	struct replica_link *link = node->link;
 	struct agent_server *agent = node->agent;
 
-	if (node->ahead && node->link_number) {
-		replica_node_warn(node,
-		    "the link is too slow for what is written: it goes on without the other node, "
-		    "which gets it later");
+	if (node->ahead && node->link_number)
 		replica_node_drop(node, "too slow");
-	}
 	if (node->disk_failed)
 		replica_node_drop(node, "this node's volume failed");
 	if (agent && node->agent_over) {
