@@ -33,7 +33,7 @@ int replicate_order(struct replicate_command *command);
 const char *replicate_state_dir(const struct replicate_command *command, char *buf, size_t length);
 /*
  * Asks the process that runs the resource; takes the request. NULL with words: -ENOENT when none runs, and what to do; -EPERM when it
- * refuses.
+ * refuses; -ETIMEDOUT when it gives no answer, and may have done it all the same.
  */
 json_t *replicate_ask(const char *name, json_t *take_request, struct error *error);
 /* 0 when none runs, else -EALREADY with words. */

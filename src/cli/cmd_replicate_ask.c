@@ -58,6 +58,7 @@ static bool nobody_is_there(int res)
 
 json_t *replicate_ask(const char *name, json_t *take_request, struct error *error)
 {
+	bool status = !strcmp(control_string(take_request, "command"), "status");
 	char socket[REPLICA_CONFIG_NAME_MAX + 16];
 	json_t *reply;
 
@@ -70,6 +71,12 @@ json_t *replicate_ask(const char *name, json_t *take_request, struct error *erro
 		explain_absence(name, error);
 	else if (!reply && error->code == -EPROTO)
 		error->code = -EPERM;
+	else if (!reply && error->code == -ETIMEDOUT && !status)
+		error_set(error, -ETIMEDOUT,
+		    "%s gives no answer; it may have done it all the same: see `blkmove replicate status "
+		    "--json "
+		    "%s` before you tell it again",
+		    name, name);
 	/* The resource is called so, and not its socket. */
 	if (!reply)
 		take_prefix_off(error);

@@ -16,7 +16,8 @@ static int look(const char *name, struct error *error)
 	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
 	const char *state = status ? control_string(status, "state") : "down",
 	           *trouble = json_string_value(json_object_get(status, "trouble"));
-	int res = status ? -EAGAIN : 0;
+	/* One that gives no answer has not gone. */
+	int res = status || error->code == -ETIMEDOUT ? -EAGAIN : 0;
 
 	if (!strcmp(state, "up"))
 		res = error_set(error, -EBUSY, "%s stays up: %s", name, trouble ? trouble : "it is in use");

@@ -223,7 +223,7 @@ int control_check_free(const char *name, bool fixed, struct error *error)
 		    "`blkmove status %s`, or %s",
 		    control_string(status, "kind"), name, (int)control_number(status, "pid"),
 		    control_string(status, "source"), control_string(status, "target"), name, way);
-	else if (ignored.code == -EPROTO)
+	else if (ignored.code == -EPROTO || ignored.code == -ETIMEDOUT)
 		error_set(error, -EALREADY, "something called %s runs already, and gives no answer; end it%s",
 		    name, fixed ? "" : ", or choose another --name");
 	else

@@ -15,13 +15,15 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
-#define REPLY_MAX 16384u
-#define PATIENCE  5 /* seconds */
+#define REPLY_MAX  16384u
+#define QUESTION_S 10 /* patience; a question may be asked again by who wants to wait longer */
+#define ORDER_S    60 /* an order not: it may be under way */
+#define TRIES      10u
 
-static int dial(const char *name, struct error *error)
+static int dial(const char *name, time_t patience_s, struct error *error)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct timeval patience = {.tv_sec = PATIENCE};
+	struct timeval patience = {.tv_sec = patience_s};
 	_cleanup_(cleanup_close) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char dir[4096];
 	int res = run_dir_check(run_dir_path(dir, sizeof(dir)), error);
@@ -31,49 +33,90 @@ static int dial(const char *name, struct error *error)
 	res = snprintf(address.sun_path, sizeof(address.sun_path), "%s/%.80s.sock", dir, name);
 	if ((size_t)res >= sizeof(address.sun_path))
 		return error_set(error, -ENAMETOOLONG, "%s is too long for a socket", dir);
+	/* connect() waits, too, when many are before it. */
+	if (fd >= 0) {
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	}
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		return error_set(error, -errno,
+		return error_set(error, errno == EAGAIN ? -ETIMEDOUT : -errno,
 		    "nothing called %s answers at %s: %s; `blkmove status` lists what runs", name,
 		    address.sun_path, strerror(errno));
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	return take_fd(&fd);
 }
 
-static json_t *read_reply(int fd)
+static int send_request(int fd, const char *text)
+{
+	struct iovec iov[2] = {{(char *)text, strlen(text)}, {"\n", 1}};
+	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+
+	return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)strlen(text) + 1 ? 0 : -ECONNRESET;
+}
+
+/* -ECONNRESET: the request was not read, or not to its end, so nothing has come of it. -EPIPE: it was. -EAGAIN: it may be yet. */
+static int read_reply(int fd, json_t **ret)
 {
 	char reply[REPLY_MAX];
 	size_t length = 0;
-	ssize_t got = 1;
 
-	while (length < sizeof(reply) && !memchr(reply, '\n', length) && got > 0) {
-		got = read(fd, reply + length, sizeof(reply) - length);
-		length += got > 0 ? (size_t)got : 0;
+	while (length < sizeof(reply) && !memchr(reply, '\n', length)) {
+		ssize_t got = read(fd, reply + length, sizeof(reply) - length);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			return -EPIPE;
+		length += (size_t)got;
 	}
-	return json_loadb(reply, length, JSON_DISABLE_EOF_CHECK, NULL);
+	*ret = json_loadb(reply, length, JSON_DISABLE_EOF_CHECK, NULL);
+	return *ret ? 0 : -EPIPE;
 }
 
-/* NULL with words; without, where the connection was made and then ended without a word. */
-static json_t *ask_once(const char *name, const char *text, struct error *error)
+/* As read_reply(); with words where no connection was made. */
+static int ask_once(const char *name, const char *text, time_t patience_s, json_t **ret, struct error *error)
 {
-	_cleanup_(cleanup_close) int fd = dial(name, error);
+	_cleanup_(cleanup_close) int fd = dial(name, patience_s, error);
+	int res = fd < 0 ? fd : send_request(fd, text);
 
-	return fd >= 0 && dprintf(fd, "%s\n", text) > 0 ? read_reply(fd) : NULL;
+	return res < 0 ? res : read_reply(fd, ret);
+}
+
+/* What changes nothing may be asked twice. */
+static bool is_question(const json_t *request)
+{
+	const char *command = control_string(request, "command");
+
+	return !strcmp(command, "status") || !strcmp(command, "order");
 }
 
 json_t *control_ask(const char *name, json_t *take_request, struct error *error)
 {
-	char *text = json_dumps(take_request, JSON_COMPACT);
+	_cleanup_(cleanup_free) char *text = json_dumps(take_request, JSON_COMPACT);
+	bool question = is_question(take_request);
 	json_t *reply = NULL;
+	int res = -ECONNRESET;
 
 	json_decref(take_request);
 	*error = (struct error){0};
+	if (!text) {
+		error_set(error, -ENOMEM, "out of memory");
+		return NULL;
+	}
 	/* What was just killed still listens, for the milliseconds that its ring takes to go: asked again, it is gone. */
-	for (int tries = 0; text && !reply && error->code == 0 && tries < 2; tries++)
-		reply = ask_once(name, text, error);
-	free(text);
-	if (!reply && error->code == 0) {
-		error_set(error, -EPROTO, "%s gives no answer", name);
-	} else if (reply && !json_is_true(json_object_get(reply, "ok"))) {
+	for (unsigned tries = 0; tries < TRIES && (res == -ECONNRESET || (question && res == -EPIPE));
+	     tries++)
+		res = ask_once(name, text, question ? QUESTION_S : ORDER_S, &reply, error);
+	if (res < 0 && error->code == 0 && (question || res == -ECONNRESET))
+		error_set(error, -ETIMEDOUT, "%s gives no answer", name);
+	else if (res < 0 && error->code == 0)
+		error_set(error, -ETIMEDOUT,
+		    "%s gives no answer; it may have done it all the same: see `blkmove status --json %s` "
+		    "before "
+		    "you tell it again",
+		    name, name);
+	if (reply && !json_is_true(json_object_get(reply, "ok"))) {
 		error_set(error, -EPROTO, "%s says: %s", name, control_string(reply, "error"));
 		json_decref(reply);
 		reply = NULL;
@@ -90,11 +133,11 @@ int control_follow(const char *name, json_t *take_request, struct error *error)
 	json_decref(take_request);
 	if (!text)
 		return error_set(error, -ENOMEM, "out of memory");
-	fd = dial(name, error);
+	fd = dial(name, QUESTION_S, error);
 	if (fd < 0)
 		return error->code;
-	if (dprintf(fd, "%s\n", text) < 0)
-		return error_set(error, -EPROTO, "%s gives no answer", name);
+	if (send_request(fd, text) < 0)
+		return error_set(error, -ETIMEDOUT, "%s gives no answer", name);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever));
 	return take_fd(&fd);
 }

@@ -9,7 +9,8 @@
 
 /*
  * Sends one request and returns the reply, which the caller frees, or NULL with words: -ENOENT or -ECONNREFUSED when nothing of
- * that name runs. Takes the request. A refusal ("ok": false) is NULL with its words, too, and -EPROTO.
+ * that name runs, -ETIMEDOUT when it gives no answer. Takes the request. A refusal ("ok": false) is NULL with its words, too, and -EPROTO.
+ * What is more than a question ("status", "order") is sent once more only where it was not read: without an answer it may have been done.
  */
 json_t *control_ask(const char *name, json_t *take_request, struct error *error);
 /*

@@ -27,7 +27,7 @@
 #define ORDER_MS     600000u /* a revert first waits until both legs are the same */
 #define END_MS       60000u
 #define POLL_NS      50000000L
-#define ATTEMPTS     12u /* of 5 s */
+#define ATTEMPTS     12u /* of 10 s */
 
 static bool fits(char character)
 {
@@ -105,17 +105,9 @@ static int run_self(const char *const *words, unsigned count, struct error *erro
 	return error_set(error, res, "`blkmove %s` failed: %s", words[0], *line ? line : "it said nothing");
 }
 
-/* One that gives no answer may be busy. One that has ended does not take the question. */
 static json_t *ask(const struct move_mirror *engine, const char *command, struct error *error)
 {
-	json_t *reply = NULL;
-
-	for (unsigned i = 0; i < ATTEMPTS && !reply; i++) {
-		reply = control_ask(engine->name, json_pack("{s:s}", "command", command), error);
-		if (!reply && error->code != -EPROTO)
-			break;
-	}
-	return reply;
+	return control_ask(engine->name, json_pack("{s:s}", "command", command), error);
 }
 
 /* The process that has, or had, the folder of this move's mirror. */
@@ -138,8 +130,12 @@ static pid_t read_pid(const struct move_mirror *engine)
 static json_t *ask_status(const struct move_mirror *engine, const struct move *move, struct error *error)
 {
 	char old[LEG_MAX], new[LEG_MAX];
-	json_t *status = ask(engine, "status", error);
+	json_t *status = NULL;
 
+	*error = (struct error){.code = -ETIMEDOUT};
+	/* One that gives no answer may be busy. One that has ended does not take the question. */
+	for (unsigned i = 0; i < ATTEMPTS && !status && error->code == -ETIMEDOUT; i++)
+		status = ask(engine, "status", error);
 	name_legs(move, old, new);
 	if (!status || (!strcmp(control_string(status, "source"), old) &&
 	                   !strcmp(control_string(status, "target"), new) &&
