@@ -129,6 +129,12 @@ static int make_map(struct creation *creation, struct error *error)
 		return error_set(error, -EIO, "there are no random numbers");
 	res =
 	    replica_node_create(creation->ring, fd, creation->volume, creation->command->size, nonce, error);
+	if (res == -ENOSPC) {
+		struct error why = *error;
+
+		error_set(error, res, "%.400s; make room in %.200s, or name another file as `map` in %.200s",
+		    why.text, folder, creation->config->path);
+	}
 	if (res == 0 && (fsync(fd) < 0 || rename(creation->made, creation->map) < 0))
 		res = error_set(error, -errno, "cannot make the map %s: %s", creation->map, strerror(errno));
 	if (res < 0)

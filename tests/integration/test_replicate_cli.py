@@ -164,6 +164,13 @@ def test_create_refuses_a_mounted_device(vm1, folder, mounts, loops):
     assert not vm1.map.exists()
 
 
+def test_create_where_a_map_has_no_room(vm1, mounts):
+    state = mounts("-t", "tmpfs", "-o", "size=100k", "none")
+    ended = vm1.create(f"--state-dir={state}", code=TROUBLE)
+    assert f"No space left on device; make room in {state}/replicas/vm1, or name another file as `map` in {vm1.files}/vm1.ini" in ended.err
+    assert list(state.rglob("map*")) == []
+
+
 def test_create_where_no_map_can_be(vm1, folder):
     (folder / "state").mkdir()
     (folder / "state/replicas").symlink_to("/dev/null/none")
