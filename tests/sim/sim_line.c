@@ -3,10 +3,12 @@
 #include "sim_line.h"
 
 #include "base/plant.h"
+#include "ring/ring_sim.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #ifdef BLKMOVE_PLANTS
 enum planted planted_mistake;
@@ -19,17 +21,18 @@ static const struct option common[] = {
     {"trace", no_argument, NULL, 't'},
     {"plant", required_argument, NULL, 'p'},
     {"every-step", no_argument, NULL, 'e'},
+    {"watch", required_argument, NULL, 'w'},
 };
 
 #define COMMON (sizeof(common) / sizeof(common[0]))
 #define TWICE  50u
 
-bool sim_line_wrong(const struct sim_line *line)
+static bool is_wrong(const struct sim_line *line)
 {
 	fprintf(stderr,
-	    "usage: %s [--seeds N] [--start S] [--verbose] [--trace] [--plant MISTAKE] [--every-step] %s\n"
-	    "mistakes:",
-	    line->program, line->more_usage);
+	    "usage: %s [--seeds N] [--start S] [--verbose] [--trace] [--plant MISTAKE]%s%s%s\nmistakes:",
+	    line->program, line->run_every_step ? " [--every-step]" : "",
+	    line->can_watch ? " [--watch SECTOR]" : "", line->more_usage ? line->more_usage : "");
 	for (int i = 1; i < line->mistakes_count; i++)
 		fprintf(stderr, " %s", line->mistakes[i].name);
 	fputc('\n', stderr);
@@ -44,13 +47,15 @@ static bool take_plant(struct sim_line *line, const char *text)
 	return false;
 }
 
-bool sim_line_plant(const struct sim_line *line)
+static bool plant(const struct sim_line *line)
 {
+	if (line->plants_itself)
+		return true;
 #ifdef BLKMOVE_PLANTS
 	planted_mistake = (enum planted)line->mistakes[line->plant].number;
 	return true;
 #else
-	return line->plant == 0 || sim_line_wrong(line);
+	return line->plant == 0 || is_wrong(line);
 #endif
 }
 
@@ -68,17 +73,21 @@ static bool take(struct sim_line *line, int option)
 	case 't':
 		return line->trace = true;
 	case 'e':
-		return line->every_step = true;
+		return line->every_step = line->run_every_step != NULL;
+	case 'w':
+		line->watch = strtoull(optarg, NULL, 0);
+		return line->can_watch;
 	case 'p':
 		return take_plant(line, optarg);
 	case '?':
 		return false;
 	default:
-		return line->take(line->data, option, optarg);
+		line->take(option, optarg);
+		return true;
 	}
 }
 
-bool sim_line_parse(struct sim_line *line, int argc, char **argv)
+static bool parse(struct sim_line *line, int argc, char **argv)
 {
 	const char *seed = getenv("BLKMOVE_SEED");
 	struct option options[COMMON + SIM_LINE_MORE + 1] = {0};
@@ -93,49 +102,90 @@ bool sim_line_parse(struct sim_line *line, int argc, char **argv)
 	}
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
 		if (!take(line, option))
-			return sim_line_wrong(line);
+			return is_wrong(line);
 	/* What was told must be there when an assertion ends the program. */
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	clock_gettime(CLOCK_MONOTONIC, &line->begun);
-	return optind == argc || sim_line_wrong(line);
+	return optind == argc || is_wrong(line);
+}
+
+void sim_line_count(struct sim_line *line, const char *what, uint64_t count)
+{
+	unsigned i = 0;
+
+	while (i < SIM_LINE_SUMS && line->sums[i].what && strcmp(line->sums[i].what, what) != 0)
+		i++;
+	if (i == SIM_LINE_SUMS)
+		abort();
+	line->sums[i].what = what;
+	line->sums[i].count += count;
+}
+
+bool sim_line_judge(struct sim_line *line, uint64_t seed, const struct sim_story *story, const char *more)
+{
+	uint64_t steps = ring_sim_steps(story->sim);
+
+	line->count++;
+	line->steps += steps;
+	line->last_trace = ring_sim_trace(story->sim);
+	if (story->failures && (line->plant == 0 || line->verbose))
+		printf("seed %llu failed: %s\n  replay: %s --start %llu --seeds 1 --verbose%s\n",
+		    (unsigned long long)seed, story->failure, line->program, (unsigned long long)seed, more);
+	if (line->trace)
+		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
+		    (unsigned long long)line->last_trace, (unsigned long long)steps);
+	return story->failures == 0;
 }
 
 /* The same seed gives the same run: else a failure could not be replayed. */
-static bool is_repeatable(const struct sim_line *line, uint64_t seed, uint64_t trace)
+static bool is_repeatable(const struct sim_line *line, uint64_t seed)
 {
-	uint64_t again;
+	struct sim_line again = *line;
 
-	line->run(line->data, seed, false, &again);
-	if (again == trace)
+	again.verbose = again.trace = false;
+	again.watch = UINT64_MAX;
+	if (line->run(&again, seed) && again.last_trace == line->last_trace)
 		return true;
 	printf("seed %llu is not repeatable\n", (unsigned long long)seed);
 	return false;
 }
 
-uint64_t sim_line_run(const struct sim_line *line)
+static uint64_t run_all(struct sim_line *line)
 {
 	uint64_t failed = 0;
 
 	for (uint64_t i = 0; i < line->seeds && !(line->plant && failed); i++) {
-		uint64_t seed = line->start + i, trace;
-		bool good = line->run(line->data, seed, true, &trace);
+		uint64_t seed = line->start + i;
 
-		if (!good || (i % TWICE == 0 && !is_repeatable(line, seed, trace)))
+		if (line->every_step)
+			failed += line->run_every_step(line, seed);
+		else if (!line->run(line, seed) || (i % TWICE == 0 && !is_repeatable(line, seed)))
 			failed++;
 	}
 	return failed;
 }
 
-double sim_line_seconds(const struct sim_line *line)
+static double now_s(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)(now.tv_sec - line->begun.tv_sec) + (double)(now.tv_nsec - line->begun.tv_nsec) / 1e9;
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-int sim_line_end(const struct sim_line *line, uint64_t failed)
+int sim_line_main(struct sim_line *line, int argc, char **argv)
 {
+	double begun = now_s();
+	uint64_t failed;
+
+	line->watch = UINT64_MAX;
+	if (!parse(line, argc, argv) || !plant(line))
+		return 2;
+	failed = run_all(line);
+	printf("%llu runs from seed %llu, %llu steps", (unsigned long long)line->count,
+	    (unsigned long long)line->start, (unsigned long long)line->steps);
+	for (unsigned i = 0; i < SIM_LINE_SUMS && line->sums[i].what; i++)
+		printf(", %llu %s", (unsigned long long)line->sums[i].count, line->sums[i].what);
+	printf(", %.1f s: %llu failed\n", now_s() - begun, (unsigned long long)failed);
 	if (line->plant == 0)
 		return failed > 0;
 	printf("the mistake %s was %s\n", line->mistakes[line->plant].name, failed ? "found" : "NOT found");

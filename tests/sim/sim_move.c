@@ -21,23 +21,15 @@ static const struct sim_mistake mistakes[] = {
     {"swallowed-error", PLANT_SWALLOWED_ERROR},
 };
 
-struct runs {
-	struct sim_line line;
-	const char *fault; /* only this one, at `step` */
-	uint64_t step;
+static const char *fault; /* only this one, at `step` */
+static uint64_t step;
 
-	uint64_t count, steps, struck; /* sums */
-};
-
-static bool take_option(void *data, int option, const char *text)
+static void take_option(int option, const char *text)
 {
-	struct runs *runs = data;
-
 	if (option == OPTION_FAULT)
-		runs->fault = text;
+		fault = text;
 	else
-		runs->step = strtoull(text, NULL, 0);
-	return true;
+		step = strtoull(text, NULL, 0);
 }
 
 static void tell_faults(void)
@@ -47,78 +39,54 @@ static void tell_faults(void)
 		fprintf(stderr, "  '%s'\n", fault_name((enum fault_what)i));
 }
 
-static void force_fault(struct world *world, const struct runs *runs)
+static void force_fault(struct world *world)
 {
-	for (int i = 0; runs->fault && i < FAULTS; i++) {
-		if (strcmp(fault_name((enum fault_what)i), runs->fault))
+	for (int i = 0; fault && i < FAULTS; i++) {
+		if (strcmp(fault_name((enum fault_what)i), fault))
 			continue;
 		world->forced = true;
 		world->forced_what = (enum fault_what)i;
-		world->forced_step = runs->step;
+		world->forced_step = step;
 	}
 }
 
-static void tell_failure(const struct world *world, const struct runs *runs)
+static bool run_world(struct sim_line *line, uint64_t seed, bool *ret_struck)
 {
-	printf("seed %llu failed: %s\n  replay: sim_move --start %llu --seeds 1 --verbose",
-	    (unsigned long long)world->seed, world->story.failure, (unsigned long long)world->seed);
-	if (world->forced)
-		printf(" --fault '%s' --step %llu", runs->fault, (unsigned long long)runs->step);
-	printf("\n");
-}
-
-static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
-{
-	struct runs *runs = data;
-	const struct sim_line *line = &runs->line;
 	struct world world;
-	uint64_t steps;
+	char more[80] = "";
 	bool good;
 
-	world_init(&world, seed, (enum plant)line->mistakes[line->plant].number, told && line->verbose);
-	force_fault(&world, runs);
-	good = world_run(&world);
-	*ret_trace = ring_sim_trace(world.sim);
-	steps = ring_sim_steps(world.sim);
-	if (told && !good && line->plant == PLANT_NONE)
-		tell_failure(&world, runs);
-	if (told && line->trace)
-		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
-		    (unsigned long long)*ret_trace, (unsigned long long)steps);
-	if (told) {
-		runs->count++;
-		runs->steps += steps;
-		runs->struck += world.struck;
-	}
+	world_init(&world, seed, (enum plant)line->mistakes[line->plant].number, line->verbose);
+	force_fault(&world);
+	world_run(&world);
+	*ret_struck = world.struck;
+	sim_line_count(line, "faults", world.struck);
+	if (world.forced)
+		snprintf(more, sizeof(more), " --fault '%s' --step %llu", fault, (unsigned long long)step);
+	good = sim_line_judge(line, seed, &world.story, more);
 	world_done(&world);
 	return good;
 }
 
-/* Until a fault came too late to strike. Returns how many failed. */
-static uint64_t run_every_step(struct runs *runs, uint64_t seed)
+static bool run_seed(struct sim_line *line, uint64_t seed)
 {
-	uint64_t failed = 0, struck, trace;
+	bool struck;
 
-	for (int what = 0; what <= FAULT_CUT_TARGET; what++) {
-		runs->fault = fault_name((enum fault_what)what);
-		runs->step = 0;
-		do {
-			struck = runs->struck;
-			failed += !run_seed(runs, seed, true, &trace);
-			runs->step++;
-		} while (runs->struck > struck);
-	}
-	return failed;
+	return run_world(line, seed, &struck);
 }
 
-static uint64_t run_all(struct runs *runs)
+/* Until a fault came too late to strike. */
+static uint64_t run_every_step(struct sim_line *line, uint64_t seed)
 {
 	uint64_t failed = 0;
 
-	if (!runs->line.every_step)
-		return sim_line_run(&runs->line);
-	for (uint64_t i = 0; i < runs->line.seeds; i++)
-		failed += run_every_step(runs, runs->line.start + i);
+	for (int what = 0; what <= FAULT_CUT_TARGET; what++) {
+		bool struck = true;
+
+		fault = fault_name((enum fault_what)what);
+		for (step = 0; struck; step++)
+			failed += !run_world(line, seed, &struck);
+	}
 	return failed;
 }
 
@@ -126,26 +94,20 @@ int main(int argc, char **argv)
 {
 	static const struct option more[] = {{"fault", required_argument, NULL, OPTION_FAULT},
 	    {"step", required_argument, NULL, OPTION_STEP}, {0}};
-	struct runs runs = {.line = {.program = "sim_move",
-	                        .more_usage = "[--fault FAULT --step STEP]",
-	                        .mistakes = mistakes,
-	                        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
-	                        .more = more,
-	                        .take = take_option,
-	                        .run = run_seed,
-	                        .data = &runs,
-	                        .seeds = 1000,
-	                        .start = 1}};
-	const struct sim_line *line = &runs.line;
-	uint64_t failed;
+	struct sim_line line = {.program = "sim_move",
+	    .more_usage = " [--fault FAULT --step STEP]",
+	    .mistakes = mistakes,
+	    .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
+	    .plants_itself = true,
+	    .more = more,
+	    .take = take_option,
+	    .run = run_seed,
+	    .run_every_step = run_every_step,
+	    .seeds = 1000,
+	    .start = 1};
+	int code = sim_line_main(&line, argc, argv);
 
-	if (!sim_line_parse(&runs.line, argc, argv)) {
+	if (code == 2)
 		tell_faults();
-		return 2;
-	}
-	failed = run_all(&runs);
-	printf("%llu runs from seed %llu, %llu steps, %llu faults, %.1f s: %llu failed\n",
-	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
-	    (unsigned long long)runs.struck, sim_line_seconds(line), (unsigned long long)failed);
-	return sim_line_end(line, failed);
+	return code;
 }

@@ -6,9 +6,6 @@
 #include "replica_world.h"
 #include "sim_line.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
 static const struct sim_mistake mistakes[] = {
     {"none", PLANTED_NOTHING},
     {"no-intent", PLANTED_NO_INTENT},
@@ -25,95 +22,41 @@ static const struct sim_mistake mistakes[] = {
     {"no-follows", PLANTED_NO_FOLLOWS},
 };
 
-struct runs {
-	struct sim_line line;
-	uint64_t watch;
-
-	/* sums */
-	uint64_t count, steps, requests, acknowledged, faults, kills, cuts, links, resyncs, promotions,
-	    forced, splits, discards, checked, leases, handed;
-};
-
-static bool take_option(void *data, int option, const char *text)
-{
-	((struct runs *)data)->watch = strtoull(text, NULL, 0);
-	return true;
-}
-
-static void add(struct runs *runs, const struct replica_world *world)
-{
-	runs->count++;
-	runs->steps += ring_sim_steps(world->sim);
-	runs->requests += world->requests;
-	runs->acknowledged += world->acknowledged;
-	runs->faults += world->faults;
-	runs->kills += world->kills;
-	runs->cuts += world->cuts;
-	runs->links += world->links;
-	runs->resyncs += world->resyncs;
-	runs->promotions += world->promotions;
-	runs->forced += world->forced;
-	runs->splits += world->splits;
-	runs->discards += world->discards;
-	runs->checked += world->checked;
-	runs->leases += world->leases > 0;
-	runs->handed += world->handed;
-}
-
-static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
+static bool run_seed(struct sim_line *line, uint64_t seed)
 {
 	static struct replica_world world;
-	struct runs *runs = data;
-	const struct sim_line *line = &runs->line;
 	bool good;
 
-	replica_world_init(&world, seed, told && line->verbose, told ? runs->watch : UINT64_MAX);
-	good = replica_world_run(&world);
-	*ret_trace = ring_sim_trace(world.sim);
-	if (told && !good && (line->plant == 0 || line->verbose))
-		printf("seed %llu (%s) failed: %s\n  replay: sim_replica --start %llu --seeds 1 --verbose\n",
-		    (unsigned long long)seed, replicate_ack_name(world.scenario.ack), world.story.failure,
-		    (unsigned long long)seed);
-	if (told && line->trace)
-		printf("seed %llu trace %016llx steps %llu\n", (unsigned long long)seed,
-		    (unsigned long long)*ret_trace, (unsigned long long)ring_sim_steps(world.sim));
-	if (told)
-		add(runs, &world);
+	replica_world_init(&world, seed, line->verbose, line->watch);
+	replica_world_run(&world);
+	sim_line_count(line, "requests", world.requests);
+	sim_line_count(line, "writes acknowledged", world.acknowledged);
+	sim_line_count(line, "faults", world.faults);
+	sim_line_count(line, "kills", world.kills);
+	sim_line_count(line, "losses of power", world.cuts);
+	sim_line_count(line, "links", world.links);
+	sim_line_count(line, "resyncs", world.resyncs);
+	sim_line_count(line, "promotions", world.promotions);
+	sim_line_count(line, "by force", world.forced);
+	sim_line_count(line, "orders in split brains", world.splits);
+	sim_line_count(line, "discards", world.discards);
+	sim_line_count(line, "orders to hand over", world.handed);
+	sim_line_count(line, "worlds with leases", world.leases > 0);
+	sim_line_count(line, "looks", world.checked);
+	good = sim_line_judge(line, seed, &world.story, "");
 	replica_world_done(&world);
 	return good;
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option more[] = {{"watch", required_argument, NULL, 256}, {0}};
-	struct runs runs = {.watch = UINT64_MAX,
-	    .line = {.program = "sim_replica",
-	        .more_usage = "[--watch SECTOR]",
-	        .mistakes = mistakes,
-	        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
-	        .more = more,
-	        .take = take_option,
-	        .run = run_seed,
-	        .data = &runs,
-	        .seeds = 3000,
-	        .start = 1}};
-	const struct sim_line *line = &runs.line;
-	uint64_t failed;
+	struct sim_line line = {.program = "sim_replica",
+	    .mistakes = mistakes,
+	    .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
+	    .can_watch = true,
+	    .run = run_seed,
+	    .seeds = 3000,
+	    .start = 1};
 
-	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
-		return 2;
-	failed = sim_line_run(line);
-	printf("%llu runs from seed %llu, %llu steps, %llu requests, %llu writes acknowledged, %llu faults, "
-	       "%llu kills, %llu losses of power, %llu links, %llu resyncs, %llu promotions, %llu by force, "
-	       "%llu orders in split brains, %llu discards, %llu orders to hand over, leases in %llu worlds, "
-	       "%llu looks, %.1f s: %llu failed\n",
-	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
-	    (unsigned long long)runs.requests, (unsigned long long)runs.acknowledged,
-	    (unsigned long long)runs.faults, (unsigned long long)runs.kills, (unsigned long long)runs.cuts,
-	    (unsigned long long)runs.links, (unsigned long long)runs.resyncs,
-	    (unsigned long long)runs.promotions, (unsigned long long)runs.forced,
-	    (unsigned long long)runs.splits, (unsigned long long)runs.discards,
-	    (unsigned long long)runs.handed, (unsigned long long)runs.leases,
-	    (unsigned long long)runs.checked, sim_line_seconds(line), (unsigned long long)failed);
-	return sim_line_end(line, failed);
+	return sim_line_main(&line, argc, argv);
 }

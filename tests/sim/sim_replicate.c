@@ -16,7 +16,6 @@
 #include "volume.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -332,7 +331,7 @@ static void strike(void *data)
 {
 	struct world *world = data;
 
-	say(world, "fault %d", world->fault);
+	say(world, "the fault");
 	world->struck = true;
 	if (world->fault == FAULT_LINK)
 		ring_sim_link_break(
@@ -395,34 +394,21 @@ static void judge(struct world *world)
 	check_due(world, ring_sim_disk_data(world->sim, world->disk_fd, &size), "was to last", 0, is_lasting);
 }
 
-struct runs {
-	struct sim_line line;
-	uint64_t count, steps, writes, congested, failures; /* sums */
-};
-
-static void add(struct runs *runs, const struct world *world)
+static bool run_seed(struct sim_line *line, uint64_t seed)
 {
-	runs->count++;
-	runs->steps += ring_sim_steps(world->sim);
-	runs->writes += world->writes_count - 1;
-	runs->congested += world->congested;
-	runs->failures += world->failures;
-}
-
-static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
-{
-	struct runs *runs = data;
 	static struct world world;
 	const struct ring_sim_disk_options disk = {
 	    .size = SECTORS * SECTOR, .slow_ppm = 20000, .slow_ns = 20000000};
 	uint64_t steps;
+	bool good;
 
 	memset(&world, 0, sizeof(world));
 	world.sim = ring_sim_new(seed, 0);
-	world.story = (struct sim_story){.sim = world.sim, .verbose = runs->line.verbose && told};
+	world.story = (struct sim_story){.sim = world.sim, .verbose = line->verbose};
 	rand_init(&world.rand, seed * 31 + 7);
 	world.ack = (enum replicate_ack)rand_below(&world.rand, REPLICATE_ACKS);
 	world.fault = (enum fault)rand_below(&world.rand, FAULTS);
+	say(&world, "%s, fault %d", replicate_ack_name(world.ack), world.fault);
 	world.disk_fd = ring_sim_disk_new(world.sim, &disk);
 	world.writes_count = 1;
 	for (unsigned i = 0; i < CLIENTS; i++)
@@ -437,39 +423,22 @@ static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
 	ring_sim_forget_steps(world.sim);
 	take_down(&world);
 	judge(&world);
-	if (told)
-		add(runs, &world);
-	if (told && world.story.failures && runs->line.plant == 0)
-		printf("seed %llu (%s, fault %d) failed: %s\n  replay: sim_replicate --start %llu --seeds 1 "
-		       "--verbose\n",
-		    (unsigned long long)seed, replicate_ack_name(world.ack), world.fault, world.story.failure,
-		    (unsigned long long)seed);
-	*ret_trace = ring_sim_trace(world.sim);
+	sim_line_count(line, "writes", world.writes_count - 1);
+	sim_line_count(line, "times congested", world.congested);
+	sim_line_count(line, "requests failed", world.failures);
+	good = sim_line_judge(line, seed, &world.story, "");
 	ring_sim_free(world.sim);
-	return world.story.failures == 0;
+	return good;
 }
 
 int main(int argc, char **argv)
 {
-	struct runs runs = {.line = {.program = "sim_replicate",
-	                        .more_usage = "",
-	                        .mistakes = mistakes,
-	                        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
-	                        .run = run_seed,
-	                        .data = &runs,
-	                        .seeds = 1000,
-	                        .start = 1}};
-	const struct sim_line *line = &runs.line;
-	uint64_t failed;
+	struct sim_line line = {.program = "sim_replicate",
+	    .mistakes = mistakes,
+	    .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
+	    .run = run_seed,
+	    .seeds = 1000,
+	    .start = 1};
 
-	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
-		return 2;
-	failed = sim_line_run(line);
-	printf("%llu runs from seed %llu, %llu steps, %llu writes, %llu times congested, %llu requests "
-	       "failed, %.1f s: "
-	       "%llu failed\n",
-	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
-	    (unsigned long long)runs.writes, (unsigned long long)runs.congested,
-	    (unsigned long long)runs.failures, sim_line_seconds(line), (unsigned long long)failed);
-	return sim_line_end(line, failed);
+	return sim_line_main(&line, argc, argv);
 }

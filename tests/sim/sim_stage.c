@@ -13,7 +13,6 @@
 #include "volume.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -435,28 +434,16 @@ static void run_round(struct world *world)
 	memcpy(world->old, world->fresh, world->size);
 }
 
-struct runs {
-	struct sim_line line;
-	uint64_t count, steps, faults; /* sums */
-};
-
-static void add(struct runs *runs, const struct world *world)
+static bool run_seed(struct sim_line *line, uint64_t seed)
 {
-	runs->count++;
-	runs->steps += ring_sim_steps(world->sim);
-	runs->faults += world->faults;
-}
-
-static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
-{
-	struct runs *runs = data;
 	static struct world world;
 	struct ring_sim_disk_options disk = {0};
 	uint64_t size;
+	bool good;
 
 	memset(&world, 0, sizeof(world));
 	world.sim = ring_sim_new(seed, 0);
-	world.story = (struct sim_story){.sim = world.sim, .verbose = runs->line.verbose && told};
+	world.story = (struct sim_story){.sim = world.sim, .verbose = line->verbose};
 	rand_init(&world.rand, seed * 31 + 7);
 	world.size = rand_between(&world.rand, 1, 1u << rand_between(&world.rand, 8, 17));
 	if (!stage_layout(world.size, &world.layout))
@@ -471,34 +458,20 @@ static bool run_seed(void *data, uint64_t seed, bool told, uint64_t *ret_trace)
 	for (unsigned i = 0, rounds = (unsigned)rand_between(&world.rand, 1, ROUNDS_MAX);
 	     i < rounds && !world.story.failures; i++)
 		run_round(&world);
-	if (told)
-		add(runs, &world);
-	if (told && world.story.failures && runs->line.plant == 0)
-		printf("seed %llu failed: %s\n  replay: sim_stage --start %llu --seeds 1 --verbose\n",
-		    (unsigned long long)seed, world.story.failure, (unsigned long long)seed);
-	*ret_trace = ring_sim_trace(world.sim);
+	sim_line_count(line, "faults", world.faults);
+	good = sim_line_judge(line, seed, &world.story, "");
 	ring_sim_free(world.sim);
-	return world.story.failures == 0;
+	return good;
 }
 
 int main(int argc, char **argv)
 {
-	struct runs runs = {.line = {.program = "sim_stage",
-	                        .more_usage = "",
-	                        .mistakes = mistakes,
-	                        .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
-	                        .run = run_seed,
-	                        .data = &runs,
-	                        .seeds = 1000,
-	                        .start = 1}};
-	const struct sim_line *line = &runs.line;
-	uint64_t failed;
+	struct sim_line line = {.program = "sim_stage",
+	    .mistakes = mistakes,
+	    .mistakes_count = sizeof(mistakes) / sizeof(mistakes[0]),
+	    .run = run_seed,
+	    .seeds = 1000,
+	    .start = 1};
 
-	if (!sim_line_parse(&runs.line, argc, argv) || !sim_line_plant(line))
-		return 2;
-	failed = sim_line_run(line);
-	printf("%llu runs from seed %llu, %llu steps, %llu faults, %.1f s: %llu failed\n",
-	    (unsigned long long)runs.count, (unsigned long long)line->start, (unsigned long long)runs.steps,
-	    (unsigned long long)runs.faults, sim_line_seconds(line), (unsigned long long)failed);
-	return sim_line_end(line, failed);
+	return sim_line_main(&line, argc, argv);
 }
