@@ -36,6 +36,8 @@ enum planted {
 	PLANTED_EARLY_SERVE,         /* a node serves before it is recorded that it sends */
 	PLANTED_LATE_WRITES,         /* nor are writes waited for that only the source gets */
 	PLANTED_NO_FOLLOWS,          /* a node forgets that the other is primary */
+	PLANTED_NO_GROWN,            /* a volume grows, and that is not recorded before */
+	PLANTED_CLEAN_END,           /* what is new at its end is not in the map */
 	PLANTED_END,
 };
 

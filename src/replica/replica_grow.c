@@ -6,6 +6,8 @@
  */
 #include "replica/replica_private.h"
 
+#include "base/plant.h"
+
 #include <errno.h>
 #include <stddef.h>
 
@@ -23,7 +25,8 @@ static void begin(struct replica_state *state, enum replica_growth why, uint64_t
 	state->grow_to = size;
 	state->growing = true;
 	state->next = state->ids;
-	replica_ids_grow(&state->next);
+	if (!PLANTED(PLANTED_NO_GROWN))
+		replica_ids_grow(&state->next);
 	if (state->next.grown != state->ids.grown)
 		replica_record(state, REPLICA_THEN_GROW);
 	else

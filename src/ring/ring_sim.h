@@ -98,6 +98,8 @@ uint8_t *ring_sim_disk_data(struct ring_sim *sim, int fd, uint64_t *ret_size);
 const uint8_t *ring_sim_disk_stable(struct ring_sim *sim, int fd, uint64_t *ret_size);
 /* Makes all that readers see stable. */
 void ring_sim_disk_settle(struct ring_sim *sim, int fd);
+/* Its end gets so many bytes more, stable at once. What is not flushed yet stays so. */
+void ring_sim_disk_enlarge(struct ring_sim *sim, int fd, const uint8_t *data, uint64_t length);
 /* Sets the size, as ftruncate(2), stable at once. */
 void ring_sim_disk_resize(struct ring_sim *sim, int fd, uint64_t size);
 enum ring_sim_bad {

@@ -407,6 +407,18 @@ void ring_sim_disk_settle(struct ring_sim *sim, int fd)
 	disk->stable_size = disk->size;
 }
 
+void ring_sim_disk_enlarge(struct ring_sim *sim, int fd, const uint8_t *data, uint64_t length)
+{
+	struct sim_disk *disk = disk_of(sim, fd);
+	uint64_t end = max_u64(disk->size, disk->stable_size);
+
+	reserve(disk, end + length);
+	memcpy(disk->data + end, data, length);
+	memcpy(disk->stable + end, data, length);
+	disk->size = disk->stable_size = end + length;
+	disk->options.size_max = max_u64(disk->options.size_max, disk->size);
+}
+
 void ring_sim_disk_resize(struct ring_sim *sim, int fd, uint64_t size)
 {
 	struct sim_disk *disk = disk_of(sim, fd);

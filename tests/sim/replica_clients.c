@@ -19,8 +19,7 @@ static void tell(const struct replica_client *client, const char *what, int res)
 	const struct replica_world *world = client->world;
 	bool flush = client->io.op == BLOCK_FLUSH;
 
-	if (world->watch >= world->scenario.sectors ||
-	    (!flush && world->watch - client->first >= client->count))
+	if (world->watch >= LEDGER_SECTORS || (!flush && world->watch - client->first >= client->count))
 		return;
 	replica_world_say(world, "%u: %s %s%s %u+%u number %u: %d", client->node, what, ops[client->io.op],
 	    client->io.flags & BLOCK_FUA ? " (fua)" : "", client->first, client->count, client->write, res);
@@ -82,14 +81,17 @@ static void choose_place(struct replica_client *client)
 {
 	struct replica_world *world = client->world;
 	const struct replica_scenario *scenario = &world->scenario;
+	const struct block *volume = replica_node_block(world->hosts[client->node].node);
+	uint32_t sectors = (uint32_t)(block_info(volume)->size / LEDGER_SECTOR);
 	struct rand *rand = &world->rand;
 
-	client->first = (uint32_t)rand_below(rand, scenario->sectors);
+	client->first = (uint32_t)rand_below(rand, sectors);
 	/* Some places are liked more than others. */
 	if (rand_one_in(rand, 3))
 		client->first %= 32;
-	client->count =
-	    (uint32_t)rand_between(rand, 1, min_u64(scenario->span, scenario->sectors - client->first));
+	else if (sectors > scenario->sectors && rand_one_in(rand, 3))
+		client->first = (uint32_t)rand_between(rand, scenario->sectors - 1, sectors - 1);
+	client->count = (uint32_t)rand_between(rand, 1, min_u64(scenario->span, sectors - client->first));
 	client->io.offset = (uint64_t)client->first * LEDGER_SECTOR;
 	client->io.length = (uint64_t)client->count * LEDGER_SECTOR;
 }

@@ -146,6 +146,10 @@ static void order(struct replica_world *world)
 	}
 	if (world->scenario.migrates && rand_one_in(&world->rand, 2))
 		order_hand_over(host, &status);
+	if (world->scenario.grows && rand_one_in(&world->rand, 4)) {
+		replica_sizes_order(world);
+		return;
+	}
 	switch (rand_below(&world->rand, 18)) {
 	case 0:
 	case 1:

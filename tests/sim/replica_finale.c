@@ -40,8 +40,12 @@ static void reconcile(struct replica_world *world, const struct replica_node_sta
 {
 	struct replica_host *keep = survivor(world, status), *give = replica_host_other(keep);
 
+	struct replica_host *small = replica_sizes_short(world);
+
 	replica_world_say(world, "refused: %s; %s", status[0].refusal ? status[0].refusal : "-",
 	    status[1].refusal ? status[1].refusal : "-");
+	if (small)
+		replica_sizes_enlarge(small, replica_host_other(small)->sectors);
 	if (++world->tries % 3 == 0) {
 		replica_host_stop(&world->hosts[world->tries / 3 % LEDGER_NODES]);
 	} else if (give->serving) {
@@ -97,6 +101,20 @@ static void demote(struct replica_world *world, const struct replica_node_status
 		enter(world, STAGE_COMPARE);
 }
 
+/* Once more the volume gets larger, and clients use what is new. True: it has. */
+static bool grow(struct replica_world *world)
+{
+	struct replica_host *hosts = world->hosts;
+	struct replica_host *primary = hosts[0].reigns ? &hosts[0] : &hosts[1];
+
+	if (!world->scenario.grows)
+		return true;
+	if (hosts[0].device != hosts[1].device)
+		for (unsigned i = 0; i < LEDGER_NODES; i++)
+			replica_sizes_enlarge(&hosts[i], (uint32_t)max_u64(hosts[0].device, hosts[1].device));
+	return replica_sizes_fill(primary);
+}
+
 static void compare(struct replica_world *world)
 {
 	uint64_t size;
@@ -104,7 +122,10 @@ static void compare(struct replica_world *world)
 
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		data[i] = ring_sim_disk_data(world->sim, world->hosts[i].disk_fd, &size);
-	for (uint32_t s = 0; s < world->scenario.sectors; s++)
+	if (world->hosts[0].sectors != world->hosts[1].sectors)
+		replica_world_fail(world, "at the end the one has %u sectors, the other %u",
+		    world->hosts[0].sectors, world->hosts[1].sectors);
+	for (uint32_t s = 0; s < world->hosts[0].sectors; s++)
 		if (memcmp(data[0] + s * LEDGER_SECTOR, data[1] + s * LEDGER_SECTOR, LEDGER_SECTOR)) {
 			replica_world_fail(world, "sector %u differs at the end: of write %u, of write %u", s,
 			    get_le32(data[0] + s * LEDGER_SECTOR) & 0xffff,
@@ -143,7 +164,7 @@ static void go_on(struct replica_world *world)
 		promote(world);
 		break;
 	case STAGE_SERVE:
-		if (ring_sim_steps(world->sim) - world->stage_step > SERVE_STEPS)
+		if (ring_sim_steps(world->sim) - world->stage_step > SERVE_STEPS && grow(world))
 			enter(world, STAGE_DEMOTE);
 		break;
 	case STAGE_DEMOTE:

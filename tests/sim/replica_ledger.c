@@ -63,6 +63,17 @@ uint32_t ledger_submit(struct ledger *ledger, unsigned node, uint32_t first, uin
 	return ledger->writes_count++;
 }
 
+uint32_t ledger_enlarge(struct ledger *ledger, unsigned node, uint32_t first, uint32_t count)
+{
+	uint32_t number = ledger_submit(ledger, node, first, count, false);
+
+	/* It says nothing of what was flushed before. */
+	ledger->writes[number].born = 0;
+	if (number && ledger->sectors < first + count)
+		ledger->sectors = first + count;
+	return number;
+}
+
 void ledger_add(struct ledger *ledger, unsigned node, uint32_t number)
 {
 	set_add(&ledger->nodes[node].line, number);
@@ -169,10 +180,10 @@ uint32_t ledger_stamp(const struct ledger *ledger, const uint8_t *sector, uint32
 	return number;
 }
 
-void ledger_scan(const struct ledger *ledger, const uint8_t *data, uint32_t *ret_seen)
+void ledger_scan(const struct ledger *ledger, const uint8_t *data, uint32_t sectors, uint32_t *ret_seen)
 {
 	for (uint32_t i = 0; i < ledger->sectors; i++)
-		ret_seen[i] = ledger_stamp(ledger, data + i * LEDGER_SECTOR, i);
+		ret_seen[i] = i < sectors ? ledger_stamp(ledger, data + i * LEDGER_SECTOR, i) : 0;
 }
 
 static bool is_seen(const struct ledger_write *write, uint32_t number, const uint32_t *seen)

@@ -13,7 +13,7 @@
 
 #define LEDGER_NODES   2u
 #define LEDGER_SECTOR  512u
-#define LEDGER_SECTORS 1024u /* at most */
+#define LEDGER_SECTORS 1024u /* of a disk, at most */
 #define LEDGER_WRITES  4096u
 #define LEDGER_GENS    512u
 #define LEDGER_SPAN    32u        /* sectors of a write, at most */
@@ -44,7 +44,7 @@ struct ledger_gen {
 };
 
 struct ledger {
-	unsigned sectors;
+	unsigned sectors; /* of the larger disk */
 	struct ledger_node nodes[LEDGER_NODES];
 	struct ledger_write writes[LEDGER_WRITES];
 	uint32_t writes_count;              /* the first is none */
@@ -56,6 +56,8 @@ struct ledger {
 
 /* Node `i` begins with the write 1 + i all over. */
 void ledger_init(struct ledger *ledger, unsigned sectors);
+/* The node's disk gets more at its end, which nobody counts on: the number that these have as a write of nobody's; 0: there is no room. */
+uint32_t ledger_enlarge(struct ledger *ledger, unsigned node, uint32_t first, uint32_t count);
 void ledger_fill(uint8_t *data, uint32_t number, uint32_t first, uint32_t count, bool zero);
 
 /* The number of the new write; 0: there is no room. */
@@ -78,9 +80,9 @@ void ledger_follow(struct ledger *ledger, unsigned node, unsigned other, uint64_
 /* The last write of its line for each sector; those that a flush has made last alone. */
 void ledger_last(const struct ledger *ledger, unsigned node, bool covered, uint32_t *ret);
 
-/* Which write a sector is of, or each of a disk. */
+/* Which write a sector is of, or each of a disk of so many; 0 behind its end. */
 uint32_t ledger_stamp(const struct ledger *ledger, const uint8_t *sector, uint32_t index);
-void ledger_scan(const struct ledger *ledger, const uint8_t *data, uint32_t *ret_seen);
+void ledger_scan(const struct ledger *ledger, const uint8_t *data, uint32_t sectors, uint32_t *ret_seen);
 /* The node goes on from what it sees: what is not there is nobody's loss any more. `lasts`: it is stable, too. */
 void ledger_go_on(struct ledger *ledger, unsigned node, const uint32_t *seen, bool lasts);
 /* The first sector that does not have what is due, or ->sectors. */

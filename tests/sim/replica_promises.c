@@ -17,6 +17,7 @@
  */
 #include "replica_world.h"
 
+#include "base/bytes.h"
 #include "map_stable.h"
 #include "range/bitmap_file_private.h"
 #include "replica/replica_note.h"
@@ -46,14 +47,14 @@ static void scan(struct replica_host *host, bool stable, uint32_t *ret)
 	ledger_scan(&world->ledger,
 	    stable ? ring_sim_disk_stable(world->sim, host->disk_fd, &size)
 	           : ring_sim_disk_data(world->sim, host->disk_fd, &size),
-	    ret);
+	    host->device, ret);
 }
 
 static void expect(struct replica_host *host, const uint32_t *seen, const uint32_t *due, const char *why)
 {
 	uint32_t at = ledger_missing(&host->world->ledger, seen, due);
 
-	if (at < host->world->scenario.sectors)
+	if (at < host->world->ledger.sectors)
 		replica_world_fail(host->world, "%u: sector %u is of write %d, and %u %s", host->index, at,
 		    (int)seen[at], due[at], why);
 }
@@ -62,7 +63,7 @@ static void expect_order(struct replica_host *host, const uint32_t *seen, const 
 {
 	uint32_t due = 0, at = ledger_disorder(&host->world->ledger, host->index, seen, &due);
 
-	if (at < host->world->scenario.sectors)
+	if (at < host->world->ledger.sectors)
 		replica_world_fail(host->world,
 		    "%u: sector %u is of write %d, and %u is due by a flush before others that are there "
 		    "(%s)",
@@ -75,7 +76,7 @@ static void go_on(struct replica_host *host, const uint32_t *seen, bool lasts)
 	struct replica_host *other = replica_host_other(host);
 
 	ledger_go_on(&host->world->ledger, host->index, seen, lasts);
-	for (uint32_t i = 0; i < host->world->scenario.sectors; i++)
+	for (uint32_t i = 0; i < host->world->ledger.sectors; i++)
 		if (other->promised[i] > seen[i])
 			other->promised[i] = seen[i];
 }
@@ -163,6 +164,24 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 	}
 }
 
+/* The volume of a map has so many bytes now. */
+static void note_size(struct replica_host *host, uint64_t bytes)
+{
+	uint32_t sectors = (uint32_t)(bytes / LEDGER_SECTOR);
+
+	if (sectors == host->sectors)
+		return;
+	replica_world_say(host->world, "%u: has %u sectors after %u", host->index, sectors, host->sectors);
+	/* A map that fails may go back to the size before; but not once anybody has seen the new one. */
+	if (sectors < host->shown || sectors > host->device)
+		replica_world_fail(host->world,
+		    "%u: its volume has %u sectors, was shown with %u, its disk has %u", host->index, sectors,
+		    host->shown, host->device);
+	host->sectors = sectors;
+	host->world->grown++;
+	replica_faults_soon(host->world);
+}
+
 void replica_promise_notes(struct replica_world *world)
 {
 	for (unsigned i = 0; i < LEDGER_NODES; i++) {
@@ -181,6 +200,7 @@ void replica_promise_notes(struct replica_world *world)
 			replica_world_fail(world, "%u: its map has no superblock", i);
 		else if (memcmp(&ids, &host->ids, sizeof(ids)))
 			note(host, &ids);
+		note_size(host, super.size);
 	}
 }
 
@@ -197,7 +217,7 @@ static void add_logged(struct replica_host *host, bool *ret_named)
 	    bitmap_init(&logged, bitmap_super_regions(&super)) < 0)
 		abort();
 	map_stable_load(world->sim, host->map_fd, &super, &logged);
-	for (uint32_t i = 0; i < world->scenario.sectors; i++)
+	for (uint32_t i = 0; i < super.size / LEDGER_SECTOR; i++)
 		ret_named[i] |= bitmap_test(&logged, i * LEDGER_SECTOR / super.region_size);
 	bitmap_done(&logged);
 }
@@ -205,7 +225,6 @@ static void add_logged(struct replica_host *host, bool *ret_named)
 /* What a node that runs would send, or have sent to it; of one that does not, what its map says. */
 static void add_doubt(struct replica_host *host, bool *ret_named)
 {
-	struct replica_world *world = host->world;
 	const struct bitmap_file *map;
 	struct bitmap doubt = {0};
 
@@ -217,8 +236,11 @@ static void add_doubt(struct replica_host *host, bool *ret_named)
 	if (bitmap_init(&doubt, bitmap_file_dirty(map)->bits) < 0)
 		abort();
 	bitmap_file_in_doubt(map, &doubt);
-	for (uint32_t i = 0; i < world->scenario.sectors; i++)
-		ret_named[i] |= bitmap_test(&doubt, i * LEDGER_SECTOR / bitmap_file_super(map)->region_size);
+	for (uint32_t i = 0; i < host->world->ledger.sectors; i++) {
+		uint64_t region = (uint64_t)i * LEDGER_SECTOR / bitmap_file_super(map)->region_size;
+
+		ret_named[i] |= region < doubt.bits && bitmap_test(&doubt, region);
+	}
 	bitmap_done(&doubt);
 }
 
@@ -232,17 +254,51 @@ static bool maps_know(struct replica_world *world, enum replica_relation *ret)
 	       !(one->inconsistent && other->inconsistent);
 }
 
-static void expect_named(struct replica_world *world, const uint8_t *const *views, unsigned count,
-    const bool *named, const char *who)
+/* What is on a node's disk, as far as that is the replica. */
+struct view {
+	const uint8_t *bytes;
+	uint32_t sectors;
+};
+
+static struct view view_of(const struct replica_host *host, bool stable)
 {
-	for (uint32_t s = 0; s < world->scenario.sectors; s++)
+	uint64_t size;
+
+	return (struct view){.bytes = stable ? ring_sim_disk_stable(host->world->sim, host->disk_fd, &size)
+	                                     : ring_sim_disk_data(host->world->sim, host->disk_fd, &size),
+	    .sectors = host->sectors};
+}
+
+/* What one has and the other has not is not the same. */
+static bool differ(const struct view *one, const struct view *other, uint32_t sector)
+{
+	size_t at = sector * LEDGER_SECTOR;
+
+	if (sector >= one->sectors || sector >= other->sectors)
+		return one->sectors != other->sectors;
+	return memcmp(one->bytes + at, other->bytes + at, LEDGER_SECTOR) != 0;
+}
+
+static void expect_named(
+    struct replica_world *world, const struct view *views, unsigned count, const bool *named, const char *who)
+{
+	uint32_t sectors = (uint32_t)max_u64(world->hosts[0].sectors, world->hosts[1].sectors);
+
+	for (uint32_t s = 0; s < sectors; s++)
 		for (unsigned i = 1; i < count && !named[s]; i++)
-			if (memcmp(
-			        views[0] + s * LEDGER_SECTOR, views[i] + s * LEDGER_SECTOR, LEDGER_SECTOR)) {
+			if (differ(&views[0], &views[i], s)) {
 				replica_world_fail(
 				    world, "%s: sector %u may differ, and no map knows", who, s);
 				return;
 			}
+}
+
+/* Two nodes that meet like that are the same. */
+static bool in_sync(const struct replica_world *world)
+{
+	const struct replica_ids *one = &world->hosts[0].ids, *other = &world->hosts[1].ids;
+
+	return replica_judge(one, other) == REPLICA_IN_SYNC && !one->grown && !other->grown;
 }
 
 /* Where the disks differ, or would after a loss of power now, whatever of what is not flushed survived it. */
@@ -250,17 +306,15 @@ static void check_maps(struct replica_world *world)
 {
 	bool named[LEDGER_SECTORS] = {false};
 	enum replica_relation relation;
-	const uint8_t *views[4];
-	uint64_t size;
+	struct view views[4];
 
 	if (!maps_know(world, &relation))
 		return;
-	if (replica_judge(&world->hosts[0].ids, &world->hosts[1].ids) != REPLICA_IN_SYNC)
+	if (!in_sync(world))
 		for (unsigned i = 0; i < LEDGER_NODES; i++)
 			add_logged(&world->hosts[i], named);
 	for (unsigned i = 0; i < 4; i++)
-		views[i] = i % 2 ? ring_sim_disk_stable(world->sim, world->hosts[i / 2].disk_fd, &size)
-		                 : ring_sim_disk_data(world->sim, world->hosts[i / 2].disk_fd, &size);
+		views[i] = view_of(&world->hosts[i / 2], i % 2);
 	expect_named(world, views, 4, named, replica_relation_name(relation));
 }
 
@@ -271,16 +325,15 @@ static void check_doubts(struct replica_host *host)
 	struct replica_world *world = host->world;
 	bool named[LEDGER_SECTORS] = {false};
 	enum replica_relation relation;
-	const uint8_t *views[3];
-	uint64_t size;
+	struct view views[3];
 
 	if (!replica_host_is_up(host) || !maps_know(world, &relation))
 		return;
 	add_doubt(host, named);
 	add_doubt(other, named);
-	views[0] = ring_sim_disk_data(world->sim, host->disk_fd, &size);
-	views[1] = ring_sim_disk_data(world->sim, other->disk_fd, &size);
-	views[2] = ring_sim_disk_stable(world->sim, other->disk_fd, &size);
+	views[0] = view_of(host, false);
+	views[1] = view_of(other, false);
+	views[2] = view_of(other, true);
 	expect_named(world, views, 3, named, "among nodes that run");
 }
 
@@ -299,6 +352,25 @@ static void check_intent(struct replica_host *host, const struct replica_client 
 		}
 }
 
+/* What is called equal is of one size, but while it is recorded that it grows. */
+static void check_sizes(struct replica_world *world)
+{
+	const struct replica_host *one = &world->hosts[0], *other = &world->hosts[1];
+	struct replica_node_status self, peer;
+	bool equal = in_sync(world);
+
+	if (one->sectors == other->sectors || one->ids.grown || other->ids.grown)
+		return;
+	if (replica_host_is_up(one) && replica_host_is_up(other) && one->link && one->link == other->link) {
+		replica_node_status(one->node, &self);
+		replica_node_status(other->node, &peer);
+		equal |= self.flow == REPLICA_EQUAL && peer.flow == REPLICA_EQUAL;
+	}
+	if (equal)
+		replica_world_fail(world, "the nodes are equal, and one has %u sectors, the other %u",
+		    one->sectors, other->sectors);
+}
+
 /* What clients are told */
 
 static void raise_to(uint32_t *due, const struct replica_client *client)
@@ -312,11 +384,11 @@ static void raise_to(uint32_t *due, const struct replica_client *client)
 static void expect_there(struct replica_host *other, const struct replica_client *client)
 {
 	struct replica_world *world = other->world;
-	uint64_t size;
-	const uint8_t *data = ring_sim_disk_data(world->sim, other->disk_fd, &size);
+	const struct view view = view_of(other, false);
 
 	for (uint32_t i = client->first; i < client->first + client->count; i++) {
-		uint32_t seen = ledger_stamp(&world->ledger, data + i * LEDGER_SECTOR, i);
+		uint32_t seen =
+		    i < view.sectors ? ledger_stamp(&world->ledger, view.bytes + i * LEDGER_SECTOR, i) : 0;
 
 		if (seen == LEDGER_NOTHING || seen < client->write) {
 			replica_world_fail(world,
@@ -529,10 +601,21 @@ static void look_who_knows(struct replica_host *host)
 		host->knows = false;
 }
 
+static void look_at_size(struct replica_host *host)
+{
+	if (replica_host_is_up(host))
+		host->shown = (uint32_t)(block_info(replica_node_block(host->node))->size / LEDGER_SECTOR);
+	if (host->sectors < host->shown)
+		replica_world_fail(host->world, "%u: shows %u sectors, and has recorded %u", host->index,
+		    host->shown, host->sectors);
+}
+
 void replica_promise_look(struct replica_world *world)
 {
-	for (unsigned i = 0; i < LEDGER_NODES; i++)
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
 		look_who_knows(&world->hosts[i]);
+		look_at_size(&world->hosts[i]);
+	}
 }
 
 static void check_disk(struct replica_host *host)
@@ -555,6 +638,7 @@ void replica_promise_check(struct replica_world *world)
 	world->checked++;
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		check_disk(&world->hosts[i]);
+	check_sizes(world);
 	check_maps(world);
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		check_doubts(&world->hosts[i]);

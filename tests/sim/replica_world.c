@@ -8,6 +8,7 @@
 #include "volume.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -230,6 +231,29 @@ void replica_host_kill(struct replica_host *host, bool power)
 	}
 }
 
+static int command(struct replica_host *host, const struct replica_event *event, const char *name)
+{
+	int res;
+
+	if (!replica_host_is_up(host) || host->commanded)
+		return -EBUSY;
+	replica_world_say(host->world, "%u is told: %s", host->index, name);
+	host->commanded = true;
+	res = replica_node_command(host->node, event);
+	if (res < 0)
+		host->commanded = false;
+	return res;
+}
+
+int replica_host_resize(struct replica_host *host, uint64_t size)
+{
+	const struct replica_event event = {.kind = REPLICA_RESIZE, .size = size};
+	char name[64];
+
+	snprintf(name, sizeof(name), "resize to %llu sectors", (unsigned long long)size / LEDGER_SECTOR);
+	return command(host, &event, name);
+}
+
 int replica_host_command(struct replica_host *host, enum replica_event_kind kind, bool force)
 {
 	static const char *const names[] = {[REPLICA_CONNECT] = "connect",
@@ -242,21 +266,16 @@ int replica_host_command(struct replica_host *host, enum replica_event_kind kind
 	const struct replica_event event = {.kind = kind,
 	    .force = force,
 	    .lease_ms = rand_one_in(&world->rand, 3) ? 0 : (uint32_t)rand_between(&world->rand, 1, 400)};
-	int res;
+	char name[64];
 
 	if (!replica_host_is_up(host) || host->commanded)
 		return -EBUSY;
-	replica_world_say(
-	    host->world, "%u is told: %s%s", host->index, names[kind], force ? ", by force" : "");
-	host->commanded = true;
+	snprintf(name, sizeof(name), "%s%s", names[kind], force ? ", by force" : "");
 	if (kind == REPLICA_MAKE_PRIMARY)
 		host->forced = force;
 	if (kind == REPLICA_DISCARD)
 		host->discards = true;
-	res = replica_node_command(host->node, &event);
-	if (res < 0)
-		host->commanded = false;
-	return res;
+	return command(host, &event, name);
 }
 
 /* The world */
@@ -269,7 +288,7 @@ static void watch(struct replica_world *world)
 		int fd = world->hosts[i / 2].disk_fd;
 		const uint8_t *data = i % 2 ? ring_sim_disk_stable(world->sim, fd, &size)
 		                            : ring_sim_disk_data(world->sim, fd, &size);
-		uint32_t now = get_le32(data + at) & 0xffff;
+		uint32_t now = at < size ? get_le32(data + at) & 0xffff : 0;
 
 		if (world->watched[i / 2][i % 2] == now)
 			continue;
@@ -286,7 +305,7 @@ static void step_hook(void *data)
 
 	if (world->over || world->story.failures)
 		return;
-	if (world->watch < world->scenario.sectors)
+	if (world->watch < LEDGER_SECTORS)
 		watch(world);
 	replica_promise_notes(world);
 	if (step % LOOK_EVERY == 0)
@@ -379,6 +398,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .detach = rand_one_in(rand, 2),
 	    .quarrels = rand_one_in(rand, 3),
 	    .migrates = rand_one_in(rand, 4),
+	    .grows = rand_one_in(rand, 3),
 	    .idle = (uint32_t)rand_between(rand, 20, 200),
 	    .order_every = (uint32_t)rand_between(rand, 30, 500),
 	    .fault_every = (uint32_t)rand_between(rand, 300, 3000),
@@ -387,7 +407,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .governor = {.max_rate = rand_one_in(rand, 4) ? rand_between(rand, 1, 8) << 20 : 0},
 	    .link = {.delay_ns = rand_between(rand, 1000, 2000000),
 	        .jitter_ns = rand_below(rand, 100000),
-	        .bytes_per_second = slow                   ? rand_between(rand, 200000, 2000000)
+	        .bytes_per_second = slow                   ? rand_between(rand, 400000, 2000000)
 	                            : rand_one_in(rand, 2) ? 0
 	                                                   : rand_between(rand, 2000000, 1000000000),
 	        .capacity = rand_one_in(rand, 2) ? 16384 : 65536,
@@ -424,6 +444,7 @@ static void make_host(struct replica_world *world, unsigned index)
 
 	host->world = world;
 	host->index = index;
+	host->device = host->sectors = world->scenario.sectors;
 	host->disk_fd = ring_sim_disk_new(world->sim, &disk);
 	host->map_fd = ring_sim_disk_new(world->sim, &map);
 	ledger_fill(ring_sim_disk_data(world->sim, host->disk_fd, &size), 1 + index, 0,

@@ -47,6 +47,7 @@ struct replica_scenario {
 	bool pull_ahead, compare, detach;
 	bool quarrels;                           /* its users promote both nodes now and then */
 	bool migrates;                           /* its primary moves to and fro */
+	bool grows;                              /* its disks become larger, and so may the volume */
 	uint32_t idle, order_every, fault_every; /* steps */
 	uint64_t chaos_steps;
 	unsigned span;
@@ -75,10 +76,13 @@ struct replica_host {
 	uint64_t begin_ns; /* when it is started again */
 	bool map_fails;    /* now and then, or did when it began */
 	bool off;          /* its disks have no power */
+	uint32_t device;   /* sectors of its disk */
 
 	/* what the world knows of it */
 	struct replica_ids ids; /* on stable storage */
 	uint8_t supers[REPLICA_SUPERS];
+	uint32_t sectors;                  /* of the replica, likewise */
+	uint32_t shown;                    /* to clients, at last */
 	uint64_t cuts;                     /* losses of power */
 	bool discards;                     /* was told to since it was good last */
 	bool fenced;                       /* the other is known to be down, or was when it was told */
@@ -127,7 +131,7 @@ struct replica_world {
 	uint32_t tries;
 
 	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
-	    discards, checked, leases, handed;
+	    discards, checked, leases, handed, resizes, grown;
 };
 
 #define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
@@ -154,6 +158,7 @@ void replica_host_kill(struct replica_host *host, bool power);
 void replica_host_begin(struct replica_host *host);
 /* 0 when it was heard; its answer is in host->answer later. */
 int replica_host_command(struct replica_host *host, enum replica_event_kind kind, bool force);
+int replica_host_resize(struct replica_host *host, uint64_t size);
 
 /* replica_net.c */
 void replica_net_seek(void *data, bool on);
@@ -185,6 +190,16 @@ void replica_faults_step(struct replica_world *world);
 /* Perhaps something strikes soon. */
 void replica_faults_soon(struct replica_world *world);
 void replica_faults_mend(struct replica_world *world);
+
+/* replica_sizes.c */
+/* Its disk gets so many sectors; never fewer than it had. */
+void replica_sizes_enlarge(struct replica_host *host, uint32_t sectors);
+/* Somebody sees to it that there is more room, or orders that it be used. */
+void replica_sizes_order(struct replica_world *world);
+/* The node's volume is to be as large as its disk. True: it is. */
+bool replica_sizes_fill(struct replica_host *host);
+/* Which node's disk is too small for what the other has; NULL: neither's. */
+struct replica_host *replica_sizes_short(struct replica_world *world);
 
 /* replica_finale.c */
 void replica_finale_step(struct replica_world *world);

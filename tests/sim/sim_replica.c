@@ -20,6 +20,8 @@ static const struct sim_mistake mistakes[] = {
     {"early-serve", PLANTED_EARLY_SERVE},
     {"late-writes", PLANTED_LATE_WRITES},
     {"no-follows", PLANTED_NO_FOLLOWS},
+    {"no-grown", PLANTED_NO_GROWN},
+    {"clean-end", PLANTED_CLEAN_END},
 };
 
 static bool run_seed(struct sim_line *line, uint64_t seed)
@@ -42,6 +44,8 @@ static bool run_seed(struct sim_line *line, uint64_t seed)
 	sim_line_count(line, "discards", world.discards);
 	sim_line_count(line, "orders to hand over", world.handed);
 	sim_line_count(line, "worlds with leases", world.leases > 0);
+	sim_line_count(line, "orders to be larger", world.resizes);
+	sim_line_count(line, "sizes that grew", world.grown);
 	sim_line_count(line, "looks", world.checked);
 	good = sim_line_judge(line, seed, &world.story, "");
 	replica_world_done(&world);

@@ -131,6 +131,18 @@ static int volume_facts(struct block *block, struct block_facts *ret, struct err
 	return 0;
 }
 
+/* The disk may have become larger; the driver below cannot ask it. */
+static int volume_measure(struct block *block, struct error *error)
+{
+	struct volume *volume = volume_of(block);
+	int res = block_measure(volume->filter.below, error);
+
+	if (res == 0)
+		ring_sim_disk_data(volume->options.sim, volume->options.fd, &block->info.size);
+	volume->filter.below->info.size = block->info.size;
+	return res;
+}
+
 static void volume_free(struct block *block)
 {
 	struct volume *volume = volume_of(block);
@@ -146,6 +158,7 @@ static const struct block_driver volume_driver = {
     .name = "sim",
     .submit = volume_submit,
     .facts = volume_facts,
+    .measure = volume_measure,
     .free = volume_free,
 };
 

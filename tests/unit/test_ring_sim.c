@@ -191,6 +191,34 @@ static void test_power_cut_keeps_loses_and_tears(void **state)
 		assert_int_equal(cut_one_write(seed + i, true), 1);
 }
 
+/* What is new is stable; what was written and not flushed before may be lost as ever. */
+static void test_an_enlarged_disk_loses_what_it_had_not_flushed(void **state)
+{
+	int lost = 0;
+
+	for (uint64_t seed = 0; seed < 50; seed++) {
+		struct world world;
+		uint8_t buf[512];
+		const uint8_t *data;
+		uint64_t size;
+
+		world_init(&world, seed);
+		memset(buf, 0xff, sizeof(buf));
+		assert_int_equal(disk_io(&world, RING_WRITE, 0, buf, sizeof(buf)), sizeof(buf));
+		memset(buf, 0x77, sizeof(buf));
+		ring_sim_disk_enlarge(world.sim, world.disk, buf, sizeof(buf));
+		assert_int_equal(disk_io(&world, RING_WRITE, DISK_SIZE + 512, buf, sizeof(buf)), -ENOSPC);
+		ring_sim_power_cut(world.sim, world.disk);
+		ring_sim_power_on(world.sim, world.disk);
+		data = ring_sim_disk_data(world.sim, world.disk, &size);
+		assert_int_equal(size, DISK_SIZE + 512);
+		assert_memory_equal(data + DISK_SIZE, buf, sizeof(buf));
+		lost += data[0] != 0xff;
+		world_done(&world);
+	}
+	assert_true(lost > 0 && lost < 50);
+}
+
 /* A flush covers what was acknowledged before it was submitted, and not what was in flight then. */
 static void test_flush_does_not_cover_later_writes(void **state)
 {
@@ -542,6 +570,7 @@ int main(void)
 	    cmocka_unit_test(test_nothing_under_way_is_a_deadlock),
 	    cmocka_unit_test(test_timer_defer_and_cancel),
 	    cmocka_unit_test(test_power_cut_keeps_loses_and_tears),
+	    cmocka_unit_test(test_an_enlarged_disk_loses_what_it_had_not_flushed),
 	    cmocka_unit_test(test_flush_does_not_cover_later_writes),
 	    cmocka_unit_test(test_failed_flush_makes_nothing_stable_later),
 	    cmocka_unit_test(test_bad_ranges_space_and_bounds),
