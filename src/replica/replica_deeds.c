@@ -152,6 +152,8 @@ static void serve(struct replica_node *node, const struct replica_deed *deed)
 			break;
 	if (node->stopping)
 		return;
+	/* Should the link have been lost before COPY had its turn. */
+	replica_node_stop_receiving(node);
 	gate_set(node->gate, GATE_OPEN);
 	let_clients_come(node);
 }

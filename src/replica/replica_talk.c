@@ -304,6 +304,15 @@ static bool is_behind_primary(const struct replica_state *state)
 	return state->role == REPLICA_SECONDARY && state->peer.role == REPLICA_PRIMARY;
 }
 
+/* What this node knows of the other is to change: it gives its data up, or becomes as large. */
+static bool is_to_greet_again(const struct replica_state *state)
+{
+	bool settled = state->verdict == REPLICA_SOURCE || state->verdict == REPLICA_SOURCE_FULL ||
+	               state->verdict == REPLICA_TARGET || state->verdict == REPLICA_TARGET_FULL;
+
+	return settled ? state->peer.size < state->options.size : state->peer.discards;
+}
+
 /* Whether it may be said now. A node that says anything else is broken, or not of this release. */
 bool replica_is_due(const struct replica_state *state, enum replica_say what)
 {
@@ -313,8 +322,7 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 		return what == REPLICA_HELLO;
 	switch (what) {
 	case REPLICA_HELLO:
-		return state->flow == REPLICA_MEETING &&
-		       (state->peer.discards || state->peer.size < state->options.size);
+		return state->flow == REPLICA_MEETING && is_to_greet_again(state);
 	case REPLICA_FOLLOW:
 		return state->flow == REPLICA_MEETING && target && state->role == REPLICA_SECONDARY;
 	case REPLICA_FOLLOWED:
