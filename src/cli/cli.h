@@ -8,6 +8,7 @@
 #include "sync/job.h"
 
 #include <argp.h>
+#include <jansson.h>
 
 int command_copy(int argc, char **argv);
 int command_sync(int argc, char **argv);
@@ -25,6 +26,8 @@ int command_control(int argc, char **argv);
 int cli_fail(enum job_result code, const struct error *error);
 /* Of serve, mirror and move: what a result of theirs ends the program with. */
 enum job_result cli_exit_code(int res);
+/* An object in one line, which whoever reads it gets at once. */
+void cli_print_json(FILE *to, const json_t *json);
 
 /*
  * Captive servers are several words with options of their own, so they are taken out before argp sees them:

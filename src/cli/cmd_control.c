@@ -131,18 +131,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* Status */
 
-static void print_json(const json_t *status)
-{
-	json_dumpf(status, stdout, JSON_COMPACT);
-	putchar('\n');
-}
-
 static void print_one(void *data, const json_t *status)
 {
 	const struct words *words = data;
 
 	if (words->json)
-		print_json(status);
+		cli_print_json(stdout, status);
 	else
 		status_line_print(stdout, status);
 }
@@ -188,7 +182,7 @@ static int show_status(struct words *words)
 static void print_outcome(const struct words *words, const json_t *status)
 {
 	if (words->json)
-		print_json(status);
+		cli_print_json(stdout, status);
 	else if (!strcmp(words->command, "cutover"))
 		printf("%s: cut over to %s; clients saw a pause of %.1f ms; `blkmove revert %s` goes back, "
 		       "`blkmove "

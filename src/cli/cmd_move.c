@@ -217,9 +217,7 @@ static const struct argp argp = {.options = argp_options,
 
 static void say_json(json_t *take_json)
 {
-	json_dumpf(take_json, stdout, JSON_COMPACT);
-	putchar('\n');
-	fflush(stdout);
+	cli_print_json(stdout, take_json);
 	json_decref(take_json);
 }
 

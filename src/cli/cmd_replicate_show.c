@@ -92,8 +92,7 @@ int replicate_show(struct replicate_command *command)
 	}
 	if (res == 0 && command->json) {
 		json_object_set_new(shown, "map", map);
-		json_dumpf(shown, stdout, JSON_COMPACT);
-		putchar('\n');
+		cli_print_json(stdout, shown);
 	} else if (res == 0) {
 		print_members(shown);
 		puts("\n[map]");

@@ -88,12 +88,10 @@ static json_t *status_of(struct replicate_command *command, const char *name)
 
 static void print(const struct replicate_command *command, const json_t *status)
 {
-	if (command->json) {
-		json_dumpf(status, stdout, JSON_COMPACT);
-		putchar('\n');
-	} else {
+	if (command->json)
+		cli_print_json(stdout, status);
+	else
 		replicate_words_print(stdout, status);
-	}
 	fflush(stdout);
 }
 

@@ -78,14 +78,12 @@ static int conclude(struct replicate_command *command, const json_t *verify)
 	char size[16], rest[16];
 
 	print_ranges(command, verify);
-	if (command->json) {
-		json_dumpf(verify, stdout, JSON_COMPACT);
-		putchar('\n');
-	} else if (done && !command->quiet) {
+	if (command->json)
+		cli_print_json(stdout, verify);
+	else if (done && !command->quiet)
 		printf("%s: %s compared: %s differ, %s could not be compared\n", command->names[0],
 		    format_size(control_number(verify, "position"), (char[16]){0}, 16),
 		    format_size(differing, size, sizeof(size)), format_size(skipped, rest, sizeof(rest)));
-	}
 	if (!done) {
 		error_set(&command->error, -ECANCELED,
 		    "%s: the verification was stopped before its end; `blkmove replicate verify %s "

@@ -349,8 +349,9 @@ static void say_ready(const struct serve *serve)
 	}
 	json = json_pack("{s:s, s:o, s:o}", "event", "ready", "uris", uris, "exports", exports);
 	if (serve->options.json)
-		json_dumpf(json, stdout, JSON_COMPACT);
-	putchar('\n');
+		cli_print_json(stdout, json);
+	else
+		putchar('\n');
 	fflush(stdout);
 	json_decref(json);
 	listen_tell_manager();

@@ -12,11 +12,7 @@ static FILE *words_of(const struct mirror_run *run, FILE *terminal)
 
 void mirror_say_json(const struct mirror_run *run, json_t *take_json)
 {
-	FILE *to = words_of(run, stdout);
-
-	json_dumpf(take_json, to, JSON_COMPACT);
-	putc('\n', to);
-	fflush(to);
+	cli_print_json(words_of(run, stdout), take_json);
 	json_decref(take_json);
 }
 

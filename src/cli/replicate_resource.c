@@ -30,9 +30,7 @@ void replicate_say(struct replicate_resource *resource, const char *format, ...)
 	va_end(args);
 	if (options->json) {
 		json = json_pack("{s:s, s:s, s:s}", "event", "message", "name", resource->name, "text", text);
-		json_dumpf(json, stdout, JSON_COMPACT);
-		putchar('\n');
-		fflush(stdout);
+		cli_print_json(stdout, json);
 		json_decref(json);
 	} else if (!options->quiet) {
 		fprintf(stderr, "blkmove: %s: %s\n", resource->name, text);

@@ -112,12 +112,10 @@ static void say_ready(struct replicate_process *process)
 		json = json_pack("{s:s, s:s, s:s?, s:o}", "event",
 		    resource->state == REPLICATE_UP ? "up" : "failed", "name", resource->name, "error",
 		    resource->state == REPLICATE_UP ? NULL : resource->error.text, "uris", uris);
-		if (process->options->json) {
-			json_dumpf(json, stdout, JSON_COMPACT);
-			putchar('\n');
-		} else if (!process->options->quiet && resource->state == REPLICATE_UP) {
+		if (process->options->json)
+			cli_print_json(stdout, json);
+		else if (!process->options->quiet && resource->state == REPLICATE_UP)
 			printf("%s: up\n", resource->name);
-		}
 		json_decref(json);
 	}
 	fflush(stdout);

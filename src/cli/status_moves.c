@@ -3,6 +3,7 @@
 #include "cli/status_moves.h"
 
 #include "attach/move_record.h"
+#include "cli/cli.h"
 #include "wire/control.h"
 
 #include <string.h>
@@ -44,8 +45,7 @@ static bool may(const struct move_record *record, bool undo)
 
 static void print_json(const struct list *list, json_t *take_json)
 {
-	json_dumpf(take_json, list->to, JSON_COMPACT);
-	fputc('\n', list->to);
+	cli_print_json(list->to, take_json);
 	json_decref(take_json);
 }
 

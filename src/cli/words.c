@@ -40,6 +40,13 @@ enum job_result cli_exit_code(int res)
 	}
 }
 
+void cli_print_json(FILE *to, const json_t *json)
+{
+	json_dumpf(json, to, JSON_COMPACT);
+	putc('\n', to);
+	fflush(to);
+}
+
 /* How many words a captive server takes, with both brackets; 0 when the closing one is missing. */
 static int group_length(char **argv)
 {
