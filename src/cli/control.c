@@ -64,6 +64,24 @@ json_t *control_refuse(const char *format, ...)
 	return json_pack("{s:b, s:s}", "ok", 0, "error", words);
 }
 
+json_t *control_answer(
+    const struct control_command *commands, const char *unable, void *data, const json_t *request)
+{
+	const char *name = json_string_value(json_object_get(request, "command"));
+	char known[400] = "";
+
+	for (; name && commands->name; commands++) {
+		size_t length = strlen(known);
+
+		if (!strcmp(commands->name, name))
+			return commands->hindered && unable[0] ? control_refuse("%s", unable)
+			                                       : commands->answer(data, commands, request);
+		snprintf(known + length, sizeof(known) - length, "%s%s", length ? ", " : "", commands->name);
+	}
+	return name ? control_refuse("the commands are %s", known)
+	            : control_refuse("a request names its \"command\"");
+}
+
 unsigned control_followers(const struct control *control)
 {
 	unsigned count = 0;

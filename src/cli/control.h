@@ -31,6 +31,16 @@ unsigned control_followers(const struct control *control);
 void control_tell(struct control *control, json_t *take_event);
 /* Of the socket. */
 const char *control_path(const struct control *control);
+/* One of what may be asked for. */
+struct control_command {
+	const char *name;
+	json_t *(*answer)(void *data, const struct control_command *command, const json_t *request);
+	int kind;      /* for `answer` */
+	bool hindered; /* by what `unable` says */
+};
+/* For control_new(): `commands` end with a NULL name; `unable`: why some cannot be carried out now, or "". */
+json_t *control_answer(
+    const struct control_command *commands, const char *unable, void *data, const json_t *request);
 /* {"ok": true}, and {"ok": false, "error": words}. */
 json_t *control_ok(void);
 json_t *control_refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));

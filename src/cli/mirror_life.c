@@ -272,7 +272,7 @@ static void carry_out_plan(struct mirror_run *run)
 	if (status.authoritative == MIRROR_TARGET)
 		res = mirror_drop_plan(run, &error);
 	else
-		res = mirror_order(run, "cutover", &error);
+		res = mirror_order(run, CUTOVER_SWITCHED, &error);
 	/* The source comes back. */
 	if (res == -ENOTCONN)
 		run->planned = false;

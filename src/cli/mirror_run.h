@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The mirrors of one process: cmd_mirror.c (its life), mirror_life.c (the life of one of them), mirror_legs.c (its legs), mirror_prepare.c
- * (before both), mirror_control.c (control sockets), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was
+ * (before both), mirror_control.c (control sockets), mirror_status.c (what they tell), mirror_device.c (block devices), mirror_pace.c (rates), mirror_receipt.c (what was
  * switched), mirror_words.c (what they say), mirror_bar.c (what is shown of them in the foreground). They share a ring, a server with an
  * export each, and a budget; each runs in a fiber of its own, so that none waits for another.
  */
@@ -150,10 +150,14 @@ void mirror_receipt_look(struct mirror_run *run);
 /* The same before the map of one that does not run is forgotten: what is left is to say which leg is the newer one. 0 or -errno with words. */
 int mirror_receipt_keep(struct mirror_run *run, struct error *error);
 
+/* mirror_status.c */
+json_t *mirror_status_json(struct mirror_run *run);
+
 /* mirror_control.c */
 json_t *mirror_answer(void *data, const json_t *request);
-json_t *mirror_status_json(struct mirror_run *run);
-/* Gives an order; 0 or -errno with words. */
-int mirror_order(struct mirror_run *run, const char *name, struct error *error);
+/* Gives the order that has this goal; 0 or -errno with words. */
+int mirror_order(struct mirror_run *run, enum cutover_state goal, struct error *error);
+/* The last one, and what became of it; null: none. */
+json_t *mirror_order_json(const struct mirror_run *run, const struct mirror_job_status *status);
 /* Whether the order has come to its end. */
 void mirror_order_look(struct mirror_run *run);

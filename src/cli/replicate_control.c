@@ -3,56 +3,59 @@
 #include "cli/control_request.h"
 #include "cli/replicate_process.h"
 
-#include <errno.h>
-#include <string.h>
+#include <stdio.h>
 
 #define LEASE_MS      30000
 #define LEASE_MOST_MS 600000
 
-static json_t *give(struct replicate_resource *resource, const char *name, enum replica_event_kind kind,
-    const json_t *request)
+static json_t *begin(struct replicate_resource *resource, const struct control_command *command,
+    const struct replica_event *event)
 {
-	struct replica_event command = {.kind = kind};
 	struct error error;
-	int res = control_get_flag(request, "force", &command.force, NULL, &error);
 
-	if (res == 0)
-		res = replicate_order_begin(resource, name, &command, &error);
-	return res < 0 ? control_refuse("%s", error.text)
-	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
+	return replicate_order_begin(resource, command->name, event, &error) < 0
+	           ? control_refuse("%s", error.text)
+	           : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
 }
 
-static json_t *hand_over(struct replicate_resource *resource, const json_t *request)
+static json_t *order(void *resource, const struct control_command *command, const json_t *request)
+{
+	struct replica_event event = {.kind = (enum replica_event_kind)command->kind};
+	struct error error;
+
+	return control_get_flag(request, "force", &event.force, NULL, &error) < 0
+	           ? control_refuse("%s", error.text)
+	           : begin(resource, command, &event);
+}
+
+static json_t *hand_over(void *resource, const struct control_command *command, const json_t *request)
 {
 	struct control_number lease = {
 	    .key = "lease_ms", .most = LEASE_MOST_MS, .value = LEASE_MS, .whole = true};
-	struct replica_event command = {.kind = REPLICA_HAND_OVER};
+	struct replica_event event = {.kind = REPLICA_HAND_OVER};
 	struct error error;
-	int res = control_get_number(request, &lease, &error);
 
-	command.lease_ms = (uint32_t)lease.value;
-	if (res == 0)
-		res = replicate_order_begin(resource, "hand-over", &command, &error);
-	return res < 0 ? control_refuse("%s", error.text)
-	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
+	if (control_get_number(request, &lease, &error) < 0)
+		return control_refuse("%s", error.text);
+	event.lease_ms = (uint32_t)lease.value;
+	return begin(resource, command, &event);
 }
 
-static json_t *resize(struct replicate_resource *resource, const json_t *request)
+static json_t *resize(void *resource, const struct control_command *command, const json_t *request)
 {
 	struct control_number size = {.key = "size", .least = 1, .most = 9e18, .whole = true};
-	struct replica_event command = {.kind = REPLICA_RESIZE};
+	struct replica_event event = {.kind = REPLICA_RESIZE};
 	struct error error;
-	int res = control_get_number(request, &size, &error);
 
-	command.size = (uint64_t)size.value;
-	if (res == 0)
-		res = replicate_order_begin(resource, "resize", &command, &error);
-	return res < 0 ? control_refuse("%s", error.text)
-	               : json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)resource->orders.last);
+	if (control_get_number(request, &size, &error) < 0)
+		return control_refuse("%s", error.text);
+	event.size = (uint64_t)size.value;
+	return begin(resource, command, &event);
 }
 
-static json_t *tell_order(const struct replicate_resource *resource, const json_t *request)
+static json_t *tell_order(void *data, const struct control_command *command, const json_t *request)
 {
+	struct replicate_resource *resource = data;
 	struct control_number number = {.key = "number", .least = 1, .most = 1e15, .whole = true};
 	struct error error;
 	json_t *json;
@@ -67,8 +70,9 @@ static json_t *tell_order(const struct replicate_resource *resource, const json_
 	return json;
 }
 
-static json_t *fenced(struct replicate_resource *resource)
+static json_t *fenced(void *data, const struct control_command *command, const json_t *request)
 {
+	struct replicate_resource *resource = data;
 	struct replica_node_status status;
 
 	replica_node_status(resource->node, &status);
@@ -79,8 +83,9 @@ static json_t *fenced(struct replicate_resource *resource)
 	return control_ok();
 }
 
-static json_t *resync(struct replicate_resource *resource, const json_t *request)
+static json_t *resync(void *data, const struct control_command *command, const json_t *request)
 {
+	struct replicate_resource *resource = data;
 	struct governor_options limits = resource->governor;
 	bool pause = false, paused, any;
 	struct error error;
@@ -102,8 +107,9 @@ static json_t *resync(struct replicate_resource *resource, const json_t *request
 	return control_ok();
 }
 
-static json_t *verify(struct replicate_resource *resource, const json_t *request)
+static json_t *verify(void *data, const struct control_command *command, const json_t *request)
 {
+	struct replicate_resource *resource = data;
 	struct control_number from = {.key = "from", .most = 9e18, .whole = true},
 	                      rate = {.key = "rate", .most = 1e15};
 	bool stop = false, repair = false;
@@ -121,55 +127,44 @@ static json_t *verify(struct replicate_resource *resource, const json_t *request
 	return res < 0 ? control_refuse("%s", error.text) : control_ok();
 }
 
-static json_t *down(struct replicate_resource *resource)
+static json_t *down(void *data, const struct control_command *command, const json_t *request)
 {
-	replicate_resource_down(resource, false);
+	replicate_resource_down(data, false);
 	return control_ok();
 }
 
-static json_t *answer_up(struct replicate_resource *resource, const char *command, const json_t *request)
+static json_t *status(void *resource, const struct control_command *command, const json_t *request)
 {
-	static const struct {
-		const char *name;
-		enum replica_event_kind kind;
-	} orders[] = {{"primary", REPLICA_MAKE_PRIMARY}, {"secondary", REPLICA_MAKE_SECONDARY},
-	    {"connect", REPLICA_CONNECT}, {"disconnect", REPLICA_DISCONNECT}, {"discard", REPLICA_DISCARD}};
-
-	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++)
-		if (!strcmp(orders[i].name, command))
-			return give(resource, orders[i].name, orders[i].kind, request);
-	if (!strcmp(command, "hand-over"))
-		return hand_over(resource, request);
-	if (!strcmp(command, "resize"))
-		return resize(resource, request);
-	if (!strcmp(command, "fenced"))
-		return fenced(resource);
-	if (!strcmp(command, "resync"))
-		return resync(resource, request);
-	if (!strcmp(command, "verify"))
-		return verify(resource, request);
-	return control_refuse(
-	    "the commands are status, events, order, primary, secondary, connect, disconnect, "
-	    "discard, hand-over, resize, fenced, resync, verify and down");
+	return replicate_status_json(resource);
 }
+
+static const struct control_command commands[] = {
+    {"status", status, 0, false},
+    {"events", status, 0, false},
+    {"order", tell_order, 0, false},
+    {"primary", order, REPLICA_MAKE_PRIMARY, true},
+    {"secondary", order, REPLICA_MAKE_SECONDARY, true},
+    {"connect", order, REPLICA_CONNECT, true},
+    {"disconnect", order, REPLICA_DISCONNECT, true},
+    {"discard", order, REPLICA_DISCARD, true},
+    {"hand-over", hand_over, 0, true},
+    {"resize", resize, 0, true},
+    {"fenced", fenced, 0, true},
+    {"resync", resync, 0, true},
+    {"verify", verify, 0, true},
+    {"down", down, 0, false},
+    {0},
+};
 
 json_t *replicate_answer(void *data, const json_t *request)
 {
-	struct replicate_resource *resource = data;
-	const char *command = json_string_value(json_object_get(request, "command"));
+	const struct replicate_resource *resource = data;
+	char unable[600] = "";
 
-	if (!command)
-		return control_refuse("a request names its \"command\"");
-	if (!strcmp(command, "status") || !strcmp(command, "events"))
-		return replicate_status_json(resource);
-	if (!strcmp(command, "order"))
-		return tell_order(resource, request);
-	if (!strcmp(command, "down"))
-		return down(resource);
 	if (resource->state == REPLICATE_FAILED)
-		return control_refuse("%s is failed: %s", resource->name, resource->error.text);
-	if (resource->state != REPLICATE_UP)
-		return control_refuse("%s is %s; ask again in a moment", resource->name,
+		snprintf(unable, sizeof(unable), "%s is failed: %s", resource->name, resource->error.text);
+	else if (resource->state != REPLICATE_UP)
+		snprintf(unable, sizeof(unable), "%s is %s; ask again in a moment", resource->name,
 		    resource->state == REPLICATE_STARTING ? "starting" : "going down");
-	return answer_up(resource, command, request);
+	return control_answer(commands, unable, data, request);
 }

@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/control.h"
+#include "cli/control_request.h"
 #include "cli/run.h"
 #include "cli/signals.h"
 #include "wire/control.h"
@@ -113,8 +114,9 @@ static void got_signal(void *data, int number)
 	job_cancel(run->job);
 }
 
-static json_t *status_json(struct run *run)
+static json_t *tell_status(void *data, const struct control_command *command, const json_t *request)
 {
+	struct run *run = data;
 	struct job_progress progress;
 	json_t *json;
 
@@ -131,31 +133,41 @@ static json_t *status_json(struct run *run)
 	return json;
 }
 
-static json_t *answer(void *data, const json_t *request)
+static json_t *set_paused(void *data, const struct control_command *command, const json_t *request)
 {
 	struct run *run = data;
-	const char *command = json_string_value(json_object_get(request, "command"));
-	const json_t *rate = json_object_get(request, "rate");
 
-	if (!command)
-		return control_refuse("a request names its \"command\"");
-	if (!strcmp(command, "status"))
-		return status_json(run);
-	if (!strcmp(command, "pause") || !strcmp(command, "resume")) {
-		if (json_is_true(json_object_get(request, "target")))
-			return control_refuse("only a mirror can let its target go");
-		run->paused = command[0] == 'p';
-		if (run->job)
-			job_pause(run->job, run->paused);
-		return control_ok();
-	}
-	if (!strcmp(command, "throttle") && json_is_integer(rate) && json_integer_value(rate) >= 0) {
-		run->options->job.rate = (uint64_t)json_integer_value(rate);
-		if (run->job)
-			job_set_rate(run->job, run->options->job.rate);
-		return control_ok();
-	}
-	return control_refuse("the commands are status, pause, resume, and throttle with a rate");
+	if (json_is_true(json_object_get(request, "target")))
+		return control_refuse("only a mirror can let its target go");
+	run->paused = command->kind;
+	if (run->job)
+		job_pause(run->job, run->paused);
+	return control_ok();
+}
+
+static json_t *throttle(void *data, const struct control_command *command, const json_t *request)
+{
+	struct control_number rate = {.key = "rate", .most = 9e18, .whole = true};
+	struct run *run = data;
+	struct error error;
+
+	if (control_get_number(request, &rate, &error) < 0)
+		return control_refuse("%s", error.text);
+	if (!rate.given)
+		return control_refuse("throttle takes a rate");
+	run->options->job.rate = (uint64_t)rate.value;
+	if (run->job)
+		job_set_rate(run->job, run->options->job.rate);
+	return control_ok();
+}
+
+static json_t *answer(void *run, const json_t *request)
+{
+	static const struct control_command commands[] = {{"status", tell_status, 0, false},
+	    {"pause", set_paused, true, false}, {"resume", set_paused, false, false},
+	    {"throttle", throttle, 0, false}, {0}};
+
+	return control_answer(commands, "", run, request);
 }
 
 static void state_changed(void *data, enum job_state state)
