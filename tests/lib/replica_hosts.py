@@ -65,7 +65,7 @@ class Node:
     def state(self, name="vm1"):
         try:
             return self.status(name)["state"]
-        except OSError:
+        except (OSError, json.JSONDecodeError):  # it ended, perhaps with the question in its hands
             return "down"
 
     def wait(self, name="vm1", timeout_s=30, **members):
