@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove mirror: one process with one live mirror or several, from its first word to its last client. */
+#include "cli/background.h"
 #include "cli/mirror_run.h"
 #include "cli/status_line.h"
 
-#include "base/cleanup.h"
-
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 1024u
@@ -211,16 +207,16 @@ static void say_ready(const struct mirror_process *process)
 	fflush(stdout);
 }
 
-/* Clients can connect: from now on nobody need look. `take_fd` is who waits for that. */
+/* Clients can connect: from now on nobody need look. */
 static int detach(struct mirror_process *process, int take_fd, struct error *error)
 {
+	const struct mirror_files *files = &process->mirrors[0].files;
 	int res = 0;
 
 	for (unsigned i = 0; i < process->count && res == 0; i++)
-		res = mirror_files_log(&process->mirrors[i].files, i == 0, error);
-	if (res == 0 && write(take_fd, "r", 1) < 0)
-		res = 0; /* who started us is gone: no matter */
-	cleanup_close(&take_fd);
+		res = mirror_files_log(&process->mirrors[i].files, error);
+	if (res == 0 && (res = background_leave(take_fd, files->log_fd, JOB_OK)) < 0)
+		error_set(error, res, "cannot write %s/log: %s", files->dir, strerror(-res));
 	return res;
 }
 
@@ -279,61 +275,34 @@ static int tear_down(struct mirror_process *process, int res, struct error *erro
 	return res;
 }
 
-/* `ready_fd` gets a byte once clients can connect; -1: nobody waits for it. Returns the exit code. */
-static int mirror(struct mirror_process *process, int ready_fd, struct error *error)
+/* `ready_fd`: of background_run(); -1: nobody waits for it. Returns the exit code. */
+static int mirror(void *data, int ready_fd)
 {
+	struct mirror_process *process = data;
+	struct error error;
 	int res = 0;
 
-	for (unsigned i = 0; ready_fd >= 0 && i < process->count && res == 0; i++)
-		res = mirror_files_open_log(&process->mirrors[i].files, error);
+	for (unsigned i = 0; ready_fd >= 0 && i < process->count && res == 0; i++) {
+		mirror_files_note_pid(&process->mirrors[i].files);
+		res = mirror_files_open_log(&process->mirrors[i].files, &error);
+	}
 	if (res == 0)
-		res = set_up(process, error);
+		res = set_up(process, &error);
 	for (unsigned i = 0; i < process->count; i++)
 		mirror_files_tell(&process->mirrors[i].files);
 	if (res == 0) {
 		say_ready(process);
 		if (ready_fd >= 0)
-			res = detach(process, ready_fd, error);
+			res = detach(process, ready_fd, &error);
 		else
 			listen_tell_manager();
 	}
 	if (res < 0)
 		forget_begun(process);
 	if (res == 0)
-		res = run_all(process, error);
-	res = tear_down(process, res, error);
-	return conclude(process, res < 0 ? cli_fail(cli_exit_code(res), error) : JOB_OK);
-}
-
-/* In a process of its own. Returns the exit code: of the start only. */
-static int mirror_in_background(struct mirror_process *process, struct error *error)
-{
-	int ready[2], status = 0;
-	char byte;
-	pid_t pid;
-	int res = listen_inherit(&process->shared->listen, error);
-
-	if (res == 0 && pipe2(ready, O_CLOEXEC) < 0)
-		res = error_set(error, -errno, "cannot go to the background: %s", strerror(errno));
-	if (res < 0) {
-		forget_begun(process);
-		return cli_fail(cli_exit_code(res), error);
-	}
-	pid = fork();
-	if (pid == 0) {
-		close(ready[0]);
-		setsid();
-		for (unsigned i = 0; i < process->count; i++)
-			mirror_files_note_pid(&process->mirrors[i].files);
-		return mirror(process, ready[1], error);
-	}
-	close(ready[1]);
-	if (pid > 0 && read(ready[0], &byte, 1) == 1)
-		return JOB_OK;
-	if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status))
-		return WEXITSTATUS(status);
-	error_set(error, -ECHILD, "the mirror's process ended before it began");
-	return cli_fail(JOB_TROUBLE, error);
+		res = run_all(process, &error);
+	res = tear_down(process, res, &error);
+	return conclude(process, res < 0 ? cli_fail(cli_exit_code(res), &error) : JOB_OK);
 }
 
 int command_mirror(int argc, char **argv)
@@ -342,12 +311,13 @@ int command_mirror(int argc, char **argv)
 	struct error error = {0};
 	int code = mirror_prepare(&process, argc, argv, &error);
 
+	if (code == 0 && !process.idle && process.shared->foreground)
+		code = mirror(&process, -1);
+	else if (code == 0 && !process.idle && (code = listen_inherit(&process.shared->listen, &error)) == 0)
+		code = background_run(mirror, &process, "the mirror", &error);
 	if (code < 0) {
 		forget_begun(&process);
 		code = cli_fail(cli_exit_code(code), &error);
-	} else if (code == 0 && !process.idle) {
-		code = process.shared->foreground ? mirror(&process, -1, &error)
-		                                  : mirror_in_background(&process, &error);
 	}
 	mirror_process_done(&process);
 	return code;

@@ -236,15 +236,12 @@ void mirror_files_tell(struct mirror_files *files)
 	}
 }
 
-int mirror_files_log(struct mirror_files *files, bool detach, struct error *error)
+int mirror_files_log(struct mirror_files *files, struct error *error)
 {
-	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	int fd = fcntl(files->log_fd, F_DUPFD_CLOEXEC, 3);
 
 	files->log = fd < 0 ? NULL : fdopen(fd, "a");
-	if (!files->log || null < 0 ||
-	    (detach &&
-	        (dup2(null, STDIN_FILENO) < 0 || dup2(fd, STDOUT_FILENO) < 0 || dup2(fd, STDERR_FILENO) < 0)))
+	if (!files->log)
 		return error_set(error, -errno, "cannot write %s/log: %s", files->dir, strerror(errno));
 	setvbuf(files->log, NULL, _IOLBF, 0);
 	return 0;

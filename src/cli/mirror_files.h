@@ -80,8 +80,8 @@ void mirror_files_load_pending(struct mirror_files *files, struct mirror_pending
  */
 int mirror_files_open_log(struct mirror_files *files, struct error *error);
 void mirror_files_tell(struct mirror_files *files);
-/* The open log takes what is said; with `detach` standard output and error go there from now on. */
-int mirror_files_log(struct mirror_files *files, bool detach, struct error *error);
+/* The open log takes what is said. */
+int mirror_files_log(struct mirror_files *files, struct error *error);
 /* The mirror has ended: nothing is left to resume. Receipt and log stay. */
 void mirror_files_forget(struct mirror_files *files);
 void mirror_files_close(struct mirror_files *files);

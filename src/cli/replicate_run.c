@@ -3,7 +3,7 @@
 #include "cli/replicate_process.h"
 
 #include "base/cleanup.h"
-#include "base/folder.h"
+#include "cli/background.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 
 #define RING_ENTRIES 4096u
 #define TICK_NS      100000000u
@@ -121,23 +120,19 @@ static void say_ready(struct replicate_process *process)
 	fflush(stdout);
 }
 
-/* From now on nobody need look. `take_fd` is who waits for that. */
+/* From now on nobody need look. */
 static int detach(struct replicate_process *process, int take_fd, struct error *error)
 {
-	_cleanup_(cleanup_close) int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	_cleanup_(cleanup_close) int ready = take_fd;
 	_cleanup_(cleanup_close) int log = -1;
-	const char *all = count_in(process, REPLICATE_FAILED) > 0 ? "p" : "r";
 	char path[PATH_MAX];
+	int res;
 
 	snprintf(path, sizeof(path), "%s/replicas/log", process->options->state_dir);
 	log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-	if (log < 0 || null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
-	    dup2(log, STDERR_FILENO) < 0)
-		return error_set(error, -errno, "cannot write %s: %s", path, strerror(errno));
-	/* Who started it may be gone: no matter. */
-	(void)!write(ready, all, 1);
-	return 0;
+	res = log < 0 ? -errno
+	              : background_leave(
+	                    take_fd, log, count_in(process, REPLICATE_FAILED) > 0 ? JOB_TROUBLE : JOB_OK);
+	return res < 0 ? error_set(error, res, "cannot write %s: %s", path, strerror(-res)) : 0;
 }
 
 /* Until no resource is left that is up. */
@@ -168,9 +163,10 @@ static void tear_down(struct replicate_process *process)
 	free(process->resources);
 }
 
-/* `ready_fd` gets a byte once all that can be is up; -1: nobody waits for it. Returns the exit code. */
-static int run(const struct replicate_up_options *options, int ready_fd)
+/* `ready_fd`: of background_run(); -1: nobody waits for it. Returns the exit code. */
+static int run(void *data, int ready_fd)
 {
+	const struct replicate_up_options *options = data;
 	struct replicate_process process;
 	struct error error;
 	int res = set_up(&process, options, &error), code;
@@ -201,34 +197,11 @@ static int run(const struct replicate_up_options *options, int ready_fd)
 	return res < 0 ? cli_fail(cli_exit_code(res), &error) : code;
 }
 
-/* In a process of its own. Returns the exit code: of the start only. */
-static int run_in_background(const struct replicate_up_options *options, struct error *error)
-{
-	int ready[2], status = 0;
-	char byte = 0;
-	pid_t pid;
-
-	if (pipe2(ready, O_CLOEXEC) < 0)
-		return cli_fail(JOB_TROUBLE,
-		    (error_set(error, -errno, "cannot go to the background: %s", strerror(errno)), error));
-	pid = fork();
-	if (pid == 0) {
-		close(ready[0]);
-		setsid();
-		return run(options, ready[1]);
-	}
-	close(ready[1]);
-	if (pid > 0 && read(ready[0], &byte, 1) == 1)
-		return byte == 'r' ? JOB_OK : JOB_TROUBLE;
-	if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status))
-		return WEXITSTATUS(status);
-	error_set(error, -ECHILD, "the replicas' process ended before they were up");
-	return cli_fail(JOB_TROUBLE, error);
-}
-
-int replicate_process_run(const struct replicate_up_options *options)
+int replicate_process_run(struct replicate_up_options *options)
 {
 	struct error error;
+	int code =
+	    options->foreground ? run(options, -1) : background_run(run, options, "the replica", &error);
 
-	return options->foreground ? run(options, -1) : run_in_background(options, &error);
+	return code < 0 ? cli_fail(JOB_TROUBLE, &error) : code;
 }

@@ -22,4 +22,4 @@ struct replicate_up_options {
  * Runs until all resources are down. Prints what happens; a resource that cannot start is told of and does not keep the others.
  * Returns the exit code: JOB_OK when all went down in good order (in the background: when all are up).
  */
-int replicate_process_run(const struct replicate_up_options *options);
+int replicate_process_run(struct replicate_up_options *options);

@@ -422,8 +422,23 @@ def test_up_in_the_background_and_down(make_pair):
     assert pair.alpha("up", "--all").out == b"vm1: up\nvm2: up\n"
     pids = {pair.alpha.status(name)["pid"] for name in pair.names}
     assert len(pids) == 1
+    pair.alpha("down", "vm2")
+    assert pair.alpha("up", "--all", code=TROUBLE).out == b"vm1: it is up already\n"  # and has the port
     pair.alpha("down", "--all")
     wait_until(lambda: not os.path.exists(f"/proc/{pids.pop() if pids else 0}"), "its end")
+
+
+def test_the_log_may_be_emptied_while_it_is_written(make_pair):
+    pair = make_pair()
+    pair.create()
+    pair.alpha("up", "vm1")
+    log = pair.alpha.folder / "state/replicas/log"
+    pair.alpha("primary", "--force", "vm1")
+    wait_until(lambda: b": primary, " in log.read_bytes(), "words")
+    os.truncate(log, 0)
+    pair.alpha("secondary", "vm1")
+    wait_until(log.read_bytes, "more of them")
+    assert log.read_bytes().startswith(b"blkmove: vm1: secondary, ")
 
 
 # Whoever dials
