@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A replicated volume between two network namespaces: what its clients pay for each `ack`, beside the same volume without a replica."""
+import contextlib
 import pathlib
 import shutil
 import statistics
@@ -10,7 +11,9 @@ from typing import NamedTuple
 import live
 import net
 from contest import MIB, Section, at_most, progress, table
-from replica_pair import Failed, Pair
+from images import Noise
+from program import Program
+from replica_hosts import Pair
 
 DELAY_US = 500  # of the cable, one way
 ACKS = ("durable", "received", "sent")
@@ -46,24 +49,22 @@ def _alone(bench, volume, seconds):
             return _loads(folder.uri, volume.stat().st_size, seconds)
 
 
-def _replicated(bench, ack, cable, folder, volume, seconds):
+def _replicated(bench, ack, cable, size, seconds):
     """The pair is made anew each time, so that no run finds what another left."""
-    contents = volume.read_bytes()
-    pair = Pair(bench.program, folder, len(contents), net=cable, ack=ack, queue="64M", congestion="wait")
-    try:
-        pair.begin(lambda name: contents)
-        cable.tell(f"delay {DELAY_US}")
-        round_trip_us = cable.round_trip(200) * 1e6
-        cost = _loads(pair.a.uri(), len(contents), seconds, round_trip_us)
-        pair.wait_equal()
-        pair.a.run("secondary", "r")
-        if len(set(pair.contents())) != 1:
-            raise Failed("the volumes differ afterwards")
-        return cost
-    finally:
-        cable.tell("delay 0")
-        pair.close()
-        shutil.rmtree(pair.folder)
+    with tempfile.TemporaryDirectory(prefix="pair-", dir=bench.folder) as folder:
+        pair = Pair(Program(folder, bench.program), pathlib.Path(folder), Noise(1), size, net=cable, ack=ack, queue="64M", congestion="wait")
+        try:
+            pair.begin()
+            cable.tell(f"delay {DELAY_US}")
+            round_trip_us = cable.round_trip(200) * 1e6
+            cost = _loads(pair.alpha.uri(), size, seconds, round_trip_us)
+            pair.wait_equal()
+            pair.alpha("secondary", "vm1")
+            pair.assert_same()
+            return cost
+        finally:
+            cable.tell("delay 0")
+            pair.close()
 
 
 def _rows(costs, write_us):
@@ -84,16 +85,11 @@ def replica(bench):
     volume = bench.folder / "replica.volume"
     live.fill(volume, size)
     costs = {way: [] for way in (ALONE, *ACKS)}
-    with tempfile.TemporaryDirectory(prefix="blkmove-bench-", dir=bench.folder) as folder:
-        cable = net.Net(folder)
-        try:
-            for _ in range(bench.runs):
-                for way in costs:
-                    progress(f"  replica: {way}")
-                    costs[way].append(_alone(bench, volume, seconds) if way == ALONE else
-                                      _replicated(bench, way, cable, pathlib.Path(folder), volume, seconds))
-        finally:
-            cable.close()
+    with contextlib.closing(net.Net(bench.folder)) as cable:
+        for _ in range(bench.runs):
+            for way in costs:
+                progress(f"  replica: {way}")
+                costs[way].append(_alone(bench, volume, seconds) if way == ALONE else _replicated(bench, way, cable, size, seconds))
     write_us = _write_us(volume)
     note = (f"{size // MIB} MiB, writes of 4 KiB at random by fio over NBD; the two machines are network namespaces, the cable takes {DELAY_US} µs one way. "
             f"Without a replica: `blkmove serve`. A write of 4 KiB to the file takes {write_us:.0f} µs. Beyond: what a write takes more than without a replica, less "

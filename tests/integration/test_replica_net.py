@@ -9,8 +9,8 @@ import nbd
 import net
 import pytest
 from nbd_client import Client
-from program import executable
-from replica_pair import Pair, wait_until
+from program import wait_until
+from replica_hosts import Pair
 
 SIZE = (48 << 20) + 4608
 REGION = 64 << 10
@@ -28,14 +28,13 @@ def cable(folder):
 
 
 @pytest.fixture
-def make_pair(folder, cable, random):
+def make_pair(program, folder, cable, random):
     pairs = []
 
     def make(size=SIZE, **keys):
-        pair = Pair(executable(), folder, size, net=cable, timeout="3s", **keys)
-        pairs.append(pair)
-        pair.begin(lambda name: random.randbytes(size))
-        return pair
+        pairs.append(Pair(program, folder, random, size, net=cable, timeout="3s", **keys))
+        pairs[-1].begin()
+        return pairs[-1]
 
     yield make
     for pair in pairs:
@@ -73,21 +72,16 @@ class Writer(threading.Thread):
         return len({offset // REGION for when, until, offset in self.writes if until > begun and when < ended})
 
 
-def assert_equal_volumes(pair):
-    a, b = pair.contents()
-    assert a == b
-
-
 def test_h24_an_outage_holds_nobody_up_and_only_what_was_written_is_sent_again(make_pair, cable, random):
     pair = make_pair()
     cable.tell("delay 1000")
-    writer = Writer(pair.a.uri(), random, pair.size)
+    writer = Writer(pair.alpha.uri(), random, pair.size)
     writer.start()
     time.sleep(4)
-    before = pair.a.status()["copied"]
+    before = pair.alpha.status()["copied"]
     cut = time.monotonic()
     cable.tell("cut both")
-    pair.a.wait_flow("apart")
+    pair.alpha.wait(flow="apart")
     while time.monotonic() < cut + 10:
         time.sleep(0.1)
     cable.tell("mend")
@@ -95,13 +89,13 @@ def test_h24_an_outage_holds_nobody_up_and_only_what_was_written_is_sent_again(m
     equal = time.monotonic()
     time.sleep(0.5)
     writer.stop()
-    copied = pair.a.status()["copied"] - before
+    copied = pair.alpha.status()["copied"] - before
     due = writer.regions(cut, equal) * REGION
     longest = max(until - when for when, until, _ in writer.writes)
     print(f"{copied} bytes resynced, {due} written to meanwhile: {copied / due:.2f}; the longest write took {longest:.2f} s")
     assert copied <= due * 1.2
     assert longest < 8  # until the other counts as lost, and what follows from that is recorded
-    assert_equal_volumes(pair)
+    pair.assert_same()
 
 
 @pytest.mark.parametrize("ack", ["durable", "received", "sent"])
@@ -109,7 +103,7 @@ def test_h20_either_is_killed_again_and_again(make_pair, cable, random, ack):
     """A client that checks what it reads; the one that is killed comes back, as what it was."""
     pair = make_pair(size=(8 << 20) + 512, ack=ack)
     cable.tell("delay 300")
-    client = Client(pair.a.uri(), pair.size, random)
+    client = Client(pair.alpha.uri(), pair.size, random)
     client.start()
     for _ in range(max(KILLS // 3, 2)):
         time.sleep(random.random())
@@ -117,9 +111,9 @@ def test_h20_either_is_killed_again_and_again(make_pair, cable, random, ack):
         victim.kill()
         time.sleep(random.random() / 2)
         victim.up()
-        if victim is pair.a:
+        if victim is pair.alpha:
             # It was primary, so nobody else was: the other still is none.
-            wait_until(lambda: pair.a.run("primary", "r", code=None) is not None and pair.a.status()["role"] == "primary", "a is primary again")
+            wait_until(lambda: pair.alpha("primary", "vm1", code=None).code == 0, "its part")
         if random.random() < 0.5:
             pair.wait_equal()
     pair.wait_equal()
@@ -128,9 +122,9 @@ def test_h20_either_is_killed_again_and_again(make_pair, cable, random, ack):
     print(f"{client.writes} writes, {client.reads} reads, {client.reconnects} times connected anew")
     assert client.writes > 20
     client.check_export()
-    pair.a.run("secondary", "r")
-    assert_equal_volumes(pair)
-    client.check_volume(pair.b.volume())
+    pair.alpha("secondary", "vm1")
+    pair.assert_same()
+    client.check_volume(pair.beta.volume())
 
 
 @pytest.mark.parametrize("way", ["there", "back"])
@@ -138,20 +132,20 @@ def test_h24_a_cable_that_is_cut_in_one_direction(make_pair, cable, random, way)
     pair = make_pair(size=(8 << 20) + 512)
     cable.tell("delay 2000")
     cable.tell("loss 20000")
-    client = Client(pair.a.uri(), pair.size, random)
+    client = Client(pair.alpha.uri(), pair.size, random)
     client.start()
     time.sleep(1)
     cable.tell(f"cut {way}")
-    pair.a.wait_flow("apart")
+    pair.alpha.wait(flow="apart")
     done = client.writes
     wait_until(lambda: client.writes > done + 10, "writes go on")
     cable.tell("mend")
     pair.wait_equal()
     time.sleep(0.5)
     client.stop()
-    pair.a.run("secondary", "r")
-    assert_equal_volumes(pair)
-    client.check_volume(pair.b.volume())
+    pair.alpha("secondary", "vm1")
+    pair.assert_same()
+    client.check_volume(pair.beta.volume())
 
 
 def test_a_slow_line_stalls_nobody(make_pair, cable, random):
@@ -159,9 +153,9 @@ def test_a_slow_line_stalls_nobody(make_pair, cable, random):
     pair = make_pair(ack="sent", queue="1M")
     cable.tell("delay 20000")
     cable.tell("rate 2000000")
-    writer = Writer(pair.a.uri(), random, pair.size, pause_s=0.0005)
+    writer = Writer(pair.alpha.uri(), random, pair.size, pause_s=0.0005)
     writer.start()
-    wait_until(lambda: pair.a.status()["ahead"] or not pair.a.status()["linked"], "it pulls ahead")
+    wait_until(lambda: pair.alpha.status()["ahead"] or not pair.alpha.status()["linked"], "it pulls ahead")
     time.sleep(3)
     writer.stop()
     took = sorted(until - when for when, until, _ in writer.writes)
@@ -170,5 +164,5 @@ def test_a_slow_line_stalls_nobody(make_pair, cable, random):
     assert len(took) > 3 * 488 and took[len(took) * 99 // 100] < 0.5
     cable.tell("rate 0")
     pair.wait_equal()
-    pair.a.run("secondary", "r")
-    assert_equal_volumes(pair)
+    pair.alpha("secondary", "vm1")
+    pair.assert_same()

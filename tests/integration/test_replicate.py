@@ -404,10 +404,10 @@ def test_one_that_cannot_start_does_not_keep_the_others(make_pair):
 def test_an_address_that_is_taken(make_pair):
     pair = make_pair()
     pair.create()
-    with socket.create_server(("127.0.0.1", pair.port)):
+    with socket.create_server((pair.alpha.address, pair.port)):
         pair.alpha.up()
         said = pair.alpha.running.end(code=TROUBLE).err
-    assert f"cannot listen at 127.0.0.1:{pair.port}" in said and "ss -ltnp" in said, said
+    assert f"cannot listen at {pair.alpha.address}:{pair.port}" in said and "ss -ltnp" in said, said
 
 
 def test_it_runs_once(pair):
@@ -443,8 +443,8 @@ def test_the_log_may_be_emptied_while_it_is_written(make_pair):
 
 # Whoever dials
 
-def dial(pair, line=b"", source="127.0.0.2"):
-    stream = socket.create_connection(("127.0.0.1", pair.port), 20, (source, 0))
+def dial(pair, line=b"", source=None):
+    stream = socket.create_connection((pair.alpha.address, pair.port), 20, (source or pair.beta.address, 0))
     stream.settimeout(20)
     if line:
         stream.sendall(line)
@@ -495,7 +495,7 @@ def test_silent_ones_do_not_keep_the_other_host_away(pair):
 def tls_keys(pair, kind, folder):
     if kind == "psk":
         return {"tls_psk": make_psk(folder / "keys.psk", "pair"), "tls_user": "pair"}
-    return {"tls_certificates": make_certificates(folder, ("127.0.0.1", "127.0.0.2"))}
+    return {"tls_certificates": make_certificates(folder, [node.address for node in pair.nodes])}
 
 
 @pytest.mark.parametrize("kind", ["psk", "certificates"])

@@ -95,9 +95,9 @@ class Running:
 
 
 class Program:
-    def __init__(self, folder):
+    def __init__(self, folder, path=None):
         self.folder = pathlib.Path(folder)
-        self.path = executable()
+        self.path = str(path or executable())
         self.state = self.folder / "state"
         self.count = 0
         self.running = []

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two machines of replicas on this one: alpha at 127.0.0.1 and beta at 127.0.0.2, each with folders and processes of its own."""
-import contextlib
+"""Two machines of replicas on this one, alpha and beta, each with folders and processes of its own, and an address or (net.py) a namespace."""
+import itertools
 import json
 import os
 import signal
@@ -10,25 +10,23 @@ import nbd
 
 from program import OK, wait_until
 
-PORT_TRIES = 50
+# Below the ports that the kernel gives to others.
+_ports = itertools.count(7789)
 
 
-def free_port():
-    """One that is free at both addresses."""
-    for _ in range(PORT_TRIES):
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            with contextlib.suppress(OSError):
-                other.bind(("127.0.0.2", one.getsockname()[1]))
-                return one.getsockname()[1]
-    raise OSError("no free port")
+def _addresses():
+    """Two that nobody else has who runs tests at the same time."""
+    number = os.getpid() & 0xffff
+    return [f"127.{number >> 8}.{number & 0xff}.{host}" for host in (1, 2)]
 
 
 class Node:
     """A machine's side of all resources."""
 
-    def __init__(self, pair, host, address):
-        self.pair, self.host, self.address = pair, host, address
+    def __init__(self, pair, host, index):
+        self.pair, self.host, self.index = pair, host, index
+        self.address = (pair.net.addresses if pair.net else _addresses())[index]
+        self.prefix = pair.net.inside(index, []) if pair.net else []
         self.folder = pair.folder / host
         self.folder.mkdir()
         self.env = {"BLKMOVE_STATE_DIR": str(self.folder / "state"), "BLKMOVE_RUN_DIR": str(self.folder / "run"),
@@ -37,17 +35,21 @@ class Node:
 
     def __call__(self, verb, *words, **how):
         own = [f"--host={self.host}"] if verb in ("create", "up", "show", "status") else []
-        return self.pair.program("replicate", verb, *own, *words, env=self.env, **how)
+        return self.pair.program("replicate", verb, *own, *words, env=self.env, prefix=self.prefix, **how)
 
     def volume(self, name="vm1"):
         return self.pair.volumes[self.host, name]
 
+    def socket(self, name="vm1"):
+        return self.folder / f"{name}.sock"
+
     def uri(self, name="vm1"):
-        return f"nbd+unix:///{name}?socket={self.folder}/{name}.sock"
+        return f"nbd+unix:///{name}?socket={self.socket(name)}"
 
     def up(self, *words, names=("vm1",)):
         """In the foreground, so that a test has its words."""
-        self.running = self.pair.program.start("replicate", "up", "--foreground", f"--host={self.host}", *words, *names, env=self.env)
+        self.running = self.pair.program.start("replicate", "up", "--foreground", f"--host={self.host}", *words, *names, env=self.env,
+                                               prefix=self.prefix)
         wait_until(lambda: not self.running.is_running() or all(self.state(name) not in ("down", "starting") for name in names), "up")
         return self
 
@@ -79,7 +81,7 @@ class Node:
         try:
             return wait_until(reached, f"{members}", timeout_s)
         except AssertionError as error:
-            raise AssertionError(f"{error}\nlast: {last}\n{self.running.err()}") from None
+            raise AssertionError(f"{error}\nlast: {last}\n{self.running and self.running.err()}") from None
 
     def open(self, name="vm1"):
         handle = nbd.NBD()
@@ -111,18 +113,20 @@ class Node:
 class Pair:
     """`size` bytes for each of the resources; their volumes are files full of random bytes, or what `make` makes of such a file."""
 
-    def __init__(self, program, folder, random, size, names=("vm1",), make=None, **keys):
-        self.program, self.folder, self.names = program, folder, names
+    def __init__(self, program, folder, random, size, names=("vm1",), make=None, net=None, **keys):
+        self.program, self.folder, self.size, self.names, self.net = program, folder, size, names, net
         self.files = folder / "replicas"
         self.files.mkdir()
-        self.port = free_port()
+        self.port = next(_ports)
         self.volumes = {}
-        self.alpha, self.beta = Node(self, "alpha", "127.0.0.1"), Node(self, "beta", "127.0.0.2")
+        self.alpha, self.beta = Node(self, "alpha", 0), Node(self, "beta", 1)
         self.nodes = (self.alpha, self.beta)
         for name in names:
             for node in self.nodes:
                 path = node.folder / f"{name}.img"
-                path.write_bytes(random.randbytes(size))
+                with open(path, "wb") as volume:
+                    for at in range(0, size, 1 << 20):
+                        volume.write(random.randbytes(min(1 << 20, size - at)))
                 self.volumes[node.host, name] = make(path) if make else path
             self.write_file(name, **keys)
 

@@ -6,10 +6,10 @@ import zlib
 
 import qemu
 import vm
-from replica_pair import wait_until
+from program import wait_until
 
 RECORD = 4096
-PORT = 7790
+PORT = 7788  # no pair has it
 MIGRATION_S = 300
 
 
@@ -74,7 +74,7 @@ class Migration:
     def __init__(self, image, folder, pair):
         self.image, self.folder, self.pair, self.aside = image, folder, pair, False
         self.launched = []
-        self.node, self.other = pair.a, pair.b
+        self.node, self.other = pair.nodes
         self.guest = self._make(self.node)
         self.guest.boot()
         self.watch = Watch(pair)
@@ -83,9 +83,8 @@ class Migration:
 
     def _make(self, node, *words):
         server = {"type": "unix", "path": str(node.socket())}
-        disk = qemu.Disk("data", {"driver": "raw", "file": {"driver": "nbd", "server": server, "export": "r", "reconnect-delay": qemu.RECONNECT_S}})
-        within = self.pair.net.inside(node.index, []) if self.pair.net else []
-        guest = vm.Guest(self.image, self.folder / f"guest{len(self.launched)}", disks=[disk], memory="256M", within=within, words=words)
+        disk = qemu.Disk("data", {"driver": "raw", "file": {"driver": "nbd", "server": server, "export": "vm1", "reconnect-delay": qemu.RECONNECT_S}})
+        guest = vm.Guest(self.image, self.folder / f"guest{len(self.launched)}", disks=[disk], memory="256M", within=node.prefix, words=words)
         self.launched.append(guest)
         return guest
 
@@ -96,17 +95,17 @@ class Migration:
         assert self.writer.is_running(), self.writer.out
 
     def _uri(self):
-        return f"unix:{self.folder}/migration" if self.aside else f"tcp:{self.pair.addresses[self.other.index]}:{PORT}"
+        return f"unix:{self.folder}/migration" if self.aside else f"tcp:{self.other.address}:{PORT}"
 
     def hand_over(self, lease="30s"):
         """Begins it. When this returns the other node's export is there."""
-        self.node.run("hand-over", "--no-wait", f"--lease={lease}", "r")
-        wait_until(lambda: self.other.status()["leased"], "the lease")
+        self.node("hand-over", "--no-wait", f"--lease={lease}", "vm1")
+        self.other.wait(leased=True)
 
     def wait_for_its_end(self):
         """Of the lease: the node goes on as if it had never been."""
         for node in self.pair.nodes:
-            wait_until(lambda: not node.status()["leased"], f"the lease's end at {node.host}")
+            node.wait(timeout_s=60, leased=False)
         assert self.node.status()["role"] == "primary" and self.other.status()["role"] == "secondary"
         assert self.node.status()["clients"] == 1 and self.other.status()["clients"] == 0
 
@@ -152,7 +151,7 @@ class Migration:
         said = self.writer.wait().out
         count = int(said.split("wrote ")[1].split(",")[0])
         self.pair.wait_equal()
-        wait_until(lambda: len(set(self.pair.contents())) == 1, "both volumes are equal", 30)
+        wait_until(lambda: len({self.pair.content(node) for node in self.pair.nodes}) == 1, "both volumes are equal")
         for records in self.watch.records:
             records.check(count)
         print(said.splitlines()[-1])

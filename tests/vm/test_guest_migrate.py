@@ -6,24 +6,24 @@ import pytest
 
 import net
 from migration import Migration
-from program import executable
-from replica_pair import Pair, wait_until
+from program import REFUSED, wait_until
+from replica_hosts import Pair
 
 SIZE = 2 << 20
 
 
 @pytest.fixture
-def make(image, folder):
-    """make(ack=...): a guest that writes at node a."""
+def make(image, program, folder, random):
+    """make(ack=...): a guest that writes at alpha."""
     made = []
 
     def make_one(**keys):
         (folder / "net").mkdir()
         wire = None if net.why_not() else net.Net(folder / "net")
         made.append(wire)
-        pair = Pair(executable(), folder, SIZE, wire, **keys)
+        pair = Pair(program, folder, random, SIZE, net=wire, **keys)
         made.append(pair)
-        pair.begin(lambda name: bytes(SIZE))
+        pair.begin()
         made.append(Migration(image, folder, pair))
         return made[-1]
 
@@ -53,7 +53,7 @@ def test_there_and_back(make, ack):
 def test_a_migration_that_does_not_come(make):
     """Nobody writes at the other node while the lease lasts, or the migration is cancelled: the guest goes on where it is."""
     guest = make()
-    said = guest.node.run("hand-over", "--lease=3s", "r", code=3)
+    said = guest.node("hand-over", "--lease=3s", "vm1", code=REFUSED).err
     assert "nobody wrote at the other node while the lease lasted" in said, said
     guest.wait_for_its_end()
     guest.go_on()
@@ -75,9 +75,9 @@ def test_a_migration_that_does_not_come(make):
     # Nor does one that writes nothing lose its disk where it has arrived.
     guest.writer.kill(signal.SIGSTOP)
     guest.move()
-    guest.node.run("primary", "r")
+    guest.node("primary", "vm1")
     for node in guest.pair.nodes:
-        wait_until(lambda: not node.status()["leased"], "the lease's end")
+        node.wait(timeout_s=60, leased=False)
     assert guest.node.status()["role"] == "primary" and guest.node.status()["clients"] == 1
     guest.writer.kill(signal.SIGCONT)
     guest.go_on()
@@ -97,7 +97,7 @@ def test_a_lease_that_is_too_short(make):
     guest.wait_for("completed")
     guest.arrived(incoming)
     assert guest.node.status()["role"] == "secondary"
-    guest.other.run("hand-over", "--at-once", "r")
+    guest.other("hand-over", "--at-once", "vm1")
     guest.go_on()
     assert guest.node.status()["role"] == "primary"
     guest.finish()
@@ -119,10 +119,10 @@ def test_the_link_breaks_before_the_first_write_there(make):
     guest.wait_for("completed")
     guest.arrived(incoming)
     for node in guest.pair.nodes:
-        wait_until(lambda: not node.status()["linked"] and not node.status()["leased"], "the lease's end")
+        node.wait(timeout_s=60, linked=False, leased=False)
     guest.pair.net.tell("mend")
     guest.pair.wait_equal()
     assert (guest.node.status()["role"], guest.other.status()["role"]) == ("secondary", "primary")
-    guest.other.run("hand-over", "--at-once", "r")
+    guest.other("hand-over", "--at-once", "vm1")
     guest.go_on()
     guest.finish()
