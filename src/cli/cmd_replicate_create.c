@@ -23,6 +23,7 @@ struct creation {
 	struct ring *ring;
 	struct block *volume;
 	char map[PATH_MAX], made[PATH_MAX + 8]; /* made: the new one, until it is whole */
+	struct block_facts facts;
 	bool existed;
 };
 
@@ -30,26 +31,26 @@ struct creation {
 static int judge_volume(struct creation *creation, struct error *error)
 {
 	const char *name = block_info(creation->volume)->name;
-	struct block_facts facts;
-	int res = block_facts(creation->volume, &facts, error);
+	const struct block_facts *facts = &creation->facts;
+	int res = block_facts(creation->volume, &creation->facts, error);
 
 	if (res < 0)
 		return res;
-	if (facts.mounted[0])
+	if (facts->mounted[0])
 		return error_set(error, -EPERM,
 		    "%s is mounted at %s, and what is written there would not be replicated; unmount it: "
 		    "afterwards it is mounted from the resource's own device",
-		    name, facts.mounted);
-	if (facts.held[0])
+		    name, facts->mounted);
+	if (facts->held[0])
 		return error_set(error, -EPERM,
 		    "%s is in use by %s, and what is written by that would not be replicated; end it, or "
 		    "name "
 		    "what lies on top as the resource's device",
-		    name, facts.held);
-	if (facts.writer[0])
+		    name, facts->held);
+	if (facts->writer[0])
 		return error_set(error, -EPERM,
 		    "%s is open for writing by %s, and what it writes would not be replicated; end it first",
-		    name, facts.writer);
+		    name, facts->writer);
 	return 0;
 }
 
@@ -86,7 +87,8 @@ static int open_volume(struct creation *creation, struct error *error)
 /* What is there may be all that says which of two nodes has the newer data. */
 static int judge_map(struct creation *creation, struct error *error)
 {
-	const char *name = creation->config->name, *overwrite = creation->command->overwrite;
+	const char *name = creation->config->name, *overwrite = creation->command->overwrite,
+	           *discard = creation->command->discard;
 	struct stat status;
 
 	creation->existed = stat(creation->map, &status) == 0;
@@ -97,6 +99,9 @@ static int judge_map(struct creation *creation, struct error *error)
 		return error_set(error, -EPERM,
 		    "%s is to be the map, and is no regular file; give another one as `map` in %s",
 		    creation->map, creation->config->path);
+	if (discard && strcmp(discard, name))
+		return error_set(
+		    error, -EPERM, "--discard-mine=%s is not the resource's name, %s", discard, name);
 	if (overwrite && strcmp(overwrite, name))
 		return error_set(
 		    error, -EPERM, "--overwrite=%s is not the resource's name, %s", overwrite, name);
@@ -109,6 +114,14 @@ static int judge_map(struct creation *creation, struct error *error)
 		    "and what only this one has is lost. If that is wanted, add --overwrite=%s",
 		    name, creation->map, name, name);
 	return 0;
+}
+
+/* What the volume carries is not a replica's, and nobody has said that it may be lost. */
+static bool is_foreign(const struct creation *creation)
+{
+	const struct replicate_command *command = creation->command;
+
+	return creation->facts.signature[0] && !command->overwrite && !command->discard;
 }
 
 /* It has its name only when it is whole. */
@@ -127,8 +140,8 @@ static int make_map(struct creation *creation, struct error *error)
 		return error_set(error, -errno, "cannot make %s: %s", creation->made, strerror(errno));
 	if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
 		return error_set(error, -EIO, "there are no random numbers");
-	res =
-	    replica_node_create(creation->ring, fd, creation->volume, creation->command->size, nonce, error);
+	res = replica_node_create(creation->ring, fd, creation->volume, creation->command->size,
+	    is_foreign(creation), nonce, error);
 	if (res == -ENOSPC) {
 		struct error why = *error;
 
@@ -144,10 +157,29 @@ static int make_map(struct creation *creation, struct error *error)
 	return res;
 }
 
+static void say_next_foreign(const struct creation *creation)
+{
+	const struct replica_config *config = creation->config;
+	const char *name = config->name, *other = replica_config_other(config)->name;
+
+	printf(
+	    "%s: the map of %s is %s; the device carries %s, which is kept until it is said what it is\n"
+	    "next: `blkmove replicate up %s`; if it is this machine's data that are to count, and not "
+	    "those of %s, for this once `blkmove replicate primary --force %s`; if those of %s are, and all "
+	    "that is on %s may be lost, `blkmove replicate resolve --discard-mine %s %s` when %s is "
+	    "primary\n",
+	    name, replica_config_self(config)->device, creation->map, creation->facts.signature, name, other,
+	    name, other, replica_config_self(config)->device, name, name, other);
+}
+
 static void say_next(const struct creation *creation)
 {
 	const struct replica_config *config = creation->config;
 
+	if (is_foreign(creation)) {
+		say_next_foreign(creation);
+		return;
+	}
 	printf("%s: the map of %s is %s\n"
 	       "next: `blkmove replicate up %s`; if it is this machine's data that are to count, and not "
 	       "those of %s, for "

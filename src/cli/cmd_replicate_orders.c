@@ -49,11 +49,33 @@ static json_t *ask_plainly(struct replicate_command *command)
 }
 
 /* What is lost is said before it is, in figures where there are any. */
+static void explain_loss(struct replicate_command *command, const json_t *status)
+{
+	const char *name = command->names[0], *host = control_string(status, "host"),
+	           *peer = control_string(status, "peer"), *volume = control_string(status, "volume");
+	char most[16];
+
+	if (json_is_true(json_object_get(status, "foreign")))
+		error_set(&command->error, -EPERM,
+		    "all that is on %s of this node (%s) is lost by this, which was there before it was a "
+		    "replica's; it gets what %s has. Nothing brings it back: copy %s first if it may be "
+		    "wanted. "
+		    "If it may be lost, add --discard-mine %s",
+		    volume, host, peer, volume, name);
+	else
+		error_set(&command->error, -EPERM,
+		    "what only this node (%s) has is lost by this, up to %s: all that was written here since "
+		    "the two went apart; it gets what %s has. Nothing brings it back: copy %s first if it "
+		    "may "
+		    "be wanted. If it may be lost, add --discard-mine %s",
+		    host, format_size(control_number(status, "dirty"), most, sizeof(most)), peer, volume,
+		    name);
+}
+
 static json_t *ask_to_discard(struct replicate_command *command)
 {
 	const char *name = command->names[0];
 	json_t *status;
-	char most[16];
 
 	if (command->discard && !strcmp(command->discard, name))
 		return json_pack("{s:s}", "command", "discard");
@@ -65,14 +87,7 @@ static json_t *ask_to_discard(struct replicate_command *command)
 	status = ask_status(command);
 	if (!status)
 		return NULL;
-	error_set(&command->error, -EPERM,
-	    "what only this node (%s) has is lost by this, up to %s: all that was written here since the two "
-	    "went "
-	    "apart; it gets what %s has. Nothing brings it back: copy %s first if it may be wanted. If it "
-	    "may "
-	    "be lost, add --discard-mine %s",
-	    control_string(status, "host"), format_size(control_number(status, "dirty"), most, sizeof(most)),
-	    control_string(status, "peer"), control_string(status, "volume"), name);
+	explain_loss(command, status);
 	json_decref(status);
 	return NULL;
 }

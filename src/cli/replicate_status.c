@@ -59,6 +59,7 @@ static void add_roles(json_t *json, const struct replica_node_status *status)
 	set(json, "good", json_boolean(status->good));
 	set(json, "peer_good", json_boolean(status->peer_good));
 	set(json, "outdated", json_boolean(status->outdated));
+	set(json, "foreign", json_boolean(status->foreign));
 	set(json, "frozen", json_boolean(status->frozen));
 	set(json, "ahead", json_boolean(status->ahead));
 	set(json, "disk_failed", json_boolean(status->disk_failed));

@@ -59,6 +59,16 @@ static bool are_both_new(const json_t *status)
 	return has_text(status, "refusal") && says(status, "relation", "both-new");
 }
 
+static bool is_foreign(const json_t *status)
+{
+	return has_text(status, "refusal") && says(status, "relation", "self-foreign");
+}
+
+static bool is_other_foreign(const json_t *status)
+{
+	return has_text(status, "refusal") && says(status, "relation", "peer-foreign");
+}
+
 static bool is_split(const json_t *status)
 {
 	return has_text(status, "refusal") && says(status, "verdict", "split");
@@ -82,6 +92,11 @@ static bool is_refused(const json_t *status)
 static bool is_alone_and_new(const json_t *status)
 {
 	return says(status, "flow", "apart") && !strcmp(replicate_words_state(status), "new");
+}
+
+static bool is_alone_and_foreign(const json_t *status)
+{
+	return is_alone_and_new(status) && is(status, "foreign");
 }
 
 static bool is_held(const json_t *status)
@@ -116,6 +131,14 @@ static const struct {
     {is_split,
         "on the node whose writes since the split are to be lost: `blkmove replicate secondary @`, "
         "`blkmove replicate resolve @ --discard-mine @`; then on the other `blkmove replicate connect @`"},
+    {is_foreign, "if what this node's volume carries may be lost: `blkmove replicate resolve @ "
+                 "--discard-mine @`, then on "
+                 "% `blkmove replicate connect @`; if it is to count, not what % has: `blkmove replicate "
+                 "primary --force "
+                 "@`"},
+    {is_other_foreign,
+        "if what the volume of % carries may be lost, on %: `blkmove replicate resolve @ --discard-mine @`; "
+        "then here `blkmove replicate connect @`"},
     {are_strangers,
         "if they are to be one volume all the same, on the node whose data are to be lost: `blkmove "
         "replicate resolve @ --discard-mine @`; then on the other `blkmove replicate connect @`"},
@@ -124,6 +147,10 @@ static const struct {
         "show @` on both; on the other `blkmove replicate resolve @ --discard-mine @`, then `blkmove "
         "replicate connect @` on the good one"},
     {is_refused, "mend that, then `blkmove replicate connect @` on both nodes"},
+    {is_alone_and_foreign,
+        "if this node's data are to count, once: `blkmove replicate primary --force @`; if those of "
+        "% are, and what this node's volume carries may be lost: `blkmove replicate resolve @ --discard-mine "
+        "@`"},
     {is_alone_and_new,
         "if this node's data are to count, once: `blkmove replicate primary --force @`; if those of "
         "% are, it waits for them"},

@@ -14,6 +14,12 @@ static const struct {
 	const char *words;
 } relations[REPLICA_RELATIONS] = {
     [REPLICA_BOTH_NEW] = {"both-new", REPLICA_STRANGERS, "neither node's data were ever replicated"},
+    [REPLICA_SELF_FOREIGN] = {"self-foreign", REPLICA_STRANGERS,
+        "this node's volume carried data when its map was made, and they are kept until somebody says here "
+        "what they are: `resolve --discard-mine`, or `primary --force` if they are to count"},
+    [REPLICA_PEER_FOREIGN] = {"peer-foreign", REPLICA_STRANGERS,
+        "the other node's volume carried data when its map was made, and they are kept until somebody says "
+        "there what they are: `resolve --discard-mine`, or `primary --force` if they are to count"},
     [REPLICA_SELF_NEW] = {"self-new", REPLICA_TARGET_FULL,
         "this node's data were never replicated, or were given up; the other's are"},
     [REPLICA_PEER_NEW] = {"peer-new", REPLICA_SOURCE_FULL,
@@ -116,6 +122,10 @@ enum replica_relation replica_relate(const struct replica_ids *self, const struc
 {
 	if (!self->current && !peer->current)
 		return REPLICA_BOTH_NEW;
+	if (self->foreign)
+		return REPLICA_SELF_FOREIGN;
+	if (peer->foreign)
+		return REPLICA_PEER_FOREIGN;
 	if (!self->current)
 		return REPLICA_SELF_NEW;
 	if (!peer->current)
@@ -206,7 +216,7 @@ void replica_ids_force(struct replica_ids *ids, uint64_t fresh)
 	/* What half arrived was never this node's. */
 	forget_bases(ids);
 	ids->current = fresh;
-	ids->sender = ids->inconsistent = ids->outdated = ids->follows = false;
+	ids->sender = ids->inconsistent = ids->outdated = ids->follows = ids->foreign = false;
 	ids->full = true;
 }
 
@@ -225,7 +235,7 @@ void replica_ids_follow(struct replica_ids *ids, const struct replica_ids *sourc
 	/* Its past is the source's, too. What this node had, the source had once, or it was given up. */
 	*ids = *source;
 	forget_bases(ids);
-	ids->sender = ids->full = ids->grown = ids->outdated = false;
+	ids->sender = ids->full = ids->grown = ids->outdated = ids->foreign = false;
 	ids->inconsistent = true;
 }
 
@@ -262,6 +272,6 @@ void replica_ids_discard(struct replica_ids *ids, const struct replica_ids *peer
 		common = ids->current;
 	forget_bases(ids);
 	ids->current = common;
-	ids->sender = false;
+	ids->sender = ids->foreign = false;
 	ids->inconsistent = true;
 }

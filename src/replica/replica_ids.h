@@ -33,11 +33,15 @@ struct replica_ids {
 	bool full;         /* the map does not know what differs */
 	bool
 	    grown; /* the volume has, at its end, what the other may not have the same; the map has it, too */
+	/* The volume had data when the map was made, that no replica put there; until somebody says what they are. With `current` 0 only. */
+	bool foreign;
 };
 
 /* How two nodes that meet stand to each other; the first that fits, in this order. */
 enum replica_relation {
 	REPLICA_BOTH_NEW,
+	REPLICA_SELF_FOREIGN, /* this node is new, and its volume has data that are not to be lost unasked */
+	REPLICA_PEER_FOREIGN,
 	REPLICA_SELF_NEW,
 	REPLICA_PEER_NEW,
 	REPLICA_SAME,
@@ -81,7 +85,7 @@ enum replica_verdict replica_judge(const struct replica_ids *self, const struct 
  * The steps that change them. `fresh` is a number that was never drawn before, not 0. What a step gives is to be on stable storage
  * before what follows from it takes effect.
  */
-/* The data, whatever they are, are good, and the first of their line. */
+/* The data, whatever they are, are good, and the first of their line. `foreign` is over. */
 void replica_ids_begin(struct replica_ids *ids, uint64_t fresh);
 /* Writes are to be acknowledged here that the other does not get. Not while inconsistent. */
 void replica_ids_part(struct replica_ids *ids, uint64_t fresh);
@@ -107,6 +111,6 @@ void replica_ids_grow(struct replica_ids *ids);
 void replica_ids_rest(struct replica_ids *ids);
 /*
  * By a user's order this node's data are given up for the peer's. Where the maps know what differs the node goes back, in name, to
- * what both had when they parted.
+ * what both had when they parted. `foreign` is over.
  */
 void replica_ids_discard(struct replica_ids *ids, const struct replica_ids *peer);

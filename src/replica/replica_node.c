@@ -129,11 +129,11 @@ static void wake(void *data)
 
 /* Making one */
 
-int replica_node_create(
-    struct ring *ring, int fd, struct block *volume, uint64_t size, uint64_t nonce, struct error *error)
+int replica_node_create(struct ring *ring, int fd, struct block *volume, uint64_t size, bool foreign,
+    uint64_t nonce, struct error *error)
 {
 	const struct block_info *info = block_info(volume);
-	const struct replica_ids ids = {0};
+	const struct replica_ids ids = {.foreign = foreign};
 	struct bitmap_super super = {.nonce = nonce,
 	    .size = size ? size : info->size,
 	    .records = BITMAP_RECORDS,
@@ -424,6 +424,7 @@ void replica_node_status(struct replica_node *node, struct replica_node_status *
 	    .serving = node->serving,
 	    .good = replica_state_is_good(state),
 	    .outdated = state->ids.outdated,
+	    .foreign = state->ids.foreign,
 	    .peer_good = peer_is_good(state),
 	    .frozen = state->frozen,
 	    .ahead = node->ahead,

@@ -69,6 +69,7 @@ struct replica_node_status {
 	bool serving;        /* clients may come */
 	bool good;           /* this node's data are: not half of something */
 	bool outdated;       /* the other node is known to have gone on */
+	bool foreign;        /* as replica_ids.foreign */
 	bool peer_good;      /* as it was told last */
 	bool frozen;         /* clients wait until the other is fenced */
 	bool ahead;          /* the link was broken off because the queue was full */
@@ -86,10 +87,11 @@ struct replica_node_status {
 
 /*
  * A new map in `fd` (borrowed), whatever was in it before, for the first `size` bytes of a volume (0: all of it) that was never a
- * replica's: everything differs, and the data are nobody's yet. The nonce is anything that an earlier map there did not have. Control path.
+ * replica's: everything differs, and the data are nobody's yet; or (`foreign`) somebody's: see replica_ids.foreign. The nonce is anything that an earlier
+ * map there did not have. Control path.
  */
-int replica_node_create(
-    struct ring *ring, int fd, struct block *volume, uint64_t size, uint64_t nonce, struct error *error);
+int replica_node_create(struct ring *ring, int fd, struct block *volume, uint64_t size, bool foreign,
+    uint64_t nonce, struct error *error);
 
 /*
  * Opens volume and map, begins as a secondary that seeks no link. -EBADMSG: the map is damaged; -EXDEV: it is another volume's. Control path.

@@ -11,7 +11,16 @@
 #define HISTORY_AT 32u
 #define FLAGS_AT   96u
 
-enum { SENDER = 1, INCONSISTENT = 2, OUTDATED = 4, FOLLOWS = 8, FULL = 16, GROWN = 32, KNOWN = 63 };
+enum {
+	SENDER = 1,
+	INCONSISTENT = 2,
+	OUTDATED = 4,
+	FOLLOWS = 8,
+	FULL = 16,
+	GROWN = 32,
+	FOREIGN = 64,
+	KNOWN = 127
+};
 
 static const char magic[8] = "BLKREPL1";
 
@@ -26,13 +35,16 @@ void replica_note_encode(const struct replica_ids *ids, uint8_t note[REPLICA_NOT
 		put_le64(note + HISTORY_AT + i * 8, ids->history[i]);
 	put_le32(note + FLAGS_AT, (ids->sender ? SENDER : 0u) | (ids->inconsistent ? INCONSISTENT : 0u) |
 	                              (ids->outdated ? OUTDATED : 0u) | (ids->follows ? FOLLOWS : 0u) |
-	                              (ids->full ? FULL : 0u) | (ids->grown ? GROWN : 0u));
+	                              (ids->full ? FULL : 0u) | (ids->grown ? GROWN : 0u) |
+	                              (ids->foreign ? FOREIGN : 0u));
 }
 
 /* What no step of replica_ids.c leaves behind. */
 static bool can_be(const struct replica_ids *ids)
 {
 	if (ids->sender && (ids->inconsistent || !ids->current))
+		return false;
+	if (ids->foreign && (ids->current || ids->inconsistent))
 		return false;
 	return ids->base[0] || !ids->base[1];
 }
@@ -56,6 +68,7 @@ int replica_note_decode(const uint8_t *note, uint32_t length, struct replica_ids
 	ids.follows = flags & FOLLOWS;
 	ids.full = flags & FULL;
 	ids.grown = flags & GROWN;
+	ids.foreign = flags & FOREIGN;
 	if (flags & ~(uint32_t)KNOWN || get_le32(note + FLAGS_AT + 4) || !can_be(&ids))
 		return error_set(
 		    error, -EBADMSG, "what the map says of the replica's generations makes no sense");

@@ -22,11 +22,11 @@ static json_t *names_json(const uint64_t *names, unsigned count)
 
 static json_t *ids_json(const struct replica_ids *ids)
 {
-	return json_pack("{s:I, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:b}", "current", (json_int_t)ids->current,
-	    "base", names_json(ids->base, REPLICA_BASES), "history",
+	return json_pack("{s:I, s:o, s:o, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "current",
+	    (json_int_t)ids->current, "base", names_json(ids->base, REPLICA_BASES), "history",
 	    names_json(ids->history, REPLICA_HISTORY), "sender", ids->sender, "inconsistent",
 	    ids->inconsistent, "outdated", ids->outdated, "follows", ids->follows, "full", ids->full, "grown",
-	    ids->grown);
+	    ids->grown, "foreign", ids->foreign);
 }
 
 static bool has_ids(enum replica_say say)
@@ -116,6 +116,7 @@ static int get_ids(const json_t *json, struct replica_ids *ret, struct error *er
 	res = res ? res : control_get_bool(json, "follows", &ids.follows, error);
 	res = res ? res : control_get_bool(json, "full", &ids.full, error);
 	res = res ? res : control_get_bool(json, "grown", &ids.grown, error);
+	res = res ? res : control_get_bool(json, "foreign", &ids.foreign, error);
 	if (res < 0)
 		return res;
 	/* What could not be in a map cannot be here. */

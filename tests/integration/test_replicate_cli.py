@@ -78,7 +78,7 @@ def test_a_wrong_command_line(vm1, program, words, needle):
 def test_each_sub_command_says_what_it_takes(vm1, verb):
     said = vm1(verb, "--help").out.decode()
     assert f"blkmove replicate {verb} [OPTION...] NAME" in said
-    assert vm1(verb, "--help").out.decode().count("--discard-mine") == (verb == "resolve")
+    assert vm1(verb, "--help").out.decode().count("--discard-mine") == (verb in ("create", "resolve"))
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("resync",)])

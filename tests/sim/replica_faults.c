@@ -136,8 +136,8 @@ static void order(struct replica_world *world)
 	if (!replica_host_is_up(host))
 		return;
 	replica_node_status(host->node, &status);
-	if (status.refusal && status.verdict == REPLICA_SPLIT) {
-		world->splits++;
+	if (status.refusal && (status.verdict == REPLICA_SPLIT || status.foreign)) {
+		world->splits += status.verdict == REPLICA_SPLIT;
 		if (rand_one_in(&world->rand, 2))
 			order_discard(host);
 		else

@@ -140,10 +140,41 @@ static void salvage(struct replica_host *host)
 	host->discards = false;
 }
 
+/* What a volume carried before it was a replica's: every byte of it, until an order says what it is. */
+static void check_foreign(struct replica_host *host)
+{
+	uint32_t seen[LEDGER_SECTORS];
+
+	if (!host->ids.foreign)
+		return;
+	scan(host, false, seen);
+	for (uint32_t i = 0; i < host->world->scenario.sectors; i++)
+		if (seen[i] != 1 + host->index) {
+			replica_world_fail(host->world,
+			    "%u: sector %u is of write %d, and what was there was nobody's to overwrite",
+			    host->index, i, (int)seen[i]);
+			return;
+		}
+}
+
+static void look_at_foreign(struct replica_host *host, const struct replica_ids *ids)
+{
+	struct replica_world *world = host->world;
+
+	if (!host->ids.foreign || ids->foreign)
+		return;
+	check_foreign(host);
+	world->foreign++;
+	world->given_up += !ids->current;
+	if (ids->current ? !host->forced : !host->given_up)
+		replica_world_fail(world, "%u: nobody has said what its volume carried", host->index);
+}
+
 static void note(struct replica_host *host, const struct replica_ids *ids)
 {
 	const struct replica_ids old = host->ids;
 
+	look_at_foreign(host, ids);
 	host->ids = *ids;
 	/* Between two looks it may have been told, and the link be gone. */
 	host->knows = host->knows && (ids->follows || !old.follows || replica_host_other(host)->reigns);
@@ -636,8 +667,10 @@ static void check_disk(struct replica_host *host)
 void replica_promise_check(struct replica_world *world)
 {
 	world->checked++;
-	for (unsigned i = 0; i < LEDGER_NODES; i++)
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
 		check_disk(&world->hosts[i]);
+		check_foreign(&world->hosts[i]);
+	}
 	check_sizes(world);
 	check_maps(world);
 	for (unsigned i = 0; i < LEDGER_NODES; i++)

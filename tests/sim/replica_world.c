@@ -274,7 +274,7 @@ int replica_host_command(struct replica_host *host, enum replica_event_kind kind
 	if (kind == REPLICA_MAKE_PRIMARY)
 		host->forced = force;
 	if (kind == REPLICA_DISCARD)
-		host->discards = true;
+		host->discards = host->given_up = true;
 	return command(host, &event, name);
 }
 
@@ -403,6 +403,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .order_every = (uint32_t)rand_between(rand, 30, 500),
 	    .fault_every = (uint32_t)rand_between(rand, 300, 3000),
 	    .chaos_steps = rand_between(rand, 1500, 14000),
+	    .foreign = {seed / 8 % 4 >= 2, seed / 8 % 4 % 2},
 	    .span = (unsigned)rand_between(rand, 1, LEDGER_SPAN),
 	    .governor = {.max_rate = rand_one_in(rand, 4) ? rand_between(rand, 1, 8) << 20 : 0},
 	    .link = {.delay_ns = rand_between(rand, 1000, 2000000),
@@ -418,7 +419,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 static void make_map(struct replica_host *host)
 {
 	struct replica_world *world = host->world;
-	const struct replica_ids ids = {0};
+	const struct replica_ids ids = {.foreign = world->scenario.foreign[host->index]};
 	struct bitmap_super super = {.nonce = world->seed * 2 + host->index + 1,
 	    .size = world->scenario.sectors * LEDGER_SECTOR,
 	    .region_size = world->scenario.region_size[host->index],

@@ -45,6 +45,7 @@ struct replica_scenario {
 	enum replica_gone gone;
 	uint64_t queue_max;
 	bool pull_ahead, compare, detach;
+	bool foreign[LEDGER_NODES];              /* its volume carries something when its map is made */
 	bool quarrels;                           /* its users promote both nodes now and then */
 	bool migrates;                           /* its primary moves to and fro */
 	bool grows;                              /* its disks become larger, and so may the volume */
@@ -87,6 +88,7 @@ struct replica_host {
 	bool discards;                     /* was told to since it was good last */
 	bool fenced;                       /* the other is known to be down, or was when it was told */
 	bool knows;                        /* that the other is primary */
+	bool given_up;                     /* what its volume carried, by an order */
 	bool shaky;                        /* its disk failed: what was in memory may be gone */
 	uint32_t promised[LEDGER_SECTORS]; /* when it began to follow: what it will have */
 };
@@ -131,7 +133,7 @@ struct replica_world {
 	uint32_t tries;
 
 	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
-	    discards, checked, leases, handed, resizes, grown;
+	    discards, checked, leases, handed, resizes, grown, foreign, given_up;
 };
 
 #define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)

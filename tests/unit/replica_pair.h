@@ -73,7 +73,7 @@ struct pair {
 	unsigned values_count, steps, broken_step;
 	bool calm; /* no faults, no orders */
 	unsigned flows[REPLICA_FLOWS], refused, served, parted, verdicts[REPLICA_VERDICTS];
-	unsigned handed[2], timed_out, cut_off, retaken, grown[REPLICA_GROWTH_MEETING + 1];
+	unsigned handed[2], timed_out, cut_off, retaken, grown[REPLICA_GROWTH_MEETING + 1], kept, given_up;
 };
 
 #define model_fail(pair, ...) \
@@ -356,6 +356,9 @@ static void act(void *data, const struct replica_action *action)
 		node->merge_all = action->all;
 		break;
 	case REPLICA_DO_EMPTY:
+		if (node->ids.foreign)
+			model_fail(
+			    node->pair, "node %u is to be overwritten, and nobody has said so", node->which);
 		node->map = node->dirty = 0;
 		node->emptying = true;
 		break;
@@ -435,6 +438,8 @@ static void start(struct node *node)
 
 static void take_over(struct node *node)
 {
+	node->pair->kept += node->ids.foreign && node->next.current;
+	node->pair->given_up += node->ids.foreign && node->next.inconsistent;
 	/* What it goes on with by itself, once somebody wanted that, is no other's. */
 	node->knew_step = node->linked_step;
 	if (node->ids.current != node->next.current)

@@ -163,6 +163,86 @@ static void test_h17_strangers_are_not_attached(void **state)
 	assert_false(are_equal());
 }
 
+/* A volume that carries something when it becomes a replica's. */
+static void become_foreign(struct host *host)
+{
+	struct error error;
+
+	finish(host);
+	assert_int_equal(
+	    replica_node_create(host->ring, host->map_fd, host->memory, SIZE, true, 98, &error), 0);
+	begin(host);
+}
+
+static void keep(const struct host *host, uint8_t ret[SIZE])
+{
+	memory_peek(host->memory, 0, ret, SIZE);
+}
+
+/* Who finds out first hangs up. */
+static enum replica_relation relation_of_refusal(struct host *a, struct host *b)
+{
+	struct replica_node_status one, other;
+
+	do {
+		step();
+		status_of(a, &one);
+		status_of(b, &other);
+	} while ((!one.refusal && !other.refusal) || one.linked || other.linked);
+	if (!one.refusal)
+		return other.relation == REPLICA_PEER_FOREIGN ? REPLICA_SELF_FOREIGN : other.relation;
+	return one.relation;
+}
+
+/* However often they meet, whichever process ends: nothing is written there before somebody gives it up, and then for good. */
+static void test_h17_what_a_new_volume_carries_is_kept(void **state)
+{
+	struct host *good = &world.hosts[0], *foreign = &world.hosts[1];
+	static uint8_t before[SIZE], now[SIZE];
+	struct replica_node_status status;
+
+	become_foreign(foreign);
+	keep(foreign, before);
+	assert_int_equal(command(good, REPLICA_MAKE_PRIMARY, true), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		connect_both();
+		assert_int_equal(relation_of_refusal(foreign, good), REPLICA_SELF_FOREIGN);
+		keep(foreign, now);
+		assert_memory_equal(now, before, SIZE);
+		restart(foreign);
+		status_of(foreign, &status);
+		assert_true(status.foreign);
+	}
+	assert_int_equal(command(good, REPLICA_CONNECT, false), 0);
+	assert_int_equal(command(foreign, REPLICA_DISCARD, false), 0);
+	wait_for(foreign, REPLICA_RECEIVING);
+	restart(foreign);
+	assert_int_equal(command(foreign, REPLICA_CONNECT, false), 0);
+	both(REPLICA_EQUAL);
+	assert_true(are_equal());
+}
+
+/* It is how a replica of a volume in use begins: its data count, by the order that says so of any new one. */
+static void test_h17_what_a_new_volume_carries_may_count(void **state)
+{
+	struct host *other = &world.hosts[0], *foreign = &world.hosts[1];
+	static uint8_t before[SIZE], now[SIZE];
+	struct replica_node_status status;
+
+	become_foreign(foreign);
+	keep(foreign, before);
+	connect_both();
+	assert_int_equal(relation_of_refusal(foreign, other), REPLICA_BOTH_NEW);
+	assert_int_equal(command(foreign, REPLICA_MAKE_PRIMARY, true), 0);
+	status_of(foreign, &status);
+	assert_false(status.foreign);
+	connect_both();
+	both(REPLICA_EQUAL);
+	keep(other, now);
+	assert_memory_equal(now, before, SIZE);
+	assert_true(are_equal());
+}
+
 /* The same volume in name, and half of it. */
 static void test_h18_other_sizes_are_not_equal(void **state)
 {
@@ -171,7 +251,7 @@ static void test_h18_other_sizes_are_not_equal(void **state)
 
 	finish(small);
 	assert_int_equal(
-	    replica_node_create(small->ring, small->map_fd, small->memory, 1 << 20, 99, &error), 0);
+	    replica_node_create(small->ring, small->map_fd, small->memory, 1 << 20, false, 99, &error), 0);
 	small->size = 1 << 20;
 	begin(small);
 	assert_int_equal(command(&world.hosts[0], REPLICA_MAKE_PRIMARY, true), 0);
@@ -288,6 +368,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_h14_doubt_leads_to_a_full_comparison, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h16_nobody_loses_unasked, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_strangers_are_not_attached, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h17_what_a_new_volume_carries_is_kept, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h17_what_a_new_volume_carries_may_count, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h18_other_sizes_are_not_equal, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h20_one_writer, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h24_a_silent_line_fails_nobody, setup, teardown),

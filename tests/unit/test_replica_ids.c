@@ -31,6 +31,15 @@ static const struct {
 } rows[] = {
     {"both new", {0}, {0}, REPLICA_BOTH_NEW, REPLICA_STRANGERS},
     {"a new disk", {0}, {.current = 7}, REPLICA_SELF_NEW, REPLICA_TARGET_FULL},
+    {"a disk with something else on it", {.foreign = true}, {.current = 7}, REPLICA_SELF_FOREIGN,
+        REPLICA_STRANGERS},
+    {"the same, and the other is half of something", {.foreign = true}, {.current = 7, .inconsistent = true},
+        REPLICA_SELF_FOREIGN, REPLICA_STRANGERS},
+    {"the same, and no map knows anything", {.foreign = true}, {.current = 7, .full = true},
+        REPLICA_SELF_FOREIGN, REPLICA_STRANGERS},
+    {"both new, one with something on it", {.foreign = true}, {0}, REPLICA_BOTH_NEW, REPLICA_STRANGERS},
+    {"both new, with something on both", {.foreign = true}, {.foreign = true}, REPLICA_BOTH_NEW,
+        REPLICA_STRANGERS},
     {"two lines", {.current = 7}, {.current = 8}, REPLICA_UNRELATED, REPLICA_STRANGERS},
     {"at rest", {.current = 7}, {.current = 7}, REPLICA_SAME, REPLICA_IN_SYNC},
     {"at rest, maps lost", {.current = 7, .full = true}, {.current = 7}, REPLICA_SAME, REPLICA_IN_SYNC},
@@ -69,6 +78,23 @@ static void test_table(void **state)
 	}
 }
 
+/* Each step that says what such data are ends it, and no other does. */
+static void test_foreign(void **state)
+{
+	const struct replica_ids source = {.current = 7};
+	struct replica_ids ids = {.foreign = true}, other = ids;
+
+	replica_ids_grow(&ids);
+	assert_true(ids.foreign);
+	replica_ids_discard(&ids, &source);
+	assert_false(ids.foreign || ids.current);
+	assert_int_equal(replica_judge(&ids, &source), REPLICA_TARGET_FULL);
+	replica_ids_force(&other, 8);
+	assert_false(other.foreign);
+	assert_int_equal(replica_judge(&other, &(struct replica_ids){0}), REPLICA_SOURCE_FULL);
+	assert_int_equal(replica_judge(&other, &(struct replica_ids){.foreign = true}), REPLICA_STRANGERS);
+}
+
 /* As bytes */
 
 static void test_note(void **state)
@@ -77,15 +103,17 @@ static void test_note(void **state)
 	struct replica_ids ids = {.current = 1, .base = {2, 3}, .history = {4, 5, 6, 7, 8, 9, 10, 11}}, back;
 	struct error error;
 
-	for (unsigned flags = 0; flags < 64; flags++) {
+	for (unsigned flags = 0; flags < 128; flags++) {
 		ids.sender = flags & 1;
 		ids.inconsistent = flags & 2;
 		ids.outdated = flags & 4;
 		ids.follows = flags & 8;
 		ids.full = flags & 16;
 		ids.grown = flags & 32;
+		ids.foreign = flags & 64;
+		ids.current = !ids.foreign;
 		replica_note_encode(&ids, note);
-		if (ids.sender && ids.inconsistent) {
+		if (ids.inconsistent ? ids.sender || ids.foreign : ids.sender && ids.foreign) {
 			assert_int_equal(replica_note_decode(note, sizeof(note), &back, &error), -EBADMSG);
 			continue;
 		}
@@ -102,8 +130,13 @@ static void test_note(void **state)
 		assert_int_equal(replica_note_decode(damaged, sizeof(note), &back, &error), -EBADMSG);
 	}
 	memcpy(damaged, note, sizeof(note));
-	damaged[96] |= 64;
+	damaged[96] |= 128;
 	assert_int_equal(replica_note_decode(damaged, sizeof(note), &back, &error), -EBADMSG);
+	ids.current = 1; /* what is a replica's is nobody else's */
+	ids.sender = ids.inconsistent = false;
+	replica_note_encode(&ids, note);
+	assert_int_equal(replica_note_decode(note, sizeof(note), &back, &error), -EBADMSG);
+	ids.foreign = false;
 	ids.base[0] = 0;
 	ids.sender = ids.inconsistent = false;
 	replica_note_encode(&ids, note);
@@ -130,7 +163,7 @@ struct pair {
 	bool linked; /* data may flow */
 	int source;  /* of a resync under way; -1: none */
 	bool in_sync;
-	unsigned meetings[REPLICA_VERDICTS], steps;
+	unsigned meetings[REPLICA_VERDICTS], steps, kept, given_up;
 	bool verbose;
 };
 
@@ -239,6 +272,7 @@ static void discard(struct pair *pair)
 	if (pair->nodes[!loser].ids.inconsistent || !pair->nodes[!loser].ids.current)
 		return;
 	node->primary = false;
+	pair->given_up += node->ids.foreign;
 	replica_ids_discard(&node->ids, &pair->nodes[!loser].ids);
 	disown(pair->values, node->data, pair->nodes[!loser].data, REGIONS);
 }
@@ -290,9 +324,10 @@ static void promote(struct pair *pair, unsigned which)
 	if (!node->ids.current || node->ids.inconsistent) {
 		if (pair->linked || !chance(&pair->rand, 20))
 			return;
+		pair->kept += node->ids.foreign;
+		for (unsigned i = 0; i < REGIONS && !node->ids.foreign; i++)
+			node->data[i] = 0; /* whatever it holds is another line now */
 		replica_ids_force(&node->ids, fresh(pair));
-		for (unsigned i = 0; i < REGIONS; i++) /* whatever it holds is another line now */
-			node->data[i] = 0;
 		node->alone = true;
 	} else if (pair->in_sync) {
 		replica_ids_send(&node->ids, &peer->ids);
@@ -383,7 +418,17 @@ static void one_step(struct pair *pair)
 		model_fail(pair, "in sync, and different");
 }
 
-static void run_pair(uint64_t seed, unsigned *meetings)
+/* A file system, say, that no replica knows of. */
+static void put_foreign(struct pair *pair, unsigned which)
+{
+	pair->nodes[which].ids.foreign = true;
+	for (unsigned i = 0; i < REGIONS; i++) {
+		pair->nodes[which].data[i] = pair->values_count;
+		pair->values[pair->values_count++].acknowledged = true;
+	}
+}
+
+static void run_pair(uint64_t seed, struct pair *sums)
 {
 	struct pair *pair = calloc(1, sizeof(*pair));
 
@@ -392,26 +437,35 @@ static void run_pair(uint64_t seed, unsigned *meetings)
 	pair->source = -1;
 	pair->values_count = 1;
 	rand_init(&pair->rand, seed);
-	replica_ids_begin(&pair->nodes[0].ids, fresh(pair));
+	/* In some worlds both are new. */
+	if (seed % 5)
+		replica_ids_begin(&pair->nodes[0].ids, fresh(pair));
+	for (unsigned i = 0; i < 2; i++)
+		if (!pair->nodes[i].ids.current && (seed >> i) % 2)
+			put_foreign(pair, i);
 	for (unsigned i = 0; i < 2000; i++)
 		one_step(pair);
 	for (unsigned i = 0; i < REPLICA_VERDICTS; i++)
-		meetings[i] += pair->meetings[i];
+		sums->meetings[i] += pair->meetings[i];
+	sums->kept += pair->kept;
+	sums->given_up += pair->given_up;
 	free(pair);
 }
 
 static void test_pairs(void **state)
 {
 	const char *replay = getenv("BLKMOVE_SEED");
-	unsigned meetings[REPLICA_VERDICTS] = {0};
+	static struct pair sums;
 	uint64_t first = replay ? strtoull(replay, NULL, 10) : 1, last = replay ? first : 3000;
 
 	for (uint64_t seed = first; seed <= last; seed++)
-		run_pair(seed, meetings);
+		run_pair(seed, &sums);
+	print_message("%u times foreign data were kept, %u given up\n", sums.kept, sums.given_up);
+	assert_true(replay || (sums.kept && sums.given_up));
 	for (unsigned i = 0; i < REPLICA_VERDICTS; i++) {
-		print_message("%s %u\n", replica_verdict_name((enum replica_verdict)i), meetings[i]);
+		print_message("%s %u\n", replica_verdict_name((enum replica_verdict)i), sums.meetings[i]);
 		if (!replay)
-			assert_true(meetings[i] > 0 || i == REPLICA_NO_GOOD);
+			assert_true(sums.meetings[i] > 0 || i == REPLICA_NO_GOOD);
 	}
 }
 
@@ -419,6 +473,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_table),
+	    cmocka_unit_test(test_foreign),
 	    cmocka_unit_test(test_note),
 	    cmocka_unit_test(test_pairs),
 	};

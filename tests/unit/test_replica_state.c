@@ -285,6 +285,11 @@ static void take_turns(struct pair *pair)
 	}
 }
 
+static bool is_good(const struct node *node)
+{
+	return node->ids.current && !node->ids.inconsistent;
+}
+
 /* Whatever has happened: the nodes find together; if a user must choose first, he can. */
 static void come_to_rest(struct pair *pair)
 {
@@ -312,7 +317,7 @@ static void come_to_rest(struct pair *pair)
 			struct node *node = &pair->nodes[i];
 
 			command(node, (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
-			if (node->ids.inconsistent && peer_of(node)->ids.inconsistent) {
+			if (!is_good(node) && !is_good(peer_of(node))) {
 				command(node,
 				    (struct replica_event){.kind = REPLICA_MAKE_PRIMARY, .force = true});
 				loser = peer_of(node);
@@ -325,6 +330,22 @@ static void come_to_rest(struct pair *pair)
 	model_fail(pair, "they do not find together: %s, %s",
 	    pair->nodes[0].state.refusal ? pair->nodes[0].state.refusal : "-",
 	    pair->nodes[1].state.refusal ? pair->nodes[1].state.refusal : "-");
+}
+
+/* Some volumes have data that are nobody's to overwrite unasked. */
+static void begin_ids(struct pair *pair)
+{
+	if (pair->seed % 11)
+		replica_ids_begin(&pair->nodes[0].ids, ++pair->drawn);
+	for (unsigned i = 0; i < 2; i++) {
+		struct node *node = &pair->nodes[i];
+
+		node->ids.foreign = !node->ids.current && (pair->seed >> i) % 4 == 1;
+		for (unsigned j = 0; j < REGIONS && node->ids.foreign; j++) {
+			node->data[j] = pair->values_count++;
+			pair->values[node->data[j]].acknowledged = true;
+		}
+	}
 }
 
 static void run_pair(uint64_t seed, struct pair *sums)
@@ -344,7 +365,7 @@ static void run_pair(uint64_t seed, struct pair *sums)
 		for (unsigned j = REGIONS; j < MOST; j++)
 			pair->nodes[i].data[j] = pair->values_count++;
 	}
-	replica_ids_begin(&pair->nodes[0].ids, ++pair->drawn);
+	begin_ids(pair);
 	for (unsigned i = 0; i < 2; i++)
 		start(&pair->nodes[i]);
 	for (unsigned i = 0; i < STEPS; i++)
@@ -358,6 +379,8 @@ static void run_pair(uint64_t seed, struct pair *sums)
 	for (unsigned i = 0; i < 2; i++)
 		sums->handed[i] += pair->handed[i];
 	sums->timed_out += pair->timed_out;
+	sums->kept += pair->kept;
+	sums->given_up += pair->given_up;
 	sums->cut_off += pair->cut_off;
 	sums->retaken += pair->retaken;
 	for (unsigned i = 0; i <= REPLICA_GROWTH_MEETING; i++)
@@ -382,9 +405,10 @@ static void test_pairs(void **state)
 	    sums.grown[REPLICA_GROWTH_MEETING]);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		print_message(" %s %u", replica_flow_name((enum replica_flow)i), sums.flows[i]);
-	print_message("\n");
+	print_message("; foreign data: %u kept, %u given up\n", sums.kept, sums.given_up);
 	if (replay)
 		return;
+	assert_true(sums.kept && sums.given_up);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		assert_true(sums.flows[i] > 0);
 	assert_true(sums.grown[REPLICA_GROWTH_FIRST] && sums.grown[REPLICA_GROWTH_ALONE] &&

@@ -35,6 +35,10 @@ static struct replica_ids some_ids(struct rand *rand)
 	ids.follows = rand_below(rand, 2);
 	ids.full = rand_below(rand, 2);
 	ids.grown = rand_below(rand, 2);
+	/* What never was a replica's has no name. */
+	ids.foreign = !ids.sender && rand_below(rand, 4) == 0;
+	if (ids.foreign)
+		ids.current = 0;
 	return ids;
 }
 
@@ -45,7 +49,7 @@ static void assert_same_ids(const struct replica_ids *a, const struct replica_id
 	assert_memory_equal(a->history, b->history, sizeof(a->history));
 	assert_true(a->sender == b->sender && a->inconsistent == b->inconsistent &&
 	            a->outdated == b->outdated && a->follows == b->follows && a->full == b->full &&
-	            a->grown == b->grown);
+	            a->grown == b->grown && a->foreign == b->foreign);
 }
 
 static void test_comes_back(void **state)
@@ -60,8 +64,12 @@ static void test_comes_back(void **state)
 
 		if (sent.say == REPLICA_HELLO || sent.say == REPLICA_FOLLOW)
 			sent.ids = some_ids(&rand);
+		if (sent.say == REPLICA_FOLLOW && !sent.ids.current) {
+			sent.ids.current = 1;
+			sent.ids.foreign = false;
+		}
 		if (sent.say == REPLICA_HELLO) {
-			sent.ids.inconsistent = !sent.ids.sender;
+			sent.ids.inconsistent = !sent.ids.sender && !sent.ids.foreign;
 			sent.role = (enum replica_role)rand_below(&rand, 2);
 			sent.size = rand_between(&rand, 1, INT64_MAX);
 			sent.region_size = (uint32_t)rand_between(&rand, 1, UINT32_MAX);
@@ -91,7 +99,7 @@ static void test_comes_back(void **state)
 #define IDS(rest) \
 	"\"ids\": {\"sender\": false, \"inconsistent\": false, \"outdated\": false, \"follows\": false, " \
 	"\"full\": " \
-	"false, \"grown\": false, " rest "}"
+	"false, \"grown\": false, \"foreign\": false, " rest "}"
 
 static const struct {
 	const char *text, *words;
@@ -112,6 +120,10 @@ static const struct {
     {"{\"say\": \"FOLLOW\", " IDS("\"current\": 4611686018427387904, \"base\": [], \"history\": []") "}",
         "too large"},
     {"{\"say\": \"HELLO\", " IDS("\"current\": 5, \"base\": [], \"history\": []") "}", "primary"},
+    {"{\"say\": \"HELLO\", \"ids\": {\"current\": 5, \"base\": [], \"history\": [], \"sender\": false, "
+     "\"inconsistent\": false, \"outdated\": false, \"follows\": false, \"full\": false, \"grown\": false, "
+     "\"foreign\": true}}",
+        "make no sense"},
     {"{\"say\": \"HELLO\", \"primary\": true, \"size\": 1, \"region\": 4294967296, " IDS(
          "\"current\": 5, \"base\": [], \"history\": []") "}",
         "`region`"},

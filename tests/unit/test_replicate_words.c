@@ -140,6 +140,16 @@ static void test_refusals(void **state)
 	check(REFUSED("same-both-sent", "split"), "--discard-mine vm1", NULL);
 	check(REFUSED("both-new", "strangers"), "`blkmove replicate primary --force vm1`", "discard");
 	check(REFUSED("unrelated", "strangers"), "--discard-mine vm1", "--force");
+	check(REFUSED("self-foreign", "strangers"),
+	    "`blkmove replicate resolve vm1 --discard-mine vm1`, then on host2", "on the node whose");
+	check(REFUSED("peer-foreign", "strangers"),
+	    "on host2: `blkmove replicate resolve vm1 --discard-mine vm1`; then here `blkmove replicate "
+	    "connect vm1`",
+	    "--force");
+	check("{\"flow\": \"apart\", \"generation\": \"0000000000000000\", \"foreign\": true}",
+	    "`blkmove replicate resolve vm1 --discard-mine vm1`", "it waits");
+	check("{\"flow\": \"apart\", \"generation\": \"0000000000000000\", \"foreign\": false}", "it waits",
+	    "resolve");
 	check(REFUSED("same", "no-good"), "no node has whole data", NULL);
 	check(REFUSED("self-ahead", "source"), "mend that, then `blkmove replicate connect vm1`", "discard");
 }

@@ -92,7 +92,7 @@ class Blkmove:
         guest.put(BLKMOVE_INI.format(timeout=DEAD_S, more=self.more) + "".join(BLKMOVE_HOST.format(node=node, port=PORT, data=data) for node in NODES),
                   "/run/r0.ini")
         guest.run("""mkdir -p /etc/blkmove/replicas /run/meta; mv /run/r0.ini /etc/blkmove/replicas; modprobe nbd; modprobe -q ublk_drv || true
-            mkfs.ext4 -q /dev/by-serial/meta; mount /dev/by-serial/meta /run/meta; blkmove replicate create r0; blkmove replicate up r0""")
+            mkfs.ext4 -q /dev/by-serial/meta; mount /dev/by-serial/meta /run/meta; blkmove replicate create --discard-mine=r0 r0; blkmove replicate up r0""")
 
     @staticmethod
     def wait_until_met(guest):
