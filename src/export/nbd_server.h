@@ -3,6 +3,7 @@
  * An NBD server on the ring: named exports, each a block, to any number of clients. One thread, that of the ring and the blocks.
  * What a client sends is not trusted: memory and time are bounded, and a client that does not read its replies keeps back nobody
  * but itself. All connections of an export share one block, so a flush on any of them covers what was acknowledged on all.
+ * A block that becomes larger (block_measure()) does so for the clients that there are, too; those that connect then are told its size.
  * A block that answers -ESHUTDOWN has closed: the client is cut off, without an answer, so that it may connect and ask again.
  */
 #pragma once

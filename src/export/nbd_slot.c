@@ -353,6 +353,8 @@ static enum nbd_step take_request(struct nbd_client *client)
 		nbd_client_end(client, NULL);
 		return NBD_STEP_END;
 	}
+	/* It may have become larger since the client came, and who has learnt of that need not come again. */
+	client->shape.size = block_info(client->export->block)->size;
 	res = nbd_request_check(&request, &client->shape);
 	size = res == 0 ? buf_size_of(&request) : 0;
 	if (size > 0 && !nbd_server_take_bytes(client, size))

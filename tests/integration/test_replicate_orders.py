@@ -252,6 +252,7 @@ def test_a_resync_is_held_and_limited(fresh):
 # The size
 
 def test_a_larger_size_is_taken_over(pair):
+    before = pair.alpha.open()
     os.truncate(pair.alpha.volume(), 2 * SIZE)
     assert "the other node's volume cannot be made that large" in order(pair.alpha, "resize", code=REFUSED).err
     os.truncate(pair.beta.volume(), SIZE + MIB)
@@ -260,6 +261,11 @@ def test_a_larger_size_is_taken_over(pair):
         node.wait(total=SIZE + MIB, flow="equal", good=True)
     pair.alpha.write(b"9" * 4096, SIZE + MIB - 4096)
     assert pair.content(pair.beta)[SIZE + MIB - 4096:] == b"9" * 4096
+    # Who was there before may go as far, whatever he was told.
+    before.set_strict_mode(0)
+    before.pwrite(b"8" * 4096, SIZE + MIB - 4096)
+    assert before.pread(4096, SIZE + MIB - 4096) == b"8" * 4096
+    before.shutdown()
 
 
 # Following

@@ -12,6 +12,7 @@
 #include "filter/delay.h"
 #include "filter/fault.h"
 #include "filter/powercut.h"
+#include "filter/share.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -38,6 +39,7 @@ struct host {
 	struct delay_options delay;         /* max_ns 0: none */
 	struct fault_rule fault;            /* result 0: none */
 	uint64_t size;                      /* 0: HOST_SIZE */
+	uint64_t shown;                     /* 0: all of it; clients have only so much, until host_grow() */
 	void (*wrap)(struct block **block); /* NULL, or puts something of the test's own above */
 	bool read_only, two_exports;
 	unsigned patience_ms; /* of the stop */
@@ -94,6 +96,8 @@ static void host_open(struct host *host)
 	        NULL) < 0)
 		abort();
 	host->block = host->memory;
+	if (host->shown && share_new(&host->block, host->memory, host->shown, NULL) < 0)
+		abort();
 	if (host->power_seed && powercut_new(&host->block, host->memory, host->power_seed, NULL) < 0)
 		abort();
 	if (host->fault.result && fault_new(&host->block, host->block, 1, NULL) == 0)
@@ -134,8 +138,11 @@ static void *host_run(void *data)
 		abort();
 	wait.fd = host->control[1];
 	wait.buf = &byte;
-	while (ring_wait(host->ring, &wait) == 1 && byte == 'x') {
-		nbd_server_remove(host->server, "disk", host->patience_ms);
+	while (ring_wait(host->ring, &wait) == 1 && byte != 's') {
+		if (byte == 'x')
+			nbd_server_remove(host->server, "disk", host->patience_ms);
+		else
+			share_measure(host->block, block_info(host->memory)->size);
 		if (write(host->control[1], "r", 1) != 1)
 			abort();
 	}
@@ -147,6 +154,8 @@ static void *host_run(void *data)
 		memory_peek(host->memory, 0, host->left, sizeof(host->left));
 	}
 	block_free(host->block);
+	if (host->shown)
+		block_free(host->memory);
 	block_free(host->second);
 	ring_free(host->ring);
 	return NULL;
@@ -163,13 +172,24 @@ static __attribute__((unused)) void host_start(struct host *host)
 	assert_int_equal(read(host->control[0], &byte, 1), 1);
 }
 
-/* Takes the first export away. */
-static __attribute__((unused)) void host_remove(struct host *host)
+static __attribute__((unused)) void host_tell(struct host *host, char what)
 {
 	char byte;
 
-	assert_int_equal(write(host->control[0], "x", 1), 1);
+	assert_int_equal(write(host->control[0], &what, 1), 1);
 	assert_int_equal(read(host->control[0], &byte, 1), 1);
+}
+
+/* Takes the first export away. */
+static __attribute__((unused)) void host_remove(struct host *host)
+{
+	host_tell(host, 'x');
+}
+
+/* It has all of its size by now. */
+static __attribute__((unused)) void host_grow(struct host *host)
+{
+	host_tell(host, 'g');
 }
 
 /* No request may be left under way; ends the server as it would end in the program. */

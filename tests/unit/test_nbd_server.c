@@ -289,6 +289,35 @@ static void test_a_volume_that_closes(void **state)
 	assert_int_equal(host.failed, 0);
 }
 
+/* Clients that were there before may use all of it; one that comes is told its size. */
+static void test_a_volume_that_becomes_larger(void **state)
+{
+	struct host host = {.shown = HOST_SIZE - 70001};
+	static uint8_t data[70001], found[70001];
+	uint8_t said[10];
+	int fd, late;
+
+	memset(data, 0x5b, sizeof(data));
+	host_start(&host);
+	fd = enter(&host, false);
+	assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, host.shown, 70001, data), 28);
+	assert_int_equal(call(fd, NBD_COMMAND_READ, 0, host.shown - 1, 2, found), 22);
+	host_grow(&host);
+	assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, host.shown, 70001, data), 0);
+	assert_int_equal(call(fd, NBD_COMMAND_READ, 0, host.shown, 70001, found), 0);
+	assert_memory_equal(found, data, 70001);
+	assert_int_equal(call(fd, NBD_COMMAND_TRIM, 0, 0, HOST_SIZE, NULL), 0);
+	assert_int_equal(call(fd, NBD_COMMAND_WRITE, 0, HOST_SIZE - 1, 2, data), 28);
+	late = greet(&host);
+	send_option(late, NBD_OPTION_EXPORT_NAME, "disk", 4);
+	get(late, said, sizeof(said));
+	assert_int_equal(get_be64(said), HOST_SIZE);
+	close(late);
+	close(fd);
+	host_stop(&host);
+	assert_int_equal(host.failed, 0);
+}
+
 /* Long payloads in odd pieces, longer than the input buffer and than one request to the block. */
 static void test_long_requests(void **state)
 {
@@ -454,6 +483,7 @@ int main(void)
 	    cmocka_unit_test(test_read_only),
 	    cmocka_unit_test(test_h30_errors_below_are_what_they_are),
 	    cmocka_unit_test(test_a_volume_that_closes),
+	    cmocka_unit_test(test_a_volume_that_becomes_larger),
 	    cmocka_unit_test(test_long_requests),
 	    cmocka_unit_test(test_many_at_once),
 	    cmocka_unit_test(test_flush_covers_other_connections),
