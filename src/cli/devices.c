@@ -2,6 +2,7 @@
 /* Block devices as the command line says: see devices.h. */
 #include "cli/devices.h"
 
+#include "base/parse_size.h"
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -95,6 +96,20 @@ static int identify(struct block *block, char *ret, size_t size, struct error *e
 	return res;
 }
 
+/* It was left behind, and the volume has become larger since. */
+static void fit(struct device *device, const struct block_info *volume)
+{
+	const struct device_info *info = device_info(device);
+	char has[16], whole[16];
+	struct error error;
+
+	if (info->size < volume->size && device_grow(device, &error) < 0)
+		fprintf(stderr,
+		    "blkmove: %s keeps its %s of the volume's %s: %s; one that is made anew has all of it\n",
+		    info->path, format_size(info->size, has, sizeof(has)),
+		    format_size(volume->size, whole, sizeof(whole)), error.text);
+}
+
 int devices_open(struct devices *devices, unsigned volume, struct ring *ring,
     const struct device_options *device, struct error *error)
 {
@@ -111,7 +126,11 @@ int devices_open(struct devices *devices, unsigned volume, struct ring *ring,
 		res = identify(own.block, identity, sizeof(identity), error);
 		own.identity = identity;
 	}
-	return res == 0 ? device_new(&devices->open[volume], ring, &own, error) : res;
+	if (res == 0)
+		res = device_new(&devices->open[volume], ring, &own, error);
+	if (res == 0)
+		fit(devices->open[volume], block_info(own.block));
+	return res;
 }
 
 const char *devices_path(const struct devices *devices, unsigned volume)

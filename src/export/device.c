@@ -117,6 +117,7 @@ int device_new(
 		device_free(device);
 		return res;
 	}
+	device->info.size = device->shape.size;
 	*ret = device;
 	return 0;
 }
@@ -124,6 +125,41 @@ int device_new(
 const struct device_info *device_info(const struct device *device)
 {
 	return &device->info;
+}
+
+struct growth {
+	struct device *device;
+	uint64_t size;
+};
+
+/* What the kernel says afterwards counts. */
+static int grow(void *data, struct error *error)
+{
+	struct growth *growth = data;
+	struct device *device = growth->device;
+	uint64_t wanted = growth->size;
+	int res = device->ops->grow(device, wanted, error);
+
+	growth->size = device_node_size(device->info.node);
+	return res == 0 && growth->size < wanted
+	           ? error_set(error, -EOPNOTSUPP, "this kernel makes no device of that kind larger")
+	           : res;
+}
+
+int device_grow(struct device *device, struct error *error)
+{
+	struct growth growth = {.device = device};
+	struct device_shape shape;
+	int res =
+	    device_shape_of(block_info(device->options.block), device->options.read_only, &shape, error);
+
+	if (res < 0 || shape.size <= device->shape.size)
+		return res;
+	growth.size = shape.size;
+	res = ring_call(device->ring, grow, &growth, error);
+	if (growth.size > device->shape.size)
+		device->shape.size = device->info.size = growth.size;
+	return res;
 }
 
 static int claim(void *data, struct error *error)

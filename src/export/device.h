@@ -40,19 +40,26 @@ struct device_info {
 	char path[sizeof(DEVICE_FOLDER) + DEVICE_NAME_MAX + 1]; /* /dev/blkmove/NAME */
 	char node[32];                                          /* where it leads: /dev/ublkb0, /dev/nbd0 */
 	enum device_kind kind;
+	uint64_t size;   /* bytes; less than the volume's while device_grow() is due, or cannot be */
 	bool taken_over; /* from a process that died */
 };
 
 /* -EINVAL with words: letters, digits, '.', '_' and '-', no '.' first. */
 int device_name_check(const char *name, struct error *error);
 /*
- * Makes the device, or takes over the one of that name. -EINVAL: the volume cannot be a device; -EALREADY: another process serves it;
+ * Makes the device, or takes over the one of that name, also when it is smaller than the volume by now. -EINVAL: the volume cannot be a device; -EALREADY: another process serves it;
  * -EEXIST: one of that name was left behind that is something else; -EOPNOTSUPP: the kernel has neither ublk nor NBD. All with
  * words. Protects the process's memory: see device_protect.h. Control path: runs the ring.
  */
 int device_new(
     struct device **ret, struct ring *ring, const struct device_options *options, struct error *error);
 const struct device_info *device_info(const struct device *device);
+/*
+ * The volume has become larger: so does the device, for those that use it, too. -EOPNOTSUPP with words: this kernel cannot do that, and the device
+ * stays as it is; or another -errno. No other call may have the device meanwhile. Control path: runs the ring; since Linux 6.9 the kernel's NBD client waits for
+ * the requests that are under way.
+ */
+int device_grow(struct device *device, struct error *error);
 /*
  * Removes the device; its requests are answered before, and what is in the page cache is written. -EBUSY, with words that name the
  * user, when it is mounted, held or open: then nothing has changed. Control path: runs the ring.

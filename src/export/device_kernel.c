@@ -5,6 +5,7 @@
  */
 #include "base/cleanup.h"
 #include "block/inspect.h"
+#include "block/sysfs.h"
 #include "export/device_private.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -60,6 +62,14 @@ int device_open_node(const char *path, int flags)
 			return fd >= 0 ? fd : -errno;
 		usleep(NODE_NAP);
 	}
+}
+
+uint64_t device_node_size(const char *node)
+{
+	char path[128], text[32];
+
+	snprintf(path, sizeof(path), "/sys/block/%.64s/size", strrchr(node, '/') + 1);
+	return sysfs_line(path, text, sizeof(text)) == 0 ? strtoull(text, NULL, 10) * 512 : 0;
 }
 
 void device_set_queue(const char *node, const char *file, unsigned value)

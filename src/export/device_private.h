@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The inside of a device. device.c has its life, device_shape.c what is pure, device_link.c its name under /dev, device_use.c who uses
+ * The inside of a device. device.c has its life, device_shape.c what is pure, device_link.c its name under /dev, device_kernel.c who uses
  * it; ublk*.c and kernel_nbd*.c are the two kinds.
  */
 #pragma once
@@ -23,6 +23,8 @@ struct device_ops {
 	int (*available)(struct error *error);
 	/* Makes it, or takes over what find() has found. Fills info.node. */
 	int (*open)(struct device *device, struct error *error);
+	/* On a thread: so many bytes, a multiple of shape.logical. -EOPNOTSUPP with words; or 0, and the kernel may have done nothing. */
+	int (*grow)(struct device *device, uint64_t size, struct error *error);
 	/* Nobody uses it any more; `hurry`: or it was never ready, and who looks at it gets errors. Closes claim_fd, on a thread. */
 	int (*stop)(struct device *device, bool hurry, struct error *error);
 	void (*free)(struct device *device);
@@ -51,6 +53,11 @@ int device_shape_of(
 /* -EEXIST with words: what was left behind under this name is something else. */
 int device_refuse_other(const struct device *device, const char *node, struct error *error);
 int device_refuse_shape(const char *node, struct error *error);
+/*
+ * Whether one that was left behind with `size` bytes can be taken over, as far as that goes: of the same volume (`same`) also when that became larger since.
+ * shape.size is what the device has, then.
+ */
+bool device_takes_size(struct device *device, uint64_t size, bool same);
 /* The answer of a request that came from the kernel; `begun_ns` is when. */
 void device_answered(struct device *device, const struct block_io *io, int res, uint64_t begun_ns);
 void device_fail(struct device *device, const struct error *why);
@@ -66,6 +73,8 @@ int device_lock(const char *name, struct error *error);
 void device_load_module(const char *name);
 /* Opens a node that may take a moment to appear. A descriptor or -errno. */
 int device_open_node(const char *path, int flags);
+/* Bytes, as the kernel has it; 0: not known. */
+uint64_t device_node_size(const char *node);
 /* Writes to /sys/block/NODE/queue/FILE; errors are passed over. */
 void device_set_queue(const char *node, const char *file, unsigned value);
 /*

@@ -69,6 +69,16 @@ int device_refuse_shape(const char *node, struct error *error)
 	    node);
 }
 
+bool device_takes_size(struct device *device, uint64_t size, bool same)
+{
+	struct device_shape *shape = &device->shape;
+
+	if (size != shape->size && !(same && size > 0 && size < shape->size))
+		return false;
+	shape->size = size;
+	return true;
+}
+
 void device_answered(struct device *device, const struct block_io *io, int res, uint64_t begun_ns)
 {
 	const struct device_options *options = &device->options;

@@ -96,7 +96,7 @@ static int look_at(struct device *device, const char *node, struct error *error)
 	snprintf(path, sizeof(path), "/dev/%.200s", node);
 	if (strcmp(device->left, own) != 0 && !device->options.adopt)
 		return device_refuse_other(device, path, error);
-	if (attribute(node, "size") != shape->size / 512 ||
+	if (!device_takes_size(device, device_node_size(path), !strcmp(device->left, own)) ||
 	    attribute(node, "queue/logical_block_size") != shape->logical ||
 	    attribute(node, "ro") != shape->read_only)
 		return device_refuse_shape(path, error);
@@ -187,7 +187,8 @@ static int shake_hands(struct device *device, struct error *error)
 			return error_set(error, -EPROTO, "our own server does not let us in");
 		have += (size_t)res;
 	}
-	if (get_be64(heard + NBD_GREETING_BYTES) != device->shape.size)
+	/* More than the device has: see device_grow(). */
+	if (get_be64(heard + NBD_GREETING_BYTES) < device->shape.size)
 		return error_set(error, -EPROTO, "our own server says another size");
 	nbd->flags = get_be16(heard + NBD_GREETING_BYTES + 8);
 	return 0;
@@ -270,6 +271,28 @@ static int open_nbd(struct device *device, struct error *error)
 	return res;
 }
 
+/* The server takes requests up to the new size by now. Since Linux 6.9 the kernel waits for those that are under way. */
+static int grow(struct device *device, uint64_t size, struct error *error)
+{
+	char backend[sizeof(device->left)];
+	const struct nbd_netlink_device wanted = {.index = device->index,
+	    .size = size,
+	    .backend = device->info.taken_over ? device->left : backend};
+	struct nbd_netlink message;
+	uint16_t number;
+	uint32_t none = 0;
+	int res = family(&number);
+
+	backend_of(device, backend, sizeof(backend));
+	if (res == 0) {
+		nbd_netlink_resize(&message, number, &wanted);
+		res = nbd_netlink_ask(&message, NBD_ATTR_UNSPEC, &none);
+	}
+	return res < 0
+	           ? error_set(error, res, "the kernel's NBD client makes it no larger: %s", strerror(-res))
+	           : 0;
+}
+
 /* The end */
 
 static int disconnect(void *data, struct error *error)
@@ -312,4 +335,4 @@ static void free_nbd(struct device *device)
 }
 
 const struct device_ops kernel_nbd_ops = {
-    .find = find, .available = available, .open = open_nbd, .stop = stop, .free = free_nbd};
+    .find = find, .available = available, .open = open_nbd, .grow = grow, .stop = stop, .free = free_nbd};

@@ -93,6 +93,14 @@ void nbd_netlink_reconfigure(
 	add_connection(message, device);
 }
 
+void nbd_netlink_resize(struct nbd_netlink *message, uint16_t family, const struct nbd_netlink_device *device)
+{
+	begin(message, family, NBD_CMD_RECONFIGURE);
+	add_u32(message, NBD_ATTR_INDEX, device->index);
+	add_u64(message, NBD_ATTR_SIZE_BYTES, device->size);
+	add(message, NBD_ATTR_BACKEND_IDENTIFIER, device->backend, strlen(device->backend) + 1);
+}
+
 void nbd_netlink_disconnect(struct nbd_netlink *message, uint16_t family, uint32_t index)
 {
 	begin(message, family, NBD_CMD_DISCONNECT);

@@ -19,7 +19,7 @@ struct nbd_netlink {
 };
 
 struct nbd_netlink_device {
-	uint32_t index; /* of reconfigure */
+	uint32_t index; /* of reconfigure and resize */
 	uint64_t size, block_size;
 	uint64_t flags;  /* those of the server's export */
 	uint64_t dead_s; /* how long requests wait without a connection */
@@ -34,6 +34,9 @@ void nbd_netlink_connect(
     struct nbd_netlink *message, uint16_t family, const struct nbd_netlink_device *device);
 /* Gives the device a new connection in the place of one that is dead. */
 void nbd_netlink_reconfigure(
+    struct nbd_netlink *message, uint16_t family, const struct nbd_netlink_device *device);
+/* The device has so many bytes from now on, over the connection that it has. Linux 5.3; an older one passes over it. */
+void nbd_netlink_resize(
     struct nbd_netlink *message, uint16_t family, const struct nbd_netlink_device *device);
 void nbd_netlink_disconnect(struct nbd_netlink *message, uint16_t family, uint32_t index);
 /*

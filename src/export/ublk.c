@@ -22,6 +22,13 @@
 #define TAKE_NAP     50000u
 #define DELETE_ASYNC 0x14 /* Linux 6.9: does not wait until all have closed it */
 
+/* What this kernel's ublk can. */
+static int ask_features(struct ublk_control *control, uint64_t *ret)
+{
+	return ublk_control_run(
+	    control, UBLK_QUESTION(UBLK_NUMBER_FEATURES), UINT32_MAX, ret, sizeof(*ret), 0);
+}
+
 static int available(struct error *error)
 {
 	struct ublk_control control;
@@ -33,8 +40,7 @@ static int available(struct error *error)
 		res = ublk_control_open(&control);
 	}
 	if (res == 0) {
-		res = ublk_control_run(&control, UBLK_QUESTION(UBLK_NUMBER_FEATURES), UINT32_MAX, &features,
-		    sizeof(features), 0);
+		res = ask_features(&control, &features);
 		ublk_control_close(&control);
 		if (res == 0 && (features & UBLK_FEATURES_NEEDED) == UBLK_FEATURES_NEEDED)
 			return 0;
@@ -63,7 +69,8 @@ static int judge(struct device *device, struct ublk_control *control,
 	res = ublk_control_run(control, UBLK_QUESTION(UBLK_CMD_GET_PARAMS), id, &params, sizeof(params), 0);
 	if (res < 0)
 		return error_set(error, res, "cannot ask for %s: %s", node, strerror(-res));
-	if (params.basic.dev_sectors != shape->size / 512 ||
+	if (!device_takes_size(device, params.basic.dev_sectors * 512,
+	        info->ublksrv_flags == ublk_mark(device->name, device->identity)) ||
 	    1u << params.basic.logical_bs_shift != shape->logical ||
 	    !(params.basic.attrs & UBLK_ATTR_READ_ONLY) != !shape->read_only)
 		return device_refuse_shape(node, error);
@@ -249,6 +256,27 @@ static int open_ublk(struct device *device, struct error *error)
 	return ring_call(device->ring, go, device, error);
 }
 
+static int grow(struct device *device, uint64_t size, struct error *error)
+{
+	struct ublk_control control;
+	uint64_t features = 0;
+	int res = ublk_control_open(&control);
+
+	if (res == 0) {
+		res = ask_features(&control, &features);
+		if (res == 0 && !(features & UBLK_FEATURE_UPDATE_SIZE))
+			res = -EOPNOTSUPP;
+		if (res == 0)
+			res = ublk_control_run(&control, UBLK_COMMAND(UBLK_NUMBER_UPDATE_SIZE), device->index,
+			    NULL, 0, size / 512);
+		ublk_control_close(&control);
+	}
+	if (res == -EOPNOTSUPP)
+		return error_set(
+		    error, res, "this kernel's ublk makes no device larger (that of Linux 6.16 does)");
+	return res < 0 ? error_set(error, res, "ublk makes it no larger: %s", strerror(-res)) : 0;
+}
+
 /* The end */
 
 static int command(unsigned operation, unsigned id, struct error *error)
@@ -318,4 +346,4 @@ static void free_ublk(struct device *device)
 }
 
 const struct device_ops ublk_ops = {
-    .find = find, .available = available, .open = open_ublk, .stop = stop, .free = free_ublk};
+    .find = find, .available = available, .open = open_ublk, .grow = grow, .stop = stop, .free = free_ublk};

@@ -35,6 +35,24 @@ static void test_names(void **state)
 	}
 }
 
+/* One that was left behind goes on as it was, if the volume is the same; it must not be cut short, nor be another's. */
+static void test_h09_sizes_of_what_was_left_behind(void **state)
+{
+	static const struct {
+		uint64_t left;
+		bool same, taken;
+	} rows[] = {{1 << 20, true, true}, {1 << 20, false, true}, {(1 << 20) - 512, true, true},
+	    {(1 << 20) - 512, false, false}, {(1 << 20) + 512, true, false}, {0, true, false}};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct device device = {.shape = {.size = 1 << 20, .logical = 512}};
+
+		print_message("row %zu\n", i);
+		assert_int_equal(device_takes_size(&device, rows[i].left, rows[i].same), rows[i].taken);
+		assert_int_equal(device.shape.size, rows[i].taken ? rows[i].left : 1 << 20);
+	}
+}
+
 static void test_h12_shapes(void **state)
 {
 	static const struct {
@@ -320,6 +338,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_names),
+	    cmocka_unit_test(test_h09_sizes_of_what_was_left_behind),
 	    cmocka_unit_test(test_h12_shapes),
 	    cmocka_unit_test(test_what_ublk_is_told),
 	    cmocka_unit_test(test_requests),

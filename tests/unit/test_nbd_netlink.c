@@ -116,6 +116,25 @@ static void test_reconfigure(void **state)
 	assert_connection(&message);
 }
 
+/* Over the connection that it has, and that may not be touched. */
+static void test_resize(void **state)
+{
+	struct nbd_netlink message;
+	uint32_t index;
+
+	nbd_netlink_resize(&message, FAMILY, &device);
+	assert_header(&message, FAMILY, NBD_CMD_RECONFIGURE);
+	memcpy(&index, value(find_top(&message, NBD_ATTR_INDEX), sizeof(index)), sizeof(index));
+	assert_int_equal(index, 5);
+	assert_int_equal(number(&message, NBD_ATTR_SIZE_BYTES), device.size);
+	assert_string_equal(
+	    value(find_top(&message, NBD_ATTR_BACKEND_IDENTIFIER), strlen(device.backend) + 1),
+	    device.backend);
+	assert_null(find_top(&message, NBD_ATTR_SOCKETS));
+	assert_null(find_top(&message, NBD_ATTR_DEAD_CONN_TIMEOUT));
+	assert_null(find_top(&message, NBD_ATTR_BLOCK_SIZE_BYTES));
+}
+
 static void test_family_and_disconnect(void **state)
 {
 	struct nbd_netlink message;
@@ -217,6 +236,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_connect),
 	    cmocka_unit_test(test_reconfigure),
+	    cmocka_unit_test(test_resize),
 	    cmocka_unit_test(test_family_and_disconnect),
 	    cmocka_unit_test(test_the_longest_backend_fits),
 	    cmocka_unit_test(test_answers),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A ublk device is taken over from a process that was killed, also in the middle of taking it over itself. The kernel is made up, as far as it matters: the
- * states of drivers/block/ublk_drv.c, of Linux 6.12 and of 6.15, which forgets a dead process by itself.
+ * states of drivers/block/ublk_drv.c, of Linux 6.12 and of 6.15, which forgets a dead process by itself. And one becomes larger, with 6.16.
  */
 #include "export/ublk.h"
 #include "export/ublk_control.h"
@@ -25,6 +25,7 @@ static struct kernel {
 	bool mapped; /* by a process, dead or alive */
 	bool held;   /* /dev/ublkcN is open for good: a dead process' commands keep it */
 	unsigned begun, ended;
+	uint64_t features, sectors;
 } kernel;
 
 int __wrap_ublk_control_open(struct ublk_control *ret);
@@ -71,7 +72,16 @@ int __wrap_ublk_control_run(struct ublk_control *control, unsigned operation, un
 {
 	struct ublksrv_ctrl_dev_info *info = buf;
 
+	if (operation == UBLK_QUESTION(UBLK_NUMBER_FEATURES)) {
+		assert_int_equal(length, sizeof(kernel.features));
+		memcpy(buf, &kernel.features, length);
+		return 0;
+	}
 	assert_int_equal(device, INDEX);
+	if (operation == UBLK_COMMAND(UBLK_NUMBER_UPDATE_SIZE)) {
+		kernel.sectors = data;
+		return 0;
+	}
 	if (operation == UBLK_COMMAND(UBLK_CMD_START_USER_RECOVERY))
 		return begin();
 	if (operation == UBLK_COMMAND(UBLK_CMD_END_USER_RECOVERY))
@@ -195,6 +205,20 @@ static void test_refused_for_another_reason(void **state)
 	assert_non_null(strstr(error.text, "cannot take over /dev/ublkb3"));
 }
 
+static void test_becomes_larger(void **state)
+{
+	struct device device = {.ring = *state, .index = INDEX};
+	struct error error;
+
+	kernel = (struct kernel){.state = UBLK_S_DEV_LIVE, .features = UBLK_FEATURES_NEEDED};
+	assert_int_equal(ublk_ops.grow(&device, 512 * 12345, &error), -EOPNOTSUPP);
+	assert_non_null(strstr(error.text, "Linux 6.16"));
+	assert_int_equal(kernel.sectors, 0);
+	kernel.features |= UBLK_FEATURE_UPDATE_SIZE;
+	assert_int_equal(ublk_ops.grow(&device, 512 * 12345, &error), 0);
+	assert_int_equal(kernel.sectors, 12345);
+}
+
 static int make_ring(void **state)
 {
 	return ring_new((struct ring **)state, 16, NULL);
@@ -213,6 +237,7 @@ int main(void)
 	    cmocka_unit_test(test_h25_killed_when_it_had_begun),
 	    cmocka_unit_test(test_h25_killed_when_it_was_mapped),
 	    cmocka_unit_test(test_refused_for_another_reason),
+	    cmocka_unit_test(test_becomes_larger),
 	};
 
 	return cmocka_run_group_tests(tests, make_ring, free_ring);

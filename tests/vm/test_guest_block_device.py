@@ -155,6 +155,25 @@ def test_h17_h22_who_may_take_it_over(guest):
     must_be_gone(guest)
 
 
+@pytest.mark.parametrize("kind", ["auto", "nbd"])
+def test_h09_a_volume_that_became_larger_while_nobody_served_it(guest, kernel, kind):
+    larger = SIZE + 3 * MIB
+    disk = guest.add_disk(SIZE, serial="grows")
+    fill(guest, disk)
+    served = Served(guest, f"--device-kind={kind}", disk)
+    served.kill()
+    guest.qmp("block_resize", **{"node-name": "grows", "size": larger})
+    guest.run(f"for i in $(seq 300); do test $(blockdev --getsize64 {disk}) = {larger} && exit 0; sleep 0.1; done; exit 1")
+    served.start()
+    keeps = "keeps its 96.0 MiB of the volume's 99.0 MiB: this kernel's ublk makes no device larger" in served.process.out
+    assert keeps == (has_ublk(kernel) and kind == "auto"), served.process.out
+    size = int(guest.run(["blockdev", "--getsize64", DEVICE]).out)
+    assert size == (SIZE if keeps else larger)
+    guest.run(f"cmp -n {size} {DEVICE} {disk}")
+    served.end()
+    must_be_gone(guest)
+
+
 def test_a_throw_away_view_ends_with_its_process(guest):
     disk = guest.add_disk(SIZE)
     guest.run(f"md5sum {disk} >/tmp/before")
