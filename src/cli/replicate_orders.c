@@ -70,7 +70,7 @@ static int leave_clients(struct replicate_resource *resource, bool force, struct
 		    "%u client%s attached to %s; end %s first, or cut %s off with --force", clients,
 		    clients == 1 ? " is" : "s are", resource->name, clients == 1 ? "it" : "them",
 		    clients == 1 ? "it" : "them");
-	res = replicate_serve_remove_device(resource, error);
+	res = replicate_device_remove(resource, error);
 	return force ? 0 : res;
 }
 
@@ -84,8 +84,10 @@ static int carry_out(struct replicate_resource *resource, struct error *error)
 		res = replica_node_room(resource->node, &command->size, error);
 	if (res == 0)
 		res = replicate_order_command(resource, command, error);
+	if (res == 0 && command->kind == REPLICA_RESIZE)
+		replicate_device_settle(resource);
 	if (res < 0 && leaves)
-		replicate_serve_restore_device(resource);
+		replicate_device_restore(resource);
 	return res;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The inside of replicate_run.h: replicate_run.c (the process), replicate_resource.c (the life of a resource), replicate_port.c (who dials
- * this host), replicate_peer.c (dialling the other one), replicate_tls.c, replicate_stream.c (what both say first), replicate_serve.c (clients),
+ * this host), replicate_peer.c (dialling the other one), replicate_tls.c, replicate_stream.c (what both say first), replicate_serve.c (clients), replicate_device.c (the block device),
  * replicate_hooks.c (the user's programs), replicate_verify.c, replicate_control.c (requests), replicate_status.c (what is told of a resource),
  * replicate_orders.c (orders that take time). One ring, one thread. What belongs to a resource ends with it; ports and NBD servers are shared.
  */
@@ -84,6 +84,13 @@ struct replicate_verify {
 	} ranges[REPLICATE_RANGES_MAX]; /* the first ones */
 };
 
+/* Of the device, after the volume. */
+struct replicate_growth {
+	struct fiber *fiber; /* that asks the kernel, or did */
+	uint64_t tried;      /* bytes; 0: never */
+	char why[512];       /* it is smaller than the volume, and stays so; "" */
+};
+
 struct replicate_pace {
 	uint64_t look_ns, done; /* at the last look; bytes */
 	double rate;            /* bytes per second, smoothed */
@@ -112,6 +119,7 @@ struct replicate_resource {
 	unsigned exports_count;
 	bool serving;
 	struct device *device;
+	struct replicate_growth growth;
 	struct replicate_hook fence;
 	struct governor_options governor;
 	struct replicate_pace pace;
@@ -215,15 +223,25 @@ int replicate_serve_open(struct replicate_resource *resource, struct error *erro
 /* For replica_node_options: exports and the device come or go. */
 void replicate_serve(void *resource, bool open);
 unsigned replicate_serve_clients(const struct replicate_resource *resource);
-/* The device is removed now; -EBUSY with words: somebody uses it. */
-int replicate_serve_remove_device(struct replicate_resource *resource, struct error *error);
-/* It is there again, if it should be. */
-void replicate_serve_restore_device(struct replicate_resource *resource);
 /* "nbd://..." of the i-th export. */
 const char *replicate_serve_uri(
     const struct replicate_resource *resource, unsigned i, char *buf, size_t length);
 /* Runs the ring. Not in a fiber. */
 void replicate_serve_close(struct replicate_resource *resource);
+
+/* replicate_device.c */
+/* The device is removed now; -EBUSY with words: somebody uses it. */
+int replicate_device_remove(struct replicate_resource *resource, struct error *error);
+/* It stays behind, and is not ours any more. */
+void replicate_device_let_go(struct replicate_resource *resource);
+/* It is there again, if it should be. */
+void replicate_device_restore(struct replicate_resource *resource);
+/* Every so often: it becomes larger when the volume has. */
+void replicate_device_tick(struct replicate_resource *resource);
+/* In a fiber: waits until it is as large as the volume, or it is known that it stays as it is. */
+void replicate_device_settle(struct replicate_resource *resource);
+/* Runs the ring. Not in a fiber. */
+void replicate_device_close(struct replicate_resource *resource);
 
 /* replicate_hooks.c */
 /* For replica_node_options. */

@@ -312,9 +312,9 @@ static void go_down(void *data)
 	while (replicate_order_runs(resource) && ring_now_ns(ring) < deadline_ns && ring_step(ring) == 0)
 		;
 	if (!resource->leave_device)
-		res = replicate_serve_remove_device(resource, &error);
+		res = replicate_device_remove(resource, &error);
 	if (res < 0) {
-		replicate_serve_restore_device(resource);
+		replicate_device_restore(resource);
 		replicate_warn(resource, error.text);
 		resource->state = REPLICATE_UP;
 	} else {

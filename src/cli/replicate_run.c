@@ -23,6 +23,7 @@ static void tick(void *data)
 		replicate_peer_tick(&process->resources[i]);
 		replicate_status_tick(&process->resources[i]);
 		replicate_verify_tick(&process->resources[i]);
+		replicate_device_tick(&process->resources[i]);
 	}
 	process->wake = true;
 }

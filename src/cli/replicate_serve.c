@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Clients of replicas: an NBD server for each distinct address that the files name, whose exports come when their node becomes primary and go when
- * it is not any more; and block devices.
+ * it is not any more. replicate_device.c has the block devices.
  */
 #include "cli/replicate_process.h"
 
 #include "base/cleanup.h"
-#include "base/crc32c.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -159,46 +158,6 @@ int replicate_serve_open(struct replicate_resource *resource, struct error *erro
 	return res;
 }
 
-/* Devices */
-
-static void device_failed(void *data, const struct error *why)
-{
-	replicate_warn(data, why->text);
-}
-
-static int open_device(struct replicate_resource *resource, struct error *error)
-{
-	char hash[17], identity[160];
-	struct device_options device = {.name = resource->config->device,
-	    .identity = identity,
-	    .block = replica_node_block(resource->node),
-	    .data = resource,
-	    .failed = device_failed};
-
-	/* The same volume's, whichever process serves it. */
-	snprintf(identity, sizeof(identity), "replica %s %s", resource->name,
-	    crc32c_name(replica_config_self(resource->config)->device, hash));
-	return device_new(&resource->device, resource->process->ring, &device, error);
-}
-
-int replicate_serve_remove_device(struct replicate_resource *resource, struct error *error)
-{
-	int res = resource->device ? device_stop(resource->device, error) : 0;
-
-	if (res == 0)
-		resource->device = device_free(resource->device);
-	return res;
-}
-
-void replicate_serve_restore_device(struct replicate_resource *resource)
-{
-	struct error error;
-
-	if (resource->serving && resource->config->device && !resource->device &&
-	    open_device(resource, &error) < 0)
-		replicate_warn(resource, error.text);
-}
-
 /* Roles */
 
 static void begin_to_serve(struct replicate_resource *resource)
@@ -217,16 +176,16 @@ static void begin_to_serve(struct replicate_resource *resource)
 		if (res < 0 && res != -EEXIST)
 			replicate_warn(resource, error.text);
 	}
-	replicate_serve_restore_device(resource);
+	replicate_device_restore(resource);
 }
 
 static void end_serving(struct replicate_resource *resource)
 {
 	struct error error;
 
-	if (replicate_serve_remove_device(resource, &error) < 0) {
+	if (replicate_device_remove(resource, &error) < 0) {
 		replicate_warn(resource, error.text);
-		resource->device = device_free(resource->device);
+		replicate_device_let_go(resource);
 	}
 	for (unsigned i = 0; i < resource->exports_count; i++)
 		nbd_server_remove(resource->exports[i].front->server, resource->exports[i].name, PATIENCE_MS);
@@ -278,6 +237,7 @@ void replicate_serve_close(struct replicate_resource *resource)
 {
 	if (resource->serving)
 		end_serving(resource);
+	replicate_device_close(resource);
 	for (unsigned i = 0; i < resource->exports_count; i++)
 		if (--resource->exports[i].front->users == 0)
 			front_free(resource->exports[i].front);

@@ -102,6 +102,15 @@ static void add_resync(
 	set(json, "verify", replicate_verify_json(resource, mirror));
 }
 
+static void add_device(json_t *json, const struct replicate_resource *resource)
+{
+	const struct device_info *device = resource->device ? device_info(resource->device) : NULL;
+
+	set(json, "device", device ? json_string(device->path) : json_null());
+	set(json, "device_size", device ? json_integer((json_int_t)device->size) : json_null());
+	set(json, "device_reason", text_or_null(resource->growth.why));
+}
+
 static void add_clients(json_t *json, const struct replicate_resource *resource)
 {
 	json_t *uris = json_array(), *order = replicate_order_json(resource, resource->orders.last);
@@ -111,8 +120,7 @@ static void add_clients(json_t *json, const struct replicate_resource *resource)
 		json_array_append_new(uris, json_string(replicate_serve_uri(resource, i, uri, sizeof(uri))));
 	set_number(json, "clients", replicate_serve_clients(resource));
 	set(json, "uris", uris);
-	set(json, "device",
-	    resource->device ? json_string(device_info(resource->device)->path) : json_null());
+	add_device(json, resource);
 	set(json, "trying", text_or_null(resource->peer.trying));
 	set(json, "trouble", text_or_null(resource->trouble));
 	set(json, "order", order ? order : json_null());

@@ -369,6 +369,17 @@ static bool tells_more(const json_t *status)
 	return !refusal || !strstr(control_string(status, "trouble"), refusal);
 }
 
+/* The volume has become larger. */
+static void print_small_device(FILE *to, const json_t *status)
+{
+	char size[16];
+
+	if (has_text(status, "device_reason"))
+		fprintf(to, "  %s keeps its %s: %s\n", control_string(status, "device"),
+		    format_size(control_number(status, "device_size"), size, sizeof(size)),
+		    control_string(status, "device_reason"));
+}
+
 static void print_troubles(FILE *to, const json_t *status)
 {
 	char next[640];
@@ -377,6 +388,7 @@ static void print_troubles(FILE *to, const json_t *status)
 		fprintf(to, "  refused: %s\n", control_string(status, "refusal"));
 	if (is(status, "ahead"))
 		fputs("  pulled ahead: the line is too slow, what is written waits in the map\n", to);
+	print_small_device(to, status);
 	if (is(status, "leased"))
 		fputs("  a hand-over is under way\n", to);
 	if (!is(status, "linked") && has_text(status, "trying"))

@@ -69,6 +69,11 @@ static void test_in_sync(void **state)
 	check("{}", "clients: 1; nbd+unix:///?socket=/run/vm1\n", NULL);
 	check("{\"peer_good\": false}", "host2        secondary  good\n", NULL);
 	check("{\"device\": \"/dev/blkmove/vm1\"}", "; /dev/blkmove/vm1\n", NULL);
+	check("{\"device\": \"/dev/blkmove/vm1\", \"device_size\": 1048576, \"device_reason\": null}",
+	    "; /dev/blkmove/vm1\n", "keeps");
+	check(
+	    "{\"device\": \"/dev/blkmove/vm1\", \"device_size\": 1048576, \"device_reason\": \"old kernel\"}",
+	    "  /dev/blkmove/vm1 keeps its 1.0 MiB: old kernel\n", NULL);
 	check("{\"role\": \"secondary\", \"serving\": false}", "this node    secondary", "clients");
 }
 
