@@ -203,15 +203,14 @@ static void complain(struct session *session, const struct error *error)
 		session_break(session, &words);
 }
 
+/* Also after a write that found the other end closed: this says more than "Broken pipe". */
 static void end_of_stream(struct session *session)
 {
 	const struct session_receiver *receiver = &session->receiver;
 	struct error words;
 
 	session->ended = !receiver->in_payload && receiver->start == receiver->end;
-	if (session->end_ns)
-		session_break(session, &session->error);
-	else if (session->ended)
+	if (session->ended)
 		session_broke(session, -ENOTCONN, "the %s closed the connection", session->peer);
 	else if (session_got_text(session, &words))
 		session_break(session, &words);

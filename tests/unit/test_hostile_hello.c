@@ -177,11 +177,41 @@ static void test_raw_beginnings(void **state)
 	}
 }
 
+static void close_it(struct ring_op *op, int res)
+{
+	close((int)op->fd);
+}
+
+/* An agent that ends closes what it reads first: HELLO meets a broken pipe, and the end comes after. */
+static void test_end_behind_a_broken_pipe(void **state)
+{
+	const struct block_open_options options = {.link.timeout_ms = 20000};
+	struct ring_op timer = {.opcode = RING_TIMER, .done = close_it};
+	struct error error = {0};
+	struct ring *ring;
+	struct block *remote;
+	int in[2], out[2];
+
+	assert_int_equal(ring_new(&ring, 64, NULL), 0);
+	assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	close(out[0]);
+	timer.fd = in[1];
+	timer.deadline_ns = ring_now_ns(ring) + 50000000;
+	ring_submit(ring, &timer);
+	assert_int_equal(
+	    remote_new(&remote, ring, in[0], out[1], "there:/vol", "/vol", &options, &error), -ENOTCONN);
+	print_message("    %s\n", error.text);
+	assert_non_null(strstr(error.text, "closed the connection"));
+	ring_free(ring);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_handshake),
 	    cmocka_unit_test(test_raw_beginnings),
+	    cmocka_unit_test(test_end_behind_a_broken_pipe),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
