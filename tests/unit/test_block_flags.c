@@ -11,6 +11,8 @@
 #include "filter/throttle.h"
 #include "ring/ring_sim.h"
 
+#include "loop.h"
+
 #include <sys/stat.h>
 
 #define SIZE     (1u << 20)
@@ -231,22 +233,14 @@ static void test_file_that_cannot(void **state)
 static void test_trim_of_a_device(void **state)
 {
 	static _Alignas(4096) uint8_t data[SIZE];
-	char path[96], device[64], command[256];
+	char path[96], device[64];
 	struct world world;
-	FILE *pipe;
 
-	if (geteuid() != 0 || access("/dev/loop-control", W_OK) < 0) {
-		print_message("skipped: this needs root and loop devices\n");
-		skip();
-	}
+	need_loops();
 	world_init(&world);
 	snprintf(path, sizeof(path), "%s/disk", folder);
 	run("truncate -s 1M %s", path);
-	snprintf(command, sizeof(command), "flock /tmp/blkmove-test-losetup.lock losetup -f --show %s", path);
-	pipe = popen(command, "re");
-	assert_non_null(fgets(device, sizeof(device), pipe));
-	pclose(pipe);
-	device[strcspn(device, "\n")] = '\0';
+	loop_attach(device, "", path);
 	if (file_open(&world.block, world.ring, device, NULL, &world.options, &world.error) < 0)
 		fail_msg("%s", world.error.text);
 	memset(data, 5, sizeof(data));
@@ -262,7 +256,7 @@ static void test_trim_of_a_device(void **state)
 	assert_int_equal(flagged(world.block, BLOCK_ZERO, BLOCK_NO_HOLE, 0, SIZE, NULL), 0);
 	block_free(world.block);
 	ring_free(world.ring);
-	run("losetup -d %s", device);
+	loop_detach(device);
 }
 
 static void test_nbd_passes_flags_on(void **state)

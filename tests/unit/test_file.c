@@ -25,6 +25,8 @@
 #include "own_folder.h"
 #include "shell.h"
 
+#include "loop.h"
+
 #define MIB (1u << 20)
 
 struct world {
@@ -46,21 +48,9 @@ static void world_init(struct world *world)
 /* A loop device over the image. */
 static void world_attach(struct world *world, uint64_t size, const char *options)
 {
-	char command[256];
-	FILE *pipe;
-
-	if (geteuid() != 0 || access("/dev/loop-control", W_OK) < 0) {
-		print_message("skipped: this needs root and loop devices\n");
-		skip();
-	}
+	need_loops();
 	run("truncate -s %llu %s", (unsigned long long)size, world->path);
-	snprintf(command, sizeof(command), "flock /tmp/blkmove-test-losetup.lock losetup -f --show %s %s",
-	    options, world->path);
-	pipe = popen(command, "re");
-	assert_non_null(pipe);
-	assert_non_null(fgets(world->device, sizeof(world->device), pipe));
-	pclose(pipe);
-	world->device[strcspn(world->device, "\n")] = '\0';
+	loop_attach(world->device, options, world->path);
 }
 
 static int world_open(struct world *world)
@@ -80,7 +70,7 @@ static void world_done(struct world *world)
 	world->block = block_free(world->block);
 	world->ring = ring_free(world->ring);
 	if (world->device[0])
-		run("losetup -d %s", world->device);
+		loop_detach(world->device);
 	unlink(world->path);
 }
 

@@ -28,35 +28,12 @@
 #include "own_folder.h"
 #include "shell.h"
 
+#include "loop.h"
+
 static void image(char *ret, const char *name, const char *size)
 {
 	snprintf(ret, 128, "%s/%s", folder, name);
 	run("rm -f %s && truncate -s %s %s", ret, size, ret);
-}
-
-/* Attaches a file; "" when this machine does not allow it. */
-static void attach(char *ret, const char *options, const char *path)
-{
-	char command[256];
-	FILE *pipe;
-
-	ret[0] = '\0';
-	/* One at a time, as in all tests: another that is after the same free device opens it for writing for a moment. */
-	snprintf(command, sizeof(command),
-	    "flock /tmp/blkmove-test-losetup.lock losetup -f --show %s %s 2>/dev/null", options, path);
-	pipe = popen(command, "re");
-	if (pipe && fgets(ret, 64, pipe))
-		ret[strcspn(ret, "\n")] = '\0';
-	if (pipe)
-		pclose(pipe);
-}
-
-static void need_loops(void)
-{
-	if (geteuid() != 0 || access("/dev/loop-control", W_OK) < 0) {
-		print_message("skipped: this needs root and loop devices\n");
-		skip();
-	}
 }
 
 static void look(const char *path, struct block_facts *ret)
@@ -142,27 +119,25 @@ static void test_h22_identity_of_reused_path(void **state)
 	need_loops();
 	image(a, "a", "4M");
 	image(b, "b", "4M");
-	attach(loop, "", a);
-	assert_true(loop[0]);
+	loop_attach(loop, "", a);
 	look(loop, &first);
-	run("losetup -d %s", loop);
-	run("losetup %s %s", loop, b);
+	loop_exchange(loop, b);
 	look(loop, &second);
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	print_message("  %s\n  %s\n", first.id, second.id);
 	assert_true(first.id[0]);
 	assert_string_not_equal(first.id, second.id);
 	assert_string_not_equal(first.mark, second.mark);
 	/* The first file once more, on any device: the same volume. */
-	attach(back, "", a);
+	loop_attach(back, "", a);
 	look(back, &again);
-	run("losetup -d %s", back);
+	loop_detach(back);
 	assert_string_equal(first.id, again.id);
 	/* ... but counters began anew: nothing is known about what was written in between. */
 	assert_string_not_equal(first.mark, again.mark);
-	attach(back, "-o 1048576", a);
+	loop_attach(back, "-o 1048576", a);
 	look(back, &again);
-	run("losetup -d %s", back);
+	loop_detach(back);
 	assert_string_not_equal(first.id, again.id);
 }
 
@@ -176,7 +151,7 @@ static void test_h21_mounted_target_is_seen(void **state)
 	image(path, "fs", "16M");
 	snprintf(where, sizeof(where), "%s/mount point", folder);
 	run("mkfs.ext4 -q -L 'my label' %s && mkdir -p '%s'", path, where);
-	attach(loop, "", path);
+	loop_attach(loop, "", path);
 	run("mount %s '%s'", loop, where);
 	look(loop, &facts);
 	fd = open(loop, O_RDONLY | O_CLOEXEC);
@@ -195,7 +170,7 @@ static void test_h21_mounted_target_is_seen(void **state)
 	look(loop, &facts);
 	assert_string_equal(facts.mounted, "");
 	assert_string_equal(facts.held, "");
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	look(path, &facts);
 	assert_string_equal(facts.held, "");
 	assert_string_equal(facts.mounted, "");
@@ -229,11 +204,11 @@ static void test_h21_mounted_partition_is_seen(void **state)
 	image(path, "disk", "32M");
 	snprintf(where, sizeof(where), "%s/partition", folder);
 	run("mkdir -p %s", where);
-	attach(loop, "-P", path);
+	loop_attach(loop, "-P", path);
 	snprintf(part, sizeof(part), "%sp1", loop);
 	snprintf(other, sizeof(other), "%sp2", loop);
 	if (!add_partitions(loop) || access(part, R_OK) < 0) {
-		run("losetup -d %s", loop);
+		loop_detach(loop);
 		print_message("skipped: no partitions on loop devices here\n");
 		skip();
 	}
@@ -242,7 +217,7 @@ static void test_h21_mounted_partition_is_seen(void **state)
 	look(part, &one);
 	look(other, &two);
 	run("umount %s", where);
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	assert_has(disk.mounted, where);
 	assert_has(disk.mounted, "p1)");
 	assert_string_equal(one.mounted, where);
@@ -263,7 +238,7 @@ static void test_h21_swap_is_seen(void **state)
 	need_loops();
 	image(path, "swap", "16M");
 	run("mkswap -q %s 2>/dev/null", path);
-	attach(loop, "", path);
+	loop_attach(loop, "", path);
 	look(loop, &facts);
 	assert_has(facts.signature, "swap, UUID ");
 	snprintf(command, sizeof(command), "swapon %s 2>/dev/null", loop);
@@ -272,7 +247,7 @@ static void test_h21_swap_is_seen(void **state)
 	look(path, &file);
 	if (res == 0)
 		run("swapoff %s", loop);
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	if (res != 0) {
 		print_message("skipped: no swap here\n");
 		skip();
@@ -383,7 +358,7 @@ static void test_writer_and_holder_of_a_device(void **state)
 
 	need_loops();
 	image(path, "held", "4M");
-	attach(loop, "", path);
+	loop_attach(loop, "", path);
 	child_start(&child, loop, O_RDWR | O_EXCL, false);
 	snprintf(pid, sizeof(pid), "pid %d (test_inspect", child.pid);
 	look(loop, &facts);
@@ -399,7 +374,7 @@ static void test_writer_and_holder_of_a_device(void **state)
 	assert_true(own >= 0);
 	look(loop, &facts);
 	close(own);
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	assert_string_equal(facts.held, "");
 	assert_string_equal(facts.writer, "");
 }
@@ -411,11 +386,11 @@ static void test_loop_on_a_device_holds_it(void **state)
 
 	need_loops();
 	image(path, "lower", "4M");
-	attach(loop, "", path);
-	attach(upper, "", loop);
+	loop_attach(loop, "", path);
+	loop_attach(upper, "", loop);
 	look(loop, &facts);
-	run("losetup -d %s", upper);
-	run("losetup -d %s", loop);
+	loop_detach(upper);
+	loop_detach(loop);
 	assert_string_equal(facts.held, upper + 5);
 }
 
@@ -427,7 +402,7 @@ static void test_mark_of_a_device_sees_each_write(void **state)
 
 	need_loops();
 	image(path, "counted", "8M");
-	attach(loop, "", path);
+	loop_attach(loop, "", path);
 	run("dd if=%s of=/dev/null bs=1M status=none", loop);
 	look(loop, &first);
 	look(loop, &second);
@@ -442,7 +417,7 @@ static void test_mark_of_a_device_sees_each_write(void **state)
 	/* Past the device, into its file. */
 	run("dd if=/dev/urandom of=%s bs=4096 count=1 conv=notrunc status=none", path);
 	look(loop, &fifth);
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	print_message("  %s\n", first.mark);
 	assert_true(first.mark[0]);
 	assert_string_equal(first.mark, second.mark);
@@ -459,10 +434,10 @@ static void test_mark_of_a_partition_sees_writes_to_the_disk(void **state)
 
 	need_loops();
 	image(path, "parts", "32M");
-	attach(loop, "-P", path);
+	loop_attach(loop, "-P", path);
 	snprintf(part, sizeof(part), "%sp1", loop);
 	if (!add_partitions(loop) || access(part, R_OK) < 0) {
-		run("losetup -d %s", loop);
+		loop_detach(loop);
 		skip();
 	}
 	run("dd if=%s of=/dev/null bs=1M status=none", part);
@@ -472,7 +447,7 @@ static void test_mark_of_a_partition_sees_writes_to_the_disk(void **state)
 	look(part, &own);
 	run("dd if=/dev/urandom of=%s bs=4k count=1 seek=300 conv=notrunc,fsync status=none", loop);
 	look(part, &through_disk);
-	run("losetup -d %s", loop);
+	loop_detach(loop);
 	assert_true(first.mark[0]);
 	assert_string_equal(first.mark, same.mark);
 	assert_string_not_equal(same.mark, own.mark);

@@ -242,6 +242,14 @@ static void test_points_by_age(void **state)
 	assert_string_equal(names[2], "www-point-20251121T213000.123Z");
 }
 
+/* One lock for the machine: two of this test must not take each other for LVM. */
+static int alone(void **state)
+{
+	int fd = open("/tmp/blkmove-test-lvm.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	return fd < 0 || flock(fd, LOCK_EX) < 0 ? -1 : 0;
+}
+
 #define LOCKS "/run/lock/lvm"
 #define LOCK  LOCKS "/V_vg"
 
@@ -377,5 +385,5 @@ int main(void)
 	    cmocka_unit_test(test_points_by_age),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, alone, NULL);
 }
