@@ -106,7 +106,7 @@ static __attribute__((unused)) int world_open(struct world *world, const char *t
 	if (strcmp(text, "@") == 0) {
 		snprintf(path, sizeof(path), "%s/s", folder);
 		snprintf(full, sizeof(full), "nbd+unix:///?socket=%s", path);
-		for (int i = 0; i < 250 && access(path, F_OK) < 0; i++)
+		for (int i = 0; i < 1500 && access(path, F_OK) < 0; i++)
 			usleep(20000);
 	}
 	for (int i = 0; i < 400; i++) {

@@ -57,7 +57,8 @@ static void test_killed_server(void **state)
 	kill(world.server, SIGKILL);
 	begin = seconds();
 	batch_run(&world, &left);
-	assert_true(seconds() - begin < 2);
+	/* It would have answered after 10 s. */
+	assert_true(seconds() - begin < 8);
 	check_all_lost(&world, "is lost");
 	world_done(&world);
 }
@@ -86,7 +87,7 @@ static void test_silent_server_is_noticed(void **state)
 
 	need("nbdkit");
 	world_init(&world);
-	world.options.link.timeout_ms = 600;
+	world.options.link.timeout_ms = 2000;
 	world_serve(&world, "exec nbdkit -f -U s memory 16M");
 	world_must_open(&world, "@");
 	kill(world.server, SIGSTOP);
@@ -94,9 +95,9 @@ static void test_silent_server_is_noticed(void **state)
 	submit_reads(&world, &left);
 	begin = seconds();
 	batch_run(&world, &left);
-	assert_true(seconds() - begin >= 0.55);
-	assert_true(seconds() - begin < 1.5);
-	check_all_lost(&world, "silent for 0.6 s");
+	assert_true(seconds() - begin >= 1.95);
+	assert_true(seconds() - begin < 15);
+	check_all_lost(&world, "silent for 2.0 s");
 	world_done(&world);
 }
 
@@ -108,13 +109,13 @@ static void test_slow_server_is_not_silent(void **state)
 
 	need("nbdkit");
 	world_init(&world);
-	world.options.link.timeout_ms = 400;
+	world.options.link.timeout_ms = 1500;
 	world_serve(&world,
-	    "exec nbdkit -f -U s --filter=delay memory 16M rdelay=250ms wdelay=250ms delay-zero=700ms");
+	    "exec nbdkit -f -U s --filter=delay memory 16M rdelay=800ms wdelay=800ms delay-zero=1900ms");
 	world_must_open(&world, "@");
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(wait_op(&world, BLOCK_READ, 0, 4096, data), 0);
-	usleep(600000);
+	usleep(1800000);
 	assert_int_equal(wait_op(&world, BLOCK_WRITE, 0, 4096, data), 0);
 	/* Zeroing and flushing take their time. */
 	assert_int_equal(wait_op(&world, BLOCK_ZERO, 0, 4096, NULL), 0);
@@ -175,10 +176,10 @@ static void test_connecting_has_a_deadline_and_does_not_block(void **state)
 	ring_submit(world.ring, &ticker.op);
 	begin = seconds();
 	assert_int_equal(world_open(&world, "@"), -ENOTCONN);
-	assert_true(seconds() - begin >= 0.45 && seconds() - begin < 1.5);
+	assert_true(seconds() - begin >= 0.45 && seconds() - begin < 15);
 	print_message("  %s\n", world.error.text);
 	assert_non_null(strstr(world.error.text, "no answer within 0.5 s"));
-	assert_in_range(ticker.ticks, 20, 60);
+	assert_true(ticker.ticks >= 5);
 	ticker.stop = true;
 	while (ticker.op.active)
 		world.ring->ops->step(world.ring);
@@ -186,13 +187,13 @@ static void test_connecting_has_a_deadline_and_does_not_block(void **state)
 	close(fd);
 }
 
-static void check_refused(const char *endpoint, int code, const char *word)
+static void check_refused(const char *endpoint, unsigned timeout_ms, int code, const char *word)
 {
 	struct world world;
 	int res;
 
 	world_init(&world);
-	world.options.link.timeout_ms = 3000;
+	world.options.link.timeout_ms = timeout_ms;
 	res = world_try(&world, endpoint);
 	print_message("  %s\n", world.error.text);
 	assert_int_equal(res, code);
@@ -204,41 +205,43 @@ static void check_refused(const char *endpoint, int code, const char *word)
 
 static void test_refusals(void **state)
 {
-	check_refused("nbd://127.0.0.1:1/", -ENOTCONN, "refused");
-	check_refused("nbd+unix:///?socket=/nonexistent/s", -ENOTCONN, "No such file");
-	check_refused("nbd+unix:///", -EINVAL, "socket");
-	check_refused("nbd://no-such-host.invalid/", -ENOTCONN, "no-such-host.invalid");
+	check_refused("nbd://127.0.0.1:1/", 20000, -ENOTCONN, "refused");
+	check_refused("nbd+unix:///?socket=/nonexistent/s", 20000, -ENOTCONN, "No such file");
+	check_refused("nbd+unix:///", 20000, -EINVAL, "socket");
+	check_refused("nbd://no-such-host.invalid/", 3000, -ENOTCONN, "no-such-host.invalid");
+}
+
+static void wait_for_socket(void)
+{
+	run("for i in $(seq 1000); do test -e %s/s && exit; sleep 0.02; done; exit 1", folder);
 }
 
 static void test_export_that_is_not_there(void **state)
 {
 	struct world world;
 	char endpoint[128];
-	int res = 0;
+	int res;
 
 	need("qemu-nbd");
 	world_init(&world);
 	world_serve(&world, "truncate -s 1M x; exec qemu-nbd -t -k $PWD/s -x right -f raw x");
 	snprintf(endpoint, sizeof(endpoint), "nbd+unix:///wrong?socket=%s/s", folder);
-	for (int i = 0; i < 100; i++) {
-		res = world_try(&world, endpoint);
-		if (!strstr(world.error.text, "No such file or directory;") &&
-		    !strstr(world.error.text, "refused"))
-			break;
-		usleep(20000);
-	}
+	wait_for_socket();
+	res = world_open(&world, endpoint);
 	print_message("  %s\n", world.error.text);
 	assert_true(res < 0);
+	assert_non_null(strstr(world.error.text, "no export named"));
 	world_done(&world);
 }
 
 static void test_captive_refusals(void **state)
 {
 	need("qemu-nbd");
-	check_refused("[ no-such-server x ]", -ENOENT, "cannot start no-such-server");
-	check_refused("[ qemu-nbd -f qcow2 /nonexistent.qcow2 ]", -ENOTCONN, "ended with exit status 1");
-	check_refused("[ false ]", -ENOTCONN, "ended with exit status 1");
-	check_refused("[ sleep 100 ]", -ENOTCONN, "no answer within 3.0 s");
+	check_refused("[ no-such-server x ]", 20000, -ENOENT, "cannot start no-such-server");
+	check_refused(
+	    "[ qemu-nbd -f qcow2 /nonexistent.qcow2 ]", 60000, -ENOTCONN, "ended with exit status 1");
+	check_refused("[ false ]", 20000, -ENOTCONN, "ended with exit status 1");
+	check_refused("[ sleep 100 ]", 1000, -ENOTCONN, "no answer within 1.0 s");
 }
 
 static pid_t read_pid(const char *path)
@@ -271,7 +274,7 @@ static void test_captive_server_ends_with_the_block(void **state)
 	/* ... also when it was stopped and does not hear. */
 	unlink(path);
 	world_init(&world);
-	world.options.link.timeout_ms = 300;
+	world.options.link.timeout_ms = 4000;
 	world_must_open(&world, endpoint);
 	pid = read_pid(path);
 	kill(pid, SIGSTOP);
@@ -299,14 +302,12 @@ static void test_captive_server_dies_with_us(void **state)
 			_exit(1);
 		pause();
 	}
-	for (int i = 0; i < 200 && access(path, F_OK) < 0; i++)
-		usleep(20000);
-	usleep(100000);
+	run("for i in $(seq 1000); do test -s %s && exit; sleep 0.02; done; exit 1", path);
 	server = read_pid(path);
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
 	/* Whoever inherits it may not have waited for it yet. */
-	run("for i in $(seq 100); do grep -qs '^State:.*[RSDT] ' /proc/%d/status || exit 0; sleep 0.02; "
+	run("for i in $(seq 1000); do grep -qs '^State:.*[RSDT] ' /proc/%d/status || exit 0; sleep 0.02; "
 	    "done; exit 1",
 	    server);
 }
@@ -321,9 +322,10 @@ static void test_fewer_connections_than_hoped(void **state)
 	need("qemu-nbd");
 	world_init(&world);
 	world_serve(&world, "truncate -s 1M few; exec qemu-nbd -t -e 2 -k $PWD/s -f raw few");
+	wait_for_socket();
 	begin = seconds();
 	world_must_open(&world, "@");
-	assert_true(seconds() - begin < 3);
+	assert_true(seconds() - begin < 15);
 	for (int i = 0; i < 20; i++)
 		assert_int_equal(wait_op(&world, BLOCK_WRITE, 0, 65536, buffers[i]), 0);
 	assert_int_equal(wait_op(&world, BLOCK_FLUSH, 0, 0, NULL), 0);
