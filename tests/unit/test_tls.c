@@ -12,10 +12,7 @@
 
 #include <cmocka.h>
 
-#include "own_folder.h"
-#include "shell.h"
-
-#include "keys.h"
+#include "node_keys.h"
 
 #define WIRE 65536u
 
@@ -73,27 +70,36 @@ static void go_on(struct end *end, bool *shaken)
 	assert_int_equal(gnutls_record_send(end->session, "x", 1), 1);
 }
 
-static gnutls_cipher_algorithm_t met_by;
-
-/* Whether they trust each other; ends[1] is the server. */
-static bool meet(struct tls *client, const char *server_name, struct tls *server, const char *client_name)
+/* Two sessions, until each has its verdict. */
+static void talk(struct end ends[2])
 {
 	static struct wire wires[2];
-	struct end ends[2];
 	bool shaken[2] = {false, false};
 
 	for (unsigned i = 0; i < 2; i++) {
 		wires[i].start = wires[i].end = 0;
-		ends[i] = (struct end){.in = &wires[i], .out = &wires[!i]};
-		assert_int_equal(
-		    tls_session(i ? server : client, i == 1, i ? client_name : server_name, &ends[i].session),
-		    0);
+		ends[i].in = &wires[i];
+		ends[i].out = &wires[!i];
 		gnutls_transport_set_ptr(ends[i].session, &ends[i]);
 		gnutls_transport_set_pull_function(ends[i].session, pull);
 		gnutls_transport_set_push_function(ends[i].session, push);
 	}
 	for (unsigned turn = 0; turn < 40; turn++)
 		go_on(&ends[turn % 2], &shaken[turn % 2]);
+}
+
+static gnutls_cipher_algorithm_t met_by;
+
+/* Whether they trust each other; ends[1] is the server. */
+static bool meet(struct tls *client, const char *server_name, struct tls *server, const char *client_name)
+{
+	struct end ends[2] = {0};
+
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(
+		    tls_session(i ? server : client, i == 1, i ? client_name : server_name, &ends[i].session),
+		    0);
+	talk(ends);
 	met_by = gnutls_cipher_get(ends[1].session);
 	for (unsigned i = 0; i < 2; i++) {
 		if (ends[i].verdict < 0)
@@ -106,47 +112,19 @@ static bool meet(struct tls *client, const char *server_name, struct tls *server
 	return ends[0].verdict == 1;
 }
 
-static const char *path_of(const char *name)
-{
-	static char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	return path;
-}
-
 static struct tls *with_psk(enum tls_sides sides, const char *file, const char *user)
 {
 	const struct tls_options options = {.sides = sides, .psk_file = path_of(file), .user = user};
-	struct error error = {0};
-	struct tls *tls = NULL;
 
-	if (tls_new(&tls, &options, &error) < 0)
-		fail_msg("%s", error.text);
-	return tls;
+	return tls_of(&options);
 }
 
 static struct tls *with_certificates(enum tls_sides sides, const char *dir, bool verify)
 {
 	const struct tls_options options = {
 	    .sides = sides, .certificates = path_of(dir), .verify_peer = verify};
-	struct error error = {0};
-	struct tls *tls = NULL;
 
-	if (tls_new(&tls, &options, &error) < 0)
-		fail_msg("%s", error.text);
-	return tls;
-}
-
-static int setup(void **state)
-{
-	if (own_folder_make(state) < 0)
-		return -1;
-	run("cd %s && echo 'alice:00112233445566778899aabbccddeeff' >keys.psk && "
-	    "echo 'node:ffeeddccbbaa99887766554433221100' >>keys.psk && "
-	    "echo 'node:0123456789abcdef0123456789abcdef' >other.psk && "
-	    "printf 'node:\\nnode2:xyz\\n' >bad.psk",
-	    folder);
-	return 0;
+	return tls_of(&options);
 }
 
 static void test_keys(void **state)
@@ -174,21 +152,6 @@ static void test_keys(void **state)
 	tls_free(stranger);
 }
 
-static void make_certificates(void)
-{
-	static const char server[] = "dns_name = alpha\\nip_address = 10.9.8.7\\ntls_www_server\\n";
-	static const char client[] = "dns_name = alpha\\ntls_www_client\\n";
-
-	keys_make_authority("pki");
-	keys_make_authority("other");
-	keys_sign("pki", "server", server);
-	keys_sign("pki", "client", client);
-	keys_sign("other", "server", server);
-	keys_sign("other", "client", client);
-	/* Trusts the right authority, shows what another has signed. */
-	run("cd %s && mkdir liar && cp other/*.pem liar && cp pki/ca-cert.pem liar", folder);
-}
-
 static void test_certificates(void **state)
 {
 	struct tls *node, *twin, *other, *liar, *open, *psk;
@@ -201,10 +164,10 @@ static void test_certificates(void **state)
 	open = with_certificates(TLS_SERVER, "pki", false);
 	psk = with_psk(TLS_NODE, "keys.psk", "node");
 	assert_true(meet(node, "alpha", twin, NULL));
-	assert_true(meet(node, "10.9.8.7", twin, "alpha"));
+	assert_true(meet(node, "127.0.0.1", twin, "alpha"));
 	/* It is somebody else, whom the authority knows. */
 	assert_false(meet(node, "beta", twin, NULL));
-	assert_false(meet(node, "10.9.8.8", twin, NULL));
+	assert_false(meet(node, "127.0.0.2", twin, NULL));
 	assert_false(meet(node, "alpha", twin, "beta"));
 	/* Authorities that signed nothing for the other, seen from both sides. */
 	assert_false(meet(node, "alpha", other, NULL));
@@ -226,11 +189,9 @@ static void test_certificates(void **state)
 /* A node must prove itself: a client that shows nothing is sent away. */
 static void test_no_certificate(void **state)
 {
-	static struct wire wires[2];
-	struct end ends[2] = {{.in = &wires[0], .out = &wires[1]}, {.in = &wires[1], .out = &wires[0]}};
+	struct end ends[2] = {0};
 	gnutls_certificate_credentials_t nothing;
 	struct tls *node;
-	bool shaken[2] = {false, false};
 
 	make_certificates();
 	node = with_certificates(TLS_NODE, "pki", false);
@@ -239,13 +200,7 @@ static void test_no_certificate(void **state)
 	gnutls_set_default_priority(ends[0].session);
 	gnutls_credentials_set(ends[0].session, GNUTLS_CRD_CERTIFICATE, nothing);
 	assert_int_equal(tls_session(node, true, NULL, &ends[1].session), 0);
-	for (unsigned i = 0; i < 2; i++) {
-		gnutls_transport_set_ptr(ends[i].session, &ends[i]);
-		gnutls_transport_set_pull_function(ends[i].session, pull);
-		gnutls_transport_set_push_function(ends[i].session, push);
-	}
-	for (unsigned turn = 0; turn < 40; turn++)
-		go_on(&ends[turn % 2], &shaken[turn % 2]);
+	talk(ends);
 	assert_int_equal(ends[1].verdict, GNUTLS_E_CERTIFICATE_REQUIRED);
 	assert_int_equal(ends[0].verdict, GNUTLS_E_FATAL_ALERT_RECEIVED);
 	gnutls_deinit(ends[0].session);
@@ -269,6 +224,7 @@ static void test_what_cannot_be_used(void **state)
 {
 	struct tls_options options = {.psk_file = path_of("nowhere.psk")};
 
+	run("cd %s && printf 'node:\\nnode2:xyz\\n' >bad.psk", folder);
 	refuse(&options, -ENOENT, "--tls-psk");
 	options.sides = TLS_NODE;
 	options.user = "node";
@@ -296,10 +252,10 @@ static void test_what_cannot_be_used(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test_setup_teardown(test_keys, setup, own_folder_remove),
-	    cmocka_unit_test_setup_teardown(test_certificates, setup, own_folder_remove),
-	    cmocka_unit_test_setup_teardown(test_no_certificate, setup, own_folder_remove),
-	    cmocka_unit_test_setup_teardown(test_what_cannot_be_used, setup, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_keys, keys_setup, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_certificates, keys_setup, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_no_certificate, keys_setup, own_folder_remove),
+	    cmocka_unit_test_setup_teardown(test_what_cannot_be_used, keys_setup, own_folder_remove),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
