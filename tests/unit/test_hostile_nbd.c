@@ -378,13 +378,16 @@ static void shake_in_halves(int fd, const char *user, const char *hex)
 /* TLS: nothing goes on without it, nothing slipped in before it counts, and noise in it is refused. */
 static void test_tls_cannot_be_passed_by(void **state)
 {
-	struct tls_options tls = {.psk_file = "/var/tmp/blkmove-host.psk"};
-	FILE *keys = fopen(tls.psk_file, "we");
+	char path[64];
+	struct tls_options tls = {.psk_file = path};
+	FILE *keys;
 	struct host host = {.options = {.tls_required = true}};
 	struct error error;
 	uint8_t noise[600] = {22, 3, 1, 2, 0};
 	int fd;
 
+	snprintf(path, sizeof(path), "/var/tmp/blkmove-host-%d.psk", (int)getpid());
+	keys = fopen(path, "we");
 	fputs("alice:00112233445566778899aabbccddeeff\n", keys);
 	fclose(keys);
 	assert_int_equal(tls_new(&host.options.tls, &tls, &error), 0);
@@ -415,7 +418,7 @@ static void test_tls_cannot_be_passed_by(void **state)
 	host_stop(&host);
 	expect_end(fd);
 	tls_free(host.options.tls);
-	unlink(tls.psk_file);
+	unlink(path);
 }
 
 int main(void)
