@@ -16,6 +16,7 @@ struct replicate_command {
 	const char *overwrite, *discard, *to, *host, *state_dir;
 	json_t *rate;            /* NULL: not said; 0: no limit */
 	uint64_t lease_ns, size; /* 0: not said */
+	bool linked;             /* resize: before it */
 	struct error error;
 };
 

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define POLL_NS          50000000L
+#define MEET_NS          5000000000
 #define LEASE_DEFAULT_MS 30000
 
 static int fail(struct replicate_command *command)
@@ -125,8 +126,13 @@ static json_t *ask_to_resync(struct replicate_command *command)
 
 static json_t *ask_to_resize(struct replicate_command *command)
 {
-	json_t *request = ask_plainly(command);
+	json_t *request, *status = ask_status(command);
 
+	if (!status)
+		return NULL;
+	command->linked = json_is_true(json_object_get(status, "linked"));
+	json_decref(status);
+	request = ask_plainly(command);
 	if (command->size)
 		json_object_set_new(request, "size", json_integer((json_int_t)command->size));
 	return request;
@@ -155,6 +161,23 @@ static void say_handed_over(struct replicate_command *command)
 	json_decref(status);
 }
 
+/* The nodes part to become larger: what counts is how they have met again, if they do so soon. */
+static json_t *status_after(struct replicate_command *command)
+{
+	json_t *status = ask_status(command);
+
+	for (unsigned i = 0; command->linked && i < MEET_NS / POLL_NS; i++) {
+		const char *flow = status ? control_string(status, "flow") : "";
+
+		if (strcmp(flow, "apart") && strcmp(flow, "meeting"))
+			break;
+		wait_a_little();
+		json_decref(status);
+		status = ask_status(command);
+	}
+	return status;
+}
+
 static void say_done(struct replicate_command *command)
 {
 	static const struct {
@@ -179,7 +202,7 @@ static void say_done(struct replicate_command *command)
 	/* Of the others, what the status says is what became of it. */
 	if (command->quiet || (strcmp(command->verb, "primary") && strcmp(command->verb, "resize")))
 		return;
-	status = ask_status(command);
+	status = status_after(command);
 	if (status)
 		replicate_words_print(stdout, status);
 	json_decref(status);

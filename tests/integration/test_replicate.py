@@ -259,7 +259,8 @@ def test_volumes_become_larger_while_a_client_writes(pair, random):
     with open(pair.beta.volume(), "r+b") as volume:
         volume.seek(SIZE)
         volume.write(random.randbytes(1 << 20))
-    pair.alpha("resize", "vm1")
+    said = pair.alpha("resize", "vm1").out.decode()
+    assert said.startswith(("vm1: resync to beta", "vm1: in sync with beta")), said
     for node in pair.nodes:
         node.wait(total=SIZE + (1 << 20))
     data = random.randbytes(5000)
