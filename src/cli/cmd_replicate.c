@@ -73,7 +73,8 @@ static const struct {
         replicate_order},
     {"verify", "NAME", "Compares both nodes' data while they are used: exit 0 same, 1 differs, 2 trouble.",
         VERIFY, false, replicate_verify},
-    {"resync", "NAME", "Holds the resync, lets it go on, limits it.", RESYNC, false, replicate_order},
+    {"resync", "NAME", "Sends what verify has marked; holds the resync, lets it go on, limits it.", RESYNC,
+        false, replicate_order},
     {"resolve", "NAME", "This node's data are given up for the other's, such as after a split brain.",
         RESOLVE, false, replicate_order},
     {"hand-over", "NAME", "Gives the part of primary to the other node.", HAND_OVER, false, replicate_order},
@@ -115,7 +116,7 @@ static const struct {
     {RESYNC, {"pause", KEY_PAUSE, NULL, 0, "resync: hold it", 0}},
     {VERIFY | RESYNC, {"rate", KEY_RATE, "RATE", 0,
                           "verify, resync: at most so many bytes a second, such as 50M, or none", 0}},
-    {VERIFY, {"resync", KEY_RESYNC, NULL, 0, "verify: what differs is sent again", 0}},
+    {VERIFY, {"resync", KEY_RESYNC, NULL, 0, "verify: what differs is sent again, and not only marked", 0}},
     {VERIFY, {"stop", KEY_STOP, NULL, 0, "verify: stop it; --continue goes on", 0}},
     {CREATE | RESOLVE,
         {"discard-mine", KEY_DISCARD, "NAME", 0,
@@ -268,8 +269,6 @@ static void check(const struct parsing *parsing, struct argp_state *state)
 		    "it is not said which resource; `blkmove replicate status` lists them");
 	if (count > 1 && !verbs[parsing->verb].many)
 		argp_failure(state, JOB_TROUBLE, 0, "'%s' is one name too many", command->names[1]);
-	if (bit == RESYNC && command->pause + command->proceed + !!command->rate == 0)
-		argp_failure(state, JOB_TROUBLE, 0, "it needs --pause, --continue or --rate");
 	if (command->pause && command->proceed)
 		argp_failure(state, JOB_TROUBLE, 0, "--pause and --continue are opposites");
 	if (command->stop && (command->proceed || command->resync || command->wait || command->rate))

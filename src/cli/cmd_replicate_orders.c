@@ -190,7 +190,7 @@ static void say_done(struct replicate_command *command)
 	        "this node's data give way as soon as the nodes meet; on the other one: `blkmove replicate "
 	        "connect`"},
 	    {"fenced", "noted: the other node writes no more"},
-	    {"resync", "done"},
+	    {"resync", "done; `blkmove replicate status` says what is left"},
 	};
 	json_t *status;
 

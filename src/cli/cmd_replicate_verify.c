@@ -71,19 +71,31 @@ static void print_ranges(const struct replicate_command *command, const json_t *
 		    (unsigned long long)(count - i));
 }
 
-static int conclude(struct replicate_command *command, const json_t *verify)
+/* Of this pass, or of one that it goes on with. */
+static bool differs(const json_t *status, const json_t *verify)
+{
+	return control_number(verify, "differing") || control_number(status, "out_of_sync");
+}
+
+static int conclude(struct replicate_command *command, const json_t *status, const json_t *verify)
 {
 	uint64_t differing = control_number(verify, "differing"), skipped = control_number(verify, "skipped");
 	bool done = !strcmp(control_string(verify, "state"), "done");
 	char size[16], rest[16];
 
 	print_ranges(command, verify);
-	if (command->json)
+	if (command->json) {
 		cli_print_json(stdout, verify);
-	else if (done && !command->quiet)
+	} else if (done && !command->quiet) {
 		printf("%s: %s compared: %s differ, %s could not be compared\n", command->names[0],
 		    format_size(control_number(verify, "position"), (char[16]){0}, 16),
 		    format_size(differing, size, sizeof(size)), format_size(skipped, rest, sizeof(rest)));
+		if (control_number(status, "out_of_sync"))
+			printf("%s: out of sync: %llu bytes; `blkmove replicate status %s` says what is "
+			       "next\n",
+			    command->names[0], (unsigned long long)control_number(status, "out_of_sync"),
+			    command->names[0]);
+	}
 	if (!done) {
 		error_set(&command->error, -ECANCELED,
 		    "%s: the verification was stopped before its end; `blkmove replicate verify %s "
@@ -91,7 +103,7 @@ static int conclude(struct replicate_command *command, const json_t *verify)
 		    command->names[0], command->names[0]);
 		return cli_fail(JOB_TROUBLE, &command->error);
 	}
-	return differing ? JOB_DIFFERS : skipped ? JOB_TROUBLE : JOB_OK;
+	return differs(status, verify) ? JOB_DIFFERS : skipped ? JOB_TROUBLE : JOB_OK;
 }
 
 static int wait_for_end(struct replicate_command *command)
@@ -102,7 +114,7 @@ static int wait_for_end(struct replicate_command *command)
 		json_t *status = ask_status(command), *verify = json_object_get(status, "verify");
 		bool over = verify && strcmp(control_string(verify, "state"), "running");
 		int code = !status ? cli_fail(JOB_TROUBLE, &command->error)
-		           : over  ? conclude(command, verify)
+		           : over  ? conclude(command, status, verify)
 		                   : JOB_OK;
 
 		json_decref(status);

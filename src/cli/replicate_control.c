@@ -95,9 +95,13 @@ static json_t *resync(void *data, const struct control_command *command, const j
 		res = control_get_limits(request, &limits, &any, &error);
 	if (res < 0)
 		return control_refuse("%s", error.text);
-	if (!any && !paused)
-		return control_refuse("resync is asked for nothing: give pause, rate, min_rate, "
-		                      "latency_target_ms or impact_percent");
+	if (!any && !paused) {
+		/* What is marked now, whatever held it. */
+		if (replica_node_copy_marked(resource->node) < 0)
+			return control_refuse("it is sent from the other node: give resync on %s",
+			    replica_config_other(resource->config)->name);
+		paused = true;
+	}
 	resource->governor = limits;
 	if (any)
 		replica_node_govern(resource->node, &limits);

@@ -69,9 +69,7 @@ struct replicate_hook {
 };
 
 struct replicate_verify {
-	bool known;         /* there was one */
-	bool whole, resync; /* the last one began at 0; sends again what differs */
-	bool differs;       /* something was found, and not sent again */
+	bool known; /* there was one */
 	bool running;
 	int res;                              /* of its end */
 	uint64_t position, differing, unread; /* at its end; bytes */

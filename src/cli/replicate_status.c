@@ -73,6 +73,11 @@ static void add_roles(json_t *json, const struct replica_node_status *status)
 	set(json, "refusal", text_or_null(status->refusal));
 }
 
+static bool is_together(const struct replica_node_status *status)
+{
+	return status->flow == REPLICA_EQUAL || status->flow == REPLICA_DIFFERING;
+}
+
 static void add_resync(
     json_t *json, const struct replicate_resource *resource, const struct replica_node_status *status)
 {
@@ -86,6 +91,8 @@ static void add_resync(
 	set(json, "ack", json_string(acks[resource->config->ack]));
 	set_number(json, "total", status->size);
 	set_number(json, "dirty", mirror->dirty);
+	set(json, "out_of_sync",
+	    is_together(status) ? json_integer((json_int_t)status->differing) : json_null());
 	set_number(json, "queued", status->queued);
 	set_number(json, "copied", mirror->copied);
 	set_number(json, "same", mirror->same);
@@ -193,7 +200,7 @@ void replicate_status_tick(struct replicate_resource *resource)
 		look_at_pace(resource, &status);
 		say(resource, &status);
 		/* What was wrong is over. */
-		if (resource->trouble[0] && status.flow == REPLICA_EQUAL && !status.disk_failed &&
+		if (resource->trouble[0] && is_together(&status) && !status.disk_failed &&
 		    !lacks_device(resource))
 			resource->trouble[0] = '\0';
 	}

@@ -18,7 +18,7 @@ static void differs(void *data, uint64_t offset, uint64_t length)
 	struct replicate_resource *resource = data;
 	struct replicate_verify *verify = &resource->verify;
 
-	verify->differs |= !verify->resync;
+	verify->differing += length;
 	if (verify->told < REPLICATE_RANGES_MAX) {
 		verify->ranges[verify->told].offset = offset;
 		verify->ranges[verify->told].length = length;
@@ -57,6 +57,17 @@ void replicate_verify_recall(struct replicate_resource *resource)
 	json_decref(json);
 }
 
+/* So many bytes of whole regions; as both nodes show it. */
+static void say_marked(struct replicate_resource *resource)
+{
+	struct replica_node_status status;
+
+	replica_node_status(resource->node, &status);
+	if (status.differing)
+		replicate_say(resource, "out of sync: %" PRIu64 " bytes%s", status.differing,
+		    status.mirror.marked ? ", until a resync" : "");
+}
+
 static void ended(void *data, int res, uint64_t position)
 {
 	struct replicate_resource *resource = data;
@@ -68,14 +79,38 @@ static void ended(void *data, int res, uint64_t position)
 	verify->running = false;
 	verify->res = res;
 	verify->position = position;
-	verify->differing = status.verify_differing;
 	verify->unread = status.verify_unread;
-	if (res == 0 && verify->whole && !verify->unread && (verify->resync || !verify->differing))
-		verify->differs = false;
 	keep(resource, res == 0 ? 0 : position);
 	replicate_say(resource, "verify %s, %s differ", res == 0 ? "has come to its end" : "was stopped",
 	    format_size(verify->differing, text, sizeof(text)));
+	say_marked(resource);
 	resource->changed = true;
+}
+
+static int refuse(const struct replicate_resource *resource, const struct replica_node_status *status,
+    int res, uint64_t from, struct error *error)
+{
+	const char *name = resource->name;
+
+	switch (res) {
+	case -EALREADY:
+		return error_set(error, res, "%s is being verified already", name);
+	case -ENOTCONN:
+		return error_set(error, res,
+		    "verify is not possible: %s is %s, and only what both nodes have can be compared", name,
+		    replica_flow_name(status->flow));
+	case -EINVAL:
+		return error_set(
+		    error, res, "from=%" PRIu64 ": %s has %" PRIu64 " bytes", from, name, status->size);
+	case -EPERM:
+		return error_set(error, res,
+		    "verify is carried out where the data are sent from: give it on %s%s",
+		    replica_config_other(resource->config)->name,
+		    status->peer_role == REPLICA_PRIMARY ? "" : ", or make a node primary");
+	default:
+		return error_set(
+		    error, res, "cannot verify %s now: %s; try again in a moment", name, strerror(-res));
+	}
 }
 
 int replicate_verify_begin(
@@ -92,27 +127,11 @@ int replicate_verify_begin(
 	int res;
 
 	replica_node_status(resource->node, &status);
-	if (status.flow != REPLICA_EQUAL)
-		return error_set(error, -ENOTCONN,
-		    "verify is not possible: %s is %s, and only what both nodes have can be compared",
-		    resource->name, replica_flow_name(status.flow));
-	res = mirror_job_verify(replica_node_mirror(resource->node), &options);
-	if (res == -EBUSY)
-		return error_set(error, res, "%s is being verified already", resource->name);
-	if (res == -EINVAL && from >= status.size)
-		return error_set(error, res, "from=%" PRIu64 ": %s has %" PRIu64 " bytes", from,
-		    resource->name, status.size);
-	if (res == -EINVAL && !status.mirror.attached)
-		return error_set(error, res,
-		    "verify is carried out where the data are sent from: give it on %s",
-		    replica_config_other(resource->config)->name);
+	res = replica_node_verify(resource->node, &options);
 	if (res < 0)
-		return error_set(error, res, "cannot verify %s now: %s; try again in a moment",
-		    resource->name, strerror(-res));
+		return refuse(resource, &status, res, from, error);
 	verify->running = verify->known = true;
-	verify->told = 0;
-	verify->whole = from == 0;
-	verify->resync = resync;
+	verify->told = verify->differing = 0;
 	resource->changed = true;
 	return 0;
 }
@@ -120,7 +139,7 @@ int replicate_verify_begin(
 void replicate_verify_stop(struct replicate_resource *resource)
 {
 	if (resource->verify.running)
-		mirror_job_verify_stop(replica_node_mirror(resource->node));
+		replica_node_verify_stop(resource->node);
 }
 
 void replicate_verify_tick(struct replicate_resource *resource)
@@ -158,13 +177,12 @@ json_t *replicate_verify_json(
 
 	if (!verify->known)
 		return json_null();
-	return json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:o}", "state",
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:o}", "state",
 	    verify->running    ? "running"
 	    : verify->res == 0 ? "done"
 	                       : "stopped",
-	    "differs", verify->differs, "position",
-	    (json_int_t)(verify->running ? status->verify_position : verify->position), "differing",
-	    (json_int_t)(verify->running ? status->verify_differing : verify->differing), "skipped",
+	    "position", (json_int_t)(verify->running ? status->verify_position : verify->position),
+	    "differing", (json_int_t)verify->differing, "skipped",
 	    (json_int_t)(verify->running ? status->verify_unread : verify->unread), "ranges_count",
 	    (json_int_t)verify->told, "ranges", ranges_json(verify));
 }

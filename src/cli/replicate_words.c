@@ -104,10 +104,10 @@ static bool is_held(const json_t *status)
 	return is(status, "paused") && resyncs(status);
 }
 
-/* Found by a verification, and not sent again. */
+/* Found by a verification, and not sent again yet. */
 static bool differs(const json_t *status)
 {
-	return says(status, "flow", "equal") && is(json_object_get(status, "verify"), "differs");
+	return says(status, "flow", "differing");
 }
 
 static bool is_let_be(const json_t *status)
@@ -156,8 +156,8 @@ static const struct {
         "% are, it waits for them"},
     {is_held, "`blkmove replicate resync @ --continue`"},
     {differs,
-        "find out why both do not have the same; then `blkmove replicate verify @ --resync` sends again "
-        "what differs"},
+        "find out why both do not have the same; then `blkmove replicate resync @`, where the data are sent "
+        "from, sends again what differs"},
     {is_let_be, "`blkmove replicate connect @`"},
 };
 
@@ -246,12 +246,10 @@ static const char *headline(const json_t *status)
 {
 	static const char *const lines[][2] = {{"meeting", "the nodes find out how they stand to each other"},
 	    {"refused", "refused"}, {"sending", "resync to"}, {"receiving", "resync from"},
-	    {"equal", "in sync with"}};
+	    {"equal", "in sync with"}, {"differing", "out of sync with"}};
 
 	if (has_text(status, "refusal"))
 		return "refused";
-	if (differs(status))
-		return "but for what differs, in sync with";
 	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
 		if (says(status, "flow", lines[i][0]))
 			return lines[i][1];
@@ -270,7 +268,8 @@ static const char *peer_state(const json_t *status)
 		return "unknown";
 	if (says(status, "flow", "sending"))
 		return "inconsistent";
-	return is(status, "peer_good") || says(status, "flow", "equal") ? "good" : "inconsistent";
+	return is(status, "peer_good") || says(status, "flow", "equal") || differs(status) ? "good"
+	                                                                                   : "inconsistent";
 }
 
 static void print_nodes(FILE *to, const json_t *status)
@@ -324,17 +323,17 @@ static void print_sent(FILE *to, const json_t *status)
 static void print_verify(FILE *to, const json_t *status)
 {
 	const json_t *verify = json_object_get(status, "verify");
-	char differs[16];
+	char size[16];
 
 	if (!json_is_object(verify))
 		return;
 	fprintf(to, "  verification %s, %d%%, ", control_string(verify, "state"),
 	    percent(control_number(verify, "position"), control_number(status, "total")));
 	if (control_number(verify, "differing"))
-		fprintf(to, "%s differ\n",
-		    format_size(control_number(verify, "differing"), differs, sizeof(differs)));
+		fprintf(
+		    to, "%s differ\n", format_size(control_number(verify, "differing"), size, sizeof(size)));
 	else
-		fputs("nothing differs\n", to);
+		fprintf(to, "nothing %sdiffers\n", differs(status) ? "else " : "");
 }
 
 static void print_clients(FILE *to, const json_t *status)
@@ -463,6 +462,9 @@ void replicate_words_print(FILE *to, const json_t *status)
 		print_sent(to, status);
 	else if (says(status, "flow", "receiving"))
 		print_received(to, status);
+	else if (differs(status))
+		fprintf(to, "  out of sync: %llu bytes\n",
+		    (unsigned long long)control_number(status, "out_of_sync"));
 	print_verify(to, status);
 	print_clients(to, status);
 	print_troubles(to, status);

@@ -147,7 +147,7 @@ static void lease(struct replica_node *node, const struct replica_action *action
 static void serve(struct replica_node *node, const struct replica_deed *deed)
 {
 	/* Until then what is written would not go to both. */
-	while (node->sends && node->state.flow == REPLICA_EQUAL && !replica_node_is_ready(node))
+	while (node->sends && node->state.flow == REPLICA_EQUAL && !replica_node_writes_to_both(node))
 		if (!wait_on(node, deed))
 			break;
 	if (node->stopping)
@@ -175,18 +175,32 @@ void replica_node_close_clients(struct replica_node *node)
 	mirror_refuse_answers(mirror, false);
 }
 
-/* Until nothing is in the map: then nothing is under way, and nothing is on one side only. */
+static bool is_settled(struct replica_node *node)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(node->job, &status);
+	return status.state == CUTOVER_READY && !status.verifying &&
+	       bitmap_file_logged(replica_node_map(node))->count == 0;
+}
+
+/*
+ * Until nothing is in the map: then nothing is under way, and nothing is on one side only. What a verification has marked is copied for it,
+ * and none may mark more; who wants no link any more does not wait for that.
+ */
 static void settle(struct replica_node *node, const struct replica_deed *deed)
 {
-	struct bitmap_file *map = replica_node_map(node);
 	bool there = true;
 
 	mirror_job_clear_map(node->job, true);
-	while (there && !(replica_node_is_ready(node) && bitmap_file_logged(map)->count == 0))
-		there = wait_on(node, deed);
+	replica_node_verify_stop(node);
+	while (there && !is_settled(node))
+		there = wait_on(node, deed) && node->state.wanted;
 	mirror_job_clear_map(node->job, false);
-	if (there && !is_stale(node, deed))
-		replica_node_happened(node, REPLICA_SETTLED, 0);
+	if (!there || is_stale(node, deed))
+		return;
+	replica_node_tell_marks(node);
+	replica_node_happened(node, REPLICA_SETTLED, 0);
 }
 
 static void stop_streams(struct replica_node *node)
@@ -325,6 +339,9 @@ static void carry_out(struct replica_node *node, const struct replica_deed *deed
 		break;
 	case REPLICA_DO_GROW:
 		grow(node, action);
+		break;
+	case REPLICA_DO_VERIFY:
+		replica_node_verify_begin(node);
 		break;
 	case REPLICA_DO_FENCE:
 		if (node->options.fence)

@@ -10,6 +10,7 @@
 #include "filter/share.h"
 #include "replica/replica_note.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -46,6 +47,15 @@ bool replica_node_is_ready(struct replica_node *node)
 
 	mirror_job_status(node->job, &status);
 	return status.state == CUTOVER_READY;
+}
+
+bool replica_node_writes_to_both(struct replica_node *node)
+{
+	struct mirror_job_status status;
+
+	mirror_job_status(node->job, &status);
+	return status.state == CUTOVER_READY ||
+	       (status.marked && status.attached && status.mode == MIRROR_WRITE_THROUGH);
 }
 
 int replica_node_event(struct replica_node *node, struct replica_event event)
@@ -295,6 +305,7 @@ static int go_on(struct replica_node *node)
 		replica_node_look_after_streams(node);
 		look_at_copy(node);
 		look_at_lease(node);
+		replica_node_look_at_marks(node);
 		if (!replica_deed_do(node) && !node->wake)
 			res = ring_run_until(node->ring, &node->wake);
 	}
@@ -373,6 +384,13 @@ int replica_node_command(struct replica_node *node, const struct replica_event *
 	/* Somebody has looked after it, or so it is hoped. */
 	if (command->kind == REPLICA_CONNECT && !bitmap_file_lost(replica_node_map(node)))
 		node->disk_failed = false;
+	/* Clients of both would wait for the copy. */
+	if (command->kind == REPLICA_HAND_OVER && replica_node_differing(node)) {
+		node->options.answer(node->options.data, -EBUSY,
+		    "the nodes are not in sync: a verification has found what differs; let `resync` send it "
+		    "first");
+		return 0;
+	}
 	return replica_node_event(node, *command);
 }
 
@@ -419,6 +437,7 @@ void replica_node_status(struct replica_node *node, struct replica_node_status *
 	*ret = (struct replica_node_status){.role = state->role,
 	    .peer_role = state->peer.role,
 	    .flow = state->flow,
+	    .differing = replica_node_differing(node),
 	    .linked = node->link_number != 0,
 	    .wanted = state->wanted,
 	    .serving = node->serving,
@@ -439,4 +458,8 @@ void replica_node_status(struct replica_node *node, struct replica_node_status *
 	if (node->sender && node->sends && mirror_attached(mirror_job_block(node->job)))
 		ret->queued = replicate_send_queued(node->sender);
 	mirror_job_status(node->job, &ret->mirror);
+	if (ret->differing)
+		ret->flow = REPLICA_DIFFERING;
+	/* One fact, not two. */
+	assert(ret->flow != REPLICA_EQUAL || !node->sends || ret->mirror.unequal == 0);
 }

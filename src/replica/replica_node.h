@@ -63,22 +63,23 @@ struct replica_node_options {
 
 struct replica_node_status {
 	enum replica_role role, peer_role;
-	enum replica_flow flow;
-	bool linked;         /* there is a link */
-	bool wanted;         /* it is sought */
-	bool serving;        /* clients may come */
-	bool good;           /* this node's data are: not half of something */
-	bool outdated;       /* the other node is known to have gone on */
-	bool foreign;        /* as replica_ids.foreign */
-	bool peer_good;      /* as it was told last */
-	bool frozen;         /* clients wait until the other is fenced */
-	bool ahead;          /* the link was broken off because the queue was full */
+	enum replica_flow flow; /* EQUAL: nothing is known to differ; else DIFFERING */
+	bool linked;            /* there is a link */
+	bool wanted;            /* it is sought */
+	bool serving;           /* clients may come */
+	bool good;              /* this node's data are: not half of something */
+	bool outdated;          /* the other node is known to have gone on */
+	bool foreign;           /* as replica_ids.foreign */
+	bool peer_good;         /* as it was told last */
+	bool frozen;            /* clients wait until the other is fenced */
+	bool ahead;             /* the link was broken off because the queue was full */
 	bool disk_failed;    /* see `detach`; or the map cannot be written: nothing goes between the nodes */
 	bool leased;         /* a hand-over is under way */
 	bool paused;         /* the resync, by an order */
 	uint64_t generation; /* the current one */
 	uint64_t size;       /* bytes */
 	uint64_t queued;     /* bytes sent and not answered */
+	uint64_t differing;  /* DIFFERING: bytes, as the node that sends knows it, or has told */
 	const char *refusal; /* as replica_state.refusal */
 	enum replica_relation relation;
 	enum replica_verdict verdict;
@@ -123,6 +124,15 @@ int replica_node_take_data(struct replica_node *node, int fd, uint64_t link, str
 /* Holds the resync, or lets it go on. */
 void replica_node_pause(struct replica_node *node, bool paused);
 void replica_node_govern(struct replica_node *node, const struct governor_options *options);
-/* The mirror over this node's volume and the other's: for verification, latency, priority. */
+/*
+ * As mirror_job_verify(); what it finds outlasts a crash of either node, but that of a node that is given up. Whatever ends the link, and who is to be
+ * primary next, end it; ended() follows in any case if 0 is returned. Else -EALREADY: one is under way; -ENOTCONN: the nodes are not
+ * equal; -EPERM: the other sends, or none; -EINVAL: there is nothing at `from`; -EBUSY: not now; or another -errno.
+ */
+int replica_node_verify(struct replica_node *node, const struct mirror_job_verify_options *options);
+void replica_node_verify_stop(struct replica_node *node);
+/* What verifications have marked is copied: as at the next meeting of the nodes, and before a role changes. -EPERM: the other sends. */
+int replica_node_copy_marked(struct replica_node *node);
+/* The mirror over this node's volume and the other's: for latency, priority. */
 struct mirror_job *replica_node_mirror(struct replica_node *node);
 void replica_node_status(struct replica_node *node, struct replica_node_status *ret);

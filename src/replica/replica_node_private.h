@@ -40,7 +40,12 @@ struct replica_node {
 	bool broken; /* out of memory for what is to be done: it can go no further */
 	bool paused, ahead, disk_failed, serving, sought;
 	uint64_t lease_ends_ns; /* 0: no timer */
-	bool copied_flush;      /* under way, before the other is told that all has arrived */
+	/* replica_marks.c */
+	struct mirror_job_verify_options verify_options;
+	bool verify_waits;       /* it is ordered, and not begun: ended() is owed */
+	uint64_t told_differing; /* bytes, to the other on this link */
+	uint64_t tell_after_ns;
+	bool copied_flush; /* under way, before the other is told that all has arrived */
 
 	/* replica_streams.c */
 	struct replica_link *link;
@@ -65,6 +70,19 @@ void replica_node_warn(struct replica_node *node, const char *format, ...)
 struct bitmap_file *replica_node_map(struct replica_node *node);
 /* All is on both sides, and what is written goes to both. */
 bool replica_node_is_ready(struct replica_node *node);
+/* What is written goes to both, and all is on both sides but for what a verification has marked. */
+bool replica_node_writes_to_both(struct replica_node *node);
+
+/* replica_marks.c */
+/* Bytes that are not the same on both nodes, by a verification, or about to be copied; where the nodes are taken for equal. */
+uint64_t replica_node_differing(struct replica_node *node);
+/* The other hears it, if that has changed. */
+void replica_node_tell_marks(struct replica_node *node);
+void replica_node_look_at_marks(struct replica_node *node);
+/* What a verification finds outlasts a crash from now on. */
+void replica_node_verify_begin(struct replica_node *node);
+/* The link is lost. */
+void replica_node_verify_lost(struct replica_node *node);
 
 /* replica_deeds.c */
 #define REPLICA_DEEDS_MAX 256u /* that wait, before the other node is not listened to any more */

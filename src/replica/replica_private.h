@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_grow.c (sizes), replica_talk.c (what the other says). */
+/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_grow.c (sizes), replica_verify.c (comparing), replica_talk.c (what the other says). */
 #pragma once
 
 #include "replica/replica_state.h"
@@ -54,6 +54,11 @@ void replica_grow_lost(struct replica_state *state);
 void replica_grow_second(struct replica_state *state);
 void replica_hear_enlarge(struct replica_state *state, const struct replica_message *message);
 void replica_hear_enlarged(struct replica_state *state, const struct replica_message *message);
+
+/* replica_verify.c */
+/* 0; -ENOTCONN, -EPERM: it is not possible; -EBUSY: not now. */
+int replica_verify(struct replica_state *state);
+void replica_even(struct replica_state *state);
 
 /* replica_talk.c */
 /* Both nodes may have said HELLO by now. */

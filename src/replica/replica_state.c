@@ -9,12 +9,12 @@
 #include <errno.h>
 #include <stddef.h>
 
-static const char *const flow_names[REPLICA_FLOWS] = {
-    "apart", "meeting", "refused", "sending", "receiving", "equal"};
+static const char *const flow_names[REPLICA_FLOWS + 1] = {
+    "apart", "meeting", "refused", "sending", "receiving", "equal", "differing"};
 
 static const char *const say_names[REPLICA_SAYS] = {"HELLO", "FOLLOW", "FOLLOWED", "ARRIVED", "GOOD",
     "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED", "LEASE", "LEASED", "TAKEN", "ENLARGE",
-    "ENLARGED", "CANNOT"};
+    "ENLARGED", "CANNOT", "DIFFERS"};
 
 const char *replica_role_name(enum replica_role role)
 {
@@ -195,6 +195,9 @@ static void go_on(struct replica_state *state)
 	case REPLICA_THEN_GROW:
 		replica_grow(state);
 		break;
+	case REPLICA_THEN_VERIFY:
+		replica_act(state, REPLICA_DO_VERIFY);
+		break;
 	default:
 		break;
 	}
@@ -224,7 +227,10 @@ static void heard(struct replica_state *state, const struct replica_message *mes
 {
 	if (!state->linked || state->flow == REPLICA_REFUSED)
 		return;
-	if (state->recording || state->growing || !state->greeted) {
+	/* It decides nothing, so it needs not wait; and there may be many. */
+	if (message->say == REPLICA_DIFFERS && replica_is_due(state, message->say)) {
+		state->differing = message->size;
+	} else if (state->recording || state->growing || !state->greeted) {
 		replica_hear_later(state, message);
 	} else if (!replica_is_due(state, message->say)) {
 		replica_refuse(state, "the other node says what is not its turn to say");
@@ -305,6 +311,7 @@ static void lost(struct replica_state *state)
 	state->linked = state->greeted = state->heard = state->settling = state->settled = state->leaving =
 	    state->follow_said = state->map_sent = state->again = false;
 	state->later_count = 0;
+	state->differing = 0;
 	state->flow = REPLICA_APART;
 	if (state->demoting) {
 		state->role = REPLICA_SECONDARY;
@@ -427,6 +434,11 @@ static int event_of(struct replica_state *state, const struct replica_event *eve
 		return 0;
 	case REPLICA_LEASE_ENDED:
 		replica_lease_ended(state);
+		return 0;
+	case REPLICA_VERIFY:
+		return replica_verify(state);
+	case REPLICA_EVEN:
+		replica_even(state);
 		return 0;
 	default:
 		return replica_command(state, event);

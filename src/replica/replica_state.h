@@ -23,7 +23,9 @@ enum replica_flow {
 	REPLICA_SENDING,   /* a resync, from here; and what is written here meanwhile */
 	REPLICA_RECEIVING, /* a resync, to here */
 	REPLICA_EQUAL,     /* both hold the same; what is written goes to both */
-	REPLICA_FLOWS,
+	REPLICA_FLOWS,     /* of the machine */
+	REPLICA_DIFFERING =
+	    REPLICA_FLOWS, /* shown instead of EQUAL: but for what a verification has marked */
 };
 
 const char *replica_flow_name(enum replica_flow flow);
@@ -47,6 +49,7 @@ enum replica_say {
 	REPLICA_ENLARGE,  /* this node's volume is to be larger: yours first */
 	REPLICA_ENLARGED, /* it is */
 	REPLICA_CANNOT,   /* it is as it was */
+	REPLICA_DIFFERS,  /* who sends: so many bytes are not the same on both, by a verification */
 	REPLICA_SAYS,
 };
 
@@ -56,7 +59,7 @@ struct replica_message {
 	enum replica_say say;
 	struct replica_ids ids; /* HELLO, FOLLOW */
 	enum replica_role role; /* HELLO */
-	uint64_t size;          /* HELLO, ENLARGE, ENLARGED: bytes */
+	uint64_t size;          /* HELLO, ENLARGE, ENLARGED, DIFFERS: bytes */
 	uint32_t region_size;   /* HELLO: bytes a bit of the map */
 	uint64_t
 	    name; /* HELLO: of the node, not the other's; the higher one wins when both want to be primary */
@@ -80,6 +83,8 @@ enum replica_event_kind {
 	REPLICA_FENCED,      /* the other node is known to be down, or to take no writes */
 	REPLICA_TAKE,        /* a client of a node that LEASE has opened wants to write */
 	REPLICA_LEASE_ENDED, /* the time of the last LEASE is over. It may be told again and again. */
+	REPLICA_VERIFY, /* the nodes are to be compared, by this one, which sends; -ENOTCONN, -EPERM: not possible */
+	REPLICA_EVEN, /* this node sends, nothing differs and nothing is being compared. It may be told again and again. */
 	/* the end of actions; RECORDED and GROWN in any case, the others not once LOST was told */
 	REPLICA_RECORDED, /* of RECORD */
 	REPLICA_MERGED,   /* of MERGE */
@@ -116,14 +121,15 @@ enum replica_action_kind {
 	 * read; the first that writes is TAKE, and waits with all that write for SERVE or CLOSE.
 	 */
 	REPLICA_DO_LEASE,
-	REPLICA_DO_YIELD,  /* clients may not write any more; what is under way ends before SETTLE begins */
-	REPLICA_DO_CLOSE,  /* none may, nor is there any */
-	REPLICA_DO_SETTLE, /* flush both sides, and clear the map: SETTLED */
+	REPLICA_DO_YIELD, /* clients may not write any more; what is under way ends before SETTLE begins */
+	REPLICA_DO_CLOSE, /* none may, nor is there any */
+	REPLICA_DO_SETTLE, /* nothing is compared any more; flush both sides, copy what is marked, and clear the map: SETTLED */
 	/*
 	 * This node's map, durably, and its volume get `size` bytes, more than they have, or (but for `all`) as many of them as there is room for: GROWN. What is new is
 	 * dirty, and not sent before the next COPY. Never while a primary sends.
 	 */
 	REPLICA_DO_GROW,
+	REPLICA_DO_VERIFY, /* now: what is found may be marked in this node's map */
 	REPLICA_DO_DROP,   /* the link, and seek none until SEEK. LOST follows if there was one. */
 	REPLICA_DO_SEEK,   /* a link */
 	REPLICA_DO_FENCE,  /* the other node, by the user's hook: FENCED if that succeeds */
@@ -187,6 +193,7 @@ enum replica_then {
 	REPLICA_THEN_YIELDED,
 	REPLICA_THEN_CEDED,
 	REPLICA_THEN_GROW,
+	REPLICA_THEN_VERIFY,
 	REPLICA_THENS,
 };
 
@@ -226,7 +233,8 @@ struct replica_state {
 	bool growing;     /* until GROWN */
 	enum replica_growth growth;
 	uint64_t grow_to;
-	bool left; /* the other has recorded that this node goes on without it; on the last link */
+	uint64_t differing; /* bytes, by the last DIFFERS on this link */
+	bool left;          /* the other has recorded that this node goes on without it; on the last link */
 	enum replica_lease lease;
 	uint32_t lease_ms;
 	bool copying, receiving;        /* since the link came */
@@ -244,5 +252,5 @@ void replica_state_init(
     struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids);
 /* Whether this node's data are whole, and a replica's. */
 bool replica_state_is_good(const struct replica_state *state);
-/* -EBUSY: a command, and another one is under way. */
+/* -EBUSY: a command or VERIFY, and something else is under way. */
 int replica_state_event(struct replica_state *state, const struct replica_event *event);

@@ -54,6 +54,8 @@ static void link_lost(void *data, const struct error *error)
 	if (node->state.copying)
 		mirror_withhold(mirror_job_block(node->job));
 	replica_node_happened(node, REPLICA_LOST, 0);
+	node->told_differing = 0;
+	replica_node_verify_lost(node);
 }
 
 static int refuse(int fd, struct error *error, int code, const char *why)

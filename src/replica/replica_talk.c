@@ -346,6 +346,8 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 	case REPLICA_ENLARGED:
 	case REPLICA_CANNOT:
 		return state->growth == REPLICA_GROWTH_ASKED;
+	case REPLICA_DIFFERS:
+		return state->flow == REPLICA_EQUAL;
 	case REPLICA_TAKEN:
 		return is_behind_primary(state);
 	default:

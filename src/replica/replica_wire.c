@@ -36,7 +36,7 @@ static bool has_ids(enum replica_say say)
 
 static bool is_of_size(enum replica_say say)
 {
-	return say == REPLICA_ENLARGE || say == REPLICA_ENLARGED;
+	return say == REPLICA_ENLARGE || say == REPLICA_ENLARGED || say == REPLICA_DIFFERS;
 }
 
 json_t *replica_message_json(const struct replica_message *message)

@@ -406,6 +406,20 @@ uint64_t dirty_extents_same(const struct extents *extents)
 	return dirty_of(extents)->same;
 }
 
+uint64_t dirty_extents_taken(const struct extents *extents)
+{
+	const struct dirty_extents *dirty = dirty_of(extents);
+	uint64_t taken = 0;
+
+	for (unsigned i = 0; i < DIRTY_SLOTS; i++) {
+		const struct dirty_slot *slot = &dirty->slots[i];
+
+		if (slot->state != SLOT_FREE && slot->state != SLOT_WAITING && !slot->abandoned)
+			taken += slot->length;
+	}
+	return taken;
+}
+
 uint64_t dirty_extents_unreadable(const struct extents *extents)
 {
 	const struct dirty_extents *dirty = dirty_of(extents);

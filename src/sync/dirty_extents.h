@@ -25,6 +25,8 @@ void dirty_extents_set_limits(struct extents *extents, const struct dirty_limits
 void dirty_extents_compare(struct extents *extents, const struct digest_key *key);
 /* Bytes that were dirty and found equal so far. */
 uint64_t dirty_extents_same(const struct extents *extents);
+/* Bytes that are not dirty any more and not copied yet. */
+uint64_t dirty_extents_taken(const struct extents *extents);
 /* Gives none while held; those that are given are finished. */
 void dirty_extents_hold(struct extents *extents, bool held);
 /* Whether the rate has kept it from giving more, since it was asked last. */

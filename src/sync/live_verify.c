@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A few ranges at a time, each in a slot: it waits for its lock, is compared, and, if it differs, logged and marked. */
+/* A few ranges at a time, each in a slot: it waits for its lock, is compared, and, if it differs, logged, marked and told. */
 #include "sync/live_verify.h"
 
 #include "base/bytes.h"
@@ -12,8 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOTS 8u
-#define RANGE (256u << 10) /* a write waits for the comparison of no more than this, or of a region, bytes */
+#define SLOTS  8u
+#define RANGE  (256u << 10) /* a write waits for the comparison of no more than this, or of a region, bytes */
+#define LEAVES (BITMAP_REGION_MAX / DIGEST_LEAF)
+static_assert(BITMAP_REGION_MAX >= RANGE, "so many leaves a range has at most");
 static_assert(
     DIGEST_CHUNK % RANGE == 0 && DIGEST_CHUNK % BITMAP_REGION_MAX == 0, "a range lies within a chunk");
 
@@ -26,6 +28,7 @@ struct verify_slot {
 	struct range_lock lock;
 	struct bitmap_claim claim;
 	struct dirty_compare compare;
+	uint64_t differing[LEAVES / 64]; /* bits */
 };
 
 struct live_verify {
@@ -38,7 +41,7 @@ struct live_verify {
 	uint64_t rate, cursor, next_ns;
 	uint64_t stopped_at; /* not running: where the pass would go on */
 	bool limited;        /* by the rate, since somebody asked */
-	bool running, held, marks;
+	bool running, held, spoiled, kept;
 	unsigned active;
 	struct live_verify_counts counts;
 	struct ring_op timer;
@@ -61,6 +64,37 @@ static void slot_end(struct verify_slot *slot)
 	step(verify);
 }
 
+static uint64_t slot_leaves(const struct verify_slot *slot)
+{
+	return digest_count(slot->lock.length, DIGEST_LEAF);
+}
+
+static bool leaf_is_told(const struct verify_slot *slot, uint64_t leaf)
+{
+	return slot->differing[leaf / 64] >> leaf % 64 & 1;
+}
+
+/* What differs of a slot's range. */
+static void tell(struct verify_slot *slot)
+{
+	struct live_verify *verify = slot->verify;
+	uint64_t leaves = slot_leaves(slot);
+
+	for (uint64_t leaf = 0, last; leaf < leaves; leaf = last + 1) {
+		uint64_t at = leaf * DIGEST_LEAF, length;
+
+		for (last = leaf; last < leaves && leaf_is_told(slot, last);)
+			last++;
+		length = min_u64(last * DIGEST_LEAF, slot->lock.length) - at;
+		if (last == leaf)
+			continue;
+		verify->counts.differing += length;
+		if (verify->options.differs)
+			verify->options.differs(verify->options.data, slot->lock.offset + at, length);
+	}
+}
+
+/* Whoever hears of it can rely on it: so not before the map has it. */
 static void mark(struct verify_slot *slot)
 {
 	struct live_verify *verify = slot->verify;
@@ -69,6 +103,7 @@ static void mark(struct verify_slot *slot)
 	bitmap_file_release(verify->map, &slot->claim);
 	if (verify->options.marked)
 		verify->options.marked(verify->options.data);
+	tell(slot);
 	slot_end(slot);
 }
 
@@ -77,39 +112,42 @@ static void logged(struct bitmap_claim *claim, int res)
 	mark(container_of(claim, struct verify_slot, claim));
 }
 
-/* What is dirty will be copied, and may differ. */
+/* What is dirty will be copied, and may differ; unless it stays dirty. */
 static bool leaf_differs(const struct verify_slot *slot, uint64_t leaf)
 {
 	const struct live_verify *verify = slot->verify;
 	uint64_t at = leaf * DIGEST_BYTES;
 
 	return memcmp(slot->compare.digests[0] + at, slot->compare.digests[1] + at, DIGEST_BYTES) &&
-	       !bitmap_test(bitmap_file_dirty(verify->map),
-	           (slot->lock.offset + leaf * DIGEST_LEAF) / verify->region_size);
+	       (verify->kept || !bitmap_test(bitmap_file_dirty(verify->map),
+	                            (slot->lock.offset + leaf * DIGEST_LEAF) / verify->region_size));
 }
 
-/* Counts and tells what differs of a slot's range, and cuts the range down to it. False when nothing does. */
+/* Notes what differs of a slot's range, and from where to where that is. False when nothing does. */
 static bool find_differing(struct verify_slot *slot, uint64_t *ret_offset, uint64_t *ret_length)
 {
-	struct live_verify *verify = slot->verify;
-	uint64_t leaves = digest_count(slot->lock.length, DIGEST_LEAF), begin = UINT64_MAX, end = 0;
+	uint64_t begin = UINT64_MAX, end = 0;
 
-	for (uint64_t leaf = 0, last; leaf < leaves; leaf = last + 1) {
-		uint64_t at = leaf * DIGEST_LEAF;
-
-		for (last = leaf; last < leaves && leaf_differs(slot, last);)
-			last++;
-		if (last == leaf)
+	for (uint64_t leaf = 0; leaf < slot_leaves(slot); leaf++) {
+		if (!leaf_differs(slot, leaf))
 			continue;
-		begin = min_u64(begin, at);
-		end = min_u64(last * DIGEST_LEAF, slot->lock.length);
-		verify->counts.differing += end - at;
-		if (verify->options.differs)
-			verify->options.differs(verify->options.data, slot->lock.offset + at, end - at);
+		slot->differing[leaf / 64] |= UINT64_C(1) << leaf % 64;
+		begin = min_u64(begin, leaf * DIGEST_LEAF);
+		end = min_u64((leaf + 1) * DIGEST_LEAF, slot->lock.length);
 	}
 	*ret_offset = slot->lock.offset + begin;
 	*ret_length = end - begin;
 	return end > 0;
+}
+
+/* What is to become dirty. What the follower cannot read is not what it should be, and nobody knows that it differs. */
+static bool find_to_mark(struct verify_slot *slot, bool differs, uint64_t *ret_offset, uint64_t *ret_length)
+{
+	*ret_offset = slot->lock.offset;
+	*ret_length = slot->lock.length;
+	if (slot->compare.source_res < 0 || !differs)
+		return false;
+	return slot->compare.failed ? slot->verify->spoiled : find_differing(slot, ret_offset, ret_length);
 }
 
 static void count(struct verify_slot *slot)
@@ -134,7 +172,7 @@ static void compared(struct dirty_compare *compare, bool differs)
 {
 	struct verify_slot *slot = container_of(compare, struct verify_slot, compare);
 	struct live_verify *verify = slot->verify;
-	uint64_t offset = slot->lock.offset, length = slot->lock.length;
+	uint64_t offset, length;
 
 	if (slot->abandoned) {
 		slot_end(slot);
@@ -143,9 +181,7 @@ static void compared(struct dirty_compare *compare, bool differs)
 	count(slot);
 	/* Whoever is told of it may stop the pass: this range has had its turn. */
 	slot->state = VERIFY_LOGGING;
-	/* What the follower cannot read is not what it should be. */
-	if (compare->source_res < 0 || !differs ||
-	    (!compare->failed && !find_differing(slot, &offset, &length)) || !verify->marks) {
+	if (!find_to_mark(slot, differs, &offset, &length)) {
 		slot_end(slot);
 		return;
 	}
@@ -314,7 +350,7 @@ static int draw_key(struct live_verify *verify)
 	return verify->options.roots ? 0 : digest_key_random(&verify->key, &ignored);
 }
 
-int live_verify_start(struct live_verify *verify, uint64_t from, bool marks)
+int live_verify_start(struct live_verify *verify, uint64_t from, bool spoiled)
 {
 	int res = draw_key(verify);
 
@@ -322,7 +358,7 @@ int live_verify_start(struct live_verify *verify, uint64_t from, bool marks)
 	if (res < 0)
 		return res;
 	verify->running = true;
-	verify->marks = marks;
+	verify->spoiled = spoiled;
 	verify->cursor = align_down(from, verify->range);
 	verify->next_ns = 0;
 	verify->counts = (struct live_verify_counts){0};
@@ -380,6 +416,11 @@ void live_verify_stop(struct live_verify *verify)
 bool live_verify_idle(const struct live_verify *verify)
 {
 	return !verify->running && verify->active == 0 && !leg_holes_asking(&verify->holes);
+}
+
+void live_verify_keep(struct live_verify *verify, bool kept)
+{
+	verify->kept = kept;
 }
 
 void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held)

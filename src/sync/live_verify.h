@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Compares both legs of a mirror while clients use it: range by range, under a lock against all writes, in the write-through mode. Each
- * leg is asked for digests, so nothing but these comes from one on another machine. What is dirty is passed over: it will be copied. So are holes
- * of both legs: there is nothing to read. What differs and was not known to is counted, told, and becomes dirty if asked. Ring thread only.
+ * leg is asked for digests, so nothing but these comes from one on another machine. What is dirty is passed over, unless it stays so: it will be copied. So
+ * are holes of both legs: there is nothing to read. What differs becomes dirty, is counted and told, in this order. Ring thread only.
  */
 #pragma once
 
@@ -26,7 +26,7 @@ struct live_verify_options {
 	bool roots;
 	/* Borrowed data; all from the loop. `ended`: a pass is over. */
 	void (*ended)(void *data);
-	/* This differs; in no order. May be NULL, and may stop the pass. */
+	/* This differs, and the map has it, durably unless it is lost; in no order. May be NULL, and may stop the pass. */
 	void (*differs)(void *data, uint64_t offset, uint64_t length);
 	/* More is dirty than before. May be NULL. */
 	void (*marked)(void *data);
@@ -39,10 +39,10 @@ int live_verify_new(struct live_verify **ret, struct block *mirror, const struct
 /* Takes NULL; returns NULL. Runs the ring until nothing is under way. */
 struct live_verify *live_verify_free(struct live_verify *verify);
 /*
- * From the byte `from`, or a little before it, to the end. `marks`: what differs, or cannot be read from the follower, becomes dirty.
+ * From the byte `from`, or a little before it, to the end. What differs becomes dirty; `spoiled`: also what cannot be read from the follower.
  * Not while a pass, or what is left of a stopped one, is under way: live_verify_idle(). 0, or -errno: no key for it can be drawn.
  */
-int live_verify_start(struct live_verify *verify, uint64_t from, bool marks);
+int live_verify_start(struct live_verify *verify, uint64_t from, bool spoiled);
 /* The volume has another size, which the map says. Not while a pass is under way. */
 void live_verify_measure(struct live_verify *verify);
 /* All before it has had its turn in this pass, or the last one. */
@@ -50,6 +50,8 @@ uint64_t live_verify_position(const struct live_verify *verify);
 /* The follower was lost, or it is not wanted any more: lets all locks go; ended() is not called. */
 void live_verify_stop(struct live_verify *verify);
 bool live_verify_idle(const struct live_verify *verify);
+/* What is dirty stays so for now, and is compared as all else; or it will be copied soon. */
+void live_verify_keep(struct live_verify *verify, bool kept);
 /* Bytes per second, 0: no limit; held: nothing new is begun. */
 void live_verify_set_limits(struct live_verify *verify, uint64_t rate, bool held);
 /* Whether the rate has kept it from more, since it was asked last. */

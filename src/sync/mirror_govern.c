@@ -53,7 +53,8 @@ void mirror_apply_limits(struct mirror_job *job)
 		limits = (struct dirty_limits){0};
 	copy_set_read_max(job->copy, busy ? BUSY_READ : 0);
 	dirty_extents_set_limits(job->extents, &limits);
-	dirty_extents_hold(job->extents, !job->held && (job->paused || job->limits.hold));
+	dirty_extents_hold(
+	    job->extents, !job->held && (job->paused || job->limits.hold || mirror_verify_keeps(job)));
 	mirror_verify_apply_limits(job);
 }
 
@@ -74,8 +75,8 @@ static uint64_t done_with(const struct mirror_job *job)
 
 static bool is_wanting(const struct mirror_job *job)
 {
-	return mirror_job_dirty(job) > 0 || dirty_extents_active(job->extents) > 0 ||
-	       mirror_verify_wanting(job);
+	return (mirror_job_dirty(job) > 0 && !mirror_verify_keeps(job)) ||
+	       dirty_extents_active(job->extents) > 0 || mirror_verify_wanting(job);
 }
 
 void mirror_look_at_speed(struct mirror_job *job)

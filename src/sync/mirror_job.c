@@ -158,6 +158,8 @@ static void look_at_state(struct mirror_job *job)
 {
 	bool equal = mirror_job_is_equal(job) && mirror_leader_here(job->mirror);
 
+	if (equal)
+		mirror_verify_forget(job);
 	if (equal && job->options.compare) {
 		/* From now on what is dirty was written. */
 		job->options.compare = false;
@@ -351,6 +353,7 @@ void mirror_job_clear_map(struct mirror_job *job, bool now)
 {
 	job->clears = now;
 	job->wake = true;
+	mirror_apply_limits(job);
 }
 
 struct mirror_job *mirror_job_free(struct mirror_job *job)
@@ -401,6 +404,10 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->nonce = bitmap_file_super(job->map)->nonce;
 	ret->generation = bitmap_file_super(job->map)->generation;
 	ret->dirty = mirror_job_dirty(job);
+	ret->unequal = min_u64(ret->dirty + dirty_extents_taken(job->extents), ret->size);
+	ret->marked = mirror_verify_keeps(job);
+	/* What is said to be ready is: one fact, not two. */
+	assert(job->state != CUTOVER_READY || ret->unequal == 0);
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && mirror_job_is_equal(job);
 	ret->comparing = job->options.compare;
 	ret->copied = dirty_extents_copied(job->extents);

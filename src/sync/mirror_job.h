@@ -96,7 +96,9 @@ struct mirror_job_status {
 	bool let_go;           /* the target, by an order, and closed */
 	bool revert_ready;     /* switched, and nothing differs */
 	bool ordered;          /* an order waits, or is being carried out */
+	bool marked;           /* what verifications found is not copied before mirror_job_copy_marked() */
 	uint64_t size, dirty;  /* bytes */
+	uint64_t unequal;      /* bytes: dirty, or about to be copied; none of them when it is ready */
 	uint64_t copied, same; /* bytes, by this run: copied, found equal */
 	bool comparing;        /* what is dirty is compared before it is copied: not all of it need differ */
 	uint64_t holes;     /* bytes, by this run: they were due, and a hole in the leg that is copied from */
@@ -140,10 +142,14 @@ struct mirror_job_digests {
 struct mirror_job_verify_options {
 	uint64_t from; /* bytes; where an earlier pass has come to, or 0 */
 	uint64_t rate; /* bytes per second; 0: the governor's */
-	bool resync;   /* what differs, or the follower cannot read, is copied; else it is only told */
 	/*
-	 * From the loop. A range differs, in blocks of 4 KiB, and in no order; what is dirty or being written is none. It may stop the pass, and
-	 * do nothing else to the job. May be NULL.
+	 * What differs, or the follower cannot read, is copied. Else what differs is marked: dirty, and not copied before
+	 * mirror_job_copy_marked(), an order, mirror_job_clear_map(), or the follower's return.
+	 */
+	bool resync;
+	/*
+	 * From the loop. A range differs, in blocks of 4 KiB, and in no order, and is dirty, durably unless the map is lost; what is about to be
+	 * copied, or being written, is none. It may stop the pass, and do nothing else to the job. May be NULL.
 	 */
 	void (*differs)(void *data, uint64_t offset, uint64_t length);
 	/*
@@ -192,12 +198,15 @@ void mirror_job_pause(struct mirror_job *job, bool paused);
  */
 int mirror_job_let_target_go(struct mirror_job *job);
 /*
- * Compares the legs from `from` to the end, while clients use the mirror: by digests, made where the data are. 0, -EINVAL: it is not ready,
- * or there is nothing at `from`; -EBUSY: it does so already; or another -errno. What is found and copied makes it syncing for a while.
+ * Compares the legs from `from` to the end, while clients use the mirror: by digests, made where the data are. 0, -EINVAL: it is not ready but
+ * for what is marked, or there is nothing at `from`; -EBUSY: it does so already; or another -errno. What is found makes it syncing: for a while, or until what is marked
+ * is copied. What is marked already is compared again, and found again; with `resync` it is copied when the pass ends.
  */
 int mirror_job_verify(struct mirror_job *job, const struct mirror_job_verify_options *options);
 /* ended() follows, if a pass is under way. */
 void mirror_job_verify_stop(struct mirror_job *job);
+/* What verifications have marked is copied. */
+void mirror_job_copy_marked(struct mirror_job *job);
 /*
  * From now on what is dirty is compared before it is copied, until nothing is: the map does not know what differs. Only with the target let
  * go; not while a region is still waited for that was to be copied: then all is copied. -errno with words.

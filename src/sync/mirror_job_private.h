@@ -36,6 +36,7 @@ struct mirror_job {
 	bool apart;              /* the target is let go, and not opened while that is wanted */
 	bool attaching, growing; /* a control path waits in it */
 	bool clears;             /* the map, as soon as can be */
+	bool keeps;              /* what is dirty was marked by a verification, and is not to be copied yet */
 	bool held;               /* clients wait for the copy */
 	uint64_t copy_after_ns, attach_after_ns, retry_ns, settled_ns, settle_after_ns;
 	uint64_t lost_ns;                   /* the follower, the last time; 0: never */
@@ -115,6 +116,10 @@ void mirror_verify_doubt(struct mirror_job *job);
 void mirror_verify_measure(struct mirror_job *job);
 /* Nothing asks the legs. */
 bool mirror_verify_idle(const struct mirror_job *job);
+/* What is dirty stays so for now. */
+bool mirror_verify_keeps(const struct mirror_job *job);
+/* There is nothing to keep any more. */
+void mirror_verify_forget(struct mirror_job *job);
 /* A pass on demand that is over is told; or ended, because nobody would tell later. */
 void mirror_look_after_verify(struct mirror_job *job);
 void mirror_verify_end(struct mirror_job *job);

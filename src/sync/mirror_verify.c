@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The verifications of a mirror: the one before it is ready, if that was asked for, whose digests become a receipt; and those on
- * demand, while it is. There is never more than one at a time: whatever ends the state READY but a difference that was found ends the pass.
+ * demand, while it is. There is never more than one at a time: whatever ends the state READY but a difference that was found ends the pass. What
+ * a pass without `resync` finds is dirty, and kept from the copy: that is not written down, so whatever copies from the map later copies it.
  */
 #include "sync/mirror_job_private.h"
 
@@ -92,10 +93,35 @@ static void check_differs(void *data, uint64_t offset, uint64_t length)
 		job->check_options.differs(job->check_options.data, offset, length);
 }
 
-/* It is not ready from this moment on. */
+/* It is not ready from this moment on; and the copy is not to see it before it is told to keep off. */
 static void check_marked(void *data)
 {
-	mirror_job_event(data, MIRROR_DIRTIED);
+	struct mirror_job *job = data;
+
+	if (!job->check_options.resync && !job->keeps) {
+		job->keeps = true;
+		mirror_apply_limits(job);
+	}
+	mirror_job_event(job, MIRROR_DIRTIED);
+}
+
+bool mirror_verify_keeps(const struct mirror_job *job)
+{
+	return job->keeps && !job->clears && job->order == ORDER_NONE;
+}
+
+void mirror_verify_forget(struct mirror_job *job)
+{
+	if (!job->keeps)
+		return;
+	job->keeps = false;
+	job->wake = true;
+	mirror_apply_limits(job);
+}
+
+void mirror_job_copy_marked(struct mirror_job *job)
+{
+	mirror_verify_forget(job);
 }
 
 static int check_open(struct mirror_job *job)
@@ -107,13 +133,21 @@ static int check_open(struct mirror_job *job)
 	return job->check ? 0 : live_verify_new(&job->check, job->mirror, &options, &ignored);
 }
 
+/* It is ready, or would be but for what is marked. */
+static bool can_check(const struct mirror_job *job)
+{
+	return job->state == CUTOVER_READY ||
+	       (job->state == CUTOVER_SYNCING && mirror_verify_keeps(job) && mirror_attached(job->mirror) &&
+	           mirror_leader_here(job->mirror) && mirror_mode(job->mirror) == MIRROR_WRITE_THROUGH);
+}
+
 int mirror_job_verify(struct mirror_job *job, const struct mirror_job_verify_options *options)
 {
 	int res;
 
 	if (job->checking || (job->check && !live_verify_idle(job->check)))
 		return -EBUSY;
-	if (job->state != CUTOVER_READY || options->from >= bitmap_file_super(job->map)->size)
+	if (!can_check(job) || options->from >= bitmap_file_super(job->map)->size)
 		return -EINVAL;
 	res = check_open(job);
 	if (res < 0)
@@ -134,6 +168,8 @@ void mirror_job_verify_stop(struct mirror_job *job)
 static void check_tell(struct mirror_job *job)
 {
 	job->checking = false;
+	if (job->check_options.resync)
+		mirror_verify_forget(job);
 	if (job->check_options.ended)
 		job->check_options.ended(
 		    job->check_options.data, job->check_res, live_verify_position(job->check));
@@ -157,6 +193,8 @@ void mirror_verify_end(struct mirror_job *job)
 void mirror_verify_doubt(struct mirror_job *job)
 {
 	check_stop(job, -ENOTCONN);
+	/* More may be dirty than what was marked. */
+	mirror_verify_forget(job);
 	if (!job->verify)
 		return;
 	live_verify_stop(job->verify);
@@ -184,8 +222,10 @@ void mirror_verify_apply_limits(struct mirror_job *job)
 
 	if (job->verify)
 		live_verify_set_limits(job->verify, job->limits.rate, held);
-	if (job->check)
+	if (job->check) {
+		live_verify_keep(job->check, mirror_verify_keeps(job));
 		live_verify_set_limits(job->check, rate, held);
+	}
 }
 
 /* The governor has to do with it. */

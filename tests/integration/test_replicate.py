@@ -329,7 +329,7 @@ def test_orders_are_told_by_number(pair):
     done = wait_until(lambda: (now := pair.alpha.ask({"command": "order", "number": reply["number"]}))["state"] != "running" and now, "its end")
     assert (done["name"], done["state"], done["error"]) == ("secondary", "done", "")
     assert "no such order" in pair.alpha.ask({"command": "order", "number": 4711})["error"]
-    for request, words in [({"command": "mount"}, "the commands are"), ({}, "names its"), ({"command": "resync"}, "asked for nothing"),
+    for request, words in [({"command": "mount"}, "the commands are"), ({}, "names its"), ({"command": "resync", "pause": 1}, "neither true nor false"),
                            ({"command": "primary", "force": 1}, "neither true nor false"), ({"command": "fenced"}, "is linked")]:
         assert words in pair.alpha.ask(request)["error"]
 
@@ -357,7 +357,7 @@ def test_verify_finds_what_somebody_else_changed(pair):
     assert pair.alpha.ask({"command": "verify"})["ok"]
     status = wait_until(lambda: (now := pair.alpha.status()) and now["verify"]["state"] == "done" and now, "its end")
     assert status["verify"]["differing"] == 4096 and status["verify"]["position"] == SIZE, status["verify"]
-    assert f"4096 bytes at {1 << 20}" in pair.alpha.running.err()
+    assert f"4096 bytes at {1 << 20}" in pair.alpha.running.err() and "out of sync: 65536 bytes, until a resync" in pair.alpha.running.err()
     assert pair.alpha.ask({"command": "verify", "resync": True})["ok"]
     wait_until(lambda: (now := pair.alpha.status())["verify"]["state"] == "done" and now["dirty"] == 0 and now["flow"] == "equal", "its end")
     pair.assert_same()
@@ -382,6 +382,8 @@ def test_verify_by_the_clock(make_pair):
     pair.alpha("primary", "vm1")
     status = wait_until(lambda: (now := pair.alpha.status())["verify"] and now["verify"]["state"] == "done" and now, "its end", 90)
     assert status["verify"]["differing"] == 4096, status["verify"]
+    for node in pair.nodes:
+        wait_until(lambda: node.status()["out_of_sync"] == 65536, "the mark")
     assert json.loads(record.read_text())["position"] == 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 
 import nbd
@@ -158,12 +159,74 @@ def test_verify_says_what_differs(pair):
     text = order(pair.alpha, "verify", "--wait", code=DIFFERS).out.decode()
     assert f"differs: offset {5 * MIB} length 4096\nvm1: 8.0 MiB compared: 4.0 KiB differ" in text
     assert "verification done, 100%, 4.0 KiB differ" in said(pair.alpha)
-    assert "vm1: but for what differs, in sync with" in said(pair.alpha) and "verify vm1 --resync" in said(pair.alpha)
+    for node in pair.nodes:
+        node.wait(flow="differing", out_of_sync=65536)
+        assert "vm1: out of sync with" in said(node) and "  out of sync: 65536 bytes\n" in said(node) and "in sync with" not in said(node)
+    assert "`blkmove replicate resync vm1`" in next_of(pair.alpha)
     verified = json.loads(order(pair.alpha, "verify", "--wait", "--json", "--resync", code=DIFFERS).out)
     assert verified["state"] == "done" and verified["differing"] == 4096 and verified["ranges"] == [{"offset": 5 * MIB, "length": 4096}]
-    wait_until(lambda: pair.content(pair.alpha) == pair.content(pair.beta), "the repair")
+    for node in pair.nodes:
+        node.wait(flow="equal", out_of_sync=0)
+    assert pair.content(pair.alpha) == pair.content(pair.beta)
     order(pair.alpha, "verify", "--wait")
     assert "vm1: in sync with" in said(pair.alpha)
+
+
+def spoil(node, offset):
+    """Behind its process' back."""
+    with open(node.volume(), "r+b") as file:
+        file.seek(offset)
+        file.write(b"bad" * 100)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_h07_what_verify_marked_is_kept_until_resync(pair):
+    spoil(pair.beta, 3 * MIB + 4096)
+    order(pair.alpha, "verify", "--wait", code=DIFFERS)
+    for node in pair.nodes:
+        node.wait(flow="differing", out_of_sync=65536)
+    # Clients go on, on both sides, and what they do takes no mark away.
+    pair.alpha.write(b"w" * 65536, 3 * MIB)
+    pair.alpha.write(b"v" * 4096, MIB)
+    spoil(pair.beta, 3 * MIB + 8192)
+    time.sleep(3)
+    assert pair.content(pair.alpha) != pair.content(pair.beta)
+    assert pair.beta.status()["out_of_sync"] == 65536
+    # A pass that begins behind it finds nothing, and that is not the whole truth.
+    assert pair.alpha.ask({"command": "verify", "from": 6 * MIB})["ok"]
+    wait_until(lambda: pair.alpha.status()["verify"]["state"] == "done", "its end")
+    assert "nothing else differs" in said(pair.alpha)
+    order(pair.alpha, "verify", "--wait", code=DIFFERS)
+    error = order(pair.alpha, "hand-over", code=REFUSED).err
+    assert "let `resync` send it first" in error
+    assert "give resync on alpha" in order(pair.beta, "resync", code=REFUSED).err
+    assert "done" in order(pair.alpha, "resync").out.decode()
+    for node in pair.nodes:
+        node.wait(flow="equal", out_of_sync=0)
+    assert pair.content(pair.alpha) == pair.content(pair.beta)
+    order(pair.beta, "resync")
+
+
+def test_what_verify_marked_survives_its_process(pair):
+    for victim in pair.nodes:
+        spoil(pair.beta, 3 * MIB + 4096)
+        found = order(pair.alpha, "verify", "--wait", code=DIFFERS).out.decode()
+        assert f"differs: offset {3 * MIB + 4096} length 4096\n" in found and "vm1: out of sync: 65536 bytes" in found
+        os.kill(victim.status()["pid"], signal.SIGKILL)
+        wait_until(lambda: victim.state() == "down", "its end")
+        order(victim, "up")
+        for node in pair.nodes:
+            node.wait(flow="equal", out_of_sync=0)
+        assert pair.content(pair.alpha) == pair.content(pair.beta)
+        if victim is pair.alpha:
+            order(pair.alpha, "primary")
+    # Who gives up its role sends it first.
+    spoil(pair.beta, MIB)
+    order(pair.alpha, "verify", "--wait", code=DIFFERS)
+    order(pair.alpha, "secondary")
+    order(pair.beta, "primary")
+    assert pair.content(pair.alpha) == pair.content(pair.beta)
 
 
 def test_verify_is_stopped_and_goes_on(pair):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Verifications on demand, ordered and stopped at any moment: none may report a difference, whatever is being written, copied or lost. In
- * some worlds a bit of the target's disk flips once the mirror is ready, which the next pass must find and mend.
+ * some worlds a bit of the target's disk flips once the mirror is ready, which the next pass must find, and mend, or mark until somebody asks for that.
  */
 #include "mirror_world.h"
 
@@ -95,6 +95,18 @@ static bool plant_at(struct mirror_world *world, uint64_t sector)
 	return true;
 }
 
+/* Nobody copies it before he is asked to; but a client may write over it. */
+static void pursue_marked(struct mirror_world *world, const struct mirror_job_status *status)
+{
+	if (!world->scrub.told || status->dirty == 0)
+		mirror_world_fail(world, "something is marked, and nobody was told of it");
+	if (!rand_one_in(ring_sim_rand(world->sim), 100))
+		return;
+	mirror_world_say(world, "what is marked is to be copied");
+	mirror_job_copy_marked(world->job);
+	world->scrub.marked++;
+}
+
 static void pursue_planted(struct mirror_world *world, const struct mirror_job_status *status)
 {
 	struct mirror_scrub *scrub = &world->scrub;
@@ -102,14 +114,21 @@ static void pursue_planted(struct mirror_world *world, const struct mirror_job_s
 	/* There it is never verified; and the way back is another goal. */
 	if (status->state == CUTOVER_SWITCHED)
 		scrub->plants = false;
-	if (status->state != CUTOVER_READY)
+	if (status->state != CUTOVER_READY && !status->marked)
 		return;
 	for (unsigned i = 0; scrub->planted == UINT64_MAX && i < TRIES; i++)
 		plant_at(world, rand_below(ring_sim_rand(world->sim), world->scenario.sectors));
 	if (scrub->planted == UINT64_MAX || status->verifying)
 		return;
+	if (status->marked) {
+		pursue_marked(world, status);
+		return;
+	}
 	if (!is_mended(world, scrub->planted)) {
-		begin(world, 0, 0, true);
+		if (scrub->told && !model_sector_busy(world->model, scrub->planted))
+			mirror_world_fail(world, "ready, and sector %llu is known to differ",
+			    (unsigned long long)scrub->planted);
+		begin(world, 0, 0, rand_one_in(ring_sim_rand(world->sim), 2));
 		return;
 	}
 	scrub->found += scrub->told;

@@ -78,7 +78,7 @@ struct mirror_scrub {
 	uint64_t planted;  /* the sector; UINT64_MAX: none */
 	bool told;         /* it was found */
 	uint64_t position; /* bytes: where the last pass came to */
-	uint64_t passes, found;
+	uint64_t passes, found, marked;
 };
 
 struct mirror_world {

@@ -224,6 +224,7 @@ void replica_faults_step(struct replica_world *world)
 		begin_well(world);
 	if (rand_one_in(rand, world->scenario.order_every))
 		order(world);
+	replica_scrub_strike(world);
 	if (step >= world->strike_step) {
 		world->strike_step = UINT64_MAX;
 		strike(world, (enum fault)rand_below(rand, FAULT_CUT));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The end of a world: all is mended, and whoever looks after the nodes leads them together, as docs/replication.md tells him to. Then one
- * serves once more, gives up its role, and both disks hold the same.
+ * serves once more, a bit flips behind their backs, the one that serves gives up its role, and both disks hold the same.
  */
 #include "replica_world.h"
 
@@ -15,7 +15,7 @@
 #define SERVE_STEPS 1500u
 #define TRIES_MAX   60u
 
-enum stage { STAGE_TOGETHER, STAGE_PROMOTE, STAGE_SERVE, STAGE_DEMOTE, STAGE_COMPARE };
+enum stage { STAGE_TOGETHER, STAGE_PROMOTE, STAGE_SERVE, STAGE_SCRUB, STAGE_DEMOTE, STAGE_COMPARE };
 
 static void enter(struct replica_world *world, enum stage stage)
 {
@@ -68,6 +68,10 @@ static void lead_together(struct replica_world *world, const struct replica_node
 {
 	if (status[0].flow == REPLICA_EQUAL && status[1].flow == REPLICA_EQUAL) {
 		enter(world, STAGE_PROMOTE);
+	} else if (status[0].flow == REPLICA_DIFFERING && status[1].flow == REPLICA_DIFFERING) {
+		/* What was to part them did not. */
+		for (unsigned i = 0; i < LEDGER_NODES; i++)
+			replica_node_copy_marked(world->hosts[i].node);
 	} else if ((status[0].refusal || status[1].refusal) && !status[0].linked && !status[1].linked) {
 		reconcile(world, status);
 	} else {
@@ -98,7 +102,7 @@ static void demote(struct replica_world *world, const struct replica_node_status
 			replica_host_command(&world->hosts[i], REPLICA_MAKE_SECONDARY, false);
 	}
 	if (!any)
-		enter(world, STAGE_COMPARE);
+		enter(world, world->scrub.step == SCRUB_NONE ? STAGE_SCRUB : STAGE_COMPARE);
 }
 
 /* Once more the volume gets larger, and clients use what is new. True: it has. */
@@ -138,6 +142,16 @@ static void compare(struct replica_world *world)
 	world->over = true;
 }
 
+/* They differ, and are to. */
+static bool scrubs(const struct replica_world *world, const struct replica_node_status *status)
+{
+	bool equal = true;
+
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		equal = equal && (status[i].flow == REPLICA_EQUAL || status[i].flow == REPLICA_DIFFERING);
+	return equal && world->stage == STAGE_SCRUB;
+}
+
 static void go_on(struct replica_world *world)
 {
 	struct replica_node_status status[LEDGER_NODES];
@@ -152,8 +166,10 @@ static void go_on(struct replica_world *world)
 		replica_node_status(world->hosts[i].node, &status[i]);
 	}
 	equal = status[0].flow == REPLICA_EQUAL && status[1].flow == REPLICA_EQUAL;
-	if (!equal && world->stage != STAGE_TOGETHER)
+	if (!equal && world->stage != STAGE_TOGETHER && !scrubs(world, status)) {
+		replica_scrub_give_up(world);
 		enter(world, STAGE_TOGETHER);
+	}
 	switch ((enum stage)world->stage) {
 	case STAGE_TOGETHER:
 		/* A link may be too slow for what clients write. */
@@ -165,6 +181,11 @@ static void go_on(struct replica_world *world)
 		break;
 	case STAGE_SERVE:
 		if (ring_sim_steps(world->sim) - world->stage_step > SERVE_STEPS && grow(world))
+			enter(world, world->seed % 3 ? STAGE_SCRUB : STAGE_DEMOTE);
+		break;
+	case STAGE_SCRUB:
+		world->quiet = true;
+		if (world->in_flight == 0 && replica_scrub_go_on(world, status))
 			enter(world, STAGE_DEMOTE);
 		break;
 	case STAGE_DEMOTE:
@@ -183,6 +204,7 @@ void replica_finale_step(struct replica_world *world)
 	uint64_t step = ring_sim_steps(world->sim);
 	const struct replica_host *hosts = world->hosts;
 
+	replica_scrub_check(world);
 	if (step - world->peace_step > PEACE_STEPS || world->tries > TRIES_MAX)
 		replica_world_fail(world, "there is no end: up %d %d, stage %u, %u under way, after %u tries",
 		    replica_host_is_up(&hosts[0]), replica_host_is_up(&hosts[1]), world->stage,

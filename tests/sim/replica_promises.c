@@ -666,6 +666,8 @@ static void check_disk(struct replica_host *host)
 
 void replica_promise_check(struct replica_world *world)
 {
+	if (replica_scrub_hides(world))
+		return;
 	world->checked++;
 	for (unsigned i = 0; i < LEDGER_NODES; i++) {
 		check_disk(&world->hosts[i]);

@@ -172,7 +172,7 @@ void replica_host_begin(struct replica_host *host)
 	}
 	host->off = host->dying = host->ended = host->running = host->serving = host->reigns = host->seeks =
 	    false;
-	host->commanded = false;
+	host->commanded = host->verifies = false;
 	host->map_fails = ring_sim_disk_options(world->sim, host->map_fd)->fsync_error_ppm > 0;
 	host->answer = 0;
 	host->link = 0;

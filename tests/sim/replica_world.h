@@ -56,6 +56,17 @@ struct replica_scenario {
 	struct ring_sim_link_options link;
 };
 
+/* replica_scrub.c */
+enum replica_scrub_step { SCRUB_NONE, SCRUB_PLANTED, SCRUB_ENDING, SCRUB_DONE };
+
+struct replica_scrub {
+	enum replica_scrub_step step;
+	uint32_t sector;
+	unsigned sender;
+	bool resync, told;
+	uint64_t passes, marked;
+};
+
 struct replica_host {
 	struct replica_world *world;
 	unsigned index;
@@ -71,6 +82,7 @@ struct replica_host {
 	bool reigns;          /* its clients may write; with a lease those of both may read */
 	unsigned in_flight;
 	bool seeks;
+	bool verifies;     /* ended() is owed */
 	bool commanded;    /* a command has no answer yet */
 	int answer;        /* of the last one */
 	uint64_t link;     /* the last one that it took */
@@ -124,6 +136,8 @@ struct replica_world {
 
 	/* replica_faults.c */
 	uint64_t mend_step, strike_step;
+
+	struct replica_scrub scrub;
 
 	/* the end */
 	bool peace, over;
@@ -202,6 +216,17 @@ void replica_sizes_order(struct replica_world *world);
 bool replica_sizes_fill(struct replica_host *host);
 /* Which node's disk is too small for what the other has; NULL: neither's. */
 struct replica_host *replica_sizes_short(struct replica_world *world);
+
+/* replica_scrub.c */
+/* Perhaps one is ordered, or stopped. */
+void replica_scrub_strike(struct replica_world *world);
+/* After each step in peace. */
+void replica_scrub_check(struct replica_world *world);
+/* In peace, while nobody writes and both are up. True: that is all. */
+bool replica_scrub_go_on(struct replica_world *world, const struct replica_node_status *status);
+void replica_scrub_give_up(struct replica_world *world);
+/* The disks do not hold what was promised, and that is known. */
+bool replica_scrub_hides(const struct replica_world *world);
 
 /* replica_finale.c */
 void replica_finale_step(struct replica_world *world);

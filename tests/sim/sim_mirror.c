@@ -40,6 +40,7 @@ static bool run_world(struct sim_line *line, struct mirror_world *world)
 	sim_line_count(line, "refused", world->refused);
 	sim_line_count(line, "verifications", world->scrub.passes);
 	sim_line_count(line, "flipped bits found", world->scrub.found);
+	sim_line_count(line, "marked before", world->scrub.marked);
 	if (world->forced)
 		snprintf(more, sizeof(more), " --every-step # %s %llu steps into the %s",
 		    world->forced_power ? "power cut" : "killed", (unsigned long long)world->forced_steps,

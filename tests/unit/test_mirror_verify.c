@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Verifications of a live mirror on demand: what they find while clients write, how they are stopped, and where they go on. */
+/* Verifications of a live mirror on demand: what they find and mark while clients write, how they are stopped, and where they go on. */
 #include "base/bytes.h"
 #include "block/memory.h"
 #include "filter/delay.h"
 #include "filter/fault.h"
 #include "filter/filter.h"
+#include "range/bitmap_file.h"
 #include "ring/ring_sim.h"
 #include "sync/mirror_job.h"
 
@@ -23,6 +24,7 @@
 #define REGION     (64u << 10)
 #define RANGE      (256u << 10)
 #define LEAF       4096u
+#define MAP_SIZE   (2u << 20)
 #define MS         UINT64_C(1000000)
 #define CLIENTS    6u
 #define RANGES_MAX 32u
@@ -68,6 +70,7 @@ static struct world {
 	unsigned ranges_count;
 	unsigned endings;
 	bool stop_when_found;
+	uint8_t map[MAP_SIZE]; /* on stable storage when the first range was told */
 	int res;
 	uint64_t position;
 } world;
@@ -178,7 +181,7 @@ static void until_ready(void)
 
 static void world_init(bool verify)
 {
-	const struct ring_sim_disk_options disk = {.size_max = 2 << 20};
+	const struct ring_sim_disk_options disk = {.size_max = MAP_SIZE};
 
 	memset(&world, 0, sizeof(world));
 	rand_init(&world.rand, 1);
@@ -237,7 +240,15 @@ static void plant(enum mirror_leg_index leg, uint64_t offset)
 
 static void differs(void *data, uint64_t offset, uint64_t length)
 {
+	uint64_t size;
+	const uint8_t *map = ring_sim_disk_stable(world.sim, world.map_fd, &size);
+
 	assert_true(world.ranges_count < RANGES_MAX);
+	if (world.ranges_count == 0)
+		memcpy(world.map, map, size);
+	/* One fact. */
+	assert_int_equal(job_status(world.job).state, CUTOVER_SYNCING);
+	assert_true(job_status(world.job).unequal > 0);
 	world.ranges[world.ranges_count++] = (struct range){offset, length};
 	if (world.stop_when_found)
 		mirror_job_verify_stop(world.job);
@@ -304,18 +315,15 @@ static void test_no_false_alarm(void **state)
 	world_done();
 }
 
-/* Found to the block; only told, or copied, and then the pass goes on. */
+/* Found to the block; marked and found again, or copied, and then the pass goes on. */
 static void test_what_differs_is_found(void **state)
 {
-	unsigned before;
-
 	world_init(false);
 	plant(MIRROR_TARGET, 1000000);
 	plant(MIRROR_TARGET, 1000000 + LEAF);
 	plant(MIRROR_SOURCE, 7 * RANGE);
 	plant(MIRROR_TARGET, SIZE - 1);
 	for (unsigned i = 0; i < 2; i++) {
-		before = world.states_count;
 		verify(0, i);
 		assert_int_equal(world.res, 0);
 		assert_int_equal(world.ranges_count, 3);
@@ -323,9 +331,10 @@ static void test_what_differs_is_found(void **state)
 		check_found(7 * RANGE, LEAF);
 		check_found(align_down(SIZE, LEAF), SIZE % LEAF);
 		assert_int_equal(job_status(world.job).verify_differing, 3 * LEAF + SIZE % LEAF);
-		assert_int_equal(world.states_count > before, i);
+		assert_int_equal(job_status(world.job).marked, !i);
+		assert_true(i || job_status(world.job).dirty == 3 * REGION);
+		assert_true(i || job_status(world.job).copied == SIZE);
 	}
-	assert_int_equal(world.states[before], CUTOVER_SYNCING);
 	until_ready();
 	/* What the regions have, and no more. */
 	assert_int_equal(job_status(world.job).copied, SIZE + 2 * REGION + SIZE % REGION);
@@ -333,6 +342,112 @@ static void test_what_differs_is_found(void **state)
 	assert_int_equal(world.res + (int)world.ranges_count, 0);
 	assert_true(close_job());
 	world_done();
+}
+
+static bool is_same(uint64_t offset, uint64_t length)
+{
+	static uint8_t bytes[MIRROR_LEGS][REGION];
+
+	for (unsigned i = 0; i < MIRROR_LEGS; i++)
+		memory_peek(world.disks[i].memory, offset, bytes[i], length);
+	return !memcmp(bytes[0], bytes[1], length);
+}
+
+/* What a restart would find in the map as it was when the first range was told. */
+static void check_stable_map(uint64_t offset)
+{
+	const struct ring_sim_disk_options disk = {.size = MAP_SIZE, .size_max = MAP_SIZE};
+	int fd = ring_sim_disk_new(world.sim, &disk);
+	struct bitmap_file *map;
+	uint64_t size;
+
+	memcpy(ring_sim_disk_data(world.sim, fd, &size), world.map, MAP_SIZE);
+	assert_int_equal(bitmap_file_load(&map, world.ring, fd, false, &world.error), 0);
+	assert_true(bitmap_test(bitmap_file_dirty(map), offset / REGION));
+	bitmap_file_free(map);
+}
+
+/* One block of the target, by a pass that does not copy it. */
+static void mark_one(uint64_t offset)
+{
+	plant(MIRROR_TARGET, offset);
+	verify(0, false);
+	assert_int_equal(world.ranges_count, 1);
+	check_found(align_down(offset, LEAF), LEAF);
+}
+
+static void check_marked(uint64_t bytes)
+{
+	struct mirror_job_status status = job_status(world.job);
+
+	assert_int_equal(status.state, CUTOVER_SYNCING);
+	assert_true(status.marked);
+	assert_int_equal(status.dirty, bytes);
+	assert_int_equal(status.unequal, bytes);
+}
+
+/* In the map before it is told, and not copied before that is asked for, whatever clients write there; and then it is. */
+static void test_h07_what_is_marked_is_not_called_equal(void **state)
+{
+	world_init(false);
+	run_for(200 * MS);
+	mark_one(10 * REGION + 5);
+	check_stable_map(10 * REGION);
+	run_for(2000 * MS);
+	check_marked(REGION);
+	assert_false(is_same(10 * REGION, REGION));
+	serve();
+	run_for(2000 * MS);
+	assert_true(world.writes > 100);
+	check_marked(REGION);
+	assert_int_equal(job_status(world.job).copied, SIZE);
+	/* Nor is it looked over again as if it were to be copied. */
+	drain();
+	plant(MIRROR_TARGET, 10 * REGION + 3 * LEAF);
+	verify(0, false);
+	assert_in_range(world.ranges_count, 1, 2);
+	check_found(10 * REGION + 3 * LEAF, LEAF);
+	check_marked(REGION);
+	run_for(1000 * MS);
+	assert_false(is_same(10 * REGION, REGION));
+	serve();
+	mirror_job_copy_marked(world.job);
+	until_ready();
+	drain();
+	assert_int_equal(job_status(world.job).unequal, 0);
+	assert_false(job_status(world.job).marked);
+	assert_true(close_job());
+	world_done();
+}
+
+/* Nobody has asked for it, but these do not go on without it. */
+static void test_what_is_marked_is_copied_at_last(void **state)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		world_init(false);
+		mark_one(10 * REGION);
+		check_marked(REGION);
+		if (i == 0) {
+			close_job();
+			world.options.resume = true;
+			assert_int_equal(mirror_job_new(&world.job, world.ring, &world.options, NULL), 0);
+			assert_int_equal(mirror_job_open(world.job, &world.error), 0);
+		} else if (i == 1) {
+			assert_int_equal(mirror_job_let_target_go(world.job), 0);
+			run_for(200 * MS);
+			assert_int_equal(job_status(world.job).dirty, REGION);
+			mirror_job_pause(world.job, false);
+		} else {
+			mirror_job_clear_map(world.job, true);
+		}
+		until_ready();
+		mirror_job_clear_map(world.job, false);
+		verify(0, false);
+		assert_int_equal(world.ranges_count, 0);
+		assert_int_equal(job_status(world.job).state, CUTOVER_READY);
+		assert_true(close_job());
+		world_done();
+	}
 }
 
 /* While what was found is copied, and clients write, the rest is looked at. */
@@ -503,6 +618,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_no_false_alarm),
 	    cmocka_unit_test(test_what_differs_is_found),
+	    cmocka_unit_test(test_h07_what_is_marked_is_not_called_equal),
+	    cmocka_unit_test(test_what_is_marked_is_copied_at_last),
 	    cmocka_unit_test(test_it_goes_on_while_copying),
 	    cmocka_unit_test(test_stopped_and_resumed),
 	    cmocka_unit_test(test_the_follower_is_lost),

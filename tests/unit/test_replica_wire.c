@@ -76,7 +76,8 @@ static void test_comes_back(void **state)
 			sent.name = name(&rand);
 			sent.discards = rand_below(&rand, 2);
 		}
-		if (sent.say == REPLICA_ENLARGE || sent.say == REPLICA_ENLARGED)
+		if (sent.say == REPLICA_ENLARGE || sent.say == REPLICA_ENLARGED ||
+		    sent.say == REPLICA_DIFFERS)
 			sent.size = rand_between(&rand, 1, INT64_MAX);
 		if (sent.say == REPLICA_LEASE)
 			sent.lease_ms = (uint32_t)rand_below(&rand, UINT64_C(1) << 32);
@@ -129,6 +130,7 @@ static const struct {
         "`region`"},
     {"{\"say\": \"LEASE\"}", "lease_ms"},
     {"{\"say\": \"ENLARGE\"}", "size"},
+    {"{\"say\": \"DIFFERS\"}", "size"},
     {"{\"say\": \"LEASE\", \"lease_ms\": 4294967296}", "too large"},
 };
 
