@@ -25,8 +25,7 @@ def fresh(program, folder, random):
     """Nothing is made yet."""
     pair = Pair(program, folder, random, SIZE)
     yield pair
-    for node in pair.nodes:
-        node("down", "--all", code=None)
+    pair.close()
 
 
 @pytest.fixture

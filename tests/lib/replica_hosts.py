@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two machines of replicas on this one, alpha and beta, each with folders and processes of its own, and an address or (net.py) a namespace."""
+import contextlib
 import itertools
 import json
 import os
@@ -169,7 +170,11 @@ class Pair:
         assert self.content(self.alpha, name) == self.content(self.beta, name), "the volumes differ"
 
     def close(self):
+        """Nothing is left running, in the background neither."""
         for node in self.nodes:
             if node.running and node.running.is_running():
                 os.killpg(node.running.pid, signal.SIGKILL)
                 node.running.process.wait()
+            for name in self.names:
+                with contextlib.suppress(OSError, ValueError):
+                    os.kill(node.status(name)["pid"], signal.SIGKILL)

@@ -4,6 +4,7 @@ and that of a VM, by QEMU.
 
 Of the former both nodes run in one guest, as two hosts of 127.0.0.0/8 with a disk each; of the latter, on this machine.
 """
+import contextlib
 import json
 import os
 import time
@@ -11,8 +12,7 @@ import time
 import pytest
 
 import qemu
-import replica_pair
-from program import executable
+import replica_hosts
 
 MIB = 1 << 20
 SIZE = 48 * MIB
@@ -204,22 +204,22 @@ def test_h09_the_device_stays(guest, kernel, random):
 
 def nbd_node(node, name):
     """As docs/recipes/replica-vm.md has it."""
-    return {"driver": "nbd", "node-name": name, "export": "r", "reconnect-delay": qemu.RECONNECT_S, "server": {"type": "unix", "path": str(node.socket())}}
+    return {"driver": "nbd", "node-name": name, "export": "vm1", "reconnect-delay": qemu.RECONNECT_S,
+            "server": {"type": "unix", "path": str(node.socket())}}
 
 
-def test_a_vm_follows(guest, folder, random):
+def test_a_vm_follows(guest, program, folder, random):
     """QEMU knows a disk's size from when it connected: it connects once more, and goes over to that while the guest writes."""
-    pair = replica_pair.Pair(executable(), folder, SIZE, port=7788)
-    try:
-        pair.begin(lambda name: bytes(SIZE))
-        disk = guest.add_disk(qemu.Disk("replica", {"driver": "raw", "file": nbd_node(pair.a, "first")}))
+    with contextlib.closing(replica_hosts.Pair(program, folder, random, SIZE)) as pair:
+        pair.begin()
+        disk = guest.add_disk(qemu.Disk("replica", {"driver": "raw", "file": nbd_node(pair.alpha, "first")}))
         work = Work(guest, random, disk)
         work.goes_on()
         for node in pair.nodes:
             os.truncate(node.volume(), MORE)
-        pair.a.run("resize", "r")
+        pair.alpha("resize", "vm1")
         assert size_of(guest, disk) == SIZE
-        guest.qmp("blockdev-add", **nbd_node(pair.a, "second"))
+        guest.qmp("blockdev-add", **nbd_node(pair.alpha, "second"))
         guest.qmp("blockdev-reopen", options=[{"driver": "raw", "node-name": "replica", "file": "second"}])
         guest.qmp("block_resize", **{"node-name": "replica", "size": MORE})
         guest.run(f"for i in $(seq 300); do test $(blockdev --getsize64 {disk}) = {MORE} && exit 0; sleep 0.1; done; exit 1")
@@ -229,10 +229,8 @@ def test_a_vm_follows(guest, folder, random):
         guest.run(f"head -c {30 * MIB} /dev/urandom >/data/large; sync /data/large")
         work.goes_on()
         work.end()
-        replica_pair.wait_until(lambda: pair.a.status()["clients"] == 1, "the first connection's end")
+        pair.alpha.wait(timeout_s=60, clients=1)  # the first connection has ended
         guest.remove_disks()
         pair.wait_equal()
-        first, second = pair.contents()
-        assert len(first) == MORE and first == second
-    finally:
-        pair.close()
+        assert len(pair.content(pair.alpha)) == MORE
+        pair.assert_same()
