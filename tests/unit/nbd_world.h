@@ -11,8 +11,10 @@
 #include "block/endpoint.h"
 #include "block/open.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -37,6 +40,7 @@ struct world {
 	struct block *block;
 	struct error error;
 	pid_t server;
+	unsigned port; /* its own, of 127.0.0.1; 0: it has none */
 	struct block_open_options options;
 };
 
@@ -62,9 +66,21 @@ static __attribute__((unused)) void world_init(struct world *world)
 	assert_int_equal(ring_new(&world->ring, 64, &error), 0);
 }
 
-/* Runs a shell line in the test's folder; what it executes in the end is the server, and ends with the test.
- */
-static __attribute__((unused)) void world_serve(struct world *world, const char *line)
+/* As systemd hands a socket over, from fd 3 on. */
+static void world_activate(int listener)
+{
+	char pid[16];
+
+	if (listener == 3)
+		fcntl(3, F_SETFD, 0);
+	else
+		dup2(listener, 3);
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	setenv("LISTEN_PID", pid, 1);
+	setenv("LISTEN_FDS", "1", 1);
+}
+
+static void world_start(struct world *world, const char *line, int listener)
 {
 	char command[1024];
 
@@ -74,9 +90,33 @@ static __attribute__((unused)) void world_serve(struct world *world, const char 
 	world->server = fork();
 	if (world->server == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (listener >= 0)
+			world_activate(listener);
 		execl("/bin/sh", "sh", "-c", command, NULL);
 		_exit(127);
 	}
+}
+
+/* Runs a shell line in the test's folder; what it executes in the end is the server, and ends with the test.
+ */
+static __attribute__((unused)) void world_serve(struct world *world, const char *line)
+{
+	world_start(world, line, -1);
+}
+
+/* The same, and the server is given a socket that listens already: nobody else can have its port, and no connection is refused. */
+static __attribute__((unused)) void world_serve_tcp(struct world *world, const char *line)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof(address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, length), 0);
+	assert_int_equal(listen(fd, 64), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &length), 0);
+	world->port = ntohs(address.sin_port);
+	world_start(world, line, fd);
+	close(fd);
 }
 
 static __attribute__((unused)) int world_try(struct world *world, const char *text)
@@ -96,13 +136,16 @@ static __attribute__((unused)) int world_try(struct world *world, const char *te
 }
 
 /* Opens an endpoint; a server that has just been started gets some time. "@" stands for the socket in the
- * folder. */
+ * folder, PORT for the server's. */
 static __attribute__((unused)) int world_open(struct world *world, const char *text)
 {
+	const char *mark = strstr(text, "PORT");
 	char full[512], path[96];
 	int res = 0;
 
 	snprintf(full, sizeof(full), "%s", text);
+	if (mark)
+		snprintf(full, sizeof(full), "%.*s%u%s", (int)(mark - text), text, world->port, mark + 4);
 	if (strcmp(text, "@") == 0) {
 		snprintf(path, sizeof(path), "%s/s", folder);
 		snprintf(full, sizeof(full), "nbd+unix:///?socket=%s", path);
@@ -111,7 +154,7 @@ static __attribute__((unused)) int world_open(struct world *world, const char *t
 	}
 	for (int i = 0; i < 400; i++) {
 		res = world_try(world, full);
-		if (res == 0 || !strstr(world->error.text, "refused"))
+		if (res == 0 || world->port || !strstr(world->error.text, "refused"))
 			break;
 		usleep(50000);
 	}

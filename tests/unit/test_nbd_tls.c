@@ -39,13 +39,12 @@ static void serve_psk(struct world *world, const char *server)
 
 	world_init(world);
 	if (strcmp(server, "nbdkit") == 0)
-		snprintf(line, sizeof(line),
-		    "exec nbdkit -f -p 10921 -i 127.0.0.1 --tls=require --tls-psk=psk/keys.psk memory 1M");
+		snprintf(line, sizeof(line), "exec nbdkit -f --tls=require --tls-psk=psk/keys.psk memory 1M");
 	else
 		snprintf(line, sizeof(line),
-		    "truncate -s 1M t; exec qemu-nbd -t -e 4 -b 127.0.0.1 -p 10921 -f raw t "
+		    "truncate -s 1M t; exec qemu-nbd -t -e 4 -f raw t "
 		    "--object tls-creds-psk,id=tls0,endpoint=server,dir=$PWD/psk --tls-creds tls0");
-	world_serve(world, line);
+	world_serve_tcp(world, line);
 }
 
 static void check_psk(const char *server)
@@ -56,7 +55,7 @@ static void check_psk(const char *server)
 
 	/* By the URI. */
 	serve_psk(&world, server);
-	snprintf(text, sizeof(text), "nbds://alice@127.0.0.1:10921/?tls-psk-file=%s/psk/keys.psk", folder);
+	snprintf(text, sizeof(text), "nbds://alice@127.0.0.1:PORT/?tls-psk-file=%s/psk/keys.psk", folder);
 	world_must_open(&world, text);
 	check_writes(&world);
 	world.block = block_free(world.block);
@@ -65,18 +64,18 @@ static void check_psk(const char *server)
 	snprintf(psk, sizeof(psk), "%s/psk/keys.psk", folder);
 	world.options.link.tls_psk_file = psk;
 	world.options.link.tls_username = "alice";
-	world_must_open(&world, "nbds://127.0.0.1:10921/");
+	world_must_open(&world, "nbds://127.0.0.1:PORT/");
 	check_writes(&world);
 	world.block = block_free(world.block);
 
 	/* Another key is refused, and so is none. */
 	snprintf(psk, sizeof(psk), "%s/other.psk", folder);
 	world.options.link.tls_username = "mallory";
-	res = world_open(&world, "nbds://127.0.0.1:10921/");
+	res = world_open(&world, "nbds://127.0.0.1:PORT/");
 	print_message("  %s\n", world.error.text);
 	assert_int_equal(res, -ENOTCONN);
 	world.options.link.tls_psk_file = world.options.link.tls_username = NULL;
-	res = world_open(&world, "nbd://127.0.0.1:10921/");
+	res = world_open(&world, "nbd://127.0.0.1:PORT/");
 	print_message("  %s\n", world.error.text);
 	assert_int_equal(res, -ENOTCONN);
 	world_done(&world);
@@ -103,14 +102,14 @@ static void serve_certificates(struct world *world, const char *server)
 	world_init(world);
 	if (strcmp(server, "nbdkit") == 0)
 		snprintf(line, sizeof(line),
-		    "exec nbdkit -f -p 10922 -i 127.0.0.1 --tls=require --tls-certificates=pki "
+		    "exec nbdkit -f --tls=require --tls-certificates=pki "
 		    "--tls-verify-peer memory 1M");
 	else
 		snprintf(line, sizeof(line),
-		    "truncate -s 1M t; exec qemu-nbd -t -e 4 -b 127.0.0.1 -p 10922 -f raw t "
+		    "truncate -s 1M t; exec qemu-nbd -t -e 4 -f raw t "
 		    "--object tls-creds-x509,id=tls0,endpoint=server,dir=$PWD/pki,verify-peer=on --tls-creds "
 		    "tls0");
-	world_serve(world, line);
+	world_serve_tcp(world, line);
 }
 
 static void check_certificates(const char *server)
@@ -122,16 +121,16 @@ static void check_certificates(const char *server)
 	serve_certificates(&world, server);
 	snprintf(pki, sizeof(pki), "%s/pki", folder);
 	world.options.link.tls_certificates = pki;
-	world_must_open(&world, "nbds://localhost:10922/");
+	world_must_open(&world, "nbds://localhost:PORT/");
 	check_writes(&world);
 	world.block = block_free(world.block);
 
 	/* The certificate is for localhost and not for a number; unless one does not look. */
-	res = world_open(&world, "nbds://127.0.0.1:10922/");
+	res = world_open(&world, "nbds://127.0.0.1:PORT/");
 	print_message("  %s\n", world.error.text);
 	assert_int_equal(res, -ENOTCONN);
 	world.options.link.tls_insecure = true;
-	world_must_open(&world, "nbds://127.0.0.1:10922/");
+	world_must_open(&world, "nbds://127.0.0.1:PORT/");
 	check_writes(&world);
 	world.block = block_free(world.block);
 	world.options.link.tls_insecure = false;
@@ -139,13 +138,13 @@ static void check_certificates(const char *server)
 	/* An authority that did not sign it. */
 	run("cd %s && cp pki/client-*.pem other/", folder);
 	snprintf(pki, sizeof(pki), "%s/other", folder);
-	res = world_open(&world, "nbds://localhost:10922/");
+	res = world_open(&world, "nbds://localhost:PORT/");
 	print_message("  %s\n", world.error.text);
 	assert_int_equal(res, -ENOTCONN);
 	world.options.link.tls_certificates = NULL;
 
 	/* By the URI, where this libnbd knows that parameter. */
-	snprintf(text, sizeof(text), "nbds://localhost:10922/?tls-certificates=%s/pki", folder);
+	snprintf(text, sizeof(text), "nbds://localhost:PORT/?tls-certificates=%s/pki", folder);
 	world_must_open(&world, text);
 	check_writes(&world);
 	world_done(&world);
@@ -173,10 +172,10 @@ static void test_no_fall_back_to_plain(void **state)
 
 	need("nbdkit");
 	world_init(&world);
-	world_serve(&world, "exec nbdkit -f -p 10923 -i 127.0.0.1 memory 1M");
-	world_must_open(&world, "nbd://127.0.0.1:10923/");
+	world_serve_tcp(&world, "exec nbdkit -f memory 1M");
+	world_must_open(&world, "nbd://127.0.0.1:PORT/");
 	world.block = block_free(world.block);
-	res = world_open(&world, "nbds://127.0.0.1:10923/");
+	res = world_open(&world, "nbds://127.0.0.1:PORT/");
 	print_message("  %s\n", world.error.text);
 	assert_int_equal(res, -ENOTCONN);
 	world_done(&world);
@@ -191,7 +190,7 @@ static void test_killed_server(void **state)
 	need("nbdkit");
 	make_psk();
 	serve_psk(&world, "nbdkit");
-	snprintf(text, sizeof(text), "nbds://alice@127.0.0.1:10921/?tls-psk-file=%s/psk/keys.psk", folder);
+	snprintf(text, sizeof(text), "nbds://alice@127.0.0.1:PORT/?tls-psk-file=%s/psk/keys.psk", folder);
 	world_must_open(&world, text);
 	kill(world.server, SIGKILL);
 	assert_int_equal(wait_op(&world, BLOCK_READ, 0, 4096, data), -ENOTCONN);
