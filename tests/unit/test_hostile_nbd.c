@@ -228,7 +228,7 @@ static void test_stuck_clients(void **state)
 		check_honest(&host);
 	}
 	/* 4 MiB, one request of half a MiB each beyond, and each client's own structures. */
-	assert_in_range(resident_kib() - before, 0, 4096 + STUCK * (512 + 400) + 4096);
+	assert_true(resident_kib() - before <= 4096 + STUCK * (512 + 400) + 4096);
 	for (unsigned i = 0; i < count[0]; i++) {
 		assert_int_equal(reply(fds[0], NULL), 0);
 		get(fds[0], data, sizeof(data));
@@ -256,7 +256,7 @@ static void test_stuck_with_huge_requests(void **state)
 		check_honest(&host);
 	}
 	usleep(200000);
-	assert_in_range(resident_kib() - before, 0, (4096 + 32768) + STUCK * 400 + 8192);
+	assert_true(resident_kib() - before <= (4096 + 32768) + STUCK * 400 + 8192);
 	for (int i = 0; i < STUCK; i++)
 		close(fds[i]);
 	wait_for_clients(&host, 0);
@@ -266,7 +266,7 @@ static void test_stuck_with_huge_requests(void **state)
 
 static void test_limits(void **state)
 {
-	struct host host = {.options = {.connections_max = 2, .handshake_ms = 300}};
+	struct host host = {.options = {.connections_max = 2, .handshake_ms = 2000}};
 	int first, second;
 
 	host_start(&host);

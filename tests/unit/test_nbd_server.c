@@ -54,7 +54,7 @@ static void test_list_and_info(void **state)
 static void test_export_taken_away(void **state)
 {
 	struct host host = {
-	    .two_exports = true, .patience_ms = 2000, .delay = {.min_ns = 100000000, .max_ns = 100000001}};
+	    .two_exports = true, .patience_ms = 10000, .delay = {.min_ns = 600000000, .max_ns = 600000001}};
 	uint8_t data[4096] = {7}, reply[16];
 	int first, other, asking;
 
@@ -452,8 +452,8 @@ static void test_power_cut_leaves_what_was_flushed(void **state)
 /* Requests that are under way when the server stops are answered; what was never flushed is. */
 static void test_orderly_stop(void **state)
 {
-	struct host host = {.delay = {.ops = 1u << BLOCK_WRITE, .min_ns = 100000000, .max_ns = 200000000},
-	    .patience_ms = 5000};
+	struct host host = {.delay = {.ops = 1u << BLOCK_WRITE, .min_ns = 600000000, .max_ns = 700000000},
+	    .patience_ms = 10000};
 	uint8_t data[512] = {8};
 	int fd, idle;
 
@@ -464,7 +464,7 @@ static void test_orderly_stop(void **state)
 	put(fd, data, 512);
 	request(fd, NBD_COMMAND_WRITE, 0, 2, 512, 512);
 	put(fd, data, 512);
-	usleep(30000);
+	usleep(200000);
 	host_stop(&host);
 	assert_int_equal(host.stop_res, 0);
 	assert_int_equal(reply(fd, NULL), 0);

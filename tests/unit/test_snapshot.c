@@ -170,7 +170,7 @@ static void test_record(void **state)
 	close(fd);
 }
 
-/* A process that has a guard, and dies or ends in order. Returns whether the hook ran. */
+/* A process that has a guard, and dies or ends in order. Whether the hook ran, for which it has half a minute if it is due. */
 static bool orphan(bool owes, bool in_order)
 {
 	char path[96], text[128];
@@ -199,7 +199,7 @@ static bool orphan(bool owes, bool in_order)
 		raise(SIGKILL);
 	}
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
-	for (unsigned i = 0; i < 100; i++, usleep(20000))
+	for (unsigned i = 0; i < (owes && !in_order ? 1500 : 50); i++, usleep(20000))
 		if (access(path, F_OK) == 0)
 			return true;
 	return false;

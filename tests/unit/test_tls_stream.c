@@ -422,7 +422,7 @@ static void test_stall_in_handshake(void **state)
 		wait_ended(&pair, end);
 		print_message("  %s\n", pair.ends[end].error.text);
 		assert_int_equal(pair.ends[end].error.code, -ETIMEDOUT);
-		assert_in_range((ring_now_ns(pair.ring) - begun_ns) / 1000000, 149, 5000);
+		assert_in_range((ring_now_ns(pair.ring) - begun_ns) / 1000000, 149, 60000);
 		close(peer);
 		pair_free(&pair);
 	}
@@ -512,6 +512,17 @@ static void hear(struct end *end, const uint8_t *said, size_t length, size_t *he
 	}
 }
 
+/* Where a record's rest is waited for once both are open, a session will notice. */
+static bool is_settled(const struct pair *pair, enum harm harm, unsigned turn)
+{
+	bool settled = true;
+
+	for (unsigned i = 0; i < 2; i++)
+		settled &= pair->ends[i].ended ||
+		           (harm != HARM_CUT && turn > 100 && tls_stream_is_open(pair->ends[i].stream));
+	return settled;
+}
+
 static void check_harm(struct rand *rand, enum harm harm, uint64_t *ret_both)
 {
 	static uint8_t said[40001];
@@ -531,12 +542,10 @@ static void check_harm(struct rand *rand, enum harm harm, uint64_t *ret_both)
 	    rand_one_in(rand, 2) ? rand_below(rand, 3000) : rand_below(rand, 40000));
 	for (unsigned i = 0; i < 2; i++) {
 		if (harm != HARM_CUT)
-			tls_stream_set_deadline(pair.ends[i].stream, 150);
+			tls_stream_set_deadline(pair.ends[i].stream, 1000);
 		assert_int_equal(send(pair.ends[i].plain, said, sizeof(said), MSG_DONTWAIT), sizeof(said));
 	}
-	/* Where a record's rest is waited for once both are open, a session will notice. */
-	for (unsigned turn = 0;
-	     turn < (harm == HARM_CUT ? 20000 : 250) && !(pair.ends[0].ended && pair.ends[1].ended); turn++) {
+	for (unsigned turn = 0; !is_settled(&pair, harm, turn); turn++) {
 		struct ring_op timer = {
 		    .opcode = RING_TIMER, .deadline_ns = ring_now_ns(pair.ring) + 1000000};
 
