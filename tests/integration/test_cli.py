@@ -65,7 +65,7 @@ def test_digest_keeps_to_its_rate_and_tells(program, source):
     wait_until(lambda: running.err().count(" of 4.0 MiB") >= 2, "two lines")
     assert "same" not in running.err()
     running.kill(signal.SIGINT)
-    running.end(INTERRUPTED, timeout_s=5)
+    running.end(INTERRUPTED, timeout_s=60)
     assert program("digest", "--sha256", "--quiet", source).err == ""
 
 
@@ -95,7 +95,7 @@ def interrupt(program, running, number=signal.SIGINT):
     time.sleep(0.3)
     begun = time.monotonic()
     running.kill(number)
-    done = running.end(INTERRUPTED, timeout_s=10)
+    done = running.end(INTERRUPTED, timeout_s=60)
     assert time.monotonic() - begun < 3, str(done)
     assert sockets(program) == [] and "once more" not in done.err, str(done)
     return done
@@ -126,7 +126,7 @@ def test_one_signal_is_enough_for_digest(program):
     running = program.start("digest", f"nbd://127.0.0.1:{port}")
     time.sleep(0.5)
     running.kill(signal.SIGTERM)
-    assert "interrupted" in running.end(INTERRUPTED, timeout_s=5).err
+    assert "interrupted" in running.end(INTERRUPTED, timeout_s=60).err
     listener.close()
 
 
@@ -148,7 +148,7 @@ def test_two_signals_end_at_once(program, source, folder):
     running.kill(signal.SIGINT)
     running.kill(signal.SIGTERM)
     running.kill(signal.SIGCONT)
-    running.end(INTERRUPTED, timeout_s=5)
+    running.end(INTERRUPTED, timeout_s=60)
     assert sockets(program) == []
 
 

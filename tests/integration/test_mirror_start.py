@@ -266,7 +266,7 @@ def test_systemd_socket_activation(program, folder, volumes, where):
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
                 manager.bind(str(notify))
-                manager.settimeout(20)
+                manager.settimeout(60)
                 if where == "background":
                     program("mirror", *words, **how)
                 else:

@@ -80,6 +80,7 @@ def test_h25_a_secondary_that_was_killed_gets_what_was_written_meanwhile_and_no_
     pair = make_pair(16 << 20, ack=ack)
     pair.begin()
     # What the first resync sent leaves the map when both sides have flushed it.
+    pair.alpha.wait(dirty=0)
     time.sleep(4)
     pair.beta.kill()
     pair.alpha.wait(flow="apart")
@@ -285,8 +286,8 @@ def test_primary_is_ordered_while_a_first_write_asks_for_the_same(pair):
     time.sleep(0.5)
     assert writer.is_alive() and order.is_alive()
     os.kill(pair.alpha.running.pid, signal.SIGCONT)
-    order.join(20)
-    writer.join(20)
+    order.join(120)
+    writer.join(120)
     assert not order.is_alive() and not writer.is_alive()
     assert (pair.alpha.wait(role="secondary")["leased"], pair.beta.wait(role="primary")["leased"]) == (True, False)
     assert pair.content(pair.beta)[4096:4596] == b"first" * 100
@@ -336,7 +337,7 @@ def test_orders_are_told_by_number(pair):
 
 def test_events_follow_what_changes(pair):
     with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(20)
+        control.settimeout(60)
         control.connect(str(pair.beta.folder / "run/replica-vm1.sock"))
         control.sendall(b'{"command": "events"}\n')
         lines = control.makefile()
@@ -369,7 +370,7 @@ def test_verify_by_the_clock(make_pair):
     pair.begin()
     record = pair.alpha.folder / "state/replicas/vm1/verified"
     kept = json.loads(record.read_text())
-    assert abs(kept["at"] - time.time()) < 30 and kept["position"] == 0
+    assert abs(kept["at"] - time.time()) < 120 and kept["position"] == 0
     pair.alpha.end()
     # As if it had been stopped there some time ago.
     record.write_text(json.dumps({"at": kept["at"] - 100, "position": 1 << 20}))
@@ -380,7 +381,7 @@ def test_verify_by_the_clock(make_pair):
     pair.alpha.up()
     pair.wait_equal()
     pair.alpha("primary", "vm1")
-    status = wait_until(lambda: (now := pair.alpha.status())["verify"] and now["verify"]["state"] == "done" and now, "its end", 90)
+    status = wait_until(lambda: (now := pair.alpha.status())["verify"] and now["verify"]["state"] == "done" and now, "its end", 240)
     assert status["verify"]["differing"] == 4096, status["verify"]
     for node in pair.nodes:
         wait_until(lambda: node.status()["out_of_sync"] == 65536, "the mark")
@@ -446,8 +447,8 @@ def test_the_log_may_be_emptied_while_it_is_written(make_pair):
 # Whoever dials
 
 def dial(pair, line=b"", source=None):
-    stream = socket.create_connection((pair.alpha.address, pair.port), 20, (source or pair.beta.address, 0))
-    stream.settimeout(20)
+    stream = socket.create_connection((pair.alpha.address, pair.port), 60, (source or pair.beta.address, 0))
+    stream.settimeout(60)
     if line:
         stream.sendall(line)
     return stream
@@ -484,7 +485,7 @@ def test_silent_ones_do_not_keep_the_other_host_away(pair):
     pair.beta.kill()
     streams = [dial(pair) for _ in range(150)]
     pair.beta.up()
-    pair.wait_equal(timeout_s=15)
+    pair.wait_equal()
     # The first were pushed out by the last.
     assert hear(streams[0]) == b""
     assert len(os.listdir(f"/proc/{pair.alpha.running.pid}/fd")) < 150

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 
-from program import OK, wait_until
+from program import OK, PATIENCE_S, wait_until
 
 
 class Mirror:
@@ -34,7 +34,7 @@ class Mirror:
             control.sendall(b'{"command": "status"}\n')
             return json.loads(control.makefile().readline())
 
-    def wait_for(self, *states, timeout_s=30):
+    def wait_for(self, *states, timeout_s=PATIENCE_S):
         return wait_until(lambda: (now := self.status()) and now["state"] in states and now, f"one of {states}", timeout_s)
 
     def wait_for_gone(self, pid):
@@ -75,7 +75,7 @@ class Group:
         done = self.program("status", name, "--json", code=None)
         return json.loads(done.out) if done.code == OK else None
 
-    def wait_for(self, name, *states, timeout_s=60):
+    def wait_for(self, name, *states, timeout_s=PATIENCE_S):
         return wait_until(lambda: (now := self.status(name)) and now["state"] in states and now, f"{name}: one of {states}", timeout_s)
 
     def pid(self):

@@ -23,7 +23,7 @@ def executable():
     return str(path.resolve())
 
 
-def wait_until(condition, what, timeout_s=30):
+def wait_until(condition, what, timeout_s=PATIENCE_S):
     """Polls; returns what condition() returned at last."""
     end = time.monotonic() + timeout_s
     while True:
@@ -82,7 +82,7 @@ class Running:
     def is_running(self):
         return self.process.poll() is None
 
-    def wait_for_words(self, words, timeout_s=30):
+    def wait_for_words(self, words, timeout_s=PATIENCE_S):
         def said():
             assert self.is_running() or words in self.err(), f"ended without saying '{words}':\n{self.err()}"
             return words in self.err()

@@ -9,7 +9,7 @@ import socket
 
 import nbd
 
-from program import OK, wait_until
+from program import OK, PATIENCE_S, wait_until
 
 # Below the ports that the kernel gives to others.
 _ports = itertools.count(7789)
@@ -54,7 +54,7 @@ class Node:
         wait_until(lambda: not self.running.is_running() or all(self.state(name) not in ("down", "starting") for name in names), "up")
         return self
 
-    def ask(self, request, name="vm1", timeout_s=10):
+    def ask(self, request, name="vm1", timeout_s=60):
         """By the control socket, in less time than a process takes to start."""
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(timeout_s)
@@ -71,7 +71,7 @@ class Node:
         except (OSError, json.JSONDecodeError):  # it ended, perhaps with the question in its hands
             return "down"
 
-    def wait(self, name="vm1", timeout_s=30, **members):
+    def wait(self, name="vm1", timeout_s=PATIENCE_S, **members):
         """Until the status has these."""
         last = {}
 
@@ -158,7 +158,7 @@ class Pair:
         for node in self.nodes:
             node("connect", name)
 
-    def wait_equal(self, name="vm1", timeout_s=60):
+    def wait_equal(self, name="vm1", timeout_s=PATIENCE_S):
         for node in self.nodes:
             node.wait(name, timeout_s, flow="equal", good=True, peer_good=True)
 

@@ -66,7 +66,7 @@ class Terminal:
                 column += 1
         return lines
 
-    def wait_for(self, pattern, timeout_s=30):
+    def wait_for(self, pattern, timeout_s=120):
         """Until it stands there, wherever lines end. Returns the match."""
         try:
             return wait_until(lambda: re.search(pattern, " ".join(" ".join(self.screen()).split())), pattern, timeout_s)
