@@ -73,7 +73,6 @@ struct cli_snapshot {
 struct cli_options {
 	struct job_options job;
 	struct endpoint source, target;
-	bool have_source, have_target;
 	const char *ssh_options[64];
 	unsigned ssh_options_count;
 	enum cli_progress progress;

@@ -33,7 +33,8 @@ void replicate_order_answer(void *data, int res, const char *text)
 	resource->changed = true;
 }
 
-int replicate_order_command(
+/* Gives the node a command and waits for its end. 0 or -errno with words. */
+static int command_node(
     struct replicate_resource *resource, const struct replica_event *command, struct error *error)
 {
 	struct replicate_orders *orders = &resource->orders;
@@ -83,7 +84,7 @@ static int carry_out(struct replicate_resource *resource, struct error *error)
 	if (command->kind == REPLICA_RESIZE && command->size == 0)
 		res = replica_node_room(resource->node, &command->size, error);
 	if (res == 0)
-		res = replicate_order_command(resource, command, error);
+		res = command_node(resource, command, error);
 	if (res == 0 && command->kind == REPLICA_RESIZE)
 		replicate_device_settle(resource);
 	if (res < 0 && leaves)

@@ -39,9 +39,6 @@ struct replicate_orders {
 int replicate_order_begin(struct replicate_resource *resource, const char *name,
     const struct replica_event *command, struct error *error);
 bool replicate_order_runs(const struct replicate_resource *resource);
-/* In a fiber: gives the node a command and waits for its end. 0 or -errno with words. */
-int replicate_order_command(
-    struct replicate_resource *resource, const struct replica_event *command, struct error *error);
 /* For replica_node_options. */
 void replicate_order_answer(void *resource, int res, const char *text);
 /* NULL: that is none of the last ones. */

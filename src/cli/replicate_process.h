@@ -107,7 +107,7 @@ struct replicate_resource {
 	bool node_ended;
 	int node_res;
 	struct fiber *ending; /* goes down; NULL: does not */
-	bool ending_over, leave_device;
+	bool leave_device;
 	struct control *control;
 	bool changed; /* its status, since it was told */
 	uint64_t told_ns;

@@ -326,7 +326,7 @@ static void go_down(void *data)
 		give_and_wait(resource, REPLICA_DISCONNECT);
 		replica_node_stop(resource->node);
 	}
-	resource->ending_over = resource->changed = true;
+	resource->changed = true;
 	resource->process->wake = true;
 }
 
@@ -340,7 +340,6 @@ void replicate_resource_down(struct replicate_resource *resource, bool leave_dev
 	if (resource->state != REPLICATE_UP || resource->ending)
 		return;
 	resource->state = REPLICATE_STOPPING;
-	resource->ending_over = false;
 	resource->leave_device = leave_device;
 	if (fiber_start(&resource->ending, resource->process->ring, go_down, resource, &resource->error) < 0)
 		replica_node_stop(resource->node);

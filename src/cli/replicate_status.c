@@ -81,14 +81,12 @@ static bool is_together(const struct replica_node_status *status)
 static void add_resync(
     json_t *json, const struct replicate_resource *resource, const struct replica_node_status *status)
 {
-	static const char *const acks[] = {
-	    [REPLICATE_SENT] = "sent", [REPLICATE_RECEIVED] = "received", [REPLICATE_DURABLE] = "durable"};
 	const struct mirror_job_status *mirror = &status->mirror;
 	bool goes = status->flow == REPLICA_SENDING && resource->pace.rate > 1;
 	struct histogram_figures latency;
 
 	mirror_job_latency(replica_node_mirror(resource->node), &latency);
-	set(json, "ack", json_string(acks[resource->config->ack]));
+	set(json, "ack", json_string(replicate_ack_name(resource->config->ack)));
 	set_number(json, "total", status->size);
 	set_number(json, "dirty", mirror->dirty);
 	set(json, "out_of_sync",

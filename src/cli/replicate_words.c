@@ -28,7 +28,8 @@ static bool has_text(const json_t *status, const char *key)
 	return text && text[0];
 }
 
-const char *replicate_words_state(const json_t *status)
+/* Of this node's data. */
+static const char *state_of(const json_t *status)
 {
 	if (!strcmp(control_string(status, "generation"), "0000000000000000"))
 		return "new";
@@ -91,7 +92,7 @@ static bool is_refused(const json_t *status)
 
 static bool is_alone_and_new(const json_t *status)
 {
-	return says(status, "flow", "apart") && !strcmp(replicate_words_state(status), "new");
+	return says(status, "flow", "apart") && !strcmp(state_of(status), "new");
 }
 
 static bool is_alone_and_foreign(const json_t *status)
@@ -179,7 +180,7 @@ static const char *fill_in(const char *words, const json_t *status, char *buf, s
 	return buf;
 }
 
-const char *replicate_words_next(const json_t *status, char *buf, size_t length)
+static const char *next_of(const json_t *status, char *buf, size_t length)
 {
 	buf[0] = '\0';
 	for (size_t i = 0; i < sizeof(nexts) / sizeof(nexts[0]); i++)
@@ -192,12 +193,12 @@ const char *replicate_words_next(const json_t *status, char *buf, size_t length)
 
 static bool is_new(const json_t *status)
 {
-	return !strcmp(replicate_words_state(status), "new");
+	return !strcmp(state_of(status), "new");
 }
 
 static bool is_half(const json_t *status)
 {
-	return !strcmp(replicate_words_state(status), "inconsistent");
+	return !strcmp(state_of(status), "inconsistent");
 }
 
 static bool is_outdated(const json_t *status)
@@ -274,8 +275,8 @@ static const char *peer_state(const json_t *status)
 
 static void print_nodes(FILE *to, const json_t *status)
 {
-	fprintf(to, "  %-12s %-9s  %s%s\n", "this node", control_string(status, "role"),
-	    replicate_words_state(status), is(status, "disk_failed") ? ", its disk has failed" : "");
+	fprintf(to, "  %-12s %-9s  %s%s\n", "this node", control_string(status, "role"), state_of(status),
+	    is(status, "disk_failed") ? ", its disk has failed" : "");
 	fprintf(to, "  %-12s %-9s  %s\n", control_string(status, "peer"),
 	    is_known(status) ? control_string(status, "peer_role") : "unknown", peer_state(status));
 }
@@ -394,7 +395,7 @@ static void print_troubles(FILE *to, const json_t *status)
 		fprintf(to, "  %s\n", control_string(status, "trying"));
 	if (tells_more(status))
 		fprintf(to, "  %s\n", control_string(status, "trouble"));
-	if (replicate_words_next(status, next, sizeof(next))[0])
+	if (next_of(status, next, sizeof(next))[0])
 		fprintf(to, "  next: %s\n", next);
 }
 
@@ -441,7 +442,7 @@ void replicate_words_print_line(FILE *to, const json_t *status)
 	if (print_absent(to, status))
 		return;
 	fprintf(to, "%s  %s  %s, %s, ", control_string(status, "name"), control_string(status, "volume"),
-	    control_string(status, "role"), replicate_words_state(status));
+	    control_string(status, "role"), state_of(status));
 	print_headline(to, status);
 	if (says(status, "flow", "sending"))
 		fprintf(to, "  %d%%",

@@ -9,13 +9,9 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* "good", "outdated", "inconsistent" or "new", of this node's data. */
-const char *replicate_words_state(const json_t *status);
 /* A block of lines, the last one says what comes next if somebody has to do something. */
 void replicate_words_print(FILE *to, const json_t *status);
 /* Its roles and what goes between the nodes, in one line. */
 void replicate_words_print_line(FILE *to, const json_t *status);
 /* What `primary --force` puts at risk as things stand; "": nothing that is known. Returns buf. */
 const char *replicate_words_risk(const json_t *status, char *buf, size_t length);
-/* What somebody has to do; "": nothing. Returns buf. */
-const char *replicate_words_next(const json_t *status, char *buf, size_t length);

@@ -270,11 +270,6 @@ void report_status(struct report *report, const struct job_progress *progress)
 	fprintf(stderr, "%s\n", line);
 }
 
-void report_set_verb(struct report *report, const char *verb)
-{
-	report->verb = verb;
-}
-
 void report_words(struct report *report, const char *format, ...)
 {
 	va_list args;

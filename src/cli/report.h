@@ -19,8 +19,6 @@ void report_warning(struct report *report, const char *text);
 void report_status(struct report *report, const struct job_progress *progress);
 /* Takes the bar away: other words follow. */
 void report_clear(struct report *report);
-/* "round 3": what the lines of progress begin with; a text that stays. */
-void report_set_verb(struct report *report, const char *verb);
 /* A line of its own, unless only errors or JSON events are wanted. */
 void report_words(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* An event of the caller's, with --json; else nothing. Takes it, NULL too. */

@@ -171,7 +171,6 @@ static void io_done(struct block_io *io, int res)
 	struct agent_slot *slot = container_of(io, struct agent_slot, io);
 	char words[160];
 
-	slot->submitted = false;
 	if (slot->server->broken) {
 		agent_slot_release(slot);
 	} else if (res < 0 && io->flags & BLOCK_COMMIT && slot->words.text[0]) {
@@ -210,7 +209,6 @@ void agent_request_submit(struct agent_slot *slot, const void *payload)
 		io->error = &slot->words;
 		slot->words = (struct error){0};
 	}
-	slot->submitted = true;
 	/* What remains to be checked (granularity, chunk borders) block_submit() does, and answers -EINVAL.
 	 */
 	block_submit(slot->server->block, io);

@@ -107,7 +107,7 @@ void agent_slot_answer(struct agent_slot *slot)
 	session_send(slot->server->session, &slot->send);
 }
 
-void agent_slot_answer_json(struct agent_slot *slot, enum frame_type type, json_t *take_json)
+static void answer_json(struct agent_slot *slot, enum frame_type type, json_t *take_json)
 {
 	_cleanup_(control_cleanup) json_t *json = take_json;
 	static const struct error no_memory = {-ENOMEM, "the agent has no memory for an answer"};
@@ -126,7 +126,7 @@ void agent_slot_answer_json(struct agent_slot *slot, enum frame_type type, json_
 
 void agent_slot_answer_error(struct agent_slot *slot, int code, const char *words)
 {
-	agent_slot_answer_json(slot, FRAME_ERROR, control_error(code, words));
+	answer_json(slot, FRAME_ERROR, control_error(code, words));
 }
 
 /* OPEN and FACTS */
@@ -164,7 +164,7 @@ static void run_open(struct agent_server *server, struct agent_slot *slot)
 		agent_slot_answer_error(slot, res, error.text);
 	} else {
 		server->error = (struct error){0};
-		agent_slot_answer_json(slot, FRAME_OPENED, remote_json_opened(block_info(server->block)));
+		answer_json(slot, FRAME_OPENED, remote_json_opened(block_info(server->block)));
 	}
 }
 
@@ -205,7 +205,7 @@ static void run_facts(struct agent_server *server, struct agent_slot *slot)
 	else if (res < 0)
 		agent_slot_answer_error(slot, res, error.text);
 	else
-		agent_slot_answer_json(slot, FRAME_FACTS_REPLY, remote_json_facts(&facts));
+		answer_json(slot, FRAME_FACTS_REPLY, remote_json_facts(&facts));
 }
 
 static void later_done(struct ring_op *op, int res)

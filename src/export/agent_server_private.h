@@ -20,8 +20,7 @@ struct agent_slot {
 	struct list_node node; /* free or busy */
 	struct frame request;
 	struct block_io io;
-	bool submitted; /* the block has it */
-	bool credited;  /* still counts against the client */
+	bool credited; /* still counts against the client */
 	void *buf;
 	size_t buf_size;
 	char *text;         /* an answer in JSON */
@@ -73,5 +72,4 @@ int agent_slot_take(
 void agent_slot_release(struct agent_slot *slot);
 /* Answers with send.frame's type, offset, length and payload set; JSON and errors have their own ways. */
 void agent_slot_answer(struct agent_slot *slot);
-void agent_slot_answer_json(struct agent_slot *slot, enum frame_type type, json_t *take_json);
 void agent_slot_answer_error(struct agent_slot *slot, int code, const char *words);

@@ -381,15 +381,6 @@ size_t nbd_chunk_data_build(uint8_t *ret, uint64_t cookie, uint64_t offset, uint
 	return used + 8;
 }
 
-size_t nbd_chunk_hole_build(uint8_t *ret, uint64_t cookie, uint64_t offset, uint32_t length)
-{
-	size_t used = nbd_chunk_build(ret, cookie, NBD_CHUNK_OFFSET_HOLE, 12);
-
-	put_be64(ret + used, offset);
-	put_be32(ret + used + 8, length);
-	return used + 12;
-}
-
 size_t nbd_chunk_status_build(uint8_t *ret, uint64_t cookie, uint32_t context, uint32_t count)
 {
 	size_t used = nbd_chunk_build(ret, cookie, NBD_CHUNK_BLOCK_STATUS, 4 + count * 8);

@@ -194,8 +194,6 @@ size_t nbd_chunk_build(uint8_t *ret, uint64_t cookie, enum nbd_chunk_type type, 
 size_t nbd_chunk_error_build(uint8_t *ret, uint64_t cookie, int res);
 /* READ: `length` bytes of data follow. */
 size_t nbd_chunk_data_build(uint8_t *ret, uint64_t cookie, uint64_t offset, uint32_t length);
-/* READ: the whole range is zero. */
-size_t nbd_chunk_hole_build(uint8_t *ret, uint64_t cookie, uint64_t offset, uint32_t length);
 /* BLOCK_STATUS: `count` descriptors of 8 bytes follow. */
 size_t nbd_chunk_status_build(uint8_t *ret, uint64_t cookie, uint32_t context, uint32_t count);
 void nbd_descriptor_build(uint8_t ret[8], uint32_t length, uint32_t state);

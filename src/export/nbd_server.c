@@ -219,11 +219,6 @@ int nbd_server_connect(struct nbd_server *server, int fd, struct error *error)
 	return nbd_client_new(server, fd, error);
 }
 
-unsigned nbd_server_clients(const struct nbd_server *server)
-{
-	return server->clients_count;
-}
-
 unsigned nbd_server_clients_of(const struct nbd_server *server, const char *name)
 {
 	unsigned count = 0;

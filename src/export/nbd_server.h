@@ -63,7 +63,6 @@ void nbd_server_remove(struct nbd_server *server, const char *name, unsigned pat
 int nbd_server_listen(struct nbd_server *server, int fd, struct error *error);
 /* Takes a connected socket as a client. */
 int nbd_server_connect(struct nbd_server *server, int fd, struct error *error);
-unsigned nbd_server_clients(const struct nbd_server *server);
 /* Those that have chosen the export of this name. */
 unsigned nbd_server_clients_of(const struct nbd_server *server, const char *name);
 /*

@@ -148,7 +148,5 @@ int nbd_slots_new(struct nbd_client *client);
 enum nbd_step nbd_slot_step(struct nbd_client *client);
 /* The payload cannot go on into its pipe: what has come of it is in a buffer now. 0, or -errno and the client must end. */
 int nbd_slot_leave_pipe(struct nbd_slot *slot, size_t have);
-/* All of the payload has come. */
-void nbd_slot_submit(struct nbd_slot *slot);
 /* Gives back the buffer and the slot. */
 void nbd_slot_release(struct nbd_slot *slot);

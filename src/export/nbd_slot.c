@@ -226,7 +226,8 @@ static uint32_t block_flags(const struct nbd_request *request)
 	       (request->flags & NBD_FLAG_FAST_ZERO ? BLOCK_FAST : 0);
 }
 
-void nbd_slot_submit(struct nbd_slot *slot)
+/* All of the payload has come. */
+static void submit(struct nbd_slot *slot)
 {
 	const struct nbd_request *request = &slot->request;
 	struct block_io *io = &slot->io;
@@ -278,7 +279,7 @@ static enum nbd_step take_payload(struct nbd_client *client)
 	if (length < left)
 		return NBD_STEP_MORE;
 	client->payload = NULL;
-	nbd_slot_submit(slot);
+	submit(slot);
 	return NBD_STEP_ON;
 }
 
@@ -328,7 +329,7 @@ static enum nbd_step begin(struct nbd_client *client, struct nbd_slot *slot, int
 		client->payload = slot;
 		client->payload_have = 0;
 	} else {
-		nbd_slot_submit(slot);
+		submit(slot);
 	}
 	return NBD_STEP_ON;
 }

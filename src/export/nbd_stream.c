@@ -29,6 +29,12 @@ struct nbd_stream_tls {
 
 /* The ring's part */
 
+/* The ring still has one of its operations. */
+static bool is_busy(const struct nbd_stream *stream)
+{
+	return stream->read_op.active || stream->write_op.active;
+}
+
 static void tls_fill(struct nbd_stream *stream)
 {
 	stream->read_op.opcode = RING_READ;
@@ -59,7 +65,7 @@ static void tls_shake(struct nbd_stream *stream)
 		tls_empty(stream);
 	if (tls->verdict == 0 && !stream->read_op.active)
 		tls_fill(stream);
-	if (tls->verdict == 0 || nbd_stream_is_busy(stream))
+	if (tls->verdict == 0 || is_busy(stream))
 		return;
 	tls->shaking = false;
 	if (tls->verdict == 1)
@@ -154,7 +160,7 @@ void nbd_stream_init(struct nbd_stream *stream)
 
 void nbd_stream_done(struct nbd_stream *stream)
 {
-	assert(!nbd_stream_is_busy(stream));
+	assert(!is_busy(stream));
 	if (stream->tls)
 		tls_codec_done(&stream->tls->codec);
 	free(stream->tls);
@@ -232,7 +238,7 @@ int nbd_stream_start_tls(struct nbd_stream *stream, struct tls *credentials)
 {
 	struct nbd_stream_tls *tls = malloc(sizeof(*tls));
 
-	assert(!stream->tls && !nbd_stream_is_busy(stream));
+	assert(!stream->tls && !is_busy(stream));
 	if (!tls)
 		return -ENOMEM;
 	memset(tls, 0, offsetof(struct nbd_stream_tls, codec));
@@ -249,9 +255,4 @@ int nbd_stream_start_tls(struct nbd_stream *stream, struct tls *credentials)
 void nbd_stream_shut(struct nbd_stream *stream)
 {
 	shutdown(stream->fd, SHUT_RDWR);
-}
-
-bool nbd_stream_is_busy(const struct nbd_stream *stream)
-{
-	return stream->read_op.active || stream->write_op.active;
 }

@@ -38,5 +38,3 @@ void nbd_stream_read_pipe(struct nbd_stream *stream, int pipe_fd, size_t length)
 int nbd_stream_start_tls(struct nbd_stream *stream, struct tls *tls);
 /* What is under way ends soon: by the end of the stream, or an error. */
 void nbd_stream_shut(struct nbd_stream *stream);
-/* The ring still has one of its operations. */
-bool nbd_stream_is_busy(const struct nbd_stream *stream);

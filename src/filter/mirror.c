@@ -256,11 +256,6 @@ enum mirror_leg_index mirror_authoritative(const struct block *block)
 	return mirror_const_of(block)->authoritative;
 }
 
-void mirror_set_timeout(struct block *block, uint64_t follower_timeout_ns)
-{
-	mirror_of(block)->options.follower_timeout_ns = follower_timeout_ns;
-}
-
 /* Legs */
 
 int mirror_attach(struct block *block, struct block *leg, bool kept, struct error *error)

@@ -71,7 +71,6 @@ int mirror_new(struct block **ret, struct block *const legs[MIRROR_LEGS],
 void mirror_set_mode(struct block *mirror, enum mirror_mode mode);
 enum mirror_mode mirror_mode(const struct block *mirror);
 enum mirror_leg_index mirror_authoritative(const struct block *mirror);
-void mirror_set_timeout(struct block *mirror, uint64_t follower_timeout_ns);
 
 /*
  * The following leg comes (back); all that is logged is dirty, unless it is known to hold all that it ever acknowledged: `kept`. Not while requests of an earlier life are under way. -EINVAL with

@@ -22,8 +22,6 @@ enum replicate_ack {
 };
 
 const char *replicate_ack_name(enum replicate_ack ack);
-/* -1 when there is none of that name. */
-int replicate_ack_parse(const char *name);
 
 struct replicate_send_options {
 	enum replicate_ack ack;

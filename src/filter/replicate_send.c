@@ -48,14 +48,6 @@ const char *replicate_ack_name(enum replicate_ack ack)
 	return names[ack];
 }
 
-int replicate_ack_parse(const char *name)
-{
-	for (int i = 0; i < REPLICATE_ACKS; i++)
-		if (strcmp(name, names[i]) == 0)
-			return i;
-	return -1;
-}
-
 static struct send *send_of(const struct block *block)
 {
 	return container_of((struct block *)block, struct send, filter.block);

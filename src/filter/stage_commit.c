@@ -16,8 +16,6 @@
 #include <string.h>
 #include <time.h>
 
-#define EXTENTS 64u
-
 struct maker {
 	struct stage_view *view;
 	struct stage_table table;

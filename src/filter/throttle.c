@@ -190,11 +190,6 @@ void throttle_set_rate(struct block *block, uint64_t bytes_per_second)
 	look_anew(throttle);
 }
 
-uint64_t throttle_rate(struct block *block)
-{
-	return throttle_of(block)->rate;
-}
-
 void throttle_pause(struct block *block)
 {
 	throttle_of(block)->paused = true;
@@ -205,11 +200,6 @@ void throttle_go_on(struct block *block)
 {
 	throttle_of(block)->paused = false;
 	look_anew(throttle_of(block));
-}
-
-bool throttle_paused(struct block *block)
-{
-	return throttle_of(block)->paused;
 }
 
 void throttle_cancel(struct block *block)

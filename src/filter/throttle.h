@@ -12,10 +12,8 @@
 int throttle_new(
     struct block **ret, struct block *take_below, uint64_t bytes_per_second, struct error *error);
 void throttle_set_rate(struct block *throttle, uint64_t bytes_per_second);
-uint64_t throttle_rate(struct block *throttle);
 /* Holds every request, free ones too, until throttle_go_on(). What is below already goes on. */
 void throttle_pause(struct block *throttle);
 void throttle_go_on(struct block *throttle);
-bool throttle_paused(struct block *throttle);
 /* For good: what is held ends with -ECANCELED, and nothing is held from now on. */
 void throttle_cancel(struct block *throttle);

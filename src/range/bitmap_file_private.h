@@ -69,9 +69,6 @@ struct bitmap_file {
 	struct ring_op op; /* fdatasync; the wait before another attempt */
 };
 
-/* bitmap_load.c */
-struct bitmap_file *bitmap_file_alloc(struct ring *ring, int fd, const struct bitmap_super *super);
-
 /* bitmap_file.c */
 /* As bitmap_file_record(); with another size. super NULL: what is in effect by then. */
 int bitmap_super_record(

@@ -16,7 +16,7 @@
 
 #define CHUNK_BLOCKS 64u
 
-struct bitmap_file *bitmap_file_alloc(struct ring *ring, int fd, const struct bitmap_super *super)
+static struct bitmap_file *map_alloc(struct ring *ring, int fd, const struct bitmap_super *super)
 {
 	struct bitmap_file *map = calloc(1, sizeof(*map));
 	int res;
@@ -110,7 +110,7 @@ static int wipe(struct bitmap_file *map)
 int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, const struct bitmap_super *super,
     const struct bitmap *dirty, struct error *error)
 {
-	struct bitmap_file *map = bitmap_file_alloc(ring, fd, super);
+	struct bitmap_file *map = map_alloc(ring, fd, super);
 	int res;
 
 	if (!map)
@@ -305,7 +305,7 @@ int bitmap_file_load(struct bitmap_file **ret, struct ring *ring, int fd, bool d
 		    "newer one as the source");
 	if (res < 0)
 		return res;
-	map = bitmap_file_alloc(ring, fd, &super);
+	map = map_alloc(ring, fd, &super);
 	res = map ? load_bits(map) : -ENOMEM;
 	if (res == -EBADMSG)
 		error_set(error, res, "the map's intent records are damaged");

@@ -364,11 +364,6 @@ void job_set_rate(struct job *job, uint64_t rate)
 		throttle_set_rate(job->source, rate);
 }
 
-uint64_t job_rate(const struct job *job)
-{
-	return job->rate;
-}
-
 void job_progress(struct job *job, struct job_progress *ret)
 {
 	struct copy_counts counts = job->earlier;

@@ -125,7 +125,6 @@ void job_journal_forget(const char *state_dir, const char *id);
 void job_cancel(struct job *job);
 void job_pause(struct job *job, bool paused);
 void job_set_rate(struct job *job, uint64_t rate);
-uint64_t job_rate(const struct job *job);
 void job_progress(struct job *job, struct job_progress *ret);
 /* After job_run(), before job_free(): closes both volumes, for who has to remove one of them. */
 void job_close(struct job *job);

@@ -89,11 +89,8 @@ static int open_target(struct job *job)
 	if (job->options.verify || job->options.kind == JOB_VERIFY)
 		options.cache = CACHE_DIRECT;
 	res = open_one(job, true, &options, &job->target);
-	if (res == -ENOENT && job->options.dry_run) {
-		job->target_missing = true;
-		return 0;
-	}
-	return res;
+	/* A dry run, and there is no target yet. */
+	return res == -ENOENT && job->options.dry_run ? 0 : res;
 }
 
 static int look(struct job *job, struct block *block, struct block_facts *ret)

@@ -21,7 +21,6 @@ struct job {
 	uint64_t source_size, target_size;
 	uint64_t end;         /* bytes of the source to move */
 	bool blank;           /* this job made the target, and nothing was written to it before */
-	bool target_missing;  /* a dry run, and there is no target yet */
 	bool restart_journal; /* the journal is not to be trusted: a new one replaces it */
 	bool compare;         /* find what differs instead of copying all */
 	bool update;          /* the target may carry what an earlier run wrote */

@@ -28,18 +28,8 @@ const char *job_state_name(enum job_state state)
 	return states[state].name;
 }
 
-bool job_state_may_follow(enum job_state from, enum job_state to)
-{
-	return states[from].next & TO(to);
-}
-
 void job_state_set(enum job_state *state, enum job_state to)
 {
-	assert(job_state_may_follow(*state, to));
+	assert(states[*state].next & TO(to));
 	*state = to;
-}
-
-bool job_state_is_end(enum job_state state)
-{
-	return states[state].next == 0;
 }

@@ -18,8 +18,5 @@ enum job_state {
 };
 
 const char *job_state_name(enum job_state state);
-bool job_state_may_follow(enum job_state from, enum job_state to);
 /* Moves on; an edge that is not in the table is our own mistake and ends the program. */
 void job_state_set(enum job_state *state, enum job_state to);
-/* True for the three end states. */
-bool job_state_is_end(enum job_state state);

@@ -388,13 +388,3 @@ void session_set_patient(struct session *session, bool patient)
 {
 	session->patient = patient;
 }
-
-bool session_greeted(const struct session *session)
-{
-	return session->greeted;
-}
-
-struct ring *session_ring(const struct session *session)
-{
-	return session->ring;
-}

@@ -89,10 +89,8 @@ void session_dismiss(struct session *session, const struct error *error);
 int session_error(const struct session *session, struct error *error);
 /* The peer ended it in good order, between two frames. */
 bool session_ended(const struct session *session);
-bool session_greeted(const struct session *session);
 /* While set, ten times as much silence is borne: the peer is at something that it cannot interrupt. */
 void session_set_patient(struct session *session, bool patient);
-struct ring *session_ring(const struct session *session);
 
 /*
  * Client: true if a request of this cost may go out now, and counts it. Server: false if the client sent more

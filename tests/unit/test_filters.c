@@ -147,7 +147,6 @@ static void test_throttle_rate_changes_at_once(void **state)
 	run_for(&world, 100 * MS);
 	assert_int_equal(ended(reads, 4), 1);
 	throttle_set_rate(world.top, 10000000);
-	assert_int_equal(throttle_rate(world.top), 10000000);
 	run_for(&world, 120 * MS);
 	assert_int_equal(ended(reads, 4), 2);
 	throttle_set_rate(world.top, 0);
@@ -173,7 +172,6 @@ static void test_throttle_pause_holds_everything(void **state)
 		flush.ended = 0;
 		block_submit(world.top, &flush.io);
 		run_for(&world, 10000 * (uint64_t)MS);
-		assert_true(throttle_paused(world.top));
 		assert_int_equal(ended(reads, 5), 1);
 		assert_int_equal(flush.ended, 0);
 		throttle_go_on(world.top);

@@ -246,13 +246,6 @@ static void test_a_link_that_is_lost(void **state)
 	world_done(&world);
 }
 
-static void test_names(void **state)
-{
-	for (int i = 0; i < REPLICATE_ACKS; i++)
-		assert_int_equal(replicate_ack_parse(replicate_ack_name((enum replicate_ack)i)), i);
-	assert_int_equal(replicate_ack_parse("C"), -1);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -261,7 +254,6 @@ int main(void)
 	    cmocka_unit_test(test_requests_without_data_are_bounded),
 	    cmocka_unit_test(test_a_failure_stays),
 	    cmocka_unit_test(test_a_link_that_is_lost),
-	    cmocka_unit_test(test_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
