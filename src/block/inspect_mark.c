@@ -5,7 +5,6 @@
  * could lie (time stamps too coarse or kept elsewhere, counting switched off, a volume that other machines
  * write), there is none.
  */
-#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "block/file_system.h"
 #include "block/inspect_private.h"

@@ -3,7 +3,6 @@
  * Which processes have a volume open, from /proc/PID/fd and /proc/PID/fdinfo; and by QEMU's locks, which also those see who may not look
  * into processes. What cannot be seen is said: nobody found is not nobody there.
  */
-#include "base/cleanup.h"
 #include "block/file_system.h"
 #include "block/inspect_private.h"
 

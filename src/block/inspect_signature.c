@@ -7,7 +7,6 @@
 #include <blkid/blkid.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <string.h>
 
 /* Labels come from the volume: nothing that a terminal might obey. */
 static size_t append(char *ret, size_t used, size_t length, const char *before, const char *text)

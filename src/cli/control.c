@@ -4,7 +4,6 @@
 
 #include "base/cleanup.h"
 #include "base/run_dir.h"
-#include "cli/cli.h"
 #include "cli/control_client.h"
 
 #include <errno.h>

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the map of a move's mirror says when the mirror is gone: see move_mirror.h. */
-#include "base/cleanup.h"
 #include "cli/mirror_files.h"
 #include "cli/mirror_trust.h"
 #include "cli/move_mirror.h"

@@ -7,7 +7,6 @@
 #include "cli/rounds_run.h"
 
 #include <errno.h>
-#include <stdio.h>
 
 double round_run_now_s(struct round_run *run)
 {

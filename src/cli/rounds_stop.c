@@ -5,7 +5,6 @@
  */
 #include "base/cleanup.h"
 #include "cli/rounds_run.h"
-#include "cli/signals.h"
 #include "wire/child.h"
 
 #include <errno.h>

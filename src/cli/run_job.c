@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What surrounds jobs: see run.h. And the commands that are one job, with the report of bad ranges. */
-#include "base/cleanup.h"
 #include "cli/cli.h"
 #include "cli/control.h"
 #include "cli/control_request.h"

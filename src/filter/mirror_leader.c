@@ -6,7 +6,6 @@
 #include "filter/mirror_private.h"
 
 #include <assert.h>
-#include <errno.h>
 
 /* What waits, in the order of its coming. */
 

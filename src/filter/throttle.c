@@ -5,7 +5,6 @@
  */
 #include "filter/throttle.h"
 
-#include "base/bytes.h"
 #include "filter/filter.h"
 
 #include <assert.h>

@@ -6,7 +6,6 @@
 #include "range/bitmap_file_private.h"
 
 #include <assert.h>
-#include <errno.h>
 
 /* The pages of these bits differ from the disk. */
 static void touch(struct bitmap_file *map, const struct bitmap *bits)

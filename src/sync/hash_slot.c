@@ -9,7 +9,6 @@
 #include "base/bytes.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <string.h>
 
 static bool step(struct hash_slot *slot);

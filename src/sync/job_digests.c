@@ -6,7 +6,6 @@
 #include "block/saved_digests.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define SENT_PIECE 65536u
 

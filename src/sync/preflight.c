@@ -2,7 +2,6 @@
 /* The refusals of a careful copy: see preflight.h. */
 #include "sync/preflight.h"
 
-#include "base/bytes.h"
 #include "base/parse_size.h"
 #include "block/inspect.h"
 

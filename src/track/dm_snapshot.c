@@ -7,7 +7,6 @@
  * A chunk that has an exception neither in the base nor in the source is in both what the origin has now, and therefore the same:
  * so the lists of both are taken, and nothing depends on which of the two is older. That of a younger source is part of the base's.
  */
-#include "base/bytes.h"
 #include "block/open.h"
 #include "track/dm_snapshot_store.h"
 #include "track/track_private.h"

@@ -2,7 +2,6 @@
 /* Areas lie far apart, each behind the data of the one before it: several are read at once. What lies behind the list's end is read and not looked at. */
 #include "track/dm_snapshot_store.h"
 
-#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "track/dm_snapshot_format.h"
 
