@@ -99,13 +99,6 @@ bool gate_is_idle(const struct block *block)
 	return gate_of(block)->under_way == 0;
 }
 
-void gate_measure(struct block *block)
-{
-	struct gate *gate = gate_of(block);
-
-	gate->filter.block.info.size = gate->filter.below->info.size;
-}
-
 static void gate_free(struct block *block)
 {
 	struct gate *gate = gate_of(block);
@@ -122,6 +115,7 @@ static const struct block_driver gate_driver = {
     .name = "gate",
     .submit = gate_submit,
     .facts = filter_facts,
+    .measure = filter_measure,
     .link_error = filter_link_error,
     .free = gate_free,
 };

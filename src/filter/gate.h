@@ -31,5 +31,3 @@ void gate_set(struct block *gate, enum gate_mode mode);
 enum gate_mode gate_mode(const struct block *gate);
 /* No write or flush is under way below. */
 bool gate_is_idle(const struct block *gate);
-/* The volume below has another size. */
-void gate_measure(struct block *gate);

@@ -244,8 +244,7 @@ static int enlarge(struct replica_node *node, uint64_t size, bool all, struct er
 		return res;
 	}
 	share_measure(node->shown, size);
-	gate_measure(node->gate);
-	return 0;
+	return block_measure(node->gate, error);
 }
 
 static void grow(struct replica_node *node, const struct replica_action *action)

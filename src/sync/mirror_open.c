@@ -6,7 +6,7 @@
 #include "sync/mirror_job_private.h"
 
 #include "base/bytes.h"
-#include "filter/head.h"
+#include "filter/share.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -24,7 +24,7 @@ static int cut_target(struct mirror_job *job, struct block **target, struct erro
 
 	if (!job->options.larger_target || block_info(*target)->size <= size)
 		return 0;
-	return head_new(target, *target, size, error);
+	return share_take(target, *target, size, error);
 }
 
 int mirror_open_leg(

@@ -5,8 +5,8 @@
 #include "block/memory.h"
 #include "filter/delay.h"
 #include "filter/fault.h"
-#include "filter/head.h"
 #include "filter/powercut.h"
+#include "filter/share.h"
 #include "filter/throttle.h"
 #include "ring/ring_sim.h"
 
@@ -444,7 +444,7 @@ static void test_a_new_size_is_seen_above(void **state)
 	assert_int_equal(block_measure(world.top, NULL), 0);
 	assert_int_equal(block_info(world.top)->size, 12288);
 	/* A head is no longer for it. */
-	assert_int_equal(head_new(&head, world.top, 5000, NULL), 0);
+	assert_int_equal(share_take(&head, world.top, 5000, NULL), 0);
 	real_size = 20000;
 	assert_int_equal(block_measure(head, NULL), 0);
 	assert_int_equal(block_info(head)->size, 5000);

@@ -4,8 +4,8 @@
 #include "base/rand.h"
 #include "block/memory.h"
 #include "filter/fault.h"
-#include "filter/head.h"
 #include "filter/known_digests.h"
+#include "filter/share.h"
 #include "ring/ring_sim.h"
 
 #include <errno.h>
@@ -161,7 +161,7 @@ static int head_of(struct world *world, uint64_t size, uint32_t request_align, s
 	assert_int_equal(memory_new(&world->memory, world->ring, SIZE, &options, NULL), 0);
 	rand_bytes(&world->rand, content, SIZE);
 	assert_int_equal(memory_poke(world->memory, 0, content, SIZE), 0);
-	return head_new(&world->top, world->memory, size, error);
+	return share_take(&world->top, world->memory, size, error);
 }
 
 static int ask(struct world *world, enum block_op op, uint64_t offset, uint64_t length, void *buf)
