@@ -6,6 +6,7 @@
 #include "block/open.h"
 #include "cli/cmd_replicate.h"
 #include "cli/replica_config.h"
+#include "cli/replicate_run.h"
 #include "replica/replica_node.h"
 
 #include <errno.h>
@@ -26,33 +27,6 @@ struct creation {
 	struct block_facts facts;
 	bool existed;
 };
-
-/* Nobody else may use the volume: whoever wrote to it beside the replica would be seen by no map. */
-static int judge_volume(struct creation *creation, struct error *error)
-{
-	const char *name = block_info(creation->volume)->name;
-	const struct block_facts *facts = &creation->facts;
-	int res = block_facts(creation->volume, &creation->facts, error);
-
-	if (res < 0)
-		return res;
-	if (facts->mounted[0])
-		return error_set(error, -EPERM,
-		    "%s is mounted at %s, and what is written there would not be replicated; unmount it: "
-		    "afterwards it is mounted from the resource's own device",
-		    name, facts->mounted);
-	if (facts->held[0])
-		return error_set(error, -EPERM,
-		    "%s is in use by %s, and what is written by that would not be replicated; end it, or "
-		    "name "
-		    "what lies on top as the resource's device",
-		    name, facts->held);
-	if (facts->writer[0])
-		return error_set(error, -EPERM,
-		    "%s is open for writing by %s, and what it writes would not be replicated; end it first",
-		    name, facts->writer);
-	return 0;
-}
 
 static int judge_size(const struct creation *creation, struct error *error)
 {
@@ -81,7 +55,10 @@ static int open_volume(struct creation *creation, struct error *error)
 	endpoint_done(&endpoint);
 	if (res == 0)
 		res = judge_size(creation, error);
-	return res == 0 ? judge_volume(creation, error) : res;
+	if (res == 0)
+		res = block_facts(creation->volume, &creation->facts, error);
+	return res == 0 ? replicate_volume_judge(&creation->facts, block_info(creation->volume)->name, error)
+	                : res;
 }
 
 /* What is there may be all that says which of two nodes has the newer data. */

@@ -47,11 +47,8 @@ void replicate_warn(struct replicate_resource *resource, const char *text)
 
 /* The node's callbacks */
 
-/* What is written beside the replica is in no map. */
-static int judge(const struct block *volume, const struct block_facts *facts, struct error *error)
+int replicate_volume_judge(const struct block_facts *facts, const char *name, struct error *error)
 {
-	const char *name = block_info(volume)->name;
-
 	if (facts->mounted[0])
 		return error_set(error, -EPERM,
 		    "%s is mounted at %s, and what is written there would not be replicated; unmount it, and "
@@ -59,12 +56,13 @@ static int judge(const struct block *volume, const struct block_facts *facts, st
 		    name, facts->mounted);
 	if (facts->held[0])
 		return error_set(error, -EPERM,
-		    "%s is in use by %s, and what that writes would not be replicated; end it", name,
-		    facts->held);
+		    "%s is in use by %s, and what is written by that would not be replicated; end it, or "
+		    "name what lies on top as the resource's device",
+		    name, facts->held);
 	if (facts->writer[0])
 		return error_set(error, -EPERM,
-		    "%s is open for writing by %s, and what it writes would not be replicated; end it", name,
-		    facts->writer);
+		    "%s is open for writing by %s, and what it writes would not be replicated; end it first",
+		    name, facts->writer);
 	return 0;
 }
 
@@ -80,7 +78,7 @@ static int open_volume(void *data, struct block **ret, struct error *error)
 	if (res == 0)
 		res = block_facts(volume, &facts, error);
 	if (res == 0)
-		res = judge(volume, &facts, error);
+		res = replicate_volume_judge(&facts, block_info(volume)->name, error);
 	if (res < 0) {
 		block_free(volume);
 		return res;

@@ -7,6 +7,8 @@
 
 #include <stdbool.h>
 
+struct block_facts;
+struct error;
 struct replica_config;
 
 struct replicate_up_options {
@@ -18,6 +20,8 @@ struct replicate_up_options {
 	bool quiet, json;
 };
 
+/* Whether a volume may be a node's: whoever writes beside the replica is seen by no map. 0 or -EPERM with words. */
+int replicate_volume_judge(const struct block_facts *facts, const char *name, struct error *error);
 /*
  * Runs until all resources are down. Prints what happens; a resource that cannot start is told of and does not keep the others.
  * Returns the exit code: JOB_OK when all went down in good order (in the background: when all are up).
