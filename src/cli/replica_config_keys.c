@@ -77,21 +77,13 @@ static int set_flag(struct replica_config_reading *reading, const char *value, v
 	return res < 0 ? res : 0;
 }
 
-static int set_ack(struct replica_config_reading *reading, const char *value, void *field)
+/* Of an enum, in its order. */
+static int set_choice(struct replica_config_reading *reading, const char *value, void *field)
 {
 	int res = choose(reading, value);
 
 	if (res >= 0)
-		*(enum replicate_ack *)field = (enum replicate_ack)res;
-	return res < 0 ? res : 0;
-}
-
-static int set_gone(struct replica_config_reading *reading, const char *value, void *field)
-{
-	int res = choose(reading, value);
-
-	if (res >= 0)
-		*(enum replica_gone *)field = (enum replica_gone)res;
+		*(unsigned *)field = (unsigned)res;
 	return res < 0 ? res : 0;
 }
 
@@ -259,10 +251,10 @@ static int set_address(struct replica_config_reading *reading, const char *value
 
 const struct replica_config_key replica_config_resource_keys[] = {
     {"name", set_name, RESOURCE(name), NULL},
-    {"ack", set_ack, RESOURCE(ack), acks},
+    {"ack", set_choice, RESOURCE(ack), acks},
     {"on-split-brain", set_nothing, 0, splits},
     {"on-io-error", set_flag, RESOURCE(detach), io_errors},
-    {"on-peer-gone", set_gone, RESOURCE(gone), gones},
+    {"on-peer-gone", set_choice, RESOURCE(gone), gones},
     {"fence-hook", set_text, RESOURCE(fence_hook), NULL},
     {"before-resync", set_text, RESOURCE(before_resync), NULL},
     {"resync-rate", set_rate, RESOURCE(governor.max_rate), NULL},
