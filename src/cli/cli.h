@@ -57,6 +57,8 @@ extern const char *const cli_cache_names[];
 /* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. At most 10 days. 0 or -EINVAL with words. */
 int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error);
 
+/* "none", which is 0, or a size. 0 or -EINVAL with words. */
+int cli_parse_rate(const char *text, uint64_t *ret, struct error *error);
 /* How a run reports. */
 enum cli_progress { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_NONE };
 

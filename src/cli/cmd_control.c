@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* blkmove status, pause, resume, throttle, cutover, revert, finish, abort: speak to what runs on this machine. */
-#include "base/parse_size.h"
 #include "base/state_dir.h"
 #include "cli/cli.h"
 #include "cli/control_client.h"
@@ -49,11 +48,9 @@ static void set(struct argp_state *state, struct words *words, const char *key, 
 
 static json_t *as_rate(struct words *words, const char *text)
 {
-	uint64_t rate = 0;
+	uint64_t rate;
 
-	if (strcmp(text, "none") && parse_size(text, &rate, &words->error) < 0)
-		return NULL;
-	return json_integer((json_int_t)rate);
+	return cli_parse_rate(text, &rate, &words->error) < 0 ? NULL : json_integer((json_int_t)rate);
 }
 
 static json_t *as_ms(struct words *words, const char *option, const char *text)

@@ -152,9 +152,9 @@ static void refuse(struct argp_state *state, const struct error *error)
 
 static void take_rate(struct replicate_command *command, const char *arg, struct argp_state *state)
 {
-	uint64_t rate = 0;
+	uint64_t rate;
 
-	if (strcmp(arg, "none") && parse_size(arg, &rate, &command->error) < 0)
+	if (cli_parse_rate(arg, &rate, &command->error) < 0)
 		refuse(state, &command->error);
 	json_decref(command->rate);
 	command->rate = json_integer((json_int_t)rate);

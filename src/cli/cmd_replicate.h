@@ -37,6 +37,7 @@ const char *replicate_state_dir(const struct replicate_command *command, char *b
  * refuses; -ETIMEDOUT when it gives no answer, and may have done it all the same.
  */
 json_t *replicate_ask(const char *name, json_t *take_request, struct error *error);
+json_t *replicate_ask_status(const char *name, struct error *error);
 /* 0 when none runs, else -EALREADY with words. */
 int replicate_check_down(const char *name, struct error *error);
 /* As replicate_ask() with "events", which stays: a descriptor, from which a status a line comes. */

@@ -83,9 +83,14 @@ json_t *replicate_ask(const char *name, json_t *take_request, struct error *erro
 	return reply;
 }
 
+json_t *replicate_ask_status(const char *name, struct error *error)
+{
+	return replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
+}
+
 int replicate_check_down(const char *name, struct error *error)
 {
-	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
+	json_t *status = replicate_ask_status(name, error);
 	int res = status ? -EALREADY : error->code;
 
 	if (status)

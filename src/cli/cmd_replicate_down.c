@@ -13,7 +13,7 @@
 /* 0: it is gone; -EAGAIN: not yet; -EBUSY with words: it is up again, since somebody uses its device. */
 static int look(const char *name, struct error *error)
 {
-	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
+	json_t *status = replicate_ask_status(name, error);
 	const char *state = status ? control_string(status, "state") : "down",
 	           *trouble = json_string_value(json_object_get(status, "trouble"));
 	/* One that gives no answer has not gone. */

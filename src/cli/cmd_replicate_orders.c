@@ -32,11 +32,6 @@ static void wait_a_little(void)
 	nanosleep(&pause, NULL);
 }
 
-static json_t *ask_status(struct replicate_command *command)
-{
-	return replicate_ask(command->names[0], json_pack("{s:s}", "command", "status"), &command->error);
-}
-
 /* Requests */
 
 static json_t *ask_forced(struct replicate_command *command)
@@ -85,7 +80,7 @@ static json_t *ask_to_discard(struct replicate_command *command)
 		    command->discard, name);
 		return NULL;
 	}
-	status = ask_status(command);
+	status = replicate_ask_status(command->names[0], &command->error);
 	if (!status)
 		return NULL;
 	explain_loss(command, status);
@@ -95,7 +90,7 @@ static json_t *ask_to_discard(struct replicate_command *command)
 
 static json_t *ask_to_hand_over(struct replicate_command *command)
 {
-	json_t *status = command->to ? ask_status(command) : NULL;
+	json_t *status = command->to ? replicate_ask_status(command->names[0], &command->error) : NULL;
 	const char *peer = status ? control_string(status, "peer") : NULL;
 
 	if (command->to && !status)
@@ -126,7 +121,7 @@ static json_t *ask_to_resync(struct replicate_command *command)
 
 static json_t *ask_to_resize(struct replicate_command *command)
 {
-	json_t *request, *status = ask_status(command);
+	json_t *request, *status = replicate_ask_status(command->names[0], &command->error);
 
 	if (!status)
 		return NULL;
@@ -143,7 +138,7 @@ static json_t *ask_to_resize(struct replicate_command *command)
 /* A refusal to be primary says what is at risk, for who thinks of --force. */
 static void explain_refusal(struct replicate_command *command)
 {
-	json_t *status = ask_status(command);
+	json_t *status = replicate_ask_status(command->names[0], &command->error);
 	char risk[640];
 
 	if (status && !json_is_true(json_object_get(status, "linked")) && !command->force &&
@@ -154,7 +149,7 @@ static void explain_refusal(struct replicate_command *command)
 
 static void say_handed_over(struct replicate_command *command)
 {
-	json_t *status = ask_status(command);
+	json_t *status = replicate_ask_status(command->names[0], &command->error);
 
 	if (status && !command->quiet)
 		printf("%s: handed over: %s is primary\n", command->names[0], control_string(status, "peer"));
@@ -164,7 +159,7 @@ static void say_handed_over(struct replicate_command *command)
 /* The nodes part to become larger: what counts is how they have met again, if they do so soon. */
 static json_t *status_after(struct replicate_command *command)
 {
-	json_t *status = ask_status(command);
+	json_t *status = replicate_ask_status(command->names[0], &command->error);
 
 	for (unsigned i = 0; command->linked && i < MEET_NS / POLL_NS; i++) {
 		const char *flow = status ? control_string(status, "flow") : "";
@@ -173,7 +168,7 @@ static json_t *status_after(struct replicate_command *command)
 			break;
 		wait_a_little();
 		json_decref(status);
-		status = ask_status(command);
+		status = replicate_ask_status(command->names[0], &command->error);
 	}
 	return status;
 }

@@ -81,7 +81,7 @@ static json_t *status_of_absent(struct replicate_command *command, const char *n
 /* NULL with words only where the process is there and gives no answer. */
 static json_t *status_of(struct replicate_command *command, const char *name)
 {
-	json_t *status = replicate_ask(name, json_pack("{s:s}", "command", "status"), &command->error);
+	json_t *status = replicate_ask_status(name, &command->error);
 
 	return status || command->error.code != -ENOENT ? status : status_of_absent(command, name);
 }

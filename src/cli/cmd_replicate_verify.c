@@ -11,15 +11,11 @@
 
 #define POLL_NS 200000000L
 
-static json_t *ask_status(struct replicate_command *command)
-{
-	return replicate_ask(command->names[0], json_pack("{s:s}", "command", "status"), &command->error);
-}
-
 /* Where the last one ended before its end; else from the beginning. */
 static int find_begin(struct replicate_command *command, json_int_t *ret)
 {
-	json_t *status = ask_status(command), *verify = json_object_get(status, "verify");
+	json_t *status = replicate_ask_status(command->names[0], &command->error),
+	       *verify = json_object_get(status, "verify");
 
 	if (!status)
 		return command->error.code;
@@ -111,7 +107,8 @@ static int wait_for_end(struct replicate_command *command)
 	const struct timespec pause = {.tv_nsec = POLL_NS};
 
 	for (;;) {
-		json_t *status = ask_status(command), *verify = json_object_get(status, "verify");
+		json_t *status = replicate_ask_status(command->names[0], &command->error),
+		       *verify = json_object_get(status, "verify");
 		bool over = verify && strcmp(control_string(verify, "state"), "running");
 		int code = !status ? cli_fail(JOB_TROUBLE, &command->error)
 		           : over  ? conclude(command, status, verify)

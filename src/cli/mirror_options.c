@@ -2,7 +2,6 @@
 /* What blkmove mirror takes: see mirror_options.h. */
 #include "cli/mirror_options.h"
 
-#include "base/parse_size.h"
 #include "base/state_dir.h"
 #include "cli/mirror_files.h"
 
@@ -129,12 +128,6 @@ static int set_cutover(struct mirror_command *command, const char *text)
 	    &command->options.error, -EINVAL, "--cutover=%s: choose one of auto, manual, at=TIME", text);
 }
 
-static int set_rate(const char *text, uint64_t *ret, struct error *error)
-{
-	*ret = 0;
-	return strcmp(text, "none") ? parse_size(text, ret, error) : 0;
-}
-
 static int set_impact(struct mirror_command *command, const char *text)
 {
 	char *end;
@@ -179,9 +172,9 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 	case KEY_INTERVAL:
 		return set_number("interval", arg, INTERVAL_MAX, &command->interval_s, error);
 	case KEY_MIN_RATE:
-		return set_rate(arg, &command->job.governor.min_rate, error);
+		return cli_parse_rate(arg, &command->job.governor.min_rate, error);
 	case KEY_MAX_RATE:
-		return set_rate(arg, &command->job.governor.max_rate, error);
+		return cli_parse_rate(arg, &command->job.governor.max_rate, error);
 	case KEY_CUTOVER:
 		return set_cutover(command, arg);
 	default:

@@ -2,6 +2,7 @@
 /* The command line's words: captive servers, endpoints, folders. */
 #include "cli/cli.h"
 
+#include "base/parse_size.h"
 #include "block/block.h"
 
 #include <errno.h>
@@ -103,6 +104,12 @@ int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret,
 		    "server's words into a script",
 		    ret->name, strlen(ret->name), most);
 	return res;
+}
+
+int cli_parse_rate(const char *text, uint64_t *ret, struct error *error)
+{
+	*ret = 0;
+	return strcmp(text, "none") ? parse_size(text, ret, error) : 0;
 }
 
 int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error)
