@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the parts of the mirror share: mirror.c (the whole), mirror_io.c (clients' requests), mirror_leg.c (legs, time-outs). */
+/* What the parts of the mirror share: mirror.c (the whole), mirror_swap.c, mirror_grow.c, mirror_io.c (clients' requests), mirror_leg.c (legs, time-outs). */
 #pragma once
 
 #include "block/driver.h"
@@ -163,6 +163,8 @@ void mirror_look_drained(struct mirror *mirror);
 bool mirror_is_quiet(const struct mirror *mirror);
 
 /* mirror.c */
+/* What clients are told, by what the legs have. */
+void mirror_set_info(struct mirror *mirror);
 struct mirror *mirror_of(struct block *block);
 const struct mirror *mirror_const_of(const struct block *block);
 void mirror_tell(struct mirror *mirror, enum mirror_event event);
