@@ -57,6 +57,9 @@ extern const char *const cli_cache_names[];
 /* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. At most 10 days. 0 or -EINVAL with words. */
 int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error);
 
+/* The unit, "" or "%", may be left out. 0 or -EINVAL with words. */
+int cli_parse_number(const char *option, const char *text, const char *unit, unsigned least, unsigned most,
+    unsigned *ret, struct error *error);
 /* "none", which is 0, or a size. 0 or -EINVAL with words. */
 int cli_parse_rate(const char *text, uint64_t *ret, struct error *error);
 /* How a run reports. */

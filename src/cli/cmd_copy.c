@@ -46,7 +46,6 @@ static error_t parse_sync(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
 	uint64_t size;
-	char *end;
 	int choice;
 
 	switch (key) {
@@ -76,11 +75,9 @@ static error_t parse_sync(int key, char *arg, struct argp_state *state)
 		options->job.stage_dir = arg ? options->stage_dir : NULL;
 		return 0;
 	case KEY_KEEP_POINTS:
-		options->job.keep_points = (unsigned)strtoul(arg, &end, 10);
-		if (end == arg || *end || options->job.keep_points < 1 ||
-		    options->job.keep_points > STAGE_POINTS_MAX)
-			argp_failure(state, JOB_TROUBLE, 0, "--keep-points=%s: a number from 1 to %u", arg,
-			    STAGE_POINTS_MAX);
+		if (cli_parse_number("keep-points", arg, "", 1, STAGE_POINTS_MAX, &options->job.keep_points,
+		        &options->error) < 0)
+			argp_failure(state, JOB_TROUBLE, 0, "%s", options->error.text);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

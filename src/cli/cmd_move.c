@@ -75,18 +75,6 @@ static void stop(int number)
 	stopping = 1;
 }
 
-static int set_throttle(struct move_command *command, const char *text)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (end == text || (*end && strcmp(end, "%")) || value < 1 || value > 100)
-		return error_set(
-		    &command->error, -EINVAL, "--throttle=%s: write a percentage such as 20%%", text);
-	command->dm.throttle = command->throttle_max = (unsigned)value;
-	return 0;
-}
-
 /* What only the mirror knows of: it says so itself when it is wrong. */
 static int pass_on(struct move_command *command, const char *option, const char *text)
 {
@@ -145,7 +133,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		command->until = (enum move_until)res;
 		break;
 	case KEY_THROTTLE:
-		res = set_throttle(command, arg);
+		res = cli_parse_number("throttle", arg, "%", 1, 100, &command->throttle_max, &command->error);
+		command->dm.throttle = command->throttle_max;
 		break;
 	case KEY_UNTIL_RESTART:
 		command->until_restart = true;

@@ -27,7 +27,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct listen *listen = state->input;
 	struct error error = {0};
-	char *end;
 
 	listen->given |= key >= KEY_TLS_CERTIFICATES && key <= KEY_INFLIGHT_MAX;
 	switch (key) {
@@ -50,10 +49,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		listen->insecure_plaintext = true;
 		return 0;
 	case KEY_CONNECTIONS_MAX:
-		listen->connections_max = (unsigned)strtoul(arg, &end, 10);
-		if (*end || listen->connections_max < 1 || listen->connections_max > 10000)
-			argp_failure(state, JOB_TROUBLE, 0,
-			    "--connections-max=%s: write a number from 1 to 10000", arg);
+		if (cli_parse_number("connections-max", arg, "", 1, 10000, &listen->connections_max, &error) <
+		    0)
+			argp_failure(state, JOB_TROUBLE, 0, "%s", error.text);
 		return 0;
 	case KEY_INFLIGHT_MAX:
 		if (parse_size(arg, &listen->inflight_bytes, &error) < 0 || listen->inflight_bytes < 65536)

@@ -5,7 +5,6 @@
 #include "base/state_dir.h"
 #include "cli/mirror_files.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,29 +127,6 @@ static int set_cutover(struct mirror_command *command, const char *text)
 	    &command->options.error, -EINVAL, "--cutover=%s: choose one of auto, manual, at=TIME", text);
 }
 
-static int set_impact(struct mirror_command *command, const char *text)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (!isdigit((unsigned char)text[0]) || (*end && strcmp(end, "%")) || value < 1 || value > 10000)
-		return error_set(
-		    &command->options.error, -EINVAL, "--impact=%s: write a percentage such as 10%%", text);
-	command->job.governor.impact = (unsigned)value;
-	return 0;
-}
-
-static int set_number(const char *option, const char *text, unsigned most, unsigned *ret, struct error *error)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (!isdigit((unsigned char)text[0]) || *end || value < 1 || value > most)
-		return error_set(error, -EINVAL, "--%s=%s: write a number from 1 to %u", option, text, most);
-	*ret = (unsigned)value;
-	return 0;
-}
-
 /* Sizes, times and numbers. */
 static int set_pace(struct mirror_command *command, int key, const char *arg)
 {
@@ -166,11 +142,12 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 	case KEY_SOURCE_TIMEOUT:
 		return cli_parse_duration("source-timeout", arg, &command->job.source_timeout_ns, error);
 	case KEY_IMPACT:
-		return set_impact(command, arg);
+		return cli_parse_number("impact", arg, "%", 1, 10000, &command->job.governor.impact, error);
 	case KEY_PRIORITY:
-		return set_number("priority", arg, BUDGET_PRIORITY_MAX, &command->job.priority, error);
+		return cli_parse_number(
+		    "priority", arg, "", 1, BUDGET_PRIORITY_MAX, &command->job.priority, error);
 	case KEY_INTERVAL:
-		return set_number("interval", arg, INTERVAL_MAX, &command->interval_s, error);
+		return cli_parse_number("interval", arg, "", 1, INTERVAL_MAX, &command->interval_s, error);
 	case KEY_MIN_RATE:
 		return cli_parse_rate(arg, &command->job.governor.min_rate, error);
 	case KEY_MAX_RATE:

@@ -65,18 +65,6 @@ int cli_choose(
 	return error_set(error, -EINVAL, "--%s=%s: choose one of %s", option, text, list);
 }
 
-static int parse_number(
-    const char *option, const char *text, unsigned max, unsigned *ret, struct error *error)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (text[0] < '0' || text[0] > '9' || *end || value > max)
-		return error_set(error, -EINVAL, "--%s=%s: write a number up to %u", option, text, max);
-	*ret = (unsigned)value;
-	return 0;
-}
-
 static int set_compress(struct cli_options *options, const char *text)
 {
 	size_t length = strcspn(text, ":");
@@ -85,9 +73,8 @@ static int set_compress(struct cli_options *options, const char *text)
 
 	if (mode < 0)
 		return mode;
-	if (text[length] &&
-	    (mode != COMPRESS_ZSTD ||
-	        parse_number("compress", text + length + 1, 19, &level, &options->error) < 0 || level == 0))
+	if (text[length] && (mode != COMPRESS_ZSTD || cli_parse_number("compress", text + length + 1, "", 1,
+	                                                  19, &level, &options->error) < 0))
 		return error_set(
 		    &options->error, -EINVAL, "--compress=%s: a level is written zstd:LEVEL, 1 to 19", text);
 	options->job.link.compress = (enum compress_mode)mode;
@@ -148,11 +135,12 @@ static error_t parse_reach(int key, char *arg, struct argp_state *state)
 		res = set_compress(options, arg);
 		break;
 	case KEY_TIMEOUT:
-		res = parse_number("timeout", arg, 86400, &seconds, &options->error);
+		res = cli_parse_number("timeout", arg, "", 0, 86400, &seconds, &options->error);
 		link->timeout_ms = seconds * 1000;
 		break;
 	case KEY_NBD_CONNECTIONS:
-		res = parse_number("nbd-connections", arg, 64, &link->nbd_connections, &options->error);
+		res = cli_parse_number(
+		    "nbd-connections", arg, "", 0, 64, &link->nbd_connections, &options->error);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -269,7 +257,7 @@ static error_t parse_job(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case KEY_RETRIES:
-		res = parse_number("retries", arg, 1000000, &job->retries, &options->error);
+		res = cli_parse_number("retries", arg, "", 0, 1000000, &job->retries, &options->error);
 		break;
 	case KEY_TRUST_HOLES:
 		job->trust_holes = true;
@@ -377,7 +365,7 @@ static error_t parse_report(int key, char *arg, struct argp_state *state)
 		options->progress = res < 0 ? options->progress : (enum cli_progress)res;
 		break;
 	case KEY_INTERVAL:
-		res = parse_number("interval", arg, 86400, &options->interval_s, &options->error);
+		res = cli_parse_number("interval", arg, "", 0, 86400, &options->interval_s, &options->error);
 		break;
 	case KEY_QUIET:
 		options->quiet = true;

@@ -16,18 +16,6 @@ enum option_key { KEY_SNAPSHOT = 768, KEY_SIZE, KEY_STORE, KEY_FILL, KEY_FREEZE,
 /* In the order of cli_snapshot.mode. */
 static const char *const modes[] = {"off", "auto", "last", "drop", NULL};
 
-static int set_fill(struct cli_options *options, const char *text)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (end == text || (*end && strcmp(end, "%")) || value < 1 || value > 99)
-		return error_set(
-		    &options->error, -EINVAL, "--snapshot-fill=%s: write a percentage from 1 to 99", text);
-	options->snapshot.fill_max = (unsigned)value;
-	return 0;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct cli_options *options = state->input;
@@ -46,7 +34,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		snapshot->store = arg;
 		break;
 	case KEY_FILL:
-		res = set_fill(options, arg);
+		res =
+		    cli_parse_number("snapshot-fill", arg, "%", 1, 99, &snapshot->fill_max, &options->error);
 		break;
 	case KEY_FREEZE:
 		snapshot->freeze = true;

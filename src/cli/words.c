@@ -106,6 +106,19 @@ int cli_take_endpoint(struct cli_words *words, char *word, struct endpoint *ret,
 	return res;
 }
 
+int cli_parse_number(const char *option, const char *text, const char *unit, unsigned least, unsigned most,
+    unsigned *ret, struct error *error)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (text[0] < '0' || text[0] > '9' || (*end && strcmp(end, unit)) || value < least || value > most)
+		return error_set(error, -EINVAL, "--%s=%s: write a %s from %u to %u", option, text,
+		    unit[0] ? "percentage" : "number", least, most);
+	*ret = (unsigned)value;
+	return 0;
+}
+
 int cli_parse_rate(const char *text, uint64_t *ret, struct error *error)
 {
 	*ret = 0;

@@ -79,6 +79,12 @@ int cli_choose(
 	return -EINVAL;
 }
 
+int cli_parse_number(const char *option, const char *text, const char *unit, unsigned least, unsigned most,
+    unsigned *ret, struct error *error)
+{
+	return -EINVAL;
+}
+
 int cli_fail(enum job_result code, const struct error *error)
 {
 	return code;
