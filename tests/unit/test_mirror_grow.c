@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "job_clients.h"
 #include "job_run.h"
 
 #define REGION  (64u << 10)
@@ -37,12 +38,6 @@ struct leg {
 	struct disk *disk;
 };
 
-struct client {
-	struct block_io io;
-	uint8_t buf[8192];
-	bool busy;
-};
-
 static struct world {
 	struct ring_sim *sim;
 	struct ring *ring;
@@ -53,9 +48,8 @@ static struct world {
 	struct mirror_job_options options;
 	struct error error;
 	char warning[600];
-	struct client clients[CLIENTS];
-	uint64_t beyond; /* writes to what is new */
-	bool serving;
+	struct job_clients clients;
+	uint64_t beyond; /* writes to what is new, begun */
 	enum cutover_state stop_in;
 	int res;
 	uint64_t differs, ended_at;
@@ -123,47 +117,23 @@ static void warning(void *data, const char *text)
 	snprintf(world.warning, sizeof(world.warning), "%s", text);
 }
 
-static void client_begin(struct client *client);
-
-static void client_done(struct block_io *io, int res)
+static void place(struct block_io *io)
 {
-	struct client *client = container_of(io, struct client, io);
-
-	assert_int_equal(res, 0);
-	client->busy = false;
-	world.beyond += io->offset + io->length > SMALL;
-	if (world.serving)
-		client_begin(client);
-}
-
-static void client_begin(struct client *client)
-{
-	uint64_t length = rand_between(&world.rand, 1, 16) * 512;
 	uint64_t size = block_info(mirror_job_block(world.job))->size;
 
-	client->io = (struct block_io){.op = BLOCK_WRITE,
-	    .offset = (size - length) / 512 * 512 - rand_below(&world.rand, 100) * 512,
-	    .length = length,
-	    .buf = client->buf,
-	    .done = client_done};
-	rand_bytes(&world.rand, client->buf, sizeof(client->buf));
-	client->busy = true;
-	block_submit(mirror_job_block(world.job), &client->io);
+	io->length = rand_between(&world.rand, 1, 16) * 512;
+	io->offset = (size - io->length) / 512 * 512 - rand_below(&world.rand, 100) * 512;
+	world.beyond += io->offset + io->length > SMALL;
 }
 
 static void serve(void)
 {
-	world.serving = true;
-	for (unsigned i = 0; i < CLIENTS; i++)
-		client_begin(&world.clients[i]);
+	job_clients_serve(&world.clients, world.job, CLIENTS);
 }
 
 static void drain(void)
 {
-	world.serving = false;
-	for (unsigned i = 0; i < CLIENTS; i++)
-		while (world.clients[i].busy)
-			assert_int_equal(ring_step(world.ring), 0);
+	job_clients_drain(&world.clients, world.ring);
 }
 
 static enum cutover_state run_for(uint64_t ns)
@@ -193,6 +163,8 @@ static void world_init(bool verify)
 
 	memset(&world, 0, sizeof(world));
 	rand_init(&world.rand, 1);
+	world.clients.rand = &world.rand;
+	world.clients.place = place;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++) {
 		rand_bytes(&world.rand, world.disks[i].data, LARGE);
 		world.disks[i].size = SMALL;
@@ -293,7 +265,7 @@ static void test_it_grows_beside_clients(void **state)
 	assert_int_equal(mirror_job_size(world.job), LARGE);
 	assert_int_equal(block_info(mirror_job_block(world.job))->size, LARGE);
 	run_for(200 * MS);
-	assert_true(world.beyond > 10);
+	assert_true(world.beyond > 10 + CLIENTS);
 	/* A target that has not grown is not taken. */
 	mirror_job_pause(world.job, false);
 	run_for(200 * MS);
@@ -325,15 +297,15 @@ static void test_it_grows_beside_clients(void **state)
 static void test_requests_under_way(void **state)
 {
 	uint8_t buf[512] = "end";
-	struct block_io io = {.op = BLOCK_ZERO, .offset = SMALL - REGION, .length = REGION};
+	struct block_io io = {
+	    .op = BLOCK_ZERO, .offset = SMALL - REGION, .length = REGION, .done = job_client_done};
+	struct job_client *client = &world.clients.all[0];
 
 	world_init(false);
 	let_go();
 	enlarge(MIRROR_SOURCE, LARGE);
-	world.clients[0].busy = true;
-	io.done = client_done;
-	world.clients[0].io = io;
-	block_submit(mirror_job_block(world.job), &world.clients[0].io);
+	*client = (struct job_client){.clients = &world.clients, .io = io, .busy = true};
+	block_submit(mirror_job_block(world.job), &client->io);
 	assert_int_equal(mirror_job_grow(world.job, LARGE, &world.error), 0);
 	drain();
 	io = (struct block_io){.op = BLOCK_WRITE, .offset = LARGE - 512, .length = 512, .buf = buf};

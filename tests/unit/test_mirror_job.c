@@ -19,18 +19,12 @@
 
 #include <cmocka.h>
 
+#include "job_clients.h"
 #include "job_run.h"
 
 #define SIZE    ((1u << 20) + 4608u)
 #define MS      1000000u
 #define CLIENTS 8u
-
-struct client {
-	struct block_io io;
-	uint8_t buf[4096];
-	uint64_t writes;
-	bool busy;
-};
 
 struct world {
 	struct ring_sim *sim; /* NULL: the real ring */
@@ -52,8 +46,7 @@ struct world {
 	struct mirror_job *job;
 	struct mirror_job_options options;
 	struct error error;
-	struct client clients[CLIENTS];
-	bool serving;
+	struct job_clients clients;
 	unsigned states; /* bits of those that were seen */
 	void (*on_state)(enum cutover_state state);
 };
@@ -147,12 +140,25 @@ static void warning(void *data, const char *text)
 	world.warnings++;
 }
 
+static void place(struct block_io *io)
+{
+	io->length = 4096;
+	io->offset = rand_below(&world.rand, SIZE / 512 - 7) * 512;
+}
+
+static void serve(void)
+{
+	job_clients_serve(&world.clients, world.job, CLIENTS);
+}
+
 static void world_init(bool real)
 {
 	const struct ring_sim_disk_options disk = {.size_max = 2 << 20};
 
 	world = (struct world){.sizes = {SIZE, SIZE}, .ids = {"one", "two"}};
 	rand_init(&world.rand, 1);
+	world.clients.rand = &world.rand;
+	world.clients.place = place;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++)
 		rand_bytes(&world.rand, world.data[i], sizeof(world.data[i]));
 	if (real) {
@@ -182,46 +188,9 @@ static int job_open(void)
 	return mirror_job_open(world.job, &world.error);
 }
 
-/* Clients */
-
-static void client_begin(struct client *client);
-
-static void client_done(struct block_io *io, int res)
-{
-	struct client *client = container_of(io, struct client, io);
-
-	assert_int_equal(res, 0);
-	client->busy = false;
-	client->writes++;
-	if (world.serving)
-		client_begin(client);
-}
-
-static void client_begin(struct client *client)
-{
-	client->io = (struct block_io){.op = BLOCK_WRITE,
-	    .offset = rand_below(&world.rand, SIZE / 512 - 7) * 512,
-	    .length = 4096,
-	    .buf = client->buf,
-	    .done = client_done};
-	rand_bytes(&world.rand, client->buf, 32);
-	client->busy = true;
-	block_submit(mirror_job_block(world.job), &client->io);
-}
-
-static void serve(void)
-{
-	world.serving = true;
-	for (unsigned i = 0; i < CLIENTS; i++)
-		client_begin(&world.clients[i]);
-}
-
 static void job_close(void)
 {
-	world.serving = false;
-	for (unsigned i = 0; i < CLIENTS; i++)
-		while (world.clients[i].busy)
-			assert_int_equal(world.ring->ops->step(world.ring), 0);
+	job_clients_drain(&world.clients, world.ring);
 	world.job = mirror_job_free(world.job);
 }
 
@@ -278,10 +247,10 @@ static void go_there_and_back(bool real)
 	    (double)latency.p99_ns / 1e6);
 	assert_in_range(status.pause_ns, 0, 500 * MS);
 	/* It goes on being a volume. */
-	world.serving = false;
+	world.clients.serving = false;
 	assert_int_equal(block_wait(mirror_job_block(world.job), &io), 0);
 	job_close();
-	assert_true(world.clients[0].writes > 0);
+	assert_true(world.clients.writes > 0);
 	world_done();
 }
 
@@ -420,6 +389,8 @@ static void test_little_is_flushed_while_clients_wait(void **state)
 	serve();
 	assert_int_equal(run_for(800 * MS), CUTOVER_READY);
 	/* The first flush, and what is written meanwhile, take long. */
+	for (unsigned i = 0; i < 100 && world.unflushed[MIRROR_SOURCE] / 2 < 20 * MS; i++)
+		run_for(MS);
 	assert_in_range(world.unflushed[MIRROR_SOURCE] / 2, 20 * MS, 500 * MS);
 	mirror_job_cutover(world.job);
 	assert_int_equal(run_for(2000 * (uint64_t)MS), CUTOVER_SWITCHED);
@@ -445,8 +416,7 @@ static void test_clean_regions_stay_logged(void **state)
 		world_init(false);
 		world.options.settle_keep = keep;
 		assert_int_equal(job_open(), 0);
-		world.serving = true;
-		client_begin(&world.clients[0]);
+		job_clients_serve(&world.clients, world.job, 1);
 		run_for(1000 * (uint64_t)MS);
 		assert_in_range(clean_but_logged(), keep ? 1 : regions, keep ? regions - 1 : regions);
 		mirror_detach(mirror_job_block(world.job));
@@ -454,7 +424,7 @@ static void test_clean_regions_stay_logged(void **state)
 		assert_in_range(clean_but_logged(), 1, regions - 1);
 		run_for(3000 * (uint64_t)MS);
 		assert_in_range(clean_but_logged(), keep ? 1 : regions, keep ? regions - 1 : regions);
-		world.serving = false;
+		world.clients.serving = false;
 		run_for(600 * MS);
 		assert_int_equal(clean_but_logged(), 0);
 		world_done();
@@ -488,7 +458,7 @@ static void test_a_lost_target_comes_back(void **state)
 	run_for(500 * MS);
 	assert_true(seen(CUTOVER_READY));
 	world.away = true;
-	writes = world.clients[0].writes;
+	writes = world.clients.writes;
 	delay_set(
 	    world.delays[MIRROR_TARGET], &(struct delay_options){.min_ns = 700 * MS, .max_ns = 700 * MS});
 	job_close();
@@ -498,7 +468,7 @@ static void test_a_lost_target_comes_back(void **state)
 	serve();
 	run_for(400 * (uint64_t)MS);
 	mirror_job_status(world.job, &status);
-	assert_true(!status.attached && status.dirty > 0 && world.clients[0].writes > writes);
+	assert_true(!status.attached && status.dirty > 0 && world.clients.writes > writes);
 	/* Said once, however often it was tried. */
 	assert_int_equal(world.warnings, 1);
 	job_close();

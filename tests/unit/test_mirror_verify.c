@@ -18,6 +18,7 @@
 
 #include <cmocka.h>
 
+#include "job_clients.h"
 #include "job_run.h"
 
 #define SIZE       ((6u << 20) + 4608u)
@@ -42,12 +43,6 @@ struct leg {
 	struct disk *disk;
 };
 
-struct client {
-	struct block_io io;
-	uint8_t buf[4 * LEAF];
-	bool busy;
-};
-
 static struct world {
 	struct ring_sim *sim;
 	struct ring *ring;
@@ -57,9 +52,7 @@ static struct world {
 	struct mirror_job *job;
 	struct mirror_job_options options;
 	struct error error;
-	struct client clients[CLIENTS];
-	uint64_t writes;
-	bool serving;
+	struct job_clients clients;
 	enum cutover_state states[64];
 	unsigned states_count;
 	enum cutover_state stop_in;
@@ -129,38 +122,15 @@ static void state_changed(void *data, enum cutover_state state)
 
 /* Clients */
 
-static void client_begin(struct client *client);
-
-static void client_done(struct block_io *io, int res)
+static void place(struct block_io *io)
 {
-	struct client *client = container_of(io, struct client, io);
-
-	assert_int_equal(res, 0);
-	client->busy = false;
-	world.writes++;
-	if (world.serving)
-		client_begin(client);
-}
-
-static void client_begin(struct client *client)
-{
-	uint64_t length = rand_between(&world.rand, 1, 32) * 512;
-
-	client->io = (struct block_io){.op = BLOCK_WRITE,
-	    .offset = rand_below(&world.rand, (SIZE - length) / 512) * 512,
-	    .length = length,
-	    .buf = client->buf,
-	    .done = client_done};
-	rand_bytes(&world.rand, client->buf, sizeof(client->buf));
-	client->busy = true;
-	block_submit(mirror_job_block(world.job), &client->io);
+	io->length = rand_between(&world.rand, 1, 32) * 512;
+	io->offset = rand_below(&world.rand, (SIZE - io->length) / 512) * 512;
 }
 
 static void serve(void)
 {
-	world.serving = true;
-	for (unsigned i = 0; i < CLIENTS; i++)
-		client_begin(&world.clients[i]);
+	job_clients_serve(&world.clients, world.job, CLIENTS);
 }
 
 /* Life */
@@ -185,6 +155,8 @@ static void world_init(bool verify)
 
 	memset(&world, 0, sizeof(world));
 	rand_init(&world.rand, 1);
+	world.clients.rand = &world.rand;
+	world.clients.place = place;
 	for (unsigned i = 0; i < MIRROR_LEGS; i++)
 		rand_bytes(&world.rand, world.disks[i].data, SIZE);
 	world.sim = ring_sim_new(1, 0);
@@ -206,10 +178,7 @@ static void world_init(bool verify)
 
 static void drain(void)
 {
-	world.serving = false;
-	for (unsigned i = 0; i < CLIENTS; i++)
-		while (world.clients[i].busy)
-			assert_int_equal(ring_step(world.ring), 0);
+	job_clients_drain(&world.clients, world.ring);
 }
 
 /* Ends the job; whether the legs hold the same. */
@@ -296,7 +265,7 @@ static void test_no_false_alarm(void **state)
 	world_init(false);
 	serve();
 	for (unsigned i = 0; i < 20; i++) {
-		uint64_t writes = world.writes;
+		uint64_t writes = world.clients.writes;
 
 		world.disks[0].read = world.disks[1].read = 0;
 		assert_int_equal(begin(0, 16 << 20, i % 2), 0);
@@ -307,7 +276,7 @@ static void test_no_false_alarm(void **state)
 		assert_int_equal(world.ranges_count, 0);
 		assert_int_equal(status.verify_position, SIZE);
 		assert_int_equal(status.verify_differing + status.verify_unread, 0);
-		assert_in_range(world.writes - writes, 20, UINT32_MAX);
+		assert_in_range(world.clients.writes - writes, 20, UINT32_MAX);
 		/* Nothing but digests comes from the legs. */
 		assert_int_equal(world.disks[0].read + world.disks[1].read, 0);
 	}
@@ -398,7 +367,7 @@ static void test_h07_what_is_marked_is_not_called_equal(void **state)
 	assert_false(is_same(10 * REGION, REGION));
 	serve();
 	run_for(2000 * MS);
-	assert_true(world.writes > 100);
+	assert_true(world.clients.writes > 100);
 	check_marked(REGION);
 	assert_int_equal(job_status(world.job).copied, SIZE);
 	/* Nor is it looked over again as if it were to be copied. */
