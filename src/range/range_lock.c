@@ -46,14 +46,12 @@ bool range_lock_take(struct range_locks *locks, struct range_lock *lock)
 	return lock->held;
 }
 
-void range_lock_drop(struct range_lock *lock)
+/* Only later ones can have waited for it. */
+static void forget(struct range_lock *lock)
 {
 	struct range_locks *locks = lock->locks;
 
-	assert(lock->held);
-	lock->held = false;
 	locks->count--;
-	/* Only later ones can have waited for it. */
 	for (struct list_node *node = lock->node.next; node != &locks->locks; node = node->next) {
 		struct range_lock *later = container_of(node, struct range_lock, node);
 
@@ -64,4 +62,20 @@ void range_lock_drop(struct range_lock *lock)
 			ring_defer(locks->ring, &later->op, 0);
 	}
 	list_remove(&lock->node);
+}
+
+void range_lock_drop(struct range_lock *lock)
+{
+	assert(lock->held);
+	lock->held = false;
+	forget(lock);
+}
+
+bool range_lock_leave(struct range_lock *lock)
+{
+	assert(!lock->held);
+	if (lock->blockers == 0)
+		return false;
+	forget(lock);
+	return true;
 }

@@ -3,7 +3,7 @@
  * Locks on byte ranges of one volume, for one ring's thread: overlapping writes reach both legs of a mirror in one order, and
  * none meets a copy of the same range. Each lock is of a kind, and a table says which kinds exclude each other where their
  * ranges overlap. First come, first served among those that exclude each other, so none starves. The lock's memory is the
- * caller's, from range_lock_take() until range_lock_drop(); a request holds one lock at a time, so there is no deadlock.
+ * caller's, from range_lock_take() until range_lock_drop() or range_lock_leave(); a request holds one lock at a time, so there is no deadlock.
  */
 #pragma once
 
@@ -41,3 +41,5 @@ void range_locks_init(struct range_locks *locks, struct ring *ring, const uint8_
 bool range_lock_take(struct range_locks *locks, struct range_lock *lock);
 /* Only once it is held. Those that waited for it are told from the loop. */
 void range_lock_drop(struct range_lock *lock);
+/* Only before it is held. True: it is not waited for any more, and its memory is the caller's. False: it has come; granted() follows. */
+bool range_lock_leave(struct range_lock *lock);

@@ -323,8 +323,12 @@ static void slot_abandon(struct dirty_slot *slot)
 	if (slot->state == SLOT_FREE || slot->abandoned)
 		return;
 	slot->abandoned = true;
-	if (slot->state == SLOT_WAITING)
+	if (slot->state == SLOT_WAITING) {
+		/* Whoever has it may wait for his answer until the follower's loss is recorded. */
+		if (range_lock_leave(&slot->lock))
+			slot_free(slot);
 		return;
+	}
 	bitmap_file_mark(dirty->map, &slot->claim);
 	bitmap_file_release(dirty->map, &slot->claim);
 	range_lock_drop(&slot->lock);

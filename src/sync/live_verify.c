@@ -407,6 +407,12 @@ void live_verify_stop(struct live_verify *verify)
 		/* What is being logged ends soon, whatever becomes of the follower. */
 		if (slot->abandoned || (slot->state != VERIFY_WAITING && slot->state != VERIFY_COMPARING))
 			continue;
+		/* Whoever has it may wait for his answer until the follower's loss is recorded. */
+		if (slot->state == VERIFY_WAITING && range_lock_leave(&slot->lock)) {
+			slot->state = VERIFY_FREE;
+			verify->active--;
+			continue;
+		}
 		slot->abandoned = true;
 		if (slot->state == VERIFY_COMPARING)
 			range_lock_drop(&slot->lock);
