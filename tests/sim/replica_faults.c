@@ -2,11 +2,14 @@
 /* Faults, and what users order: they strike between two steps. */
 #include "replica_world.h"
 
+#include <errno.h>
+
 #define BEGIN_STEP 400u
 #define EIO_PPM    20000u
 #define SLOW_PPM   100000u
 #define SLOW_NS    20000000u
 #define STUCK_NS   1500000000u
+#define HOOK_NS    2500000000u
 
 enum fault {
 	FAULT_KILL,
@@ -21,6 +24,7 @@ enum fault {
 	FAULT_DISK_STUCK,
 	FAULT_SLOW,
 	FAULT_MAP_EIO,
+	FAULT_MAP_LOST,
 	FAULTS,
 };
 
@@ -73,6 +77,10 @@ static void strike(struct replica_world *world, enum fault what)
 		replica_world_say(world, "fault: the map of %u fails now and then", host->index);
 		map->write_error_ppm = map->fsync_error_ppm = EIO_PPM;
 		host->map_fails = true;
+		break;
+	case FAULT_MAP_LOST:
+		host->damaged = world->scenario.forgets;
+		replica_host_kill(host, false);
 		break;
 	default:
 		replica_world_say(world, "fault: links break");
@@ -188,6 +196,28 @@ static void order(struct replica_world *world)
 		if (!status.wanted || status.disk_failed)
 			replica_host_command(host, REPLICA_CONNECT, false);
 	}
+}
+
+int replica_faults_before_resync(void *data, struct error *error)
+{
+	struct replica_host *host = data;
+	struct replica_world *world = host->world;
+	struct rand *rand = &world->rand;
+
+	if (host->dying)
+		return -ECANCELED;
+	world->hooks++;
+	host->prepared = false;
+	replica_world_say(world, "%u runs its hook before a resync", host->index);
+	replica_host_pass(host, rand_below(rand, rand_one_in(rand, 4) ? HOOK_NS : HOOK_NS / 100));
+	if (host->dying)
+		return -ECANCELED;
+	/* What it is to keep is whole to this moment; a map that fails may have half of the next record. */
+	if (!host->map_fails && (!host->ids.current || host->ids.inconsistent))
+		replica_world_fail(world, "%u: its hook runs, and its data are not good", host->index);
+	replica_promise_check(world);
+	host->prepared = world->peace || !rand_one_in(rand, 4);
+	return host->prepared ? 0 : error_set(error, -EIO, "the hook has failed");
 }
 
 /* Most worlds begin as they are meant to. */

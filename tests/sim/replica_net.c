@@ -156,12 +156,11 @@ void replica_net_seek(void *data, bool on)
 	host->seeks = on && !host->dying;
 }
 
-/* A wait of a fiber. */
-static void pass(struct ring *ring, uint64_t ns)
+void replica_host_pass(struct replica_host *host, uint64_t ns)
 {
-	struct ring_op timer = {.opcode = RING_TIMER, .deadline_ns = ring_now_ns(ring) + ns};
+	struct ring_op timer = {.opcode = RING_TIMER, .deadline_ns = ring_now_ns(host->ring) + ns};
 
-	ring_wait(ring, &timer);
+	ring_wait(host->ring, &timer);
 }
 
 int replica_net_dial(void *data, uint64_t link, int *ret_fd, struct error *error)
@@ -170,9 +169,9 @@ int replica_net_dial(void *data, uint64_t link, int *ret_fd, struct error *error
 	struct replica_world *world = host->world;
 	int fds[2];
 
-	pass(host->ring, rand_below(&world->rand, DIAL_NS));
+	replica_host_pass(host, rand_below(&world->rand, DIAL_NS));
 	if (!host->dying && (world->cut || !replica_host_is_up(other))) {
-		pass(host->ring, rand_below(&world->rand, 30 * DIAL_NS));
+		replica_host_pass(host, rand_below(&world->rand, 30 * DIAL_NS));
 		return error_set(error, -EHOSTUNREACH, "the other node cannot be reached");
 	}
 	if (host->dying || !replica_host_is_up(other))

@@ -86,12 +86,20 @@ static void go_on(struct replica_host *host, const uint32_t *seen, bool lasts)
 /* A resync, or what looks like one: `host` will have the other's data, of that generation. */
 static void begin_to_follow(struct replica_host *host, const struct replica_ids *old)
 {
+	const struct replica_host *other = replica_host_other(host);
 	struct replica_world *world = host->world;
 	struct ledger *ledger = &world->ledger;
 
 	replica_world_say(world, "%u is to follow %llx", host->index, (unsigned long long)host->ids.current);
+	/* What it heard before may be recorded late. */
+	if (other->anew && host->link && host->link == other->link)
+		replica_world_fail(world, "%u is to follow a node whose map was lost", host->index);
 	world->resyncs++;
-	for (uint32_t n = 1; n < ledger->writes_count && !host->discards; n++) {
+	if (world->scenario.hooks && old->current && !old->inconsistent && !host->prepared &&
+	    !host->map_fails)
+		replica_world_fail(world, "%u: nobody has asked its hook before a resync", host->index);
+	host->prepared = false;
+	for (uint32_t n = 1; n < ledger->writes_count && !host->discards && !host->anew; n++) {
 		const struct ledger_write *write = &ledger->writes[n];
 
 		if (write->node == host->index && write->gen && ledger_has(ledger, host->index, n) &&
@@ -124,7 +132,7 @@ static void arrive(struct replica_host *host)
 		memcpy(node->lasting, host->promised, sizeof(node->lasting));
 	if (world->scenario.ack == REPLICATE_SENT || host->dying)
 		memset(node->memory, 0, sizeof(node->memory));
-	host->discards = host->shaky = false;
+	host->discards = host->shaky = host->anew = false;
 }
 
 /* Half of something is called good by force: whatever is there counts from now on. */
@@ -137,44 +145,14 @@ static void salvage(struct replica_host *host)
 	memset(ledger->nodes[host->index].lasting, 0, sizeof(ledger->nodes[host->index].lasting));
 	scan(host, false, seen);
 	go_on(host, seen, false);
-	host->discards = false;
-}
-
-/* What a volume carried before it was a replica's: every byte of it, until an order says what it is. */
-static void check_foreign(struct replica_host *host)
-{
-	uint32_t seen[LEDGER_SECTORS];
-
-	if (!host->ids.foreign)
-		return;
-	scan(host, false, seen);
-	for (uint32_t i = 0; i < host->world->scenario.sectors; i++)
-		if (seen[i] != 1 + host->index) {
-			replica_world_fail(host->world,
-			    "%u: sector %u is of write %d, and what was there was nobody's to overwrite",
-			    host->index, i, (int)seen[i]);
-			return;
-		}
-}
-
-static void look_at_foreign(struct replica_host *host, const struct replica_ids *ids)
-{
-	struct replica_world *world = host->world;
-
-	if (!host->ids.foreign || ids->foreign)
-		return;
-	check_foreign(host);
-	world->foreign++;
-	world->given_up += !ids->current;
-	if (ids->current ? !host->forced : !host->given_up)
-		replica_world_fail(world, "%u: nobody has said what its volume carried", host->index);
+	host->discards = host->anew = false;
 }
 
 static void note(struct replica_host *host, const struct replica_ids *ids)
 {
 	const struct replica_ids old = host->ids;
 
-	look_at_foreign(host, ids);
+	replica_map_noted(host, ids);
 	host->ids = *ids;
 	/* Between two looks it may have been told, and the link be gone. */
 	host->knows = host->knows && (ids->follows || !old.follows || replica_host_other(host)->reigns);
@@ -190,7 +168,10 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 		    (unsigned long long)ids->current, (unsigned long long)old.current);
 		/* By an order that said so, and it holds although the node may crash before it serves. */
 		host->knows = host->knows && !host->forced && !host->fenced;
-		if (old.inconsistent)
+		if (host->anew && !host->forced)
+			replica_world_fail(
+			    host->world, "%u: its map was lost, and its data count as good", host->index);
+		if (old.inconsistent || host->anew)
 			salvage(host);
 	}
 }
@@ -222,6 +203,9 @@ void replica_promise_notes(struct replica_world *world)
 		struct bitmap_super super;
 		struct replica_ids ids;
 
+		/* What a lost map says is nothing. */
+		if (host->map != MAP_GOOD)
+			continue;
 		assert(size >= REPLICA_SUPERS);
 		if (!memcmp(bytes, host->supers, REPLICA_SUPERS))
 			continue;
@@ -671,7 +655,7 @@ void replica_promise_check(struct replica_world *world)
 	world->checked++;
 	for (unsigned i = 0; i < LEDGER_NODES; i++) {
 		check_disk(&world->hosts[i]);
-		check_foreign(&world->hosts[i]);
+		replica_map_check_foreign(&world->hosts[i]);
 	}
 	check_sizes(world);
 	check_maps(world);

@@ -135,6 +135,7 @@ static struct replica_node_options options_of(struct replica_host *host)
 	    .dial = replica_net_dial,
 	    .serve = serve,
 	    .fence = fence,
+	    .before_resync = scenario->hooks ? replica_faults_before_resync : NULL,
 	    .answer = answer,
 	    .changed = changed,
 	    .warning = warning};
@@ -147,6 +148,15 @@ static void live(void *data)
 	struct error error;
 	int res = replica_node_new(&host->node, host->ring, &options, &error);
 
+	if (host->map == MAP_LOST && res == 0)
+		replica_world_fail(host->world, "%u begins with a map that is lost", host->index);
+	if (host->map != MAP_GOOD && res == -EBADMSG && !host->dying) {
+		res = replica_map_renew(host);
+		if (res == 0 && !host->dying)
+			res = replica_node_new(&host->node, host->ring, &options, &error);
+	}
+	if (host->map == MAP_RENEWED && res == 0)
+		replica_map_found(host);
 	if (res < 0 && !host->dying && !host->map_fails)
 		replica_world_fail(host->world, "%u cannot begin: %s", host->index, error.text);
 	if (res == 0 && !host->dying) {
@@ -179,6 +189,8 @@ void replica_host_begin(struct replica_host *host)
 	host->life++;
 	host->node = NULL;
 	replica_world_say(world, "%u begins", host->index);
+	if (host->damaged)
+		replica_map_damage(host);
 	host->ring = ring_sim_host_new(world->sim, host->index ? "beta" : "alpha");
 	if (fiber_start(&host->fiber, host->ring, live, host, NULL) < 0)
 		abort();
@@ -399,6 +411,8 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .quarrels = rand_one_in(rand, 3),
 	    .migrates = rand_one_in(rand, 4),
 	    .grows = rand_one_in(rand, 3),
+	    .hooks = rand_one_in(rand, 3),
+	    .forgets = rand_one_in(rand, 4),
 	    .idle = (uint32_t)rand_between(rand, 20, 200),
 	    .order_every = (uint32_t)rand_between(rand, 30, 500),
 	    .fault_every = (uint32_t)rand_between(rand, 300, 3000),
@@ -415,32 +429,13 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	        .short_ppm = (uint32_t)rand_below(rand, 2) * 200000}};
 }
 
-/* A map as replica_node_create() makes it, of small regions: so a small volume has many. */
-static void make_map(struct replica_host *host)
-{
-	struct replica_world *world = host->world;
-	const struct replica_ids ids = {.foreign = world->scenario.foreign[host->index]};
-	struct bitmap_super super = {.nonce = world->seed * 2 + host->index + 1,
-	    .size = world->scenario.sectors * LEDGER_SECTOR,
-	    .region_size = world->scenario.region_size[host->index],
-	    .records = world->scenario.records,
-	    .note_length = REPLICA_NOTE_BYTES};
-	struct ring *ring = ring_sim_host_new(world->sim, "maker");
-	struct bitmap_file *map;
-
-	replica_note_encode(&ids, super.note);
-	if (bitmap_file_create(&map, ring, host->map_fd, &super, NULL, NULL) < 0)
-		abort();
-	bitmap_file_free(map);
-	ring_free(ring);
-}
-
 static void make_host(struct replica_world *world, unsigned index)
 {
 	struct replica_host *host = &world->hosts[index];
 	const struct ring_sim_disk_options disk = {
 	    .size = world->scenario.sectors * LEDGER_SECTOR, .short_ppm = 20000};
 	const struct ring_sim_disk_options map = {.size_max = 64 * BITMAP_BLOCK};
+	struct ring *ring;
 	uint64_t size;
 
 	host->world = world;
@@ -451,7 +446,11 @@ static void make_host(struct replica_world *world, unsigned index)
 	ledger_fill(ring_sim_disk_data(world->sim, host->disk_fd, &size), 1 + index, 0,
 	    world->scenario.sectors, false);
 	ring_sim_disk_settle(world->sim, host->disk_fd);
-	make_map(host);
+	ring = ring_sim_host_new(world->sim, "maker");
+	if (replica_map_make(host, ring, world->scenario.sectors, world->scenario.region_size[index],
+	        world->seed * 2 + index + 1) < 0)
+		abort();
+	ring_free(ring);
 }
 
 void replica_world_init(struct replica_world *world, uint64_t seed, bool verbose, uint64_t watched)

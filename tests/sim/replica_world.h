@@ -48,6 +48,8 @@ struct replica_scenario {
 	bool foreign[LEDGER_NODES];              /* its volume carries something when its map is made */
 	bool quarrels;                           /* its users promote both nodes now and then */
 	bool migrates;                           /* its primary moves to and fro */
+	bool forgets;                            /* maps are lost now and then */
+	bool hooks;                              /* before a resync a hook runs, or fails */
 	bool grows;                              /* its disks become larger, and so may the volume */
 	uint32_t idle, order_every, fault_every; /* steps */
 	uint64_t chaos_steps;
@@ -66,6 +68,8 @@ struct replica_scrub {
 	bool resync, told;
 	uint64_t passes, marked;
 };
+
+enum replica_map { MAP_GOOD, MAP_LOST, MAP_RENEWED /* perhaps: it was begun */ };
 
 struct replica_host {
 	struct replica_world *world;
@@ -88,15 +92,21 @@ struct replica_host {
 	uint64_t link;     /* the last one that it took */
 	uint64_t begin_ns; /* when it is started again */
 	bool map_fails;    /* now and then, or did when it began */
+	bool prepared;     /* the hook has allowed a resync */
 	bool off;          /* its disks have no power */
+	bool damaged;      /* its map will be, before it begins again */
 	uint32_t device;   /* sectors of its disk */
 
 	/* what the world knows of it */
 	struct replica_ids ids; /* on stable storage */
 	uint8_t supers[REPLICA_SUPERS];
-	uint32_t sectors;                  /* of the replica, likewise */
-	uint32_t shown;                    /* to clients, at last */
-	uint64_t cuts;                     /* losses of power */
+	uint32_t sectors; /* of the replica, likewise */
+	uint32_t shown;   /* to clients, at last */
+	uint64_t cuts;    /* losses of power */
+	enum replica_map map;
+	bool anew;        /* its data are nobody's since its map was lost */
+	uint64_t carried; /* by its volume, then: bytes, and their sum */
+	uint32_t carried_crc;
 	bool discards;                     /* was told to since it was good last */
 	bool fenced;                       /* the other is known to be down, or was when it was told */
 	bool knows;                        /* that the other is primary */
@@ -147,7 +157,7 @@ struct replica_world {
 	uint32_t tries;
 
 	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
-	    discards, checked, leases, handed, resizes, grown, foreign, given_up;
+	    discards, checked, leases, handed, resizes, grown, foreign, given_up, hooks, maps_lost;
 };
 
 #define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
@@ -168,6 +178,8 @@ static inline bool replica_host_is_up(const struct replica_host *host)
 void replica_world_init(struct replica_world *world, uint64_t seed, bool verbose, uint64_t watch);
 bool replica_world_run(struct replica_world *world);
 void replica_world_done(struct replica_world *world);
+/* A fiber of it waits. */
+void replica_host_pass(struct replica_host *host, uint64_t ns);
 /* Its process ends in peace. */
 void replica_host_stop(struct replica_host *host);
 void replica_host_kill(struct replica_host *host, bool power);
@@ -203,6 +215,8 @@ void replica_promise_check(struct replica_world *world);
 
 /* replica_faults.c */
 void replica_faults_step(struct replica_world *world);
+/* The user's hook before a resync: takes its time, and fails now and then. */
+int replica_faults_before_resync(void *data, struct error *error);
 /* Perhaps something strikes soon. */
 void replica_faults_soon(struct replica_world *world);
 void replica_faults_mend(struct replica_world *world);
@@ -216,6 +230,21 @@ void replica_sizes_order(struct replica_world *world);
 bool replica_sizes_fill(struct replica_host *host);
 /* Which node's disk is too small for what the other has; NULL: neither's. */
 struct replica_host *replica_sizes_short(struct replica_world *world);
+
+/* replica_maps.c */
+/* Whatever was there before. 0 or -errno. */
+int replica_map_make(
+    struct replica_host *host, struct ring *ring, uint32_t sectors, uint32_t region_size, uint64_t nonce);
+/* The node is down. */
+void replica_map_damage(struct replica_host *host);
+/* In its fiber. */
+int replica_map_renew(struct replica_host *host);
+/* A new one, if all of it is there. */
+void replica_map_found(struct replica_host *host);
+/* What its volume carried is there, as long as nobody has given it up. */
+void replica_map_check_foreign(struct replica_host *host);
+/* Its record is about to be that: what it says of that must have been ordered. */
+void replica_map_noted(struct replica_host *host, const struct replica_ids *ids);
 
 /* replica_scrub.c */
 /* Perhaps one is ordered, or stopped. */

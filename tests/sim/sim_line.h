@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #define SIM_LINE_MORE 4u
-#define SIM_LINE_SUMS 20u
+#define SIM_LINE_SUMS 32u
 
 /* By the name that --plant takes; the number is base/plant.h's, or the program's own. */
 struct sim_mistake {
