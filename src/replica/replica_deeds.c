@@ -56,8 +56,23 @@ static int prepare(struct replica_node *node, const struct replica_action *actio
 	return res < 0 ? -ECANCELED : 0;
 }
 
-static void record(struct replica_node *node, const struct replica_action *action)
+/* The source is gone before anything of it has come: this node's data stay what they are. */
+static bool is_in_vain(const struct replica_node *node, const struct replica_deed *deed)
 {
+	return deed->action.lapses && is_stale(node, deed);
+}
+
+/* What a file system calls stale is another matter. */
+static int write_down(struct bitmap_file *map, const struct bitmap_super *super, struct error *error)
+{
+	int res = bitmap_file_record(map, super, error);
+
+	return res == -ESTALE ? -EIO : res;
+}
+
+static void record(struct replica_node *node, const struct replica_deed *deed)
+{
+	const struct replica_action *action = &deed->action;
 	struct bitmap_file *map = replica_node_map(node);
 	struct bitmap_super super = *bitmap_file_super(map);
 	struct error error;
@@ -66,8 +81,10 @@ static void record(struct replica_node *node, const struct replica_action *actio
 	replica_note_encode(&action->ids, super.note);
 	super.note_length = REPLICA_NOTE_BYTES;
 	res = prepare(node, action, &error);
-	if (res == 0)
-		res = bitmap_file_record(map, &super, &error);
+	if (res == 0 && is_in_vain(node, deed))
+		res = error_set(&error, -ESTALE, "nothing is received: the link was lost before that");
+	else if (res == 0)
+		res = write_down(map, &super, &error);
 	if (res < 0)
 		replica_node_warn(node, "%s", error.text);
 	replica_node_happened(node, REPLICA_RECORDED, res);
@@ -310,7 +327,7 @@ static void carry_out(struct replica_node *node, const struct replica_deed *deed
 
 	switch (action->kind) {
 	case REPLICA_DO_RECORD:
-		record(node, action);
+		record(node, deed);
 		break;
 	case REPLICA_DO_STOP:
 		stop_streams(node);

@@ -68,7 +68,8 @@ void replica_answer(struct replica_state *state, int res, const char *text)
 /* `state->next` is what is to be recorded. */
 void replica_record(struct replica_state *state, enum replica_then then)
 {
-	const struct replica_action action = {.kind = REPLICA_DO_RECORD, .ids = state->next};
+	const struct replica_action action = {
+	    .kind = REPLICA_DO_RECORD, .ids = state->next, .lapses = then == REPLICA_THEN_EMPTY};
 
 	assert(!state->recording);
 	state->recording = true;
@@ -278,6 +279,11 @@ static void recorded(struct replica_state *state, int res)
 {
 	assert(state->recording);
 	state->recording = false;
+	if (res == -ESTALE) {
+		look_at_loss(state);
+		catch_up(state);
+		return;
+	}
 	if (res < 0) {
 		/* Nobody knows which of the two is recorded: nothing may follow from either. */
 		replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"

@@ -102,7 +102,7 @@ struct replica_event {
 	bool force;        /* MAKE_PRIMARY: also with data that may be old, or half of something */
 	uint32_t lease_ms; /* HAND_OVER: how long both may be open; 0: this node closes first */
 	uint64_t size;     /* RESIZE; GROWN, of the volume: bytes */
-	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook), MERGED, EMPTIED, SETTLED, GROWN: 0 or -errno */
+	int res; /* RECORDED (-ECANCELED: nothing was, by the user's hook; -ESTALE: see `lapses`), MERGED, EMPTIED, SETTLED, GROWN: 0 or -errno */
 };
 
 enum replica_action_kind {
@@ -140,7 +140,8 @@ struct replica_action {
 	enum replica_action_kind kind;
 	struct replica_message message;
 	struct replica_ids ids;
-	bool all; /* MERGE, GROW */
+	bool all;    /* MERGE, GROW */
+	bool lapses; /* RECORD: not once the link is lost, but RECORDED (-ESTALE) */
 	uint32_t lease_ms;
 	uint64_t size;
 	int res;

@@ -30,6 +30,7 @@ struct host {
 	struct replica_node *node;
 	struct fiber *fiber;
 	bool seeks, serves, answered, hook_fails;
+	uint64_t hook_ns;
 	unsigned hooks, fences;
 	bool writes, wrote;
 	int res, write_res;
@@ -159,7 +160,11 @@ static inline int before_resync(void *data, struct error *error)
 {
 	struct host *host = data;
 
+	struct ring_op wait = {.opcode = RING_TIMER, .deadline_ns = ring_now_ns(host->ring) + host->hook_ns};
+
 	host->hooks++;
+	if (host->hook_ns)
+		ring_wait(host->ring, &wait);
 	return host->hook_fails ? error_set(error, -EIO, "the hook failed") : 0;
 }
 

@@ -175,6 +175,29 @@ static void test_the_hook_before_a_resync(void **state)
 	assert_true(are_equal());
 }
 
+/* Whose source is lost before anything of it came is as good as it was. */
+static void test_a_link_that_is_lost_during_the_hook(void **state)
+{
+	struct host *target = &world.hosts[1];
+	struct replica_node_status status;
+
+	begin_replica();
+	cut(true);
+	assert_int_equal(write_at(&world.hosts[0], 5, 5, 5), 0);
+	target->hook_ns = 5 * S;
+	cut(false);
+	while (target->hooks == 0)
+		step();
+	cut(true);
+	pass(20 * S);
+	replica_node_status(target->node, &status);
+	assert_true(status.good && status.flow == REPLICA_APART && status.wanted);
+	cut(false);
+	both(REPLICA_EQUAL);
+	assert_int_equal(target->hooks, 2);
+	assert_true(are_equal());
+}
+
 static bool is_leased(const struct host *host)
 {
 	struct replica_node_status status;
@@ -457,6 +480,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_a_lease_whose_link_is_lost_under_a_write, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_planned_hand_over, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_the_hook_before_a_resync, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_link_that_is_lost_during_the_hook, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_volumes_become_larger, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_volumes_become_larger_apart, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_the_source_becomes_larger, setup, teardown),
