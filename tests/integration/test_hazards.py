@@ -457,8 +457,7 @@ def test_h22_a_loop_device_over_another_file_is_not_resumed(random, folder, prog
         write(folder / name, bytes(LONG))
     device = loops.attach(folder / "first")
     interrupted(program, "copy", "--rate=4M", source, device)
-    loops.detach(device)
-    loops.attach_as(device, folder / "second")
+    loops.exchange(device, folder / "second")
     for extra in ([], ["--assume-unchanged"]):
         done = program("copy", "--resume", *extra, source, device, code=REFUSED)
         assert "another volume" in done.err, str(done)

@@ -188,8 +188,8 @@ def test_a_second_signal_ends_at_once(program, folder, servers, source):
     running.wait_for_words("once more")
     begun = time.monotonic()
     running.kill(signal.SIGINT)
-    running.process.wait(10)
-    assert running.process.returncode == INTERRUPTED and time.monotonic() - begun < 5
+    running.process.wait(60)
+    assert running.process.returncode == INTERRUPTED and time.monotonic() - begun < 15
 
 
 def test_a_signal_while_waiting_for_a_link(program, folder, servers, source):

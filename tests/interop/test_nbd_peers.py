@@ -198,7 +198,7 @@ def test_silent_server_is_noticed(random, folder, program, servers):
     begin = time.monotonic()
     try:
         running.end(code=LINK_LOST)
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 25
     finally:
         server.process.send_signal(signal.SIGCONT)
 

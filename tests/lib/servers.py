@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """NBD servers and loop devices for tests; each ends what it began."""
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -40,7 +41,7 @@ class Server:
         return True
 
     def _wait(self):
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while not self._listens():
             if self.process.poll() is not None or time.monotonic() > end:
                 raise OSError(f"{' '.join(map(str, self.process.args))} does not listen (exit {self.process.poll()})")
@@ -105,28 +106,38 @@ class Loops:
     def __init__(self):
         self.devices = []
 
-    def _losetup(self, *words):
+    @contextlib.contextmanager
+    def _alone(self):
         """One at a time: a second losetup that is after the same free device opens it for writing for a moment."""
         with open(self.LOCK, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            return subprocess.run(["losetup", *map(str, words)], capture_output=True, text=True)
+            yield
+
+    @staticmethod
+    def _losetup(*words):
+        return subprocess.run(["losetup", *map(str, words)], capture_output=True, text=True)
 
     def attach(self, path, *words):
         for _ in range(20):
             # Others take devices too: a free one may be gone a moment later.
-            done = self._losetup("-f", "--show", *words, path)
+            with self._alone():
+                done = self._losetup("-f", "--show", *words, path)
             if done.returncode == 0:
                 self.devices.append(done.stdout.strip())
                 return self.devices[-1]
             time.sleep(0.1)
         raise OSError(f"losetup {path}: {done.stderr}")
 
-    def attach_as(self, device, path):
-        """The same name again."""
-        done = self._losetup(device, path)
+    def exchange(self, device, path):
+        """The same name over another file; nobody else gets it in between."""
+        end = time.monotonic() + 60
+        with self._alone():
+            subprocess.run(["losetup", "-d", device], check=True)
+            # It goes when the last who looks at it has closed it.
+            while (done := self._losetup(device, path)).returncode and time.monotonic() < end:
+                time.sleep(0.02)
         if done.returncode:
             raise OSError(f"losetup {device} {path}: {done.stderr}")
-        self.devices.append(device)
 
     def detach(self, device):
         subprocess.run(["losetup", "-d", device], check=True)

@@ -174,7 +174,7 @@ static void test_a_switch_that_has_to_wait(void **state)
 	assert_int_equal(move_mirror_engine.uncut(&engine, &move, &error), 0);
 	assert_int_equal(orders->number, 0);
 	orders->away = true;
-	alarm(20);
+	alarm(120);
 	assert_int_equal(move_mirror_engine.cut(&engine, &move, &error), -EIO);
 	alarm(0);
 	assert_non_null(strstr(error.text, "the target is away; `blkmove move --resume data`"));
