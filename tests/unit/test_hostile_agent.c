@@ -402,7 +402,7 @@ static void test_answers(void **state)
 		assert_int_equal(block_link_error(agent.remote, &error), -ENOTCONN);
 		print_message("    %s\n", error.text);
 		assert_non_null(strstr(error.text, rows[i].words));
-		assert_true(now_ms() - start_ms < 3000);
+		assert_true(now_ms() - start_ms < 30000);
 		check_guards(memory);
 		assert_int_equal(extents[4].offset, 0x5a5a5a5a5a5a5a5aull);
 		agent_done(&agent);
