@@ -2,7 +2,6 @@
 /* blkmove mirror: one process with one live mirror or several, from its first word to its last client. */
 #include "cli/background.h"
 #include "cli/mirror_run.h"
-#include "cli/status_line.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -89,12 +88,8 @@ static void got_signal(void *data, int number)
 
 	mirror_bar_clear(&process->bar);
 	if (number == SIGUSR1) {
-		for (unsigned i = 0; i < process->count && process->server; i++) {
-			json_t *status = mirror_status_json(&process->mirrors[i]);
-
-			status_line_print(stderr, status);
-			json_decref(status);
-		}
+		if (process->server)
+			mirror_bar_print(process);
 		return;
 	}
 	if (!process->server) {

@@ -40,6 +40,8 @@ json_t *replicate_ask(const char *name, json_t *take_request, struct error *erro
 json_t *replicate_ask_status(const char *name, struct error *error);
 /* 0 when none runs, else -EALREADY with words. */
 int replicate_check_down(const char *name, struct error *error);
+/* For control_each(): adds the name of a resource to an array, once. */
+void replicate_add_name(void *names, const json_t *status);
 /* As replicate_ask() with "events", which stays: a descriptor, from which a status a line comes. */
 int replicate_follow(const char *name, struct error *error);
 /* How the map of a resource of this machine stands, for who only reads it: "good", ... {"state", ...}. */

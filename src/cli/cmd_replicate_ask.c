@@ -107,3 +107,20 @@ int replicate_follow(const char *name, struct error *error)
 
 	return res < 0 ? res : control_follow(socket, json_pack("{s:s}", "command", "events"), error);
 }
+
+static bool has_name(const json_t *names, const char *name)
+{
+	const json_t *one;
+	size_t i;
+
+	json_array_foreach((json_t *)names, i, one) if (!strcmp(json_string_value(one), name)) return true;
+	return false;
+}
+
+void replicate_add_name(void *names, const json_t *status)
+{
+	const char *name = control_string(status, "name");
+
+	if (!strcmp(control_string(status, "kind"), "replica") && !has_name(names, name))
+		json_array_append_new(names, json_string(name));
+}

@@ -43,12 +43,6 @@ static int end_one(struct replicate_command *command, const char *name)
 	return JOB_OK;
 }
 
-static void note_name(void *data, const json_t *status)
-{
-	if (!strcmp(control_string(status, "kind"), "replica"))
-		json_array_append_new(data, json_string(control_string(status, "name")));
-}
-
 int replicate_down(struct replicate_command *command)
 {
 	json_t *names = json_array(), *name;
@@ -58,7 +52,7 @@ int replicate_down(struct replicate_command *command)
 	for (unsigned at = 0; at < command->names_count; at++)
 		json_array_append_new(names, json_string(command->names[at]));
 	if (command->all)
-		res = control_each(note_name, names, &command->error);
+		res = control_each(replicate_add_name, names, &command->error);
 	if (res < 0)
 		code = cli_fail(JOB_TROUBLE, &command->error);
 	json_array_foreach(names, i, name)

@@ -17,23 +17,6 @@
 
 /* Names: those that were given, or all that have a file here or run. */
 
-static bool has_name(const json_t *names, const char *name)
-{
-	const json_t *one;
-	size_t i;
-
-	json_array_foreach((json_t *)names, i, one) if (!strcmp(json_string_value(one), name)) return true;
-	return false;
-}
-
-static void add_running(void *data, const json_t *status)
-{
-	const char *name = control_string(status, "name");
-
-	if (!strcmp(control_string(status, "kind"), "replica") && !has_name(data, name))
-		json_array_append_new(data, json_string(name));
-}
-
 static json_t *find_names(struct replicate_command *command)
 {
 	json_t *names = json_array();
@@ -49,7 +32,7 @@ static json_t *find_names(struct replicate_command *command)
 		json_array_append_new(names, json_string(*at));
 	replica_config_names_free(all);
 	if (res == 0)
-		res = control_each(add_running, names, &command->error);
+		res = control_each(replicate_add_name, names, &command->error);
 	if (res == 0)
 		return names;
 	json_decref(names);

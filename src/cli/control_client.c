@@ -202,3 +202,8 @@ double control_real(const json_t *reply, const char *key)
 {
 	return json_number_value(json_object_get(reply, key));
 }
+
+int control_percent(uint64_t part, uint64_t all)
+{
+	return all ? (int)((double)part * 100 / (double)all) : 100;
+}

@@ -31,3 +31,5 @@ int control_order(const json_t *order, json_int_t number);
 uint64_t control_number(const json_t *reply, const char *key);
 const char *control_string(const json_t *reply, const char *key);
 double control_real(const json_t *reply, const char *key);
+/* Full only when it is: 99.9 % is not done. */
+int control_percent(uint64_t part, uint64_t all);

@@ -130,23 +130,27 @@ static void draw(struct mirror_process *process)
 	free(frame);
 }
 
+void mirror_bar_print(struct mirror_process *process)
+{
+	for (unsigned i = 0; i < process->count; i++) {
+		json_t *status = mirror_status_json(&process->mirrors[i]);
+
+		if (status)
+			status_line_print(stderr, status);
+		json_decref(status);
+	}
+}
+
 static void print_lines(struct mirror_process *process)
 {
 	uint64_t now_ns = ring_now_ns(process->ring), interval_s = process->shared->interval_s;
 
-	if (!process->bar.next_ns) {
+	if (!process->bar.next_ns)
 		process->bar.next_ns = now_ns;
-	} else if (now_ns >= process->bar.next_ns) {
-		for (unsigned i = 0; i < process->count; i++) {
-			json_t *status = mirror_status_json(&process->mirrors[i]);
-
-			if (status)
-				status_line_print(stderr, status);
-			json_decref(status);
-		}
-	} else {
+	else if (now_ns >= process->bar.next_ns)
+		mirror_bar_print(process);
+	else
 		return;
-	}
 	process->bar.next_ns += (interval_s ? interval_s : INTERVAL_S) * UINT64_C(1000000000);
 }
 

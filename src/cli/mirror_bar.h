@@ -16,5 +16,7 @@ struct mirror_bar {
 
 /* Nothing happens when none is drawn. */
 void mirror_bar_clear(struct mirror_bar *bar);
+/* A line for each, below what is drawn. */
+void mirror_bar_print(struct mirror_process *process);
 /* Draws, or prints what is due. */
 void mirror_bar_show(struct mirror_process *process);

@@ -281,12 +281,6 @@ static void print_nodes(FILE *to, const json_t *status)
 	    is_known(status) ? control_string(status, "peer_role") : "unknown", peer_state(status));
 }
 
-/* Full only when it is: 99.9 % is not done. */
-static int percent(uint64_t part, uint64_t all)
-{
-	return all ? (int)((double)part * 100 / (double)all) : 100;
-}
-
 static void print_bar(FILE *to, uint64_t done, uint64_t all)
 {
 	unsigned filled = all ? (unsigned)((double)done * BAR / (double)all) : BAR;
@@ -294,7 +288,7 @@ static void print_bar(FILE *to, uint64_t done, uint64_t all)
 	fputs("  [", to);
 	for (unsigned i = 0; i < BAR; i++)
 		fputc(i < filled ? '#' : '.', to);
-	fprintf(to, "] %d%%", percent(done, all));
+	fprintf(to, "] %d%%", control_percent(done, all));
 }
 
 /* What is left is in the source's map: the target's is empty from the beginning. */
@@ -329,7 +323,7 @@ static void print_verify(FILE *to, const json_t *status)
 	if (!json_is_object(verify))
 		return;
 	fprintf(to, "  verification %s, %d%%, ", control_string(verify, "state"),
-	    percent(control_number(verify, "position"), control_number(status, "total")));
+	    control_percent(control_number(verify, "position"), control_number(status, "total")));
 	if (control_number(verify, "differing"))
 		fprintf(
 		    to, "%s differ\n", format_size(control_number(verify, "differing"), size, sizeof(size)));
@@ -446,7 +440,7 @@ void replicate_words_print_line(FILE *to, const json_t *status)
 	print_headline(to, status);
 	if (says(status, "flow", "sending"))
 		fprintf(to, "  %d%%",
-		    percent(control_number(status, "total") - control_number(status, "dirty"),
+		    control_percent(control_number(status, "total") - control_number(status, "dirty"),
 		        control_number(status, "total")));
 	fprintf(to, "; clients: %u\n", (unsigned)control_number(status, "clients"));
 }

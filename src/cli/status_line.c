@@ -14,12 +14,6 @@ static bool is_true(const json_t *status, const char *key)
 	return json_is_true(json_object_get(status, key));
 }
 
-/* Full only when it is: 99.9 % is not done. */
-static int percent(uint64_t part, uint64_t all)
-{
-	return all ? (int)((double)part * 100 / (double)all) : 100;
-}
-
 static void print_job(FILE *to, const json_t *status)
 {
 	char at[16], total[16], rate[16], limit[32] = "";
@@ -31,7 +25,7 @@ static void print_job(FILE *to, const json_t *status)
 	fprintf(to, "%d  %s -> %s  %s%s  %d%%  %s of %s%s\n", (int)control_number(status, "pid"),
 	    control_string(status, "source"), control_string(status, "target"),
 	    control_string(status, "state"), is_true(status, "paused") ? ", paused" : "",
-	    all ? percent(position, all) : 0, format_size(position, at, sizeof(at)),
+	    all ? control_percent(position, all) : 0, format_size(position, at, sizeof(at)),
 	    format_size(all, total, sizeof(total)), limit);
 }
 
@@ -91,10 +85,10 @@ static void print_mirror(FILE *to, const json_t *status)
 		    control_string(status, "authoritative"), (int)control_number(status, "clients"));
 		return;
 	}
-	fprintf(to, "  %d%%", percent(all - dirty, all));
+	fprintf(to, "  %d%%", control_percent(all - dirty, all));
 	print_pace(to, status);
 	if (json_is_integer(json_object_get(status, "verified")))
-		fprintf(to, ", verified %d%%", percent(control_number(status, "verified"), all));
+		fprintf(to, ", verified %d%%", control_percent(control_number(status, "verified"), all));
 	fprintf(to, "; clients: %d", (int)control_number(status, "clients"));
 	if (control_number(status, "p99_us"))
 		fprintf(to, ", p50 %.2f ms, p99 %.2f ms", (double)control_number(status, "p50_us") / 1e3,
