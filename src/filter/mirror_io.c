@@ -191,6 +191,7 @@ void mirror_io_let_go(struct mirror *mirror)
 		struct mirror_io *mio = container_of(node, struct mirror_io, node);
 
 		mio->followed = false;
+		mio->parted = true;
 		if (!mio->answered)
 			answer_if_over(mio);
 	}
@@ -200,7 +201,7 @@ void mirror_io_let_go(struct mirror *mirror)
 
 bool mirror_io_is_behind(const struct mirror_io *mio)
 {
-	return !mio->answered && !mio->through && writes(mio);
+	return !mio->answered && (!mio->through || mio->parted) && writes(mio);
 }
 
 void mirror_io_answer(struct mirror *mirror)

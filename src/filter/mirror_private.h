@@ -53,6 +53,7 @@ struct mirror_io {
 	bool abandoned;  /* the leader did not come back in time */
 	bool auth_ended; /* with `res` */
 	bool followed;   /* the follower did it, too */
+	bool parted;     /* it was let go since: another one does not get this */
 	bool answered;
 	int res;
 };

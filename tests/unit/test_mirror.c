@@ -323,6 +323,26 @@ static void test_unflushed_is_dirty_after_a_loss(void **state)
 	world_done();
 }
 
+/* The follower that came back does not get what the lost one was asked for: it is not the same as long as the leader is at that. */
+static void test_a_write_that_outlasts_a_follower_is_behind(void **state)
+{
+	struct request slow;
+
+	world_init(1);
+	mirror_set_mode(world.mirror, MIRROR_WRITE_THROUGH);
+	slow_down(0, 100 * MS);
+	begin(&slow, BLOCK_WRITE, 3 * REGION, 512, buf);
+	run_for(10 * MS);
+	assert_false(slow.ended || mirror_writes_behind(world.mirror));
+	mirror_detach(world.mirror);
+	assert_int_equal(mirror_attach(world.mirror, world.delays[1], false, NULL), 0);
+	assert_true(!slow.ended && mirror_writes_behind(world.mirror));
+	run_for(200 * MS);
+	assert_true(slow.ended && slow.res == 0);
+	assert_true(dirty(3) && !mirror_writes_behind(world.mirror));
+	world_done();
+}
+
 /* For a replica: nothing is acknowledged that the lost follower lacks, before its loss is recorded. */
 static void test_answers_are_withheld(void **state)
 {
@@ -654,6 +674,7 @@ int main(void)
 	    cmocka_unit_test(test_h24_a_stuck_follower),
 	    cmocka_unit_test(test_follower_errors_are_its_own),
 	    cmocka_unit_test(test_unflushed_is_dirty_after_a_loss),
+	    cmocka_unit_test(test_a_write_that_outlasts_a_follower_is_behind),
 	    cmocka_unit_test(test_answers_are_withheld),
 	    cmocka_unit_test(test_authoritative_errors_are_the_clients),
 	    cmocka_unit_test(test_a_failed_flush_is_not_swallowed),
