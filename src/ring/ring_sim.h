@@ -78,7 +78,7 @@ struct ring_sim_disk_options {
 };
 
 struct ring_sim_disk_counts {
-	uint64_t reads, writes, flushes, bytes_read, bytes_written;
+	uint64_t reads, writes, flushes, flushes_failed, bytes_read, bytes_written;
 	uint64_t read_outside, write_outside; /* requests that began or ended beyond what the disk can be */
 	uint64_t misaligned;     /* requests through a direct descriptor that broke its alignment */
 	uint64_t buffer_changed; /* writes whose memory changed while they were in flight */

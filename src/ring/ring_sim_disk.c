@@ -231,6 +231,7 @@ static int perform_fsync(struct ring_sim *sim, struct sim_disk *disk, uint64_t s
 	bool fails = rand_ppm(&sim->rand, disk->options.fsync_error_ppm);
 
 	disk->counts.flushes++;
+	disk->counts.flushes_failed += fails;
 	list_for_each_safe (node, &disk->unflushed) {
 		struct unflushed *write = container_of(node, struct unflushed, node);
 

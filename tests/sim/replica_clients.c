@@ -96,6 +96,17 @@ static void choose_place(struct replica_client *client)
 	client->io.length = (uint64_t)client->count * LEDGER_SECTOR;
 }
 
+void replica_clients_lower(struct replica_host *host, const uint32_t *seen)
+{
+	for (unsigned i = 0; i < host->world->scenario.clients; i++) {
+		struct replica_client *client = &host->world->clients[i];
+
+		for (uint32_t at = 0; client->busy && client->io.op == BLOCK_READ && at < client->count; at++)
+			if (client->floor[at] > seen[client->first + at])
+				client->floor[at] = seen[client->first + at];
+	}
+}
+
 /* False: not now. */
 static bool begin_write(struct replica_client *client)
 {
@@ -150,7 +161,8 @@ static void begin(struct replica_client *client, struct replica_host *host)
 	client->primary = host->reigns;
 	client->io = (struct block_io){.buf = client->buf, .done = client_done, .user = client};
 	client->peer_life = other->life;
-	client->peer_cuts = other->cuts;
+	client->peer_losses = other->losses;
+	client->losses = host->losses;
 	if (!choose(client))
 		return;
 	client->busy = true;

@@ -6,6 +6,7 @@
 
 #define BEGIN_STEP 400u
 #define EIO_PPM    20000u
+#define FSYNC_PPM  300000u
 #define SLOW_PPM   100000u
 #define SLOW_NS    20000000u
 #define STUCK_NS   1500000000u
@@ -21,6 +22,7 @@ enum fault {
 	FAULT_LINK_TOO,
 	FAULT_CUT,
 	FAULT_DISK_EIO,
+	FAULT_DISK_FSYNC,
 	FAULT_DISK_STUCK,
 	FAULT_SLOW,
 	FAULT_MAP_EIO,
@@ -66,6 +68,10 @@ static void strike(struct replica_world *world, enum fault what)
 	case FAULT_DISK_EIO:
 		replica_world_say(world, "fault: the disk of %u fails now and then", host->index);
 		disk->write_error_ppm = EIO_PPM;
+		break;
+	case FAULT_DISK_FSYNC:
+		replica_world_say(world, "fault: the disk of %u does not flush now and then", host->index);
+		disk->fsync_error_ppm = FSYNC_PPM;
 		break;
 	case FAULT_DISK_STUCK:
 	case FAULT_SLOW:

@@ -220,6 +220,19 @@ void ledger_go_on(struct ledger *ledger, unsigned node, const uint32_t *seen, bo
 	}
 }
 
+void ledger_lower(struct ledger *ledger, unsigned node, const uint32_t *seen)
+{
+	struct ledger_node *self = &ledger->nodes[node];
+
+	for (uint32_t i = 0; i < ledger->sectors; i++) {
+		self->top[i] = (uint32_t)min_u64(self->top[i], seen[i]);
+		self->memory[i] = (uint32_t)min_u64(self->memory[i], seen[i]);
+	}
+	for (uint32_t n = 1; n < ledger->writes_count; n++)
+		if (ledger_has(ledger, node, n) && !is_seen(&ledger->writes[n], n, seen))
+			self->line.words[n / 64] &= ~(UINT64_C(1) << n % 64);
+}
+
 uint32_t ledger_missing(const struct ledger *ledger, const uint32_t *seen, const uint32_t *due)
 {
 	for (uint32_t i = 0; i < ledger->sectors; i++)

@@ -85,6 +85,8 @@ uint32_t ledger_stamp(const struct ledger *ledger, const uint8_t *sector, uint32
 void ledger_scan(const struct ledger *ledger, const uint8_t *data, uint32_t sectors, uint32_t *ret_seen);
 /* The node goes on from what it sees: what is not there is nobody's loss any more. `lasts`: it is stable, too. */
 void ledger_go_on(struct ledger *ledger, unsigned node, const uint32_t *seen, bool lasts);
+/* The node may have no more than that: it gets another's data, which lost some. */
+void ledger_lower(struct ledger *ledger, unsigned node, const uint32_t *seen);
 /* The first sector that does not have what is due, or ->sectors. */
 uint32_t ledger_missing(const struct ledger *ledger, const uint32_t *seen, const uint32_t *due);
 /*

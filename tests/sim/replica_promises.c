@@ -419,11 +419,11 @@ static void acknowledged_there(struct replica_host *other, const struct replica_
 {
 	struct replica_world *world = other->world;
 	struct ledger_node *node = &world->ledger.nodes[other->index];
-	bool same_power = client->peer_cuts == other->cuts;
+	bool nothing_lost = client->peer_losses == other->losses;
 	enum replicate_ack ack = world->scenario.ack;
 
 	/* What the other had answered, and has lost with its power since, was promised to nobody. */
-	if (!same_power)
+	if (!nothing_lost)
 		return;
 	ledger_add(&world->ledger, other->index, client->write);
 	if (ack == REPLICATE_DURABLE) {
@@ -453,6 +453,9 @@ void replica_promise_acknowledged(struct replica_world *world, const struct repl
 		replica_world_fail(world, "%u: a write was acknowledged by a secondary", host->index);
 	ledger->writes[client->write].gen = host->ids.current;
 	ledger->writes[client->write].acknowledged = true;
+	/* It may be gone by now. */
+	if (client->losses != host->losses)
+		return;
 	ledger_add(ledger, client->node, client->write);
 	raise_to(node->top, client);
 	if (client->io.flags & BLOCK_FUA) {
@@ -497,7 +500,7 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 
 	/* What a secondary flushes is its own. */
 	replica_promise_look_at_role(host);
-	if (!client->primary || !host->reigns)
+	if (!client->primary || !host->reigns || client->losses != host->losses)
 		return;
 	flush = ledger_flushed(ledger, host->ids.current);
 	ledger_cover(ledger, host->index, &client->set, flush);
@@ -505,7 +508,7 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 	if (!are_equal(host))
 		return;
 	ledger_cover(ledger, other->index, &client->set, flush);
-	if (world->scenario.ack == REPLICATE_DURABLE && client->peer_cuts == other->cuts)
+	if (world->scenario.ack == REPLICATE_DURABLE && client->peer_losses == other->losses)
 		make_last(ledger, other->index, &client->set);
 }
 
@@ -585,6 +588,30 @@ void replica_promise_power_lost(struct replica_host *host)
 	expect(host, seen, node->lasting, "was to last");
 	expect_order(host, seen, "its power was lost");
 	go_on(host, seen, true);
+}
+
+void replica_promise_flush_failed(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	struct replica_host *other = replica_host_other(host);
+	uint32_t seen[LEDGER_SECTORS];
+
+	replica_world_say(world, "%u: a flush has failed", host->index);
+	world->flushes_failed++;
+	/* And that may be all that anybody hears of it. */
+	if (rand_one_in(&world->rand, 3))
+		replica_net_break(world);
+	replica_promise_notes(world);
+	if (!is_good(host))
+		return;
+	scan(host, false, seen);
+	expect(host, seen, world->ledger.nodes[host->index].lasting, "was to last");
+	expect_order(host, seen, "a flush failed");
+	go_on(host, seen, false);
+	replica_clients_lower(host, seen);
+	/* The one that it sends to gets what is left. */
+	if (host->ids.sender)
+		ledger_lower(&world->ledger, other->index, seen);
 }
 
 void replica_promise_memory_lost(struct replica_host *host)

@@ -236,6 +236,7 @@ void replica_host_kill(struct replica_host *host, bool power)
 		ring_sim_power_cut(world->sim, host->map_fd);
 		host->off = true;
 		host->cuts++;
+		host->losses++;
 		world->cuts++;
 		replica_promise_power_lost(host);
 	} else {
@@ -310,6 +311,17 @@ static void watch(struct replica_world *world)
 	}
 }
 
+static void look_at_flushes(struct replica_host *host)
+{
+	uint64_t failed = ring_sim_disk_counts(host->world->sim, host->disk_fd)->flushes_failed;
+
+	if (failed == host->flushes_failed)
+		return;
+	host->flushes_failed = failed;
+	host->losses++;
+	replica_promise_flush_failed(host);
+}
+
 static void step_hook(void *data)
 {
 	struct replica_world *world = data;
@@ -319,6 +331,8 @@ static void step_hook(void *data)
 		return;
 	if (world->watch < LEDGER_SECTORS)
 		watch(world);
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
+		look_at_flushes(&world->hosts[i]);
 	replica_promise_notes(world);
 	if (step % LOOK_EVERY == 0)
 		replica_promise_look(world);

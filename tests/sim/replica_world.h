@@ -33,7 +33,8 @@ struct replica_client {
 	uint32_t floor[LEDGER_SPAN]; /* a read: what it must see at least */
 	struct ledger_set set;       /* a flush: the node's line when it was submitted */
 	/* The other node when it was submitted. */
-	uint64_t peer_life, peer_cuts;
+	uint64_t peer_life, peer_losses;
+	uint64_t losses; /* of its node, then */
 };
 
 /* What a seed decides. */
@@ -100,9 +101,11 @@ struct replica_host {
 	/* what the world knows of it */
 	struct replica_ids ids; /* on stable storage */
 	uint8_t supers[REPLICA_SUPERS];
-	uint32_t sectors; /* of the replica, likewise */
-	uint32_t shown;   /* to clients, at last */
-	uint64_t cuts;    /* losses of power */
+	uint32_t sectors;        /* of the replica, likewise */
+	uint32_t shown;          /* to clients, at last */
+	uint64_t cuts;           /* losses of power */
+	uint64_t losses;         /* these, and flushes that failed */
+	uint64_t flushes_failed; /* as its disk counts them */
 	enum replica_map map;
 	bool anew;        /* its data are nobody's since its map was lost */
 	uint64_t carried; /* by its volume, then: bytes, and their sum */
@@ -157,7 +160,8 @@ struct replica_world {
 	uint32_t tries;
 
 	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
-	    discards, checked, leases, handed, resizes, grown, foreign, given_up, hooks, maps_lost;
+	    discards, checked, leases, handed, resizes, grown, foreign, given_up, hooks, maps_lost,
+	    flushes_failed;
 };
 
 #define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
@@ -197,6 +201,8 @@ void replica_net_begin(struct replica_world *world);
 
 /* replica_clients.c */
 void replica_clients_step(struct replica_world *world);
+/* The node has this, and may have had more: who reads now may see it. */
+void replica_clients_lower(struct replica_host *host, const uint32_t *seen);
 
 /* replica_promises.c */
 /* After each step, and whenever something depends on it: what is recorded by now. */
@@ -207,6 +213,8 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 /* Whether a node that serves is primary by now. */
 void replica_promise_look_at_role(struct replica_host *host);
 void replica_promise_power_lost(struct replica_host *host);
+/* Its disk did not flush: what is not stable may be gone, for readers, too. */
+void replica_promise_flush_failed(struct replica_host *host);
 void replica_promise_memory_lost(struct replica_host *host);
 /* Who knows whom as primary; often. */
 void replica_promise_look(struct replica_world *world);

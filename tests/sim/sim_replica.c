@@ -52,6 +52,7 @@ static bool run_seed(struct sim_line *line, uint64_t seed)
 	sim_line_count(line, "differences marked", world.scrub.marked);
 	sim_line_count(line, "hooks", world.hooks);
 	sim_line_count(line, "maps lost or damaged", world.maps_lost);
+	sim_line_count(line, "flushes that failed", world.flushes_failed);
 	sim_line_count(line, "looks", world.checked);
 	good = sim_line_judge(line, seed, &world.story, "");
 	replica_world_done(&world);
