@@ -7,6 +7,7 @@ import time
 import pytest
 
 from program import INTERRUPTED, LOCKED, OK, REFUSED
+from work import Work
 
 MIB = 1 << 20
 SIZE = 96 * MIB + 512 * 77
@@ -39,28 +40,6 @@ class Served:
         return self.process.wait(code).out
 
 
-class Work:
-    """workload.py on the device."""
-
-    def __init__(self, guest, random):
-        self.guest, self.folder = guest, f"/tmp/work{random.randrange(1 << 32)}"
-        self.command = guest.start(["workload.py", DEVICE, self.folder, random.randrange(1 << 32)])
-        self.command.wait_for("READY")
-
-    def goes_on(self):
-        """Ten rounds of writing and checking at least were begun and ended since."""
-        self.command.wait_for("tick", count=self.command.out.count("tick") + 2)
-
-    def end(self):
-        self.guest.run(f"touch {self.folder}/stop")
-        self.command.wait()
-
-    def must_be_on(self, disk):
-        """Clean, and each file as it was at the end: read from the disk itself."""
-        self.guest.run(f"""blockdev --flushbufs {disk}; fsck.ext4 -fn {disk}
-            mkdir -p /data; mount -o ro {disk} /data; (cd /data; md5sum -c --quiet {self.folder}/sums); umount /data""")
-
-
 def fill(guest, disk):
     guest.run(f"head -c $(blockdev --getsize64 {disk}) /dev/urandom >{disk}")
 
@@ -75,7 +54,7 @@ def test_h24_h25_a_file_system_outlives_its_server(guest, kernel, random):
     served = Served(guest, disk)
     assert ("ublkb" if has_ublk(kernel) else "nbd") in guest.run(["readlink", DEVICE]).out
     assert guest.run(["blockdev", "--getsize64", "--getss", "--getro", DEVICE]).out.split() == [str(WORK_SIZE), "512", "0"]
-    work = Work(guest, random)
+    work = Work(guest, random, DEVICE)
     for _ in range(3):
         work.goes_on()
         served.kill()
@@ -218,7 +197,7 @@ def test_h25_a_mounted_file_system_is_moved_on(guest, random):
     fill(guest, target)
     mirror = Mirror(guest, source, target, "--max-rate=8M")
     assert mirror.status()["device"] == DEVICE
-    work = Work(guest, random)
+    work = Work(guest, random, DEVICE)
     mirror.kill_and_resume()
     work.goes_on()
     mirror.order("throttle", "--max-rate=none")

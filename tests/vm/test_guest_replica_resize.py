@@ -13,6 +13,7 @@ import pytest
 
 import qemu
 import replica_hosts
+from work import Work
 
 MIB = 1 << 20
 SIZE = 48 * MIB
@@ -88,22 +89,6 @@ class Pair:
         self.guest.run(f"blockdev --flushbufs {self.disks['alpha']} {self.disks['beta']}; cmp {self.disks['alpha']} {self.disks['beta']}")
 
 
-class Work:
-    """workload.py on the device, which makes a file system there."""
-
-    def __init__(self, guest, random, device=DEVICE):
-        self.guest, self.folder = guest, f"/tmp/work{random.randrange(1 << 32)}"
-        self.command = guest.start(["workload.py", device, self.folder, random.randrange(1 << 32)])
-        self.command.wait_for("READY")
-
-    def goes_on(self):
-        self.command.wait_for("tick", count=self.command.out.count("tick") + 2)
-
-    def end(self):
-        self.guest.run(f"touch {self.folder}/stop")
-        self.command.wait()
-
-
 def size_of(guest, device):
     return int(guest.run(["blockdev", "--getsize64", device]).out)
 
@@ -132,7 +117,7 @@ def test_the_device_follows(guest, random):
     pair = Pair(guest, random)
     assert "/dev/nbd" in guest.run(["readlink", DEVICE]).out
     assert size_of(guest, DEVICE) == SIZE
-    work = Work(guest, random)
+    work = Work(guest, random, DEVICE)
     work.goes_on()
     pair.enlarge(MORE)
     said = pair.alpha("resize")
