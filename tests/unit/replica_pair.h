@@ -55,6 +55,8 @@ struct node {
 	bool held, stale;    /* one does; and somebody else may have written since */
 	unsigned asked_step; /* for the hand-over */
 	unsigned wrote_step, settle_step;
+	bool sends, verifying;
+	unsigned marks; /* of `dirty`: found by a verification; what is written there goes to both */
 	/* the link's end */
 	bool up;      /* LINK was told, LOST was not */
 	bool coming;  /* LINK is about to be told */
@@ -71,9 +73,11 @@ struct pair {
 	bool link; /* data pass */
 	struct value values[VALUES];
 	unsigned values_count, steps, broken_step;
-	bool calm; /* no faults, no orders */
+	unsigned marked; /* regions that a verification has found to differ, and that were not copied since */
+	bool calm;       /* no faults, no orders */
 	unsigned flows[REPLICA_FLOWS], refused, served, parted, verdicts[REPLICA_VERDICTS];
-	unsigned handed[2], timed_out, cut_off, retaken, grown[REPLICA_GROWTH_MEETING + 1], kept, given_up;
+	unsigned handed[2], timed_out, cut_off, retaken, grown[REPLICA_GROWTH_MEETING + 1], kept, given_up,
+	    marks, marks_alone;
 };
 
 #define model_fail(pair, ...) \
@@ -167,7 +171,8 @@ static void send_map(struct node *node)
 static void stop(struct node *node)
 {
 	node->withholding = node->copying;
-	node->copying = node->receiving = false;
+	node->copying = node->receiving = node->sends = node->verifying = false;
+	node->marks = 0;
 	node->dirty = node->map;
 	node->in_use = node->regions;
 }
@@ -236,6 +241,7 @@ static void settle(struct node *node)
 	if (node->serving && (node->state.yielding || node->state.demoting))
 		model_fail(node->pair, "to be settled for good, and clients may write");
 	node->settling = true;
+	node->verifying = false;
 	node->settle_step = node->pair->steps;
 }
 
@@ -331,6 +337,20 @@ static void drop(struct node *node)
 	node->pair->refused += node->state.refusal != NULL;
 }
 
+static void record(struct node *node, const struct replica_ids *ids)
+{
+	check_rest(node, ids);
+	check_part(node, ids);
+	node->recording = true;
+	node->next = *ids;
+}
+
+static void receive(struct node *node)
+{
+	node->receiving = true;
+	node->sends = node->verifying = false;
+}
+
 static void act(void *data, const struct replica_action *action)
 {
 	struct node *node = data;
@@ -340,10 +360,7 @@ static void act(void *data, const struct replica_action *action)
 		say(node, &action->message);
 		break;
 	case REPLICA_DO_RECORD:
-		check_rest(node, &action->ids);
-		check_part(node, &action->ids);
-		node->recording = true;
-		node->next = action->ids;
+		record(node, &action->ids);
 		break;
 	case REPLICA_DO_SEND_MAP:
 		send_map(node);
@@ -363,11 +380,14 @@ static void act(void *data, const struct replica_action *action)
 		node->emptying = true;
 		break;
 	case REPLICA_DO_COPY:
-		node->copying = true;
+		node->copying = node->sends = true;
 		node->in_use = node->regions;
 		break;
 	case REPLICA_DO_RECEIVE:
-		node->receiving = true;
+		receive(node);
+		break;
+	case REPLICA_DO_VERIFY:
+		node->verifying = node->sends;
 		break;
 	case REPLICA_DO_STOP:
 		stop(node);
@@ -470,6 +490,7 @@ static void write_region(struct node *node)
 	struct pair *pair = node->pair;
 	struct node *peer = peer_of(node);
 	unsigned region = (unsigned)rand_below(&pair->rand, node->in_use), bit = 1u << region, value;
+	bool behind = node->dirty & ~node->marks & bit;
 
 	if (node->half_open) {
 		node->stale &= node->held;
@@ -495,7 +516,7 @@ static void write_region(struct node *node)
 		return;
 	}
 	/* Either node may be the first to have it. */
-	if (!(node->dirty & bit) && pair->link && peer->receiving && chance(&pair->rand, 2)) {
+	if (!behind && pair->link && peer->receiving && chance(&pair->rand, 2)) {
 		peer->data[region] = value;
 		if (!pair->calm && chance(&pair->rand, 30)) {
 			crash(node);
@@ -503,7 +524,7 @@ static void write_region(struct node *node)
 		}
 	}
 	node->data[region] = value;
-	if (node->dirty & bit) {
+	if (behind) {
 		pair->values[value].acknowledged = true;
 	} else if (pair->link && peer->receiving) {
 		peer->data[region] = value;
@@ -519,15 +540,44 @@ static void copy_region(struct node *node)
 
 	if (!node->copying || !node->pair->link || !peer->receiving)
 		return;
+	/* Kept, until somebody asks for it. */
+	if (node->marks && !node->settling && !chance(&node->pair->rand, 30))
+		return;
 	for (unsigned i = 0; i < node->in_use; i++)
 		if (node->dirty & 1u << i) {
 			if (i >= peer->regions)
 				model_fail(node->pair, "sent beyond the other node's end");
 			peer->data[i] = node->data[i];
 			node->dirty &= ~(1u << i);
+			node->marks &= ~(1u << i);
+			node->pair->marked &= ~(1u << i);
 			return;
 		}
 	tell(node, (struct replica_event){.kind = REPLICA_COPIED});
+}
+
+/* Who sends compares; what it finds is to be known to whoever judges the two after a crash. */
+static void verify_region(struct node *node)
+{
+	struct pair *pair = node->pair;
+	unsigned bit = 1u << rand_below(&pair->rand, node->in_use);
+
+	if (!node->verifying) {
+		if (node->sends && node->dirty == 0 && node->state.flow == REPLICA_EQUAL)
+			tell(node, (struct replica_event){.kind = REPLICA_EVEN});
+	} else if (chance(&pair->rand, 8)) {
+		node->verifying = false;
+	} else if (chance(&pair->rand, 4)) {
+		if (!node->ids.sender)
+			model_fail(
+			    pair, "node %u marks what differs, and is recorded as no sender", node->which);
+		node->map |= bit;
+		node->marks |= bit & ~node->dirty;
+		node->dirty |= bit;
+		pair->marked |= bit;
+		pair->marks++;
+		pair->marks_alone += node->state.role == REPLICA_SECONDARY;
+	}
 }
 
 /* Ends of actions */
@@ -638,7 +688,7 @@ static void link_step(struct node *node)
 		if (node->state.heard && !node->recording && node->state.role == REPLICA_SECONDARY &&
 		    node->state.flow != REPLICA_REFUSED)
 			node->linked_step = pair->broken_step;
-		node->up = node->merging = node->emptying = node->settling = false;
+		node->up = node->merging = node->emptying = node->settling = node->verifying = false;
 		node->map_came = node->map_sent = node->told = false;
 		node->inbox_count = 0;
 		tell(node, (struct replica_event){.kind = REPLICA_LOST});

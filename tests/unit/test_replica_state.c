@@ -55,6 +55,10 @@ static void order(struct node *node)
 	struct pair *pair = node->pair;
 	enum replica_event_kind kind = orders[rand_below(&pair->rand, sizeof(orders) / sizeof(orders[0]))];
 
+	if (node->sends && !node->verifying && chance(&pair->rand, 3)) {
+		tell(node, (struct replica_event){.kind = REPLICA_VERIFY});
+		return;
+	}
 	if (node->state.refusal && chance(&pair->rand, 2)) {
 		/* Somebody comes to their help. */
 		tell(node, (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
@@ -135,6 +139,17 @@ static void check_readers(struct pair *pair, const struct node *node)
 		model_fail(pair, "clients of node %u have read what was changed behind them", node->which);
 }
 
+/* H07: what is known to differ is in a map that somebody will look into. */
+static void check_marks(struct pair *pair, bool equal)
+{
+	const struct node *a = &pair->nodes[0], *b = &pair->nodes[1];
+
+	if (replica_judge(&a->ids, &b->ids) == REPLICA_IN_SYNC && pair->marked)
+		model_fail(pair, "in sync by what is recorded, and something is known to differ");
+	if (equal && pair->marked & ~(a->dirty | b->dirty))
+		model_fail(pair, "equal, and what is known to differ is not to be copied");
+}
+
 static void check(struct pair *pair)
 {
 	const struct node *a = &pair->nodes[0], *b = &pair->nodes[1];
@@ -145,6 +160,7 @@ static void check(struct pair *pair)
 		check_primary(pair, &pair->nodes[i]);
 		check_readers(pair, &pair->nodes[i]);
 	}
+	check_marks(pair, equal);
 	if (!equal)
 		return;
 	if (a->state.role == REPLICA_PRIMARY && b->state.role == REPLICA_PRIMARY)
@@ -174,6 +190,8 @@ static void one_step(struct pair *pair)
 		link_step(node);
 		break;
 	case 4:
+		if (node->verifying || chance(&pair->rand, 4))
+			verify_region(node);
 		copy_region(node);
 		break;
 	case 5:
@@ -381,6 +399,8 @@ static void run_pair(uint64_t seed, struct pair *sums)
 	sums->timed_out += pair->timed_out;
 	sums->kept += pair->kept;
 	sums->given_up += pair->given_up;
+	sums->marks += pair->marks;
+	sums->marks_alone += pair->marks_alone;
 	sums->cut_off += pair->cut_off;
 	sums->retaken += pair->retaken;
 	for (unsigned i = 0; i <= REPLICA_GROWTH_MEETING; i++)
@@ -405,10 +425,12 @@ static void test_pairs(void **state)
 	    sums.grown[REPLICA_GROWTH_MEETING]);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		print_message(" %s %u", replica_flow_name((enum replica_flow)i), sums.flows[i]);
-	print_message("; foreign data: %u kept, %u given up\n", sums.kept, sums.given_up);
+	print_message("; foreign data: %u kept, %u given up; %u marks, %u by secondaries\n", sums.kept,
+	    sums.given_up, sums.marks, sums.marks_alone);
 	if (replay)
 		return;
 	assert_true(sums.kept && sums.given_up);
+	assert_true(sums.marks > sums.marks_alone && sums.marks_alone);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		assert_true(sums.flows[i] > 0);
 	assert_true(sums.grown[REPLICA_GROWTH_FIRST] && sums.grown[REPLICA_GROWTH_ALONE] &&
