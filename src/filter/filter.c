@@ -50,6 +50,12 @@ static void child_done(struct block_io *io, int res)
 
 void filter_child(struct filter *filter, struct block_io *parent, filter_answered *answered)
 {
+	filter_child_of(filter, filter->below, parent, answered);
+}
+
+void filter_child_of(
+    struct filter *filter, struct block *block, struct block_io *parent, filter_answered *answered)
+{
 	struct list_node *node = list_pop(&filter->spare);
 	struct child *child = node ? container_of(node, struct child, node) : calloc(1, sizeof(*child));
 
@@ -70,7 +76,7 @@ void filter_child(struct filter *filter, struct block_io *parent, filter_answere
 	child->io.granularity = parent->granularity;
 	child->io.key = parent->key;
 	child->io.done = child_done;
-	block_submit(filter->below, &child->io);
+	block_submit(block, &child->io);
 }
 
 int filter_facts(struct block *block, struct block_facts *ret, struct error *error)

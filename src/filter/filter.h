@@ -32,6 +32,9 @@ void filter_forward(struct filter *filter, struct block_io *io);
  */
 typedef void filter_answered(struct filter *filter, struct block_io *parent, int res);
 void filter_child(struct filter *filter, struct block_io *parent, filter_answered *answered);
+/* The same to another block than the one below, on the same ring, which lives as long as that takes. */
+void filter_child_of(
+    struct filter *filter, struct block *block, struct block_io *parent, filter_answered *answered);
 
 /* For struct block_driver. */
 int filter_facts(struct block *block, struct block_facts *ret, struct error *error);

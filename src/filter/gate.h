@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Decides whether clients may write to a volume now. For a volume that is to be used in one of two places, and in none before it is not in the
- * other any more. Ring thread only.
+ * other any more. And, with `keeps`, where they do that when the volume below fails: what was asked of it and has no answer can be kept, and
+ * asked of another volume that holds the same. Ring thread only.
  */
 #pragma once
 
@@ -20,6 +21,9 @@ struct gate_options {
 	void (*wanted)(void *data);
 	/* No write or flush is under way any more. From the loop. */
 	void (*idle)(void *data);
+	bool keeps; /* gate_keep() is possible */
+	/* The other volume failed a request, whose client is told so. From the loop. May be NULL. */
+	void (*astray)(void *data, int res);
 	void *data;
 };
 
@@ -29,5 +33,14 @@ int gate_new(
 /* Those that wait go on, or are refused. From the loop, or from control paths. */
 void gate_set(struct block *gate, enum gate_mode mode);
 enum gate_mode gate_mode(const struct block *gate);
-/* No write or flush is under way below. */
+/*
+ * With `keeps`: what comes, and what the volume below fails or has read, waits from now on for gate_divert(); it is refused by GATE_SHUT.
+ */
+void gate_keep(struct block *gate);
+/*
+ * What waits, what comes, and what comes back from below without success, goes to `elsewhere`, which the gate borrows; NULL: it goes below, but
+ * for what that has failed, which is answered.
+ */
+void gate_divert(struct block *gate, struct block *elsewhere);
+/* No write or flush is under way. What is kept is not. */
 bool gate_is_idle(const struct block *gate);

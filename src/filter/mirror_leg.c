@@ -104,6 +104,16 @@ static bool is_bad_sector(struct mirror_leg *leg, const struct block_io *io, int
 	return reads && block_medium_failed(leg->block, res);
 }
 
+/* Not what is refused as it stands, or finds no room. */
+static bool fails_itself(const struct block_io *io, int res)
+{
+	return res < 0 && res != -ENOTCONN &&
+	       (failed_to_flush(io, res) ||
+	           (res != -EOPNOTSUPP && res != -EINVAL && res != -ENOSPC && res != -ENOMEM));
+}
+
+static void port_done(struct mirror_leg_io *leg_io, int res);
+
 static void leg_done(struct block_io *io, int res)
 {
 	struct mirror_leg_io *leg_io = container_of(io, struct mirror_leg_io, io);
@@ -114,6 +124,9 @@ static void leg_done(struct block_io *io, int res)
 	list_remove(&leg_io->node);
 	if (res == 0)
 		note_zeroed(leg, io);
+	/* Before the follower gets what may be left here. */
+	if (leads && leg_io->done != port_done && fails_itself(io, res))
+		mirror_tell(mirror, MIRROR_LEADER_FAILING);
 	if (leads)
 		mirror_note_end(mirror, leg_io, res);
 	if (leads && res == -ENOTCONN)

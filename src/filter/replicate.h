@@ -40,6 +40,8 @@ struct replicate_send_options {
  */
 int replicate_send_new(struct block **ret, struct block *take_below,
     const struct replicate_send_options *options, struct error *error);
+/* From now on as with REPLICATE_DURABLE: there is no disk any more but the receiver's. */
+void replicate_send_make_durable(struct block *block);
 /* Bytes acknowledged and not answered. */
 uint64_t replicate_send_queued(const struct block *block);
 /* Nothing that was acknowledged is under way any more: it may be freed. */
@@ -60,3 +62,5 @@ struct replicate_receive_options {
  */
 int replicate_receive_new(struct block **ret, struct block *take_below,
     const struct replicate_receive_options *options, struct error *error);
+/* From now on nothing is acknowledged that the disk does not have: the sender has none. */
+void replicate_receive_make_durable(struct block *block);

@@ -182,6 +182,11 @@ static const struct block_driver receive_driver = {
     .free = receive_free,
 };
 
+void replicate_receive_make_durable(struct block *block)
+{
+	container_of(block, struct receive, filter.block)->early = false;
+}
+
 int replicate_receive_new(struct block **ret, struct block *take_below,
     const struct replicate_receive_options *options, struct error *error)
 {

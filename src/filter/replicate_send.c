@@ -229,6 +229,14 @@ static void send_submit(struct block *block, struct block_io *io)
 		send->options.congested(send->options.data);
 }
 
+void replicate_send_make_durable(struct block *block)
+{
+	struct send *send = send_of(block);
+
+	send->options.ack = REPLICATE_DURABLE;
+	let_in(send);
+}
+
 uint64_t replicate_send_queued(const struct block *block)
 {
 	return send_of(block)->queued;

@@ -81,6 +81,11 @@ struct mirror_job_options {
 	void (*switched)(void *data);
 	void (*warning)(void *data, const char *text);
 	/*
+	 * The authoritative leg fails a client's request, or a flush, and nothing has followed from that yet: the target may be let go before it
+	 * gets what is left there. True: it is seen to, and needs no words. From the loop. May be NULL.
+	 */
+	bool (*leader_failing)(void *data);
+	/*
 	 * The map cannot be written; before a write is acknowledged that it lacks, or that may be on another leg than it says. Whoever
 	 * resumes says so, with `distrust`. Must be quick. May be NULL.
 	 */

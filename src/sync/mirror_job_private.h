@@ -59,6 +59,7 @@ struct mirror_job {
 	/* mirror_leader.c */
 	uint64_t leader_after_ns, leader_retry_ns; /* when the authoritative leg is opened again */
 	bool told_away, told_reopen, tell_overdue, tell_failed;
+	bool excused; /* the leader's last failure is the owner's to tell */
 	bool refused; /* it may have lost something that nobody else has */
 	uint64_t tell_after_ns;
 	/* mirror_unread.c */

@@ -39,7 +39,9 @@ void mirror_leader_event(struct mirror_job *job, enum mirror_event event)
 	}
 	/* Words take a while to find: run() looks for them. */
 	job->tell_overdue |= event == MIRROR_LEADER_OVERDUE;
-	job->tell_failed |= event == MIRROR_LEADER_FAILED;
+	if (event == MIRROR_LEADER_FAILING)
+		job->excused = job->options.leader_failing && job->options.leader_failing(job->options.data);
+	job->tell_failed |= event == MIRROR_LEADER_FAILED && !job->excused;
 }
 
 static void tell_failed(struct mirror_job *job)
