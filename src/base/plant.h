@@ -38,6 +38,7 @@ enum planted {
 	PLANTED_NO_FOLLOWS,          /* a node forgets that the other is primary */
 	PLANTED_NO_GROWN,            /* a volume grows, and that is not recorded before */
 	PLANTED_CLEAN_END,           /* what is new at its end is not in the map */
+	PLANTED_EARLY_DIVERT, /* a primary whose disk failed goes on before the other node has recorded that */
 	PLANTED_END,
 };
 

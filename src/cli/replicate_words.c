@@ -38,6 +38,11 @@ static const char *state_of(const json_t *status)
 	return is(status, "outdated") ? "outdated" : "good";
 }
 
+static bool is_new(const json_t *status)
+{
+	return !strcmp(state_of(status), "new");
+}
+
 static bool resyncs(const json_t *status)
 {
 	return says(status, "flow", "sending") || says(status, "flow", "receiving");
@@ -48,6 +53,16 @@ static bool resyncs(const json_t *status)
 static bool is_frozen(const json_t *status)
 {
 	return is(status, "frozen");
+}
+
+static bool is_diskless(const json_t *status)
+{
+	return says(status, "flow", "diskless") && says(status, "role", "primary");
+}
+
+static bool has_the_only_data(const json_t *status)
+{
+	return says(status, "flow", "diskless") && !says(status, "role", "primary");
 }
 
 static bool has_lost_its_disk(const json_t *status)
@@ -123,6 +138,11 @@ static const struct {
 } nexts[] = {
     {is_frozen, "clients wait until it is sure that % writes no more: switch it off, then `blkmove replicate "
                 "fenced @`; or bring it back"},
+    {is_diskless,
+        "its clients go on with %'s disk, and have no other. When they can be stopped: `blkmove replicate "
+        "secondary @`, and on % `blkmove replicate primary @`; then mend this node's disk"},
+    {has_the_only_data,
+        "nothing but to leave this node up: %'s disk has failed, and its clients use this node's"},
     {has_lost_its_disk, "mend or replace this node's disk, or that of its map; then `blkmove replicate down "
                         "@`, `blkmove replicate "
                         "create @ --overwrite=@` if it is another one or nobody knows what it holds, and "
@@ -191,11 +211,6 @@ static const char *next_of(const json_t *status, char *buf, size_t length)
 
 /* The risk of a forced primary */
 
-static bool is_new(const json_t *status)
-{
-	return !strcmp(state_of(status), "new");
-}
-
 static bool is_half(const json_t *status)
 {
 	return !strcmp(state_of(status), "inconsistent");
@@ -249,6 +264,10 @@ static const char *headline(const json_t *status)
 	    {"refused", "refused"}, {"sending", "resync to"}, {"receiving", "resync from"},
 	    {"equal", "in sync with"}, {"differing", "out of sync with"}};
 
+	if (is_diskless(status))
+		return "this node's disk has failed, its clients use that of";
+	if (has_the_only_data(status))
+		return "has the only good data, used by the clients of";
 	if (has_text(status, "refusal"))
 		return "refused";
 	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
@@ -269,14 +288,18 @@ static const char *peer_state(const json_t *status)
 		return "unknown";
 	if (says(status, "flow", "sending"))
 		return "inconsistent";
+	if (has_the_only_data(status))
+		return "its disk has failed";
 	return is(status, "peer_good") || says(status, "flow", "equal") || differs(status) ? "good"
 	                                                                                   : "inconsistent";
 }
 
 static void print_nodes(FILE *to, const json_t *status)
 {
-	fprintf(to, "  %-12s %-9s  %s%s\n", "this node", control_string(status, "role"), state_of(status),
-	    is(status, "disk_failed") ? ", its disk has failed" : "");
+	bool failed = is(status, "disk_failed");
+
+	fprintf(to, "  %-12s %-9s  %s%s\n", "this node", control_string(status, "role"),
+	    failed && is_new(status) ? "given up" : state_of(status), failed ? ", its disk has failed" : "");
 	fprintf(to, "  %-12s %-9s  %s\n", control_string(status, "peer"),
 	    is_known(status) ? control_string(status, "peer_role") : "unknown", peer_state(status));
 }

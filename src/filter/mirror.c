@@ -78,6 +78,7 @@ void mirror_map_was_lost(struct mirror *mirror)
 	if (mirror->map_lost)
 		return;
 	mirror->map_lost = true;
+	mirror_tell(mirror, MIRROR_LEADER_FAILING);
 	mirror_let_go(mirror, bitmap_file_lost(mirror->map));
 	mirror_tell(mirror, MIRROR_MAP_LOST);
 }

@@ -27,7 +27,7 @@ enum mirror_event {
 	MIRROR_DRAINED,     /* held, and nothing is under way */
 	MIRROR_LEADER_LOST, /* its link broke: clients wait */
 	MIRROR_LEADER_OVERDUE, /* it was not given back in time: clients get -EIO until it is */
-	MIRROR_LEADER_FAILING, /* it fails a client's request, or a flush, and nothing has followed from that yet */
+	MIRROR_LEADER_FAILING, /* it fails a client's request, or a flush, or the map fails, and nothing has followed from that yet */
 	MIRROR_LEADER_FAILED, /* it failed a client's request: see counts */
 	MIRROR_MAP_LOST,      /* the map cannot be written: the follower was let go for good */
 };

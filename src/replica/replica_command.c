@@ -43,7 +43,7 @@ static void make_secondary(struct replica_state *state)
 		return;
 	}
 	replica_act(state, REPLICA_DO_CLOSE);
-	if (state->flow == REPLICA_EQUAL) {
+	if (state->flow == REPLICA_EQUAL || state->flow == REPLICA_DISKLESS) {
 		state->demoting = true;
 		replica_settle_last(state);
 		return;
@@ -82,9 +82,11 @@ static void seek(struct replica_state *state)
 int replica_command(struct replica_state *state, const struct replica_event *event)
 {
 	/* One that asks whether it may be primary is that in a moment. */
-	if (state->command || state->recording || state->asked || state->growing)
+	if (state->command || state->recording || state->asked || state->growing || state->detaching)
 		return -EBUSY;
 	state->command = true;
+	if (replica_diskless_denies(state, event->kind))
+		return 0;
 	switch (event->kind) {
 	case REPLICA_CONNECT:
 		seek(state);

@@ -49,7 +49,9 @@ static int prepare(struct replica_node *node, const struct replica_action *actio
 {
 	int res = 0;
 
-	if (action->ids.inconsistent && replica_state_is_good(&node->state) && node->options.before_resync)
+	/* Of what is given up for want of a disk nobody makes a snapshot. */
+	if (action->ids.inconsistent && replica_state_is_good(&node->state) && node->options.before_resync &&
+	    node->state.then != REPLICA_THEN_DIVERT)
 		res = node->options.before_resync(node->options.data, error);
 	if (res < 0)
 		error_prefix(error, "nothing is received");
@@ -181,7 +183,7 @@ void replica_node_close_clients(struct replica_node *node)
 
 	/* What waits, or will wait, for an answer that may never be given must not hold them up. */
 	mirror_refuse_answers(mirror, true);
-	if (gate_mode(node->gate) == GATE_WAIT)
+	if (gate_mode(node->gate) == GATE_WAIT || node->keeping)
 		gate_set(node->gate, GATE_SHUT);
 	if (node->serving)
 		node->options.serve(node->options.data, false);
@@ -190,6 +192,8 @@ void replica_node_close_clients(struct replica_node *node)
 	while (!gate_is_idle(node->gate) && ring_step(node->ring) == 0)
 		;
 	mirror_refuse_answers(mirror, false);
+	if (replica_node_is_diskless(node))
+		replica_node_give_up_disk(node);
 }
 
 static bool is_settled(struct replica_node *node)
@@ -209,6 +213,13 @@ static void settle(struct replica_node *node, const struct replica_deed *deed)
 {
 	bool there = true;
 
+	if (node->keeping || node->given_up) {
+		int res = replica_node_flush_other(node);
+
+		if (!is_stale(node, deed))
+			replica_node_happened(node, REPLICA_SETTLED, res);
+		return;
+	}
 	mirror_job_clear_map(node->job, true);
 	replica_node_verify_stop(node);
 	while (there && !is_settled(node))
@@ -224,6 +235,8 @@ static void stop_streams(struct replica_node *node)
 {
 	replica_node_stop_sending(node);
 	replica_node_stop_receiving(node);
+	node->disk_failed |= node->given_up;
+	node->given_up = false;
 }
 
 static void seek(struct replica_node *node, bool on)
@@ -316,6 +329,13 @@ static void do_linked(struct replica_node *node, const struct replica_deed *deed
 	case REPLICA_DO_SETTLE:
 		settle(node, deed);
 		break;
+	case REPLICA_DO_DIVERT:
+		replica_node_divert(node);
+		break;
+	case REPLICA_DO_BEAR:
+		if (node->received)
+			replicate_receive_make_durable(node->received);
+		break;
 	default:
 		break;
 	}
@@ -346,6 +366,9 @@ static void carry_out(struct replica_node *node, const struct replica_deed *deed
 		break;
 	case REPLICA_DO_CLOSE:
 		replica_node_close_clients(node);
+		break;
+	case REPLICA_DO_RETURN:
+		replica_node_return(node);
 		break;
 	case REPLICA_DO_DROP:
 		drop(node, deed);

@@ -251,6 +251,33 @@ void replica_ids_arrived(struct replica_ids *ids)
 	ids->inconsistent = false;
 }
 
+void replica_ids_bear(struct replica_ids *ids, uint64_t name)
+{
+	assert(ids->current && !ids->inconsistent && name);
+	forget_bases(ids);
+	remember(ids, ids->current);
+	ids->current = name;
+	ids->sender = false;
+}
+
+void replica_ids_give_up(struct replica_ids *ids)
+{
+	forget_bases(ids);
+	remember(ids, ids->current);
+	ids->current = 0;
+	ids->sender = false;
+	ids->inconsistent = true;
+}
+
+void replica_ids_was_named(struct replica_ids *ids, uint64_t name)
+{
+	assert(ids->base[0]);
+	if (ids->base[1])
+		remember(ids, name);
+	else
+		ids->base[1] = name;
+}
+
 void replica_ids_grow(struct replica_ids *ids)
 {
 	ids->grown = true;

@@ -105,6 +105,15 @@ void replica_ids_follow(struct replica_ids *ids, const struct replica_ids *sourc
 void replica_ids_followed(struct replica_ids *ids);
 /* At the target: all that differed has come, and is flushed on both sides. */
 void replica_ids_arrived(struct replica_ids *ids);
+/*
+ * At a secondary that has all that the primary acknowledged, whose disk has failed: from now on it has more, of a generation that the primary
+ * has named. What the primary's disk holds is its past, and no map knows what differs.
+ */
+void replica_ids_bear(struct replica_ids *ids, uint64_t name);
+/* At that primary, when the other is known to have recorded it. */
+void replica_ids_give_up(struct replica_ids *ids);
+/* It is not known to have: this node goes on alone, has just parted, and the other may have that name for what it had. */
+void replica_ids_was_named(struct replica_ids *ids, uint64_t name);
 /* The volume is to be larger: before it is. */
 void replica_ids_grow(struct replica_ids *ids);
 /* Nothing goes to the other any more; all that went there is flushed on both sides, and the map is empty. */

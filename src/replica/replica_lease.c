@@ -144,6 +144,7 @@ void replica_lease_lost(struct replica_state *state)
 		replica_answer(state, -ENOTCONN, "the other node was lost while it was to be primary");
 	} else if (state->recording && state->then != REPLICA_THEN_RELEASE &&
 	           state->then != REPLICA_THEN_CEDED && state->then != REPLICA_THEN_GROW &&
+	           state->then != REPLICA_THEN_DIVERT &&
 	           (state->then != REPLICA_THEN_SERVE || state->asked)) {
 		state->then = REPLICA_THEN_NOTHING;
 	}

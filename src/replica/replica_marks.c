@@ -26,7 +26,7 @@ void replica_node_tell_marks(struct replica_node *node)
 	uint64_t now_ns = ring_now_ns(node->ring), bytes = node->sends ? replica_node_differing(node) : 0;
 	struct replica_message message = {.say = REPLICA_DIFFERS, .size = bytes};
 
-	if (!node->link_number || node->state.flow != REPLICA_EQUAL) {
+	if (!node->link_number || node->state.flow != REPLICA_EQUAL || replica_node_is_diskless(node)) {
 		node->told_differing = 0;
 		return;
 	}

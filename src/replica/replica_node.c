@@ -7,6 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/plant.h"
+#include "block/remote.h"
 #include "filter/share.h"
 #include "replica/replica_note.h"
 
@@ -121,7 +122,8 @@ static void map_lost(void *data)
 {
 	struct replica_node *node = data;
 
-	node->disk_failed = true;
+	/* A map that fails with its disk is not missed: nothing is written here any more. */
+	node->disk_failed |= !replica_node_is_diskless(node);
 	replica_node_wake(node);
 	if (node->options.map_lost)
 		node->options.map_lost(node->options.data);
@@ -192,6 +194,7 @@ static int begin_job(struct replica_node *node, struct error *error)
 	    .state_changed = state_changed,
 	    .follower_lost = replica_node_follower_lost,
 	    .warning = warned,
+	    .leader_failing = replica_node_disk_fails,
 	    .map_lost = map_lost};
 	int res = mirror_job_new(&node->job, node->ring, &job, error);
 
@@ -200,7 +203,11 @@ static int begin_job(struct replica_node *node, struct error *error)
 
 static int begin_gate(struct replica_node *node, struct error *error)
 {
-	const struct gate_options options = {.wanted = wanted, .idle = wake, .data = node};
+	const struct gate_options options = {.wanted = wanted,
+	    .idle = wake,
+	    .keeps = node->options.detach,
+	    .astray = replica_node_went_astray,
+	    .data = node};
 	struct block *mirror = mirror_job_block(node->job);
 	int res = share_new(&node->shown, mirror, block_info(mirror)->size, error);
 
@@ -361,7 +368,10 @@ struct replica_node *replica_node_free(struct replica_node *node)
 	bitmap_done(&node->peer_map);
 	fiber_free(node->job_fiber);
 	block_free(node->gate);
+	if (node->remote)
+		remote_hang_up(node->remote, "this node ends");
 	mirror_job_free(node->job);
+	block_free(node->sender);
 	block_free(node->volume);
 	free(node);
 	return NULL;
@@ -382,8 +392,10 @@ struct mirror_job *replica_node_mirror(struct replica_node *node)
 int replica_node_command(struct replica_node *node, const struct replica_event *command)
 {
 	/* Somebody has looked after it, or so it is hoped. */
-	if (command->kind == REPLICA_CONNECT && !bitmap_file_lost(replica_node_map(node)))
+	if (command->kind == REPLICA_CONNECT && !bitmap_file_lost(replica_node_map(node))) {
 		node->disk_failed = false;
+		node->given_up &= node->state.linked;
+	}
 	/* Clients of both would wait for the copy. */
 	if (command->kind == REPLICA_HAND_OVER && replica_node_differing(node)) {
 		node->options.answer(node->options.data, -EBUSY,
@@ -411,7 +423,7 @@ void replica_node_fenced(struct replica_node *node)
 void replica_node_pause(struct replica_node *node, bool paused)
 {
 	node->paused = paused;
-	if (node->sends)
+	if (node->sends && !replica_node_is_diskless(node))
 		mirror_job_pause(node->job, paused);
 }
 
@@ -427,6 +439,8 @@ static bool peer_is_good(const struct replica_state *state)
 
 	if (state->flow == REPLICA_EQUAL || state->flow == REPLICA_SENDING)
 		return state->flow == REPLICA_EQUAL;
+	if (state->flow == REPLICA_DISKLESS)
+		return state->role == REPLICA_PRIMARY;
 	return state->heard && peer->current && !peer->inconsistent;
 }
 
@@ -447,7 +461,7 @@ void replica_node_status(struct replica_node *node, struct replica_node_status *
 	    .peer_good = peer_is_good(state),
 	    .frozen = state->frozen,
 	    .ahead = node->ahead,
-	    .disk_failed = node->disk_failed,
+	    .disk_failed = node->disk_failed || replica_node_is_diskless(node) || node->given_up,
 	    .leased = state->lease != REPLICA_LEASE_NONE,
 	    .paused = node->paused,
 	    .generation = state->ids.current,

@@ -24,8 +24,11 @@ struct replica_node_options {
 	uint64_t queue_max; /* bytes, with REPLICATE_SENT; 0: 16 MiB */
 	bool pull_ahead; /* a queue that is full breaks the link off, and what is written waits in the map */
 	bool compare;    /* what the maps say may differ is compared before it is sent */
-	bool
-	    detach; /* this node's disk fails a write that came from the other: the link is not sought again */
+	/*
+	 * This node's disk fails a write that came from the other: the link is not sought again. Or it fails as that of a primary, and the nodes are
+	 * equal: its clients use the other's.
+	 */
+	bool detach;
 	bool compress;                /* the data, where that makes them less */
 	unsigned timeout_ms;          /* longest silence of the other node; 0: 30,000 */
 	uint64_t retry_ns;            /* as mirror_job_options.retry_ns */

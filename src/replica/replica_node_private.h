@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the parts of a node share: replica_node.c (its life, commands, what it shows), replica_deeds.c (the machine's actions, one after the
- * other), replica_streams.c (the link, and the data both ways).
+ * other), replica_streams.c (the link, and the data both ways), replica_diskless.c (a primary whose disk fails).
  */
 #pragma once
 
@@ -55,9 +55,15 @@ struct replica_node {
 	bool have_peer_map;
 	bool sends, receives;
 	struct block *remote; /* the other node's volume while the mirror has it, or had it last */
-	struct block *sender; /* the filter over it */
+	struct block *sender; /* the filter over it; owned, the mirror has shares of it */
 	struct agent_server *agent;
 	bool agent_over;
+	struct block *received; /* what the agent writes to */
+
+	/* replica_diskless.c */
+	bool keeping;  /* this node's disk fails: clients' requests wait */
+	bool diverted; /* they go to the other node */
+	bool given_up; /* the disk, until an order to connect */
 };
 
 /* replica_node.c */
@@ -112,3 +118,20 @@ void replica_node_drop(struct replica_node *node, const char *why);
 int replica_node_expect_map(struct replica_node *node);
 /* Frees what is over. In run()'s fiber. */
 void replica_node_look_after_streams(struct replica_node *node);
+
+/* replica_diskless.c */
+/* For mirror_job_options.leader_failing. */
+bool replica_node_disk_fails(void *data);
+/* For gate_options.astray. */
+void replica_node_went_astray(void *data, int res);
+static inline bool replica_node_is_diskless(const struct replica_node *node)
+{
+	return node->keeping || node->diverted;
+}
+/* For SETTLE: what went to the other is on its disk. 0 or -errno. */
+int replica_node_flush_other(struct replica_node *node);
+void replica_node_divert(struct replica_node *node);
+/* Clients use this node's disk again. */
+void replica_node_return(struct replica_node *node);
+/* They are gone. */
+void replica_node_give_up_disk(struct replica_node *node);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_grow.c (sizes), replica_verify.c (comparing), replica_talk.c (what the other says). */
+/* What the parts of the machine share: replica_state.c (records, links), replica_command.c (orders), replica_lease.c (hand-over), replica_grow.c (sizes), replica_verify.c (comparing), replica_detach.c (a primary whose disk fails), replica_talk.c (what the other says). */
 #pragma once
 
 #include "replica/replica_state.h"
@@ -59,6 +59,20 @@ void replica_hear_enlarged(struct replica_state *state, const struct replica_mes
 /* 0; -ENOTCONN, -EPERM: it is not possible; -EBUSY: not now. */
 int replica_verify(struct replica_state *state);
 void replica_even(struct replica_state *state);
+/* replica_detach.c */
+void replica_disk_failed(struct replica_state *state);
+/* The other side is flushed, or is not: whether that was for this. */
+bool replica_detach_settled(struct replica_state *state, int res);
+void replica_hear_detach(struct replica_state *state, const struct replica_message *message);
+/* What it led to is recorded; or cannot be, at the primary. */
+void replica_detach_recorded(struct replica_state *state);
+/* Who has no disk is no primary any more, by an order. */
+void replica_diskless_rest(struct replica_state *state);
+/* The link is lost: before the streams are stopped, and after. */
+void replica_diskless_lost(struct replica_state *state);
+void replica_detach_lost(struct replica_state *state);
+/* An order that cannot be carried out meanwhile: whether it has its answer. */
+bool replica_diskless_denies(struct replica_state *state, enum replica_event_kind order);
 
 /* replica_talk.c */
 /* Both nodes may have said HELLO by now. */

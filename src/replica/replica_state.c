@@ -10,11 +10,11 @@
 #include <stddef.h>
 
 static const char *const flow_names[REPLICA_FLOWS + 1] = {
-    "apart", "meeting", "refused", "sending", "receiving", "equal", "differing"};
+    "apart", "meeting", "refused", "sending", "receiving", "equal", "diskless", "differing"};
 
 static const char *const say_names[REPLICA_SAYS] = {"HELLO", "FOLLOW", "FOLLOWED", "ARRIVED", "GOOD",
     "PROMOTE", "PROMOTED", "DENIED", "DEMOTED", "AHEAD", "OUTDATED", "LEASE", "LEASED", "TAKEN", "ENLARGE",
-    "ENLARGED", "CANNOT", "DIFFERS"};
+    "ENLARGED", "CANNOT", "DIFFERS", "DETACH", "DETACHED"};
 
 const char *replica_role_name(enum replica_role role)
 {
@@ -48,7 +48,7 @@ void replica_say(struct replica_state *state, enum replica_say what)
 	        .role = state->role,
 	        .size = what == REPLICA_ENLARGE ? state->grow_to : state->options.size,
 	        .region_size = state->options.region_size,
-	        .name = state->options.name,
+	        .name = what == REPLICA_DETACH ? state->detach_name : state->options.name,
 	        .discards = state->discards,
 	        .lease_ms = state->lease_ms}};
 
@@ -104,6 +104,9 @@ static void part(struct replica_state *state)
 	state->frozen = false;
 	state->next = state->ids;
 	replica_ids_part(&state->next, state->fresh);
+	if (state->detach_name)
+		replica_ids_was_named(&state->next, state->detach_name);
+	state->detach_name = 0;
 	replica_record(state, REPLICA_THEN_RELEASE);
 }
 
@@ -137,6 +140,7 @@ void replica_refuse(struct replica_state *state, const char *why)
 static void copy(struct replica_state *state)
 {
 	state->follow_said = false;
+	state->detach_name = 0;
 	/* The other is good for nothing until all has come: what it lacks need not wait. */
 	replica_release(state);
 	state->flow = REPLICA_SENDING;
@@ -200,6 +204,7 @@ static void go_on(struct replica_state *state)
 		replica_act(state, REPLICA_DO_VERIFY);
 		break;
 	default:
+		replica_detach_recorded(state);
 		break;
 	}
 }
@@ -260,6 +265,10 @@ static void rest(struct replica_state *state)
 	state->settled = false;
 	if (state->role == REPLICA_PRIMARY && !state->demoting && !state->yielding)
 		return;
+	if (state->flow == REPLICA_DISKLESS) {
+		replica_diskless_rest(state);
+		return;
+	}
 	state->next = state->ids;
 	replica_ids_rest(&state->next);
 	state->next.follows |= state->yielding;
@@ -284,7 +293,7 @@ static void recorded(struct replica_state *state, int res)
 		catch_up(state);
 		return;
 	}
-	if (res < 0) {
+	if (res < 0 && state->then != REPLICA_THEN_DIVERT) {
 		/* Nobody knows which of the two is recorded: nothing may follow from either. */
 		replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"
 		                                        : "the state of this node cannot be recorded");
@@ -307,9 +316,11 @@ static void recorded(struct replica_state *state, int res)
 
 static void lost(struct replica_state *state)
 {
+	replica_diskless_lost(state);
 	if (state->copying || state->receiving)
 		replica_act(state, REPLICA_DO_STOP);
 	state->withheld |= state->copying;
+	replica_detach_lost(state);
 	/* What is being recorded holds, but its reason is gone; but for those that need no other node. */
 	replica_lease_lost(state);
 	replica_grow_lost(state);
@@ -367,6 +378,8 @@ static void settled(struct replica_state *state, int res)
 	if (!state->settling)
 		return;
 	state->settling = false;
+	if (replica_detach_settled(state, res))
+		return;
 	if (state->again) {
 		replica_settle_last(state);
 		return;
@@ -445,6 +458,9 @@ static int event_of(struct replica_state *state, const struct replica_event *eve
 		return replica_verify(state);
 	case REPLICA_EVEN:
 		replica_even(state);
+		return 0;
+	case REPLICA_DISK_FAILED:
+		replica_disk_failed(state);
 		return 0;
 	default:
 		return replica_command(state, event);

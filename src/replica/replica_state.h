@@ -23,6 +23,7 @@ enum replica_flow {
 	REPLICA_SENDING,   /* a resync, from here; and what is written here meanwhile */
 	REPLICA_RECEIVING, /* a resync, to here */
 	REPLICA_EQUAL,     /* both hold the same; what is written goes to both */
+	REPLICA_DISKLESS,  /* the primary's disk has failed: its clients use the secondary's */
 	REPLICA_FLOWS,     /* of the machine */
 	REPLICA_DIFFERING =
 	    REPLICA_FLOWS, /* shown instead of EQUAL: but for what a verification has marked */
@@ -50,6 +51,8 @@ enum replica_say {
 	REPLICA_ENLARGED, /* it is */
 	REPLICA_CANNOT,   /* it is as it was */
 	REPLICA_DIFFERS,  /* who sends: so many bytes are not the same on both, by a verification */
+	REPLICA_DETACH, /* primary: my disk has failed; from now on your data are those of `name`, mine are the past */
+	REPLICA_DETACHED, /* recorded */
 	REPLICA_SAYS,
 };
 
@@ -61,8 +64,8 @@ struct replica_message {
 	enum replica_role role; /* HELLO */
 	uint64_t size;          /* HELLO, ENLARGE, ENLARGED, DIFFERS: bytes */
 	uint32_t region_size;   /* HELLO: bytes a bit of the map */
-	uint64_t
-	    name; /* HELLO: of the node, not the other's; the higher one wins when both want to be primary */
+	/* HELLO: of the node, not the other's; the higher one wins when both want to be primary. DETACH: of the generation. */
+	uint64_t name;
 	bool discards;     /* HELLO */
 	uint32_t lease_ms; /* LEASE */
 };
@@ -85,6 +88,8 @@ enum replica_event_kind {
 	REPLICA_LEASE_ENDED, /* the time of the last LEASE is over. It may be told again and again. */
 	REPLICA_VERIFY, /* the nodes are to be compared, by this one, which sends; -ENOTCONN, -EPERM: not possible */
 	REPLICA_EVEN, /* this node sends, nothing differs and nothing is being compared. It may be told again and again. */
+	/* This node's disk fails, as replica_state_can_detach() allows: clients' requests without an answer wait for DIVERT, RETURN or CLOSE. */
+	REPLICA_DISK_FAILED,
 	/* the end of actions; RECORDED and GROWN in any case, the others not once LOST was told */
 	REPLICA_RECORDED, /* of RECORD */
 	REPLICA_MERGED,   /* of MERGE */
@@ -123,7 +128,11 @@ enum replica_action_kind {
 	REPLICA_DO_LEASE,
 	REPLICA_DO_YIELD, /* clients may not write any more; what is under way ends before SETTLE begins */
 	REPLICA_DO_CLOSE, /* none may, nor is there any */
-	REPLICA_DO_SETTLE, /* nothing is compared any more; flush both sides, copy what is marked, and clear the map: SETTLED */
+	/* Nothing is compared any more; flush both sides, copy what is marked, and clear the map; after DISK_FAILED flush the other side: SETTLED. */
+	REPLICA_DO_SETTLE,
+	REPLICA_DO_DIVERT, /* clients' requests go to the other node, in the stream that there is: those that wait, too */
+	REPLICA_DO_RETURN, /* they go to this node's disk again, and so do its errors to clients */
+	REPLICA_DO_BEAR,   /* nothing that comes is acknowledged any more before this node's disk has it */
 	/*
 	 * This node's map, durably, and its volume get `size` bytes, more than they have, or (but for `all`) as many of them as there is room for: GROWN. What is new is
 	 * dirty, and not sent before the next COPY. Never while a primary sends.
@@ -195,6 +204,9 @@ enum replica_then {
 	REPLICA_THEN_CEDED,
 	REPLICA_THEN_GROW,
 	REPLICA_THEN_VERIFY,
+	REPLICA_THEN_BORNE,
+	REPLICA_THEN_DIVERT,
+	REPLICA_THEN_PARTED,
 	REPLICA_THENS,
 };
 
@@ -235,7 +247,10 @@ struct replica_state {
 	enum replica_growth growth;
 	uint64_t grow_to;
 	uint64_t differing; /* bytes, by the last DIFFERS on this link */
-	bool left;          /* the other has recorded that this node goes on without it; on the last link */
+	bool detaching;     /* from DISK_FAILED on */
+	uint64_t
+	    detach_name; /* what DETACH has named, until the other is known to have it, or not; 0: nothing */
+	bool left;       /* the other has recorded that this node goes on without it; on the last link */
 	enum replica_lease lease;
 	uint32_t lease_ms;
 	bool copying, receiving;        /* since the link came */
@@ -251,6 +266,8 @@ struct replica_state {
 /* `ids` as they were recorded last. The node begins as a secondary that seeks no link. */
 void replica_state_init(
     struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids);
+/* Whether its clients could go on with the other node's disk, if that has all that they were told is written. */
+bool replica_state_can_detach(const struct replica_state *state);
 /* Whether this node's data are whole, and a replica's. */
 bool replica_state_is_good(const struct replica_state *state);
 /* -EBUSY: a command or VERIFY, and something else is under way. */

@@ -53,6 +53,9 @@ static void link_lost(void *data, const struct error *error)
 	/* Before anything else is acknowledged: the other may be without it from now on. */
 	if (node->state.copying)
 		mirror_withhold(mirror_job_block(node->job));
+	/* The mirror has let it go already. */
+	if (node->remote && (replica_node_is_diskless(node) || node->given_up))
+		remote_hang_up(node->remote, "the link to the other node is lost");
 	replica_node_happened(node, REPLICA_LOST, 0);
 	node->told_differing = 0;
 	replica_node_verify_lost(node);
@@ -116,13 +119,23 @@ static void congested(void *data)
 	struct replica_node *node = data;
 
 	/* In a resync it is the copy that fills the queue, and clients wait for nobody until it is nearly done. */
-	if (!node->options.pull_ahead || node->ahead || node->state.flow != REPLICA_EQUAL)
+	if (!node->options.pull_ahead || node->ahead || node->state.flow != REPLICA_EQUAL ||
+	    replica_node_is_diskless(node))
 		return;
 	node->ahead = true;
 	replica_node_warn(node,
 	    "the link is too slow for what is written: it goes on without the other node, "
 	    "which gets it later");
 	replica_node_wake(node);
+}
+
+/* Nobody has a share of it any more, or uses that. */
+static void close_sender(struct replica_node *node)
+{
+	struct block *sender = node->sender;
+
+	node->sender = node->remote = NULL;
+	block_free(sender);
 }
 
 int replica_node_open_target(struct replica_node *node, struct block **ret, struct error *error)
@@ -142,6 +155,7 @@ int replica_node_open_target(struct replica_node *node, struct block **ret, stru
 
 	if (!node->sends || !link)
 		return error_set(error, -ENOTCONN, "there is no link to the other node");
+	close_sender(node);
 	res = node->options.dial(node->options.data, link, &fd, error);
 	if (res == 0)
 		res = remote_new(
@@ -151,15 +165,14 @@ int replica_node_open_target(struct replica_node *node, struct block **ret, stru
 		res = error_set(error, -ENOTCONN, "the link to the other node was lost meanwhile");
 	}
 	if (res == 0)
-		res = replicate_send_new(ret, remote, &options, error);
-	if (res < 0) {
-		if (node->link_number == link)
-			replica_node_drop(node, "no data can be sent");
-		return res;
+		res = replicate_send_new(&node->sender, remote, &options, error);
+	if (res == 0) {
+		node->remote = remote;
+		res = share_new(ret, node->sender, block_info(node->sender)->size, error);
 	}
-	node->remote = remote;
-	node->sender = *ret;
-	return 0;
+	if (res < 0 && node->link_number == link)
+		replica_node_drop(node, "no data can be sent");
+	return res;
 }
 
 void replica_node_follower_lost(void *data, int reason)
@@ -192,7 +205,7 @@ void replica_node_stop_sending(struct replica_node *node)
 	do
 		mirror_job_status(node->job, &status);
 	while (!status.let_go && !cutover_is_end(status.state) && ring_step(node->ring) == 0);
-	node->sender = node->remote = NULL;
+	close_sender(node);
 }
 
 /* Data from the other node */
@@ -217,7 +230,10 @@ static int open_received(void *data, struct block **ret, struct ring *ring, cons
 	struct block *share;
 	int res = share_new(&share, node->volume, block_info(node->own)->size, error);
 
-	return res < 0 ? res : replicate_receive_new(ret, share, &options, error);
+	if (res == 0)
+		res = replicate_receive_new(ret, share, &options, error);
+	node->received = res == 0 ? *ret : NULL;
+	return res;
 }
 
 static void agent_done(void *data, int res)
@@ -262,6 +278,7 @@ void replica_node_stop_receiving(struct replica_node *node)
 
 	node->receives = false;
 	node->agent = NULL;
+	node->received = NULL;
 	agent_server_free(agent);
 }
 
@@ -276,6 +293,7 @@ void replica_node_look_after_streams(struct replica_node *node)
 		replica_node_drop(node, "this node's volume failed");
 	if (agent && node->agent_over) {
 		node->agent = NULL;
+		node->received = NULL;
 		agent_server_free(agent);
 	}
 	if (link && node->link_lost) {

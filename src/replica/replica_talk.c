@@ -15,6 +15,7 @@ static void be_equal(struct replica_state *state)
 	state->flow = REPLICA_EQUAL;
 	state->peer.ids.current = state->ids.current;
 	state->peer.ids.inconsistent = false;
+	state->detach_name = 0;
 	replica_release(state);
 	if (state->peer.role == REPLICA_PRIMARY) {
 		replica_act(state, REPLICA_DO_RECEIVE);
@@ -199,7 +200,7 @@ static void hear_demoted(struct replica_state *state)
 	if (!state->asked)
 		replica_lease_end(state);
 	state->next.follows = false;
-	replica_record(state, REPLICA_THEN_NOTHING);
+	replica_record(state, state->flow == REPLICA_DISKLESS ? REPLICA_THEN_PARTED : REPLICA_THEN_NOTHING);
 }
 
 static void hear_hello(struct replica_state *state, const struct replica_message *message)
@@ -236,6 +237,12 @@ static void hear_outdated(struct replica_state *state)
 	state->left = state->leaving;
 	if (state->leaving)
 		replica_act(state, REPLICA_DO_DROP);
+}
+
+static void hear_taken(struct replica_state *state)
+{
+	if (state->handing)
+		replica_answer(state, 0, NULL);
 }
 
 void replica_hear(struct replica_state *state, const struct replica_message *message)
@@ -284,8 +291,7 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		state->opened = state->lease == REPLICA_LEASE_GIVEN;
 		break;
 	case REPLICA_TAKEN:
-		if (state->handing)
-			replica_answer(state, 0, NULL);
+		hear_taken(state);
 		break;
 	case REPLICA_ENLARGE:
 		replica_hear_enlarge(state, message);
@@ -295,6 +301,7 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		replica_hear_enlarged(state, message);
 		break;
 	default:
+		replica_hear_detach(state, message);
 		break;
 	}
 }
@@ -340,7 +347,10 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 	case REPLICA_DENIED:
 		return state->asked;
 	case REPLICA_LEASE:
+	case REPLICA_DETACH:
 		return state->flow == REPLICA_EQUAL && is_behind_primary(state);
+	case REPLICA_DETACHED:
+		return state->detaching && state->detach_name && state->flow == REPLICA_EQUAL;
 	case REPLICA_ENLARGE:
 		return state->flow == REPLICA_EQUAL && state->role == REPLICA_SECONDARY;
 	case REPLICA_ENLARGED:

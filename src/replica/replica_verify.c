@@ -11,7 +11,7 @@
 static bool is_busy(const struct replica_state *state)
 {
 	return state->recording || state->settling || state->settled || state->command || state->asked ||
-	       state->growth != REPLICA_GROWTH_NONE || state->yielding;
+	       state->growth != REPLICA_GROWTH_NONE || state->yielding || state->detaching;
 }
 
 int replica_verify(struct replica_state *state)

@@ -50,6 +50,8 @@ json_t *replica_message_json(const struct replica_message *message)
 		res = json_object_set_new(json, "size", json_integer((json_int_t)message->size));
 	if (res == 0 && message->say == REPLICA_LEASE)
 		res = json_object_set_new(json, "lease_ms", json_integer(message->lease_ms));
+	if (res == 0 && message->say == REPLICA_DETACH)
+		res = json_object_set_new(json, "generation", json_integer((json_int_t)message->name));
 	if (res == 0 && message->say == REPLICA_HELLO)
 		res = json_object_update_new(
 		    json, json_pack("{s:b, s:I, s:I, s:I, s:b}", "primary", message->role == REPLICA_PRIMARY,
@@ -68,6 +70,13 @@ static int get_name(const json_t *json, const char *member, uint64_t *ret, struc
 	if (res == 0 && *ret > REPLICA_NAME_MAX)
 		return error_set(error, -EPROTO, "`%s` is too large", member);
 	return res;
+}
+
+static int get_generation(const json_t *json, uint64_t *ret, struct error *error)
+{
+	int res = get_name(json, "generation", ret, error);
+
+	return res == 0 && *ret == 0 ? error_set(error, -EPROTO, "`generation` is none") : res;
 }
 
 static int get_u32(const json_t *json, const char *member, uint32_t *ret, struct error *error)
@@ -158,6 +167,8 @@ int replica_message_parse(const json_t *json, struct replica_message *ret, struc
 		res = control_get_u64(json, "size", &message.size, error);
 	if (res == 0 && message.say == REPLICA_LEASE)
 		res = get_u32(json, "lease_ms", &message.lease_ms, error);
+	if (res == 0 && message.say == REPLICA_DETACH)
+		res = get_generation(json, &message.name, error);
 	if (res == 0 && message.say == REPLICA_FOLLOW && (!message.ids.current || message.ids.inconsistent))
 		res = error_set(error, -EPROTO, "nobody can follow what is not good");
 	if (res < 0)

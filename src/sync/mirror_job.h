@@ -81,7 +81,7 @@ struct mirror_job_options {
 	void (*switched)(void *data);
 	void (*warning)(void *data, const char *text);
 	/*
-	 * The authoritative leg fails a client's request, or a flush, and nothing has followed from that yet: the target may be let go before it
+	 * The authoritative leg fails a client's request, or a flush, or the map fails, and nothing has followed from that yet: the target may be let go before it
 	 * gets what is left there. True: it is seen to, and needs no words. From the loop. May be NULL.
 	 */
 	bool (*leader_failing)(void *data);

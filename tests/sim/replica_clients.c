@@ -107,6 +107,15 @@ void replica_clients_lower(struct replica_host *host, const uint32_t *seen)
 	}
 }
 
+/* The node whose disk has what this client reads and writes. */
+static const struct ledger_node *ledger_node_of(const struct replica_client *client)
+{
+	const struct replica_world *world = client->world;
+	bool diskless = replica_promise_is_diskless(&world->hosts[client->node]);
+
+	return &world->ledger.nodes[diskless ? 1 - client->node : client->node];
+}
+
 /* False: not now. */
 static bool begin_write(struct replica_client *client)
 {
@@ -127,7 +136,7 @@ static bool begin_write(struct replica_client *client)
 
 static void begin_read(struct replica_client *client)
 {
-	const struct ledger_node *node = &client->world->ledger.nodes[client->node];
+	const struct ledger_node *node = ledger_node_of(client);
 
 	choose_place(client);
 	client->io.op = BLOCK_READ;
@@ -146,7 +155,7 @@ static bool choose(struct replica_client *client)
 		return true;
 	}
 	client->io.op = BLOCK_FLUSH;
-	client->set = world->ledger.nodes[client->node].line;
+	client->set = ledger_node_of(client)->line;
 	return true;
 }
 

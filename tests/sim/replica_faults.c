@@ -4,13 +4,15 @@
 
 #include <errno.h>
 
-#define BEGIN_STEP 400u
-#define EIO_PPM    20000u
-#define FSYNC_PPM  300000u
-#define SLOW_PPM   100000u
-#define SLOW_NS    20000000u
-#define STUCK_NS   1500000000u
-#define HOOK_NS    2500000000u
+#define BEGIN_STEP   400u
+#define EIO_PPM      20000u
+#define FSYNC_PPM    300000u
+#define SLOW_PPM     100000u
+#define SLOW_NS      20000000u
+#define STUCK_NS     1500000000u
+#define HOOK_NS      2500000000u
+#define DIES_EVERY   150u /* steps */
+#define ROTTEN_STEPS 4000u
 
 enum fault {
 	FAULT_KILL,
@@ -27,6 +29,7 @@ enum fault {
 	FAULT_SLOW,
 	FAULT_MAP_EIO,
 	FAULT_MAP_LOST,
+	FAULT_DISK_DEAD,
 	FAULTS,
 };
 
@@ -38,6 +41,49 @@ static struct replica_host *some_host(struct replica_world *world)
 static struct ring_sim_disk_options *disk_of(struct replica_world *world, int fd)
 {
 	return ring_sim_disk_options(world->sim, fd);
+}
+
+/* Whether its clients need not hear of it when its disk fails now. */
+static bool may_detach(const struct replica_host *host)
+{
+	struct replica_node_status status;
+
+	if (!host->world->scenario.detach || !replica_host_is_up(host) || !host->reigns || host->commanded)
+		return false;
+	replica_node_status(host->node, &status);
+	return status.flow == REPLICA_EQUAL && !status.leased;
+}
+
+/* Of a primary, if there is one; its map may be on the same disk. */
+static void kill_disk(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	struct rand *rand = &world->rand;
+	struct ring_sim_disk_options *disk;
+
+	if (!host->reigns)
+		host = replica_host_other(host);
+	disk = disk_of(world, host->disk_fd);
+	host->dead = true;
+	switch (rand_below(rand, may_detach(host) ? 4 : 3)) {
+	case 0:
+		disk->write_error_ppm = 1000000;
+		break;
+	case 1:
+		disk->read_error_ppm = 1000000;
+		break;
+	case 2:
+		disk->write_error_ppm = disk->read_error_ppm = 1000000;
+		break;
+	default:
+		/* What was acknowledged is lost there: only for one whose clients need not see that. */
+		disk->fsync_error_ppm = 1000000;
+		host->rotten_step = ring_sim_steps(world->sim);
+	}
+	host->map_dies = !host->rotten_step && rand_one_in(rand, 3);
+	replica_world_say(world, "fault: the disk of %u dies, writes %u, reads %u, flushes %u%s", host->index,
+	    disk->write_error_ppm, disk->read_error_ppm, disk->fsync_error_ppm,
+	    host->map_dies ? ", and its map" : "");
 }
 
 static void strike(struct replica_world *world, enum fault what)
@@ -88,6 +134,9 @@ static void strike(struct replica_world *world, enum fault what)
 		host->damaged = world->scenario.forgets;
 		replica_host_kill(host, false);
 		break;
+	case FAULT_DISK_DEAD:
+		kill_disk(host);
+		break;
 	default:
 		replica_world_say(world, "fault: links break");
 		replica_net_break(world);
@@ -100,10 +149,16 @@ void replica_faults_mend(struct replica_world *world)
 	for (unsigned i = 0; i < LEDGER_NODES; i++) {
 		const int fds[] = {world->hosts[i].disk_fd, world->hosts[i].map_fd};
 
+		/* Another one is there after a while. */
+		if (world->hosts[i].dead && !world->peace && !rand_one_in(&world->rand, 3))
+			continue;
+		world->hosts[i].dead = world->hosts[i].map_dies = false;
+		world->hosts[i].rotten_step = 0;
 		for (unsigned j = 0; j < 2; j++) {
 			struct ring_sim_disk_options *disk = disk_of(world, fds[j]);
 
-			disk->write_error_ppm = disk->fsync_error_ppm = disk->slow_ppm = 0;
+			disk->write_error_ppm = disk->read_error_ppm = disk->fsync_error_ppm =
+			    disk->slow_ppm = 0;
 		}
 	}
 }
@@ -243,6 +298,71 @@ void replica_faults_soon(struct replica_world *world)
 		world->strike_step = ring_sim_steps(world->sim) + rand_below(&world->rand, 150);
 }
 
+/*
+ * A map dies with its disk once clients wait, so that no write is begun that it lacks (which a restart would have to be told of). Should they come
+ * back all the same, because the link is lost, this world has nothing more to tell.
+ */
+static void look_at_map(struct replica_host *host, const struct replica_node_status *status)
+{
+	struct ring_sim_disk_options *map = disk_of(host->world, host->map_fd);
+	bool waits = status->disk_failed && status->role == REPLICA_PRIMARY;
+
+	if (host->map_dies && waits && status->flow == REPLICA_EQUAL) {
+		replica_world_say(host->world, "fault: the map of %u dies", host->index);
+		host->map_dies = false;
+		host->map_fails = true;
+		map->write_error_ppm = map->fsync_error_ppm = 1000000;
+	} else if (map->write_error_ppm == 1000000 && status->role == REPLICA_PRIMARY && !waits) {
+		host->world->given_over++;
+		host->world->over = true;
+	}
+}
+
+/* Nor has one whose disk has lost what was acknowledged, when its clients are not at the other one after all. */
+static bool look_at_rot(struct replica_host *host, const struct replica_node_status *status)
+{
+	struct ring_sim_disk_options *disk = disk_of(host->world, host->disk_fd);
+	uint64_t step = ring_sim_steps(host->world->sim);
+
+	if (status->flow == REPLICA_EQUAL && step < host->rotten_step + ROTTEN_STEPS)
+		return true;
+	host->rotten_step = 0;
+	/* Then it fails in other ways. */
+	if (status->flow == REPLICA_DISKLESS) {
+		disk->fsync_error_ppm = 0;
+		disk->write_error_ppm = disk->read_error_ppm = 1000000;
+		return false;
+	}
+	host->world->given_over++;
+	host->world->over = true;
+	return true;
+}
+
+/* Whether nothing else may happen for now. */
+static bool look_at_dead(struct replica_world *world)
+{
+	bool rots = false;
+
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
+		struct replica_host *host = &world->hosts[i];
+		struct ring_sim_disk_options *map = disk_of(world, host->map_fd);
+		struct replica_node_status status;
+
+		if (!replica_host_is_up(host)) {
+			if (map->write_error_ppm == 1000000)
+				map->write_error_ppm = map->fsync_error_ppm = 0;
+			world->over |= host->rotten_step > 0;
+			continue;
+		}
+		if (!host->dead)
+			continue;
+		replica_node_status(host->node, &status);
+		look_at_map(host, &status);
+		rots |= host->rotten_step && look_at_rot(host, &status);
+	}
+	return rots || world->over;
+}
+
 void replica_faults_step(struct replica_world *world)
 {
 	struct rand *rand = &world->rand;
@@ -250,10 +370,12 @@ void replica_faults_step(struct replica_world *world)
 
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		world->hosts[i].shaky |= disk_of(world, world->hosts[i].disk_fd)->write_error_ppm > 0;
+	if (look_at_dead(world))
+		return;
 	if (step >= world->peace_step) {
 		replica_world_say(world, "peace");
-		replica_faults_mend(world);
 		world->peace = true;
+		replica_faults_mend(world);
 		return;
 	}
 	if (step == BEGIN_STEP && world->seed % 8)
@@ -261,6 +383,11 @@ void replica_faults_step(struct replica_world *world)
 	if (rand_one_in(rand, world->scenario.order_every))
 		order(world);
 	replica_scrub_strike(world);
+	for (unsigned i = 0; i < LEDGER_NODES && world->scenario.dies; i++)
+		if (rand_one_in(rand, DIES_EVERY) && !world->hosts[i].dead && may_detach(&world->hosts[i])) {
+			kill_disk(&world->hosts[i]);
+			world->mend_step = step + rand_between(rand, 50, 3000);
+		}
 	if (step >= world->strike_step) {
 		world->strike_step = UINT64_MAX;
 		strike(world, (enum fault)rand_below(rand, FAULT_CUT));

@@ -74,7 +74,15 @@ static void lead_together(struct replica_world *world, const struct replica_node
 			replica_node_copy_marked(world->hosts[i].node);
 	} else if ((status[0].refusal || status[1].refusal) && !status[0].linked && !status[1].linked) {
 		reconcile(world, status);
+	} else if (status[0].flow == REPLICA_DISKLESS && status[1].flow == REPLICA_DISKLESS) {
+		/* Its disk is mended: it is to have the data again. */
+		replica_host_command(
+		    &world->hosts[status[1].role == REPLICA_PRIMARY], REPLICA_MAKE_SECONDARY, false);
 	} else {
+		/* One whose map was lost wants more than that. */
+		for (unsigned i = 0; i < LEDGER_NODES; i++)
+			if (status[i].disk_failed && ++world->tries % 8 == 0)
+				replica_host_stop(&world->hosts[i]);
 		for (unsigned i = 0; i < LEDGER_NODES; i++)
 			if ((!status[i].wanted || status[i].disk_failed) && !status[i].linked)
 				replica_host_command(&world->hosts[i], REPLICA_CONNECT, false);
@@ -157,10 +165,11 @@ static void go_on(struct replica_world *world)
 	struct replica_node_status status[LEDGER_NODES];
 	bool equal;
 
-	for (unsigned i = 0; i < LEDGER_NODES; i++) {
-		/* A command waits for a resync that is held, too. */
+	/* A command waits for a resync that is held, too, and one of the other node for that. */
+	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		if (replica_host_is_up(&world->hosts[i]))
 			replica_node_pause(world->hosts[i].node, false);
+	for (unsigned i = 0; i < LEDGER_NODES; i++) {
 		if (!replica_host_is_up(&world->hosts[i]) || world->hosts[i].commanded)
 			return;
 		replica_node_status(world->hosts[i].node, &status[i]);

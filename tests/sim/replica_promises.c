@@ -10,6 +10,8 @@
  *                                                              its process lived
  *     after a loss of power there              nothing         nothing                       what was flushed
  *     at the end of a resync, for good         all that was acknowledged when that began
+ *     once it has recorded that the primary's  all that was acknowledged when that failed; then as a primary's own disk: all of it,
+ *     disk has failed                          and after a loss of power what was flushed
  *
  * "Equal" is what a restart would find: the same generation recorded on both, and neither half of something. Besides: no resync goes
  * over what was acknowledged and the source's past does not have, but by an order; what may differ is in the maps whenever the
@@ -83,30 +85,32 @@ static void go_on(struct replica_host *host, const uint32_t *seen, bool lasts)
 
 /* Notes */
 
-/* A resync, or what looks like one: `host` will have the other's data, of that generation. */
+/* A resync, or what looks like one: `host` will have the other's data, of that generation. Without one its disk has failed. */
 static void begin_to_follow(struct replica_host *host, const struct replica_ids *old)
 {
 	const struct replica_host *other = replica_host_other(host);
 	struct replica_world *world = host->world;
 	struct ledger *ledger = &world->ledger;
+	uint64_t of = host->ids.current ? host->ids.current : replica_host_other(host)->ids.current;
 
 	replica_world_say(world, "%u is to follow %llx", host->index, (unsigned long long)host->ids.current);
 	/* What it heard before may be recorded late. */
 	if (other->anew && host->link && host->link == other->link)
 		replica_world_fail(world, "%u is to follow a node whose map was lost", host->index);
 	world->resyncs++;
-	if (world->scenario.hooks && old->current && !old->inconsistent && !host->prepared &&
-	    !host->map_fails)
+	/* What it gives up for want of a disk is half of nothing. */
+	if (world->scenario.hooks && (host->ids.current || !old->sender) && old->current &&
+	    !old->inconsistent && !host->prepared && !host->map_fails)
 		replica_world_fail(world, "%u: nobody has asked its hook before a resync", host->index);
 	host->prepared = false;
 	for (uint32_t n = 1; n < ledger->writes_count && !host->discards && !host->anew; n++) {
 		const struct ledger_write *write = &ledger->writes[n];
 
 		if (write->node == host->index && write->gen && ledger_has(ledger, host->index, n) &&
-		    !ledger_is_within(ledger, write->gen, host->ids.current)) {
+		    !ledger_is_within(ledger, write->gen, of)) {
 			replica_world_fail(world,
 			    "%u is to follow generation %llx, which does not have its write %u", host->index,
-			    (unsigned long long)host->ids.current, n);
+			    (unsigned long long)of, n);
 			break;
 		}
 	}
@@ -148,6 +152,27 @@ static void salvage(struct replica_host *host)
 	host->discards = host->anew = false;
 }
 
+/* The primary's disk has failed: from now on this one is all that there is. */
+static void bear(struct replica_host *host)
+{
+	struct replica_world *world = host->world;
+	struct ledger_node *node = &world->ledger.nodes[host->index];
+	const struct ledger_node *primary = &world->ledger.nodes[1 - host->index];
+	uint32_t seen[LEDGER_SECTORS], due[LEDGER_SECTORS] = {0};
+
+	world->borne++;
+	if (!replica_host_other(host)->reigns)
+		return;
+	/* What is behind the replica's end is nobody's. */
+	memcpy(due, primary->top, host->sectors * sizeof(due[0]));
+	scan(host, true, seen);
+	expect(host, seen, due, "was acknowledged before the primary's disk failed");
+	for (uint32_t i = 0; i < host->sectors; i++) {
+		node->top[i] = (uint32_t)max_u64(node->top[i], due[i]);
+		node->lasting[i] = (uint32_t)max_u64(node->lasting[i], due[i]);
+	}
+}
+
 static void note(struct replica_host *host, const struct replica_ids *ids)
 {
 	const struct replica_ids old = host->ids;
@@ -173,6 +198,8 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 			    host->world, "%u: its map was lost, and its data count as good", host->index);
 		if (old.inconsistent || host->anew)
 			salvage(host);
+		else if (old.follows && ids->follows && ids->history[0] == old.current)
+			bear(host);
 	}
 }
 
@@ -219,173 +246,6 @@ void replica_promise_notes(struct replica_world *world)
 	}
 }
 
-/* Maps */
-
-/* Regions that a map names, as bytes of sectors. */
-static void add_logged(struct replica_host *host, bool *ret_named)
-{
-	struct replica_world *world = host->world;
-	struct bitmap_super super;
-	struct bitmap logged;
-
-	if (!map_stable_super(world->sim, host->map_fd, &super) ||
-	    bitmap_init(&logged, bitmap_super_regions(&super)) < 0)
-		abort();
-	map_stable_load(world->sim, host->map_fd, &super, &logged);
-	for (uint32_t i = 0; i < super.size / LEDGER_SECTOR; i++)
-		ret_named[i] |= bitmap_test(&logged, i * LEDGER_SECTOR / super.region_size);
-	bitmap_done(&logged);
-}
-
-/* What a node that runs would send, or have sent to it; of one that does not, what its map says. */
-static void add_doubt(struct replica_host *host, bool *ret_named)
-{
-	const struct bitmap_file *map;
-	struct bitmap doubt = {0};
-
-	if (!replica_host_is_up(host)) {
-		add_logged(host, ret_named);
-		return;
-	}
-	map = mirror_map(mirror_job_block(replica_node_mirror(host->node)));
-	if (bitmap_init(&doubt, bitmap_file_dirty(map)->bits) < 0)
-		abort();
-	bitmap_file_in_doubt(map, &doubt);
-	for (uint32_t i = 0; i < host->world->ledger.sectors; i++) {
-		uint64_t region = (uint64_t)i * LEDGER_SECTOR / bitmap_file_super(map)->region_size;
-
-		ret_named[i] |= region < doubt.bits && bitmap_test(&doubt, region);
-	}
-	bitmap_done(&doubt);
-}
-
-/* Whether they are to know. */
-static bool maps_know(struct replica_world *world, enum replica_relation *ret)
-{
-	const struct replica_ids *one = &world->hosts[0].ids, *other = &world->hosts[1].ids;
-
-	*ret = replica_relate(one, other);
-	return !one->full && !other->full && *ret >= REPLICA_SAME && *ret <= REPLICA_PARTED &&
-	       !(one->inconsistent && other->inconsistent);
-}
-
-/* What is on a node's disk, as far as that is the replica. */
-struct view {
-	const uint8_t *bytes;
-	uint32_t sectors;
-};
-
-static struct view view_of(const struct replica_host *host, bool stable)
-{
-	uint64_t size;
-
-	return (struct view){.bytes = stable ? ring_sim_disk_stable(host->world->sim, host->disk_fd, &size)
-	                                     : ring_sim_disk_data(host->world->sim, host->disk_fd, &size),
-	    .sectors = host->sectors};
-}
-
-/* What one has and the other has not is not the same. */
-static bool differ(const struct view *one, const struct view *other, uint32_t sector)
-{
-	size_t at = sector * LEDGER_SECTOR;
-
-	if (sector >= one->sectors || sector >= other->sectors)
-		return one->sectors != other->sectors;
-	return memcmp(one->bytes + at, other->bytes + at, LEDGER_SECTOR) != 0;
-}
-
-static void expect_named(
-    struct replica_world *world, const struct view *views, unsigned count, const bool *named, const char *who)
-{
-	uint32_t sectors = (uint32_t)max_u64(world->hosts[0].sectors, world->hosts[1].sectors);
-
-	for (uint32_t s = 0; s < sectors; s++)
-		for (unsigned i = 1; i < count && !named[s]; i++)
-			if (differ(&views[0], &views[i], s)) {
-				replica_world_fail(
-				    world, "%s: sector %u may differ, and no map knows", who, s);
-				return;
-			}
-}
-
-/* Two nodes that meet like that are the same. */
-static bool in_sync(const struct replica_world *world)
-{
-	const struct replica_ids *one = &world->hosts[0].ids, *other = &world->hosts[1].ids;
-
-	return replica_judge(one, other) == REPLICA_IN_SYNC && !one->grown && !other->grown;
-}
-
-/* Where the disks differ, or would after a loss of power now, whatever of what is not flushed survived it. */
-static void check_maps(struct replica_world *world)
-{
-	bool named[LEDGER_SECTORS] = {false};
-	enum replica_relation relation;
-	struct view views[4];
-
-	if (!maps_know(world, &relation))
-		return;
-	if (!in_sync(world))
-		for (unsigned i = 0; i < LEDGER_NODES; i++)
-			add_logged(&world->hosts[i], named);
-	for (unsigned i = 0; i < 4; i++)
-		views[i] = view_of(&world->hosts[i / 2], i % 2);
-	expect_named(world, views, 4, named, replica_relation_name(relation));
-}
-
-/* And what differs from what a node has that runs: maps name more than they have to, and nodes know better. */
-static void check_doubts(struct replica_host *host)
-{
-	struct replica_host *other = replica_host_other(host);
-	struct replica_world *world = host->world;
-	bool named[LEDGER_SECTORS] = {false};
-	enum replica_relation relation;
-	struct view views[3];
-
-	if (!replica_host_is_up(host) || !maps_know(world, &relation))
-		return;
-	add_doubt(host, named);
-	add_doubt(other, named);
-	views[0] = view_of(host, false);
-	views[1] = view_of(other, false);
-	views[2] = view_of(other, true);
-	expect_named(world, views, 3, named, "among nodes that run");
-}
-
-/* The map of the node that acknowledges a write has it, on stable storage. */
-static void check_intent(struct replica_host *host, const struct replica_client *client)
-{
-	bool named[LEDGER_SECTORS] = {false};
-
-	add_logged(host, named);
-	for (uint32_t i = client->first; i < client->first + client->count; i++)
-		if (!named[i]) {
-			replica_world_fail(host->world,
-			    "%u: write %u was acknowledged, and sector %u is not in the map", host->index,
-			    client->write, i);
-			return;
-		}
-}
-
-/* What is called equal is of one size, but while it is recorded that it grows. */
-static void check_sizes(struct replica_world *world)
-{
-	const struct replica_host *one = &world->hosts[0], *other = &world->hosts[1];
-	struct replica_node_status self, peer;
-	bool equal = in_sync(world);
-
-	if (one->sectors == other->sectors || one->ids.grown || other->ids.grown)
-		return;
-	if (replica_host_is_up(one) && replica_host_is_up(other) && one->link && one->link == other->link) {
-		replica_node_status(one->node, &self);
-		replica_node_status(other->node, &peer);
-		equal |= self.flow == REPLICA_EQUAL && peer.flow == REPLICA_EQUAL;
-	}
-	if (equal)
-		replica_world_fail(world, "the nodes are equal, and one has %u sectors, the other %u",
-		    one->sectors, other->sectors);
-}
-
 /* What clients are told */
 
 static void raise_to(uint32_t *due, const struct replica_client *client)
@@ -399,11 +259,12 @@ static void raise_to(uint32_t *due, const struct replica_client *client)
 static void expect_there(struct replica_host *other, const struct replica_client *client)
 {
 	struct replica_world *world = other->world;
-	const struct view view = view_of(other, false);
+	uint64_t size;
+	const uint8_t *data = ring_sim_disk_data(world->sim, other->disk_fd, &size);
 
 	for (uint32_t i = client->first; i < client->first + client->count; i++) {
 		uint32_t seen =
-		    i < view.sectors ? ledger_stamp(&world->ledger, view.bytes + i * LEDGER_SECTOR, i) : 0;
+		    i < other->sectors ? ledger_stamp(&world->ledger, data + i * LEDGER_SECTOR, i) : 0;
 
 		if (seen == LEDGER_NOTHING || seen < client->write) {
 			replica_world_fail(world,
@@ -436,6 +297,45 @@ static void acknowledged_there(struct replica_host *other, const struct replica_
 	}
 }
 
+bool replica_promise_is_diskless(const struct replica_host *host)
+{
+	struct replica_node_status status;
+
+	if (!replica_host_is_up(host))
+		return false;
+	replica_node_status(host->node, &status);
+	return status.flow == REPLICA_DISKLESS && status.role == REPLICA_PRIMARY;
+}
+
+/* By the other's disk alone. */
+static void acknowledged_elsewhere(struct replica_host *other, const struct replica_client *client)
+{
+	struct replica_world *world = other->world;
+	struct ledger *ledger = &world->ledger;
+	struct ledger_node *node = &ledger->nodes[other->index];
+	struct ledger_write *write = &ledger->writes[client->write];
+	struct ledger_set alone = {0};
+
+	world->diverted++;
+	/* What it has lost with its power since was promised to nobody. */
+	if (client->peer_losses != other->losses)
+		return;
+	if (!is_good(other))
+		replica_world_fail(
+		    world, "%u: a write was acknowledged, and its data are not good", other->index);
+	write->gen = other->ids.current;
+	write->acknowledged = true;
+	write->node = (uint8_t)other->index;
+	ledger_add(ledger, other->index, client->write);
+	expect_there(other, client);
+	raise_to(node->top, client);
+	if (!(client->io.flags & BLOCK_FUA))
+		return;
+	raise_to(node->lasting, client);
+	alone.words[client->write / 64] = UINT64_C(1) << client->write % 64;
+	ledger_cover(ledger, other->index, &alone, ledger_flushed(ledger, other->ids.current));
+}
+
 void replica_promise_acknowledged(struct replica_world *world, const struct replica_client *client)
 {
 	struct replica_host *host = &world->hosts[client->node];
@@ -444,6 +344,11 @@ void replica_promise_acknowledged(struct replica_world *world, const struct repl
 	struct ledger_set alone = {0};
 	uint32_t flush = 0;
 
+	if (replica_promise_is_diskless(host)) {
+		acknowledged_elsewhere(replica_host_other(host), client);
+		world->acknowledged++;
+		return;
+	}
 	if (!is_good(host))
 		replica_world_fail(
 		    world, "%u: a write was acknowledged, and its data are not good", host->index);
@@ -470,9 +375,9 @@ void replica_promise_acknowledged(struct replica_world *world, const struct repl
 			ledger_cover(ledger, 1 - client->node, &alone, flush);
 	}
 	if (world->acknowledged++ % 8 == 0) {
-		check_intent(host, client);
-		check_maps(world);
-		check_doubts(host);
+		replica_promise_check_intent(host, client);
+		replica_promise_check_maps(world);
+		replica_promise_check_doubts(host);
 	}
 }
 
@@ -502,6 +407,13 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 	replica_promise_look_at_role(host);
 	if (!client->primary || !host->reigns || client->losses != host->losses)
 		return;
+	if (replica_promise_is_diskless(host)) {
+		if (client->peer_losses != other->losses)
+			return;
+		ledger_cover(ledger, other->index, &client->set, ledger_flushed(ledger, other->ids.current));
+		make_last(ledger, other->index, &client->set);
+		return;
+	}
 	flush = ledger_flushed(ledger, host->ids.current);
 	ledger_cover(ledger, host->index, &client->set, flush);
 	make_last(ledger, host->index, &client->set);
@@ -582,7 +494,7 @@ void replica_promise_power_lost(struct replica_host *host)
 
 	replica_promise_notes(world);
 	host->shaky = false;
-	if (!is_good(host))
+	if (!is_good(host) || host->rotten_step)
 		return;
 	scan(host, false, seen);
 	expect(host, seen, node->lasting, "was to last");
@@ -598,6 +510,9 @@ void replica_promise_flush_failed(struct replica_host *host)
 
 	replica_world_say(world, "%u: a flush has failed", host->index);
 	world->flushes_failed++;
+	/* Its clients need not see that. */
+	if (host->rotten_step)
+		return;
 	/* And that may be all that anybody hears of it. */
 	if (rand_one_in(&world->rand, 3))
 		replica_net_break(world);
@@ -637,7 +552,8 @@ static void look_who_knows(struct replica_host *host)
 		host->fenced = false;
 	if (!self.linked || !peer.linked || self.role == REPLICA_PRIMARY)
 		return;
-	if (other->reigns && (self.flow == REPLICA_EQUAL || self.flow == REPLICA_RECEIVING))
+	if (other->reigns &&
+	    (self.flow == REPLICA_EQUAL || self.flow == REPLICA_RECEIVING || self.flow == REPLICA_DISKLESS))
 		host->knows = true;
 	else if (peer.role == REPLICA_SECONDARY && self.peer_role == REPLICA_SECONDARY)
 		host->knows = false;
@@ -665,7 +581,7 @@ static void check_disk(struct replica_host *host)
 	const struct ledger_node *node = &host->world->ledger.nodes[host->index];
 	uint32_t seen[LEDGER_SECTORS];
 
-	if (!is_good(host))
+	if (!is_good(host) || host->rotten_step)
 		return;
 	scan(host, false, seen);
 	expect(host, seen, node->top, "was acknowledged");
@@ -684,8 +600,8 @@ void replica_promise_check(struct replica_world *world)
 		check_disk(&world->hosts[i]);
 		replica_map_check_foreign(&world->hosts[i]);
 	}
-	check_sizes(world);
-	check_maps(world);
+	replica_promise_check_sizes(world);
+	replica_promise_check_maps(world);
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
-		check_doubts(&world->hosts[i]);
+		replica_promise_check_doubts(&world->hosts[i]);
 }

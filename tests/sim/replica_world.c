@@ -423,6 +423,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .compare = rand_one_in(rand, 3),
 	    .detach = rand_one_in(rand, 2),
 	    .quarrels = rand_one_in(rand, 3),
+	    .dies = rand_one_in(rand, 2),
 	    .migrates = rand_one_in(rand, 4),
 	    .grows = rand_one_in(rand, 3),
 	    .hooks = rand_one_in(rand, 3),

@@ -46,12 +46,13 @@ struct replica_scenario {
 	enum replica_gone gone;
 	uint64_t queue_max;
 	bool pull_ahead, compare, detach;
-	bool foreign[LEDGER_NODES];              /* its volume carries something when its map is made */
-	bool quarrels;                           /* its users promote both nodes now and then */
-	bool migrates;                           /* its primary moves to and fro */
-	bool forgets;                            /* maps are lost now and then */
-	bool hooks;                              /* before a resync a hook runs, or fails */
-	bool grows;                              /* its disks become larger, and so may the volume */
+	bool foreign[LEDGER_NODES]; /* its volume carries something when its map is made */
+	bool quarrels;              /* its users promote both nodes now and then */
+	bool migrates;              /* its primary moves to and fro */
+	bool forgets;               /* maps are lost now and then */
+	bool hooks;                 /* before a resync a hook runs, or fails */
+	bool grows;                 /* its disks become larger, and so may the volume */
+	bool dies;                  /* its primaries' disks fail where their clients need not hear of it */
 	uint32_t idle, order_every, fault_every; /* steps */
 	uint64_t chaos_steps;
 	unsigned span;
@@ -97,6 +98,10 @@ struct replica_host {
 	bool off;          /* its disks have no power */
 	bool damaged;      /* its map will be, before it begins again */
 	uint32_t device;   /* sectors of its disk */
+	bool dead;         /* its disk fails for good, that is until somebody puts in another */
+	bool map_dies;     /* with it, once its clients wait; while this is all that happens */
+	uint64_t
+	    rotten_step; /* since then its flushes fail, and lose what they were to make last; 0: they do not */
 
 	/* what the world knows of it */
 	struct replica_ids ids; /* on stable storage */
@@ -161,7 +166,7 @@ struct replica_world {
 
 	uint64_t requests, acknowledged, faults, kills, cuts, links, resyncs, promotions, forced, splits,
 	    discards, checked, leases, handed, resizes, grown, foreign, given_up, hooks, maps_lost,
-	    flushes_failed;
+	    flushes_failed, borne, diverted, given_over;
 };
 
 #define replica_world_say(world, ...)  sim_say(&(world)->story, __VA_ARGS__)
@@ -210,6 +215,8 @@ void replica_promise_notes(struct replica_world *world);
 /* A client's write was acknowledged. */
 void replica_promise_acknowledged(struct replica_world *world, const struct replica_client *client);
 void replica_promise_flushed(struct replica_world *world, const struct replica_client *client);
+/* Its clients use the other's disk. */
+bool replica_promise_is_diskless(const struct replica_host *host);
 /* Whether a node that serves is primary by now. */
 void replica_promise_look_at_role(struct replica_host *host);
 void replica_promise_power_lost(struct replica_host *host);
@@ -220,6 +227,14 @@ void replica_promise_memory_lost(struct replica_host *host);
 void replica_promise_look(struct replica_world *world);
 /* All that must hold now. */
 void replica_promise_check(struct replica_world *world);
+
+/* replica_promise_maps.c */
+/* Where the disks differ, or would after a loss of power now, the maps say so, or what the nodes know besides. */
+void replica_promise_check_maps(struct replica_world *world);
+void replica_promise_check_doubts(struct replica_host *host);
+/* The map of the node that acknowledges a write has it, on stable storage. */
+void replica_promise_check_intent(struct replica_host *host, const struct replica_client *client);
+void replica_promise_check_sizes(struct replica_world *world);
 
 /* replica_faults.c */
 void replica_faults_step(struct replica_world *world);

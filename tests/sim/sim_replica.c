@@ -22,6 +22,7 @@ static const struct sim_mistake mistakes[] = {
     {"no-follows", PLANTED_NO_FOLLOWS},
     {"no-grown", PLANTED_NO_GROWN},
     {"clean-end", PLANTED_CLEAN_END},
+    {"early-divert", PLANTED_EARLY_DIVERT},
 };
 
 static bool run_seed(struct sim_line *line, uint64_t seed)
@@ -53,6 +54,9 @@ static bool run_seed(struct sim_line *line, uint64_t seed)
 	sim_line_count(line, "hooks", world.hooks);
 	sim_line_count(line, "maps lost or damaged", world.maps_lost);
 	sim_line_count(line, "flushes that failed", world.flushes_failed);
+	sim_line_count(line, "dead disks borne", world.borne);
+	sim_line_count(line, "writes on them", world.diverted);
+	sim_line_count(line, "given over", world.given_over);
 	sim_line_count(line, "looks", world.checked);
 	good = sim_line_judge(line, seed, &world.story, "");
 	replica_world_done(&world);

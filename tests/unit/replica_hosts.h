@@ -3,6 +3,7 @@
 #pragma once
 
 #include "block/memory.h"
+#include "filter/fault.h"
 #include "filter/filter.h"
 #include "filter/share.h"
 #include "replica/replica_node.h"
@@ -24,6 +25,7 @@ struct host {
 	struct ring *ring;
 	struct block *memory; /* what survives the node */
 	struct block *device; /* as much of it as there is */
+	struct block *faulty; /* while the node has it */
 	uint64_t size;
 	char boot[16];
 	int map_fd;
@@ -93,7 +95,8 @@ static inline int open_volume(void *data, struct block **ret, struct error *erro
 
 	assert_non_null(filter);
 	assert_int_equal(share_new(&host->device, host->memory, host->size, error), 0);
-	filter_init(filter, &machine_driver, host->device);
+	assert_int_equal(fault_new(&host->faulty, host->device, 1, error), 0);
+	filter_init(filter, &machine_driver, host->faulty);
 	*ret = &filter->block;
 	return 0;
 }

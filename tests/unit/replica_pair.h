@@ -5,96 +5,7 @@
  */
 #pragma once
 
-#include "replica/replica_state.h"
-#include "replica_values.h"
-
-#include <errno.h>
-#include <string.h>
-
-#define REGIONS 5u /* to begin with */
-#define MOST    9u
-#define VALUES  2048u
-#define QUEUE   32u
-
-struct pair;
-
-struct node {
-	struct pair *pair;
-	unsigned which;
-	/* on stable storage */
-	struct replica_ids ids;
-	unsigned data[MOST];
-	unsigned map;             /* bits */
-	unsigned regions, device; /* what the volume has, and could have */
-	/* lost in a crash */
-	struct replica_state state;
-	unsigned dirty;
-	bool serving, copying, receiving, withholding, seeking;
-	unsigned waiting[VALUES], waiting_count; /* writes without an answer */
-	/* actions that have not ended */
-	bool growing;
-	unsigned grow_to;
-	unsigned in_use; /* regions, by clients and by COPY */
-	unsigned met;    /* regions, as this node has said */
-	bool left;       /* the other knows */
-	bool recording, merging, merge_all, emptying, settling, fencing;
-	struct replica_ids next;
-	unsigned peer_map; /* as it came */
-	bool map_came, map_sent;
-	unsigned served_step, linked_step; /* when it began to serve; when it was a linked secondary last */
-	unsigned knew_step;                /* that, before the last record */
-	bool forced;                       /* the last order to be primary */
-	bool by_force;                     /* what it serves since then */
-	bool was_primary;                  /* before what it is told now */
-	/* hand-over */
-	bool handing, timer, durable, yielded;
-	bool open;           /* clients may read */
-	bool told;           /* to take over at once */
-	bool linked_anew;    /* since then */
-	bool half_open;      /* clients may read; a write waits */
-	bool held, stale;    /* one does; and somebody else may have written since */
-	unsigned asked_step; /* for the hand-over */
-	unsigned wrote_step, settle_step;
-	bool sends, verifying;
-	unsigned marks; /* of `dirty`: found by a verification; what is written there goes to both */
-	/* the link's end */
-	bool up;      /* LINK was told, LOST was not */
-	bool coming;  /* LINK is about to be told */
-	bool planned; /* the last loss, to grow */
-	bool fenced;
-	struct replica_message inbox[QUEUE];
-	unsigned inbox_count;
-};
-
-struct pair {
-	struct rand rand;
-	uint64_t seed, drawn;
-	struct node nodes[2];
-	bool link; /* data pass */
-	struct value values[VALUES];
-	unsigned values_count, steps, broken_step;
-	unsigned marked; /* regions that a verification has found to differ, and that were not copied since */
-	bool calm;       /* no faults, no orders */
-	unsigned flows[REPLICA_FLOWS], refused, served, parted, verdicts[REPLICA_VERDICTS];
-	unsigned handed[2], timed_out, cut_off, retaken, grown[REPLICA_GROWTH_MEETING + 1], kept, given_up,
-	    marks, marks_alone;
-};
-
-#define model_fail(pair, ...) \
-	do { \
-		print_message("seed %llu, step %u: ", (unsigned long long)(pair)->seed, (pair)->steps); \
-		fail_msg(__VA_ARGS__); \
-	} while (0)
-
-static struct node *peer_of(struct node *node)
-{
-	return &node->pair->nodes[!node->which];
-}
-
-static unsigned all_of(const struct node *node)
-{
-	return (1u << node->regions) - 1;
-}
+#include "replica_pair_model.h"
 
 /* What was written */
 
@@ -216,6 +127,7 @@ static void refuse_writes(struct node *node, bool shut)
 	node->serving = node->durable = false;
 	if (!shut)
 		return;
+	node->keeping = node->diverted = false;
 	node->open = node->half_open = node->held = false;
 	node->waiting_count = 0;
 }
@@ -289,7 +201,8 @@ static void look_at_meeting(struct pair *pair, const struct replica_state *state
 	pair->verdicts[state->verdict]++;
 	if (state->relation == REPLICA_SAME_BOTH_SENT)
 		model_fail(pair, "both were senders");
-	if (state->relation == REPLICA_SELF_FAR_AHEAD || state->relation == REPLICA_PEER_FAR_AHEAD)
+	if (!pair->detached &&
+	    (state->relation == REPLICA_SELF_FAR_AHEAD || state->relation == REPLICA_PEER_FAR_AHEAD))
 		model_fail(pair, "the maps do not go back as far as the other node's data");
 }
 
@@ -351,6 +264,37 @@ static void receive(struct node *node)
 	node->sends = node->verifying = false;
 }
 
+/* From now on what clients are told is written is on the other node alone. */
+static void divert(struct node *node)
+{
+	if (!node->keeping)
+		model_fail(node->pair, "clients are sent elsewhere, and the disk has not failed");
+	node->keeping = false;
+	node->diverted = true;
+	node->pair->diverted++;
+}
+
+static void act_detach(struct node *node, enum replica_action_kind kind)
+{
+	if (kind == REPLICA_DO_DIVERT) {
+		divert(node);
+	} else if (kind == REPLICA_DO_RETURN) {
+		node->pair->returned += node->keeping;
+		node->keeping = node->diverted = false;
+	} else if (kind == REPLICA_DO_BEAR) {
+		node->pair->borne++;
+	}
+}
+
+static void merge(struct node *node, const struct replica_action *action)
+{
+	if (action->all != (node->state.verdict == REPLICA_SOURCE_FULL || !maps_fit(node->pair)))
+		model_fail(
+		    node->pair, "%s is to be sent, for no reason", action->all ? "all" : "what no map knows");
+	node->merging = true;
+	node->merge_all = action->all;
+}
+
 static void act(void *data, const struct replica_action *action)
 {
 	struct node *node = data;
@@ -366,11 +310,7 @@ static void act(void *data, const struct replica_action *action)
 		send_map(node);
 		break;
 	case REPLICA_DO_MERGE:
-		if (action->all != (node->state.verdict == REPLICA_SOURCE_FULL || !maps_fit(node->pair)))
-			model_fail(node->pair, "%s is to be sent, for no reason",
-			    action->all ? "all" : "what no map knows");
-		node->merging = true;
-		node->merge_all = action->all;
+		merge(node, action);
 		break;
 	case REPLICA_DO_EMPTY:
 		if (node->ids.foreign)
@@ -428,7 +368,7 @@ static void act(void *data, const struct replica_action *action)
 		node->fencing = true;
 		break;
 	default:
-		break;
+		act_detach(node, action->kind);
 	}
 }
 
@@ -485,6 +425,39 @@ static void crash(struct node *node)
 
 /* Clients */
 
+/* Of a node whose disk has failed, or fails: then nobody is told. */
+static void write_there(struct node *node, unsigned region, bool told)
+{
+	struct pair *pair = node->pair;
+	struct node *peer = peer_of(node);
+	unsigned value = pair->values_count;
+
+	if (!pair->link || !peer->receiving)
+		return;
+	if (told && peer->ids.current == node->state.ids.history[0])
+		model_fail(
+		    pair, "written to node %u, which has not recorded that it alone has it", peer->which);
+	pair->values[value] = (struct value){.parent = peer->data[region], .acknowledged = told};
+	pair->values_count++;
+	peer->data[region] = value;
+}
+
+/* Nothing follows from it that a write has come to one of them only. */
+static void fail_disk(struct node *node)
+{
+	struct pair *pair = node->pair;
+	unsigned region = (unsigned)rand_below(&pair->rand, node->in_use);
+
+	if (node->dirty || !node->serving || pair->values_count == VALUES ||
+	    !replica_state_can_detach(&node->state))
+		return;
+	node->keeping = pair->detached = true;
+	node->map |= 1u << region;
+	if (chance(&pair->rand, 2))
+		write_there(node, region, false);
+	tell(node, (struct replica_event){.kind = REPLICA_DISK_FAILED});
+}
+
 static void write_region(struct node *node)
 {
 	struct pair *pair = node->pair;
@@ -499,8 +472,12 @@ static void write_region(struct node *node)
 		tell(node, (struct replica_event){.kind = REPLICA_TAKE});
 		return;
 	}
-	if (!node->serving || pair->values_count == VALUES)
+	if (!node->serving || pair->values_count == VALUES || node->keeping)
 		return;
+	if (node->diverted) {
+		write_there(node, region, true);
+		return;
+	}
 	node->wrote_step = pair->steps;
 	peer->stale |= !pair->link;
 	value = pair->values_count++;
@@ -586,9 +563,19 @@ static void end_record(struct node *node)
 {
 	struct pair *pair = node->pair;
 	const struct node *peer = peer_of(node);
-	bool failed = !pair->calm && chance(&pair->rand, 200);
+	bool gives_up = node->state.then == REPLICA_THEN_DIVERT;
+	bool failed = !pair->calm && chance(&pair->rand, gives_up ? 2 : 200);
 
 	node->recording = false;
+	if (gives_up)
+		check_loses_nothing(pair, peer, node);
+	if (gives_up && failed) {
+		/* The map is on the disk that fails. */
+		if (chance(&pair->rand, 2))
+			take_over(node);
+		tell(node, (struct replica_event){.kind = REPLICA_RECORDED, .res = -EIO});
+		return;
+	}
 	if (failed) {
 		if (chance(&pair->rand, 2))
 			take_over(node);
@@ -604,7 +591,7 @@ static void end_record(struct node *node)
 	if (node->next.inconsistent && !node->ids.inconsistent) {
 		if (node->next.current == peer->ids.current)
 			check_loses_nothing(pair, peer, node);
-		else
+		else if (!gives_up)
 			disown(pair->values, node->data, peer->data, MOST); /* given up by an order */
 	}
 	if (node->ids.inconsistent && !node->next.inconsistent && node->next.full)
@@ -645,7 +632,8 @@ static void end_actions(struct node *node)
 		if (node->yielded && node->waiting_count > 0)
 			model_fail(pair, "settled, and a client waits");
 		node->settling = false;
-		node->map = 0;
+		if (!node->keeping && node->state.flow != REPLICA_DISKLESS)
+			node->map = 0;
 		tell(node, (struct replica_event){.kind = REPLICA_SETTLED});
 	} else if (node->fencing && chance(&pair->rand, 20)) {
 		node->fencing = false;

@@ -62,6 +62,10 @@ static const struct {
         REPLICA_SELF_FAR_AHEAD, REPLICA_SOURCE_FULL},
     {"both promoted, long ago", {.current = 9, .base = {5}, .history = {4}},
         {.current = 8, .base = {3}, .history = {4}}, REPLICA_PARTED_LONG_AGO, REPLICA_SPLIT},
+    {"its clients used the other's disk, and its own is back", {.current = 7, .sender = true},
+        {.current = 8, .history = {7}, .follows = true}, REPLICA_PEER_FAR_AHEAD, REPLICA_TARGET_FULL},
+    {"they never came there", {.current = 9, .base = {7, 8}}, {.current = 8, .history = {7}, .follows = true},
+        REPLICA_SELF_AHEAD, REPLICA_SOURCE},
 };
 
 static void test_table(void **state)
@@ -163,7 +167,7 @@ struct pair {
 	bool linked; /* data may flow */
 	int source;  /* of a resync under way; -1: none */
 	bool in_sync;
-	unsigned meetings[REPLICA_VERDICTS], steps, kept, given_up;
+	unsigned meetings[REPLICA_VERDICTS], steps, kept, given_up, detached;
 	bool verbose;
 };
 
@@ -378,12 +382,45 @@ static void write_region(struct pair *pair, unsigned which)
 	pair->values[value].acknowledged = true;
 }
 
+/* The primary's disk fails: its clients use the other's, and then they go, and it is none any more. Each line may be the last. */
+static void detach(struct pair *pair, unsigned which)
+{
+	struct node *node = &pair->nodes[which], *peer = &pair->nodes[!which];
+	uint64_t name = fresh(pair);
+
+	if (!node->primary || !pair->in_sync || !pair->linked)
+		return;
+	replica_ids_bear(&peer->ids, name);
+	if (cut_off(pair)) {
+		if (!node->primary)
+			return;
+		replica_ids_part(&node->ids, fresh(pair));
+		replica_ids_was_named(&node->ids, name);
+		node->alone = true;
+		return;
+	}
+	check_loses_nothing(pair, peer, node);
+	/* Its map may be on that disk. */
+	if (!chance(&pair->rand, 3))
+		replica_ids_give_up(&node->ids);
+	for (unsigned i = 0; i < 3 && pair->values_count < VALUES; i++) {
+		unsigned region = (unsigned)rand_below(&pair->rand, REGIONS), value = pair->values_count++;
+
+		pair->values[value] = (struct value){.parent = peer->data[region], .acknowledged = true};
+		peer->data[region] = value;
+		if (cut_off(pair))
+			break;
+	}
+	crash(pair, which);
+	pair->detached++;
+}
+
 static void one_step(struct pair *pair)
 {
 	unsigned which = (unsigned)rand_below(&pair->rand, 2);
 
 	pair->steps++;
-	switch (rand_below(&pair->rand, 10)) {
+	switch (rand_below(&pair->rand, 11)) {
 	case 0:
 		if (!pair->linked)
 			meet(pair);
@@ -410,6 +447,10 @@ static void one_step(struct pair *pair)
 	case 7:
 		if (pair->source >= 0)
 			step_resync(pair);
+		break;
+	case 8:
+		if (chance(&pair->rand, 8))
+			detach(pair, which);
 		break;
 	default:
 		write_region(pair, which);
@@ -449,6 +490,7 @@ static void run_pair(uint64_t seed, struct pair *sums)
 		sums->meetings[i] += pair->meetings[i];
 	sums->kept += pair->kept;
 	sums->given_up += pair->given_up;
+	sums->detached += pair->detached;
 	free(pair);
 }
 
@@ -467,6 +509,8 @@ static void test_pairs(void **state)
 		if (!replay)
 			assert_true(sums.meetings[i] > 0 || i == REPLICA_NO_GOOD);
 	}
+	print_message("%u disks failed\n", sums.detached);
+	assert_true(replay || sums.detached);
 }
 
 int main(void)

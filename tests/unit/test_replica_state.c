@@ -89,13 +89,16 @@ static void order(struct node *node)
 static void fault(struct node *node)
 {
 	struct pair *pair = node->pair;
-	bool switching = node->state.yielding || node->state.taking || node->handing;
+	bool switching = node->state.detaching || node->state.flow == REPLICA_DISKLESS ||
+	                 node->state.yielding || node->state.taking || node->handing;
 
 	/* Half of the pairs have quiet times, too. */
 	if (pair->calm || (!switching && pair->seed % 2 && !chance(&pair->rand, 6)))
 		return;
-	if (chance(&pair->rand, switching ? 30 : 60))
+	if (chance(&pair->rand, switching || node->state.detaching ? 30 : 60))
 		crash(node);
+	else if (pair->seed / 2 % 3 && chance(&pair->rand, 2))
+		fail_disk(node);
 	else if (chance(&pair->rand, switching ? 8 : 30))
 		break_link(pair);
 }
@@ -167,6 +170,8 @@ static void check(struct pair *pair)
 		model_fail(pair, "both are primary");
 	if (a->serving && b->serving)
 		model_fail(pair, "clients of both may write");
+	if (a->keeping || b->keeping)
+		return;
 	if (memcmp(a->data, b->data, (a->met < b->met ? a->met : b->met) * sizeof(a->data[0])) != 0)
 		model_fail(pair, "equal, and different");
 	if (a->ids.current != b->ids.current || a->ids.inconsistent || b->ids.inconsistent)
@@ -308,10 +313,31 @@ static bool is_good(const struct node *node)
 	return node->ids.current && !node->ids.inconsistent;
 }
 
+/* A primary without a disk is to give that up, and then to get one. */
+static void end_diskless(struct pair *pair)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct node *node = &pair->nodes[i];
+		bool linked;
+
+		for (unsigned j = 0; j < ENOUGH && node->state.detaching; j++)
+			one_step(pair);
+		linked = pair->link;
+		if (!node->diverted)
+			continue;
+		command(node, (struct replica_event){.kind = REPLICA_MAKE_SECONDARY});
+		for (unsigned j = 0; j < ENOUGH && (node->up || peer_of(node)->up); j++)
+			one_step(pair);
+		if (node->serving || (linked && peer_of(node)->ids.follows))
+			model_fail(pair, "node %u has no disk, and does not give up its role", i);
+	}
+}
+
 /* Whatever has happened: the nodes find together; if a user must choose first, he can. */
 static void come_to_rest(struct pair *pair)
 {
 	pair->calm = true;
+	end_diskless(pair);
 	for (unsigned i = 0; i < 2; i++)
 		pair->nodes[i].device = MOST;
 	for (unsigned attempt = 0; attempt < 3; attempt++) {
@@ -401,6 +427,9 @@ static void run_pair(uint64_t seed, struct pair *sums)
 	sums->given_up += pair->given_up;
 	sums->marks += pair->marks;
 	sums->marks_alone += pair->marks_alone;
+	sums->diverted += pair->diverted;
+	sums->borne += pair->borne;
+	sums->returned += pair->returned;
 	sums->cut_off += pair->cut_off;
 	sums->retaken += pair->retaken;
 	for (unsigned i = 0; i <= REPLICA_GROWTH_MEETING; i++)
@@ -417,12 +446,13 @@ static void test_pairs(void **state)
 
 	for (uint64_t seed = first; seed <= last; seed++)
 		run_pair(seed, &sums);
-	print_message(
-	    "%u times served, %u parted, %u refused; %u handed over at once, %u by a write, %u "
-	    "after a loss, %u not in time, %u cut off; %u grown for another, %u alone, %u to meet; steps",
+	print_message("%u times served, %u parted, %u refused; %u handed over at once, %u by a write, %u "
+	              "after a loss, %u not in time, %u cut off; %u grown for another, %u alone, %u to meet; "
+	              "%u disks failed "
+	              "and were borne, %u diverted, %u returned; steps",
 	    sums.served, sums.parted, sums.refused, sums.handed[0], sums.handed[1], sums.retaken,
 	    sums.timed_out, sums.cut_off, sums.grown[REPLICA_GROWTH_FIRST], sums.grown[REPLICA_GROWTH_ALONE],
-	    sums.grown[REPLICA_GROWTH_MEETING]);
+	    sums.grown[REPLICA_GROWTH_MEETING], sums.borne, sums.diverted, sums.returned);
 	for (unsigned i = 0; i < REPLICA_FLOWS; i++)
 		print_message(" %s %u", replica_flow_name((enum replica_flow)i), sums.flows[i]);
 	print_message("; foreign data: %u kept, %u given up; %u marks, %u by secondaries\n", sums.kept,
@@ -435,6 +465,7 @@ static void test_pairs(void **state)
 		assert_true(sums.flows[i] > 0);
 	assert_true(sums.grown[REPLICA_GROWTH_FIRST] && sums.grown[REPLICA_GROWTH_ALONE] &&
 	            sums.grown[REPLICA_GROWTH_MEETING]);
+	assert_true(sums.diverted && sums.borne > sums.diverted && sums.returned);
 	assert_true(sums.handed[0] && sums.handed[1] && sums.retaken && sums.timed_out && sums.cut_off);
 }
 

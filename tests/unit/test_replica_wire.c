@@ -81,6 +81,8 @@ static void test_comes_back(void **state)
 			sent.size = rand_between(&rand, 1, INT64_MAX);
 		if (sent.say == REPLICA_LEASE)
 			sent.lease_ms = (uint32_t)rand_below(&rand, UINT64_C(1) << 32);
+		if (sent.say == REPLICA_DETACH)
+			sent.name = name(&rand);
 		json = replica_message_json(&sent);
 		assert_non_null(json);
 		if (replica_message_parse(json, &got, &error) < 0)
@@ -129,6 +131,8 @@ static const struct {
          "\"current\": 5, \"base\": [], \"history\": []") "}",
         "`region`"},
     {"{\"say\": \"LEASE\"}", "lease_ms"},
+    {"{\"say\": \"DETACH\"}", "generation"},
+    {"{\"say\": \"DETACH\", \"generation\": 0}", "generation"},
     {"{\"say\": \"ENLARGE\"}", "size"},
     {"{\"say\": \"DIFFERS\"}", "size"},
     {"{\"say\": \"LEASE\", \"lease_ms\": 4294967296}", "too large"},

@@ -121,6 +121,23 @@ static void test_apart(void **state)
 	    "good, its disk has failed\n", NULL);
 }
 
+static void test_diskless(void **state)
+{
+#define DISKLESS \
+	"{\"flow\": \"diskless\", \"good\": false, \"generation\": \"0000000000000000\", \"disk_failed\": " \
+	"true}"
+	check(DISKLESS, "vm1: this node's disk has failed, its clients use that of host2\n", "new");
+	check(DISKLESS,
+	    "  this node    primary    given up, its disk has failed\n  host2        secondary  good\n",
+	    "new");
+	check(DISKLESS, "next: its clients go on with host2's disk", "create");
+	check("{\"flow\": \"diskless\", \"role\": \"secondary\", \"peer_role\": \"primary\", \"peer_good\": "
+	      "false}",
+	    "vm1: has the only good data, used by the clients of host2\n"
+	    "  this node    secondary  good\n  host2        primary    its disk has failed\n",
+	    "in sync");
+}
+
 #define REFUSED(relation, verdict) \
 	"{\"flow\": \"apart\", \"linked\": false, \"wanted\": false, \"refusal\": \"so it is\", " \
 	"\"relation\": \"" relation "\", \"verdict\": \"" verdict "\"}"
@@ -221,6 +238,7 @@ int main(void)
 	    cmocka_unit_test(test_in_one_line),
 	    cmocka_unit_test(test_resync),
 	    cmocka_unit_test(test_apart),
+	    cmocka_unit_test(test_diskless),
 	    cmocka_unit_test(test_troubles),
 	    cmocka_unit_test(test_refusals),
 	    cmocka_unit_test(test_verification),
