@@ -51,6 +51,11 @@ struct replicate_receive_options {
 	enum replicate_ack ack; /* the sender's */
 	uint64_t
 	    memory_max; /* bytes that are held and not on the disk yet, with REPLICATE_RECEIVED; 0: 16 MiB */
+	/*
+	 * How often the disk has failed so before. What it had acknowledged may be gone each time, though the machine was not started anew: the sender
+	 * is told of another start.
+	 */
+	unsigned failures;
 	/* The disk failed a write or a flush: -errno. From the loop. May be NULL. */
 	void (*failed)(void *data, int res);
 	void *data;

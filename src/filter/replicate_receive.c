@@ -12,6 +12,7 @@
 #include "range/range_lock.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +31,7 @@ struct receive {
 	void (*told)(void *data, int res); /* of a failure */
 	void *told_data;
 	unsigned under_way;
+	unsigned failures; /* of those before this one */
 	int failed;
 };
 
@@ -173,10 +175,21 @@ static void receive_free(struct block *block)
 	free(receive);
 }
 
+static int receive_facts(struct block *block, struct block_facts *ret, struct error *error)
+{
+	unsigned failures = container_of(block, struct receive, filter.block)->failures;
+	int res = filter_facts(block, ret, error);
+	size_t used = strlen(ret->boot);
+
+	if (res == 0 && failures && used)
+		snprintf(ret->boot + used, sizeof(ret->boot) - used, ",%u", failures);
+	return res;
+}
+
 static const struct block_driver receive_driver = {
     .name = "replicate-receive",
     .submit = receive_submit,
-    .facts = filter_facts,
+    .facts = receive_facts,
     .measure = filter_measure,
     .link_error = filter_link_error,
     .free = receive_free,
@@ -208,6 +221,7 @@ int replicate_receive_new(struct block **ret, struct block *take_below,
 	list_init(&receive->spare);
 	receive->told = options->failed;
 	receive->told_data = options->data;
+	receive->failures = options->failures;
 	receive->early = options->ack == REPLICATE_RECEIVED;
 	receive->memory_max = options->memory_max ? options->memory_max : MEMORY_DEFAULT;
 	receive->buffers.kept_bytes_max = receive->memory_max;

@@ -58,6 +58,7 @@ struct replica_node {
 	struct block *sender; /* the filter over it; owned, the mirror has shares of it */
 	struct agent_server *agent;
 	bool agent_over;
+	unsigned disk_failures; /* of what was received */
 	struct block *received; /* what the agent writes to */
 
 	/* replica_diskless.c */

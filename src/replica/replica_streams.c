@@ -214,6 +214,7 @@ static void receive_failed(void *data, int res)
 {
 	struct replica_node *node = data;
 
+	node->disk_failures++;
 	if (!node->options.detach || node->disk_failed)
 		return;
 	node->disk_failed = true;
@@ -225,8 +226,10 @@ static int open_received(void *data, struct block **ret, struct ring *ring, cons
     const struct block_open_options *open, struct error *error)
 {
 	struct replica_node *node = data;
-	const struct replicate_receive_options options = {
-	    .ack = node->options.ack, .failed = receive_failed, .data = node};
+	const struct replicate_receive_options options = {.ack = node->options.ack,
+	    .failures = node->disk_failures,
+	    .failed = receive_failed,
+	    .data = node};
 	struct block *share;
 	int res = share_new(&share, node->volume, block_info(node->own)->size, error);
 

@@ -120,6 +120,34 @@ static void test_h14_doubt_leads_to_a_full_comparison(void **state)
 	assert_true(are_equal());
 }
 
+/* Its disk fails to flush, and may have lost what it had; and the link breaks before the primary hears of it. */
+static void test_h14_a_flush_that_failed_unheard(void **state)
+{
+	const struct fault_rule rule = {.ops = 1u << BLOCK_FLUSH, .result = -EIO, .times = 1};
+	struct host *primary = &world.hosts[0], *secondary = &world.hosts[1];
+	struct block_io flush = {.op = BLOCK_FLUSH, .done = wrote, .user = primary};
+	uint8_t lost[512];
+
+	snprintf(secondary->boot, sizeof(secondary->boot), "the first");
+	begin_replica();
+	memory_peek(secondary->memory, 0, lost, sizeof(lost));
+	assert_int_equal(write_at(primary, 0, sizeof(lost), 0xa0), 0);
+	fault_add(secondary->faulty, &rule);
+	primary->wrote = false;
+	block_submit(replica_node_block(primary->node), &flush);
+	while (fault_hits(secondary->faulty) == 0)
+		step();
+	ring_sim_link_break(world.sim, world.data_fd, RING_SIM_BREAK_RESET);
+	cut(true);
+	assert_int_equal(memory_poke(secondary->memory, 0, lost, sizeof(lost)), 0);
+	while (!primary->wrote)
+		step();
+	assert_int_equal(primary->write_res, 0);
+	cut(false);
+	both(REPLICA_EQUAL);
+	assert_true(are_equal());
+}
+
 /* Both went on alone: nothing is sent, whoever asks how often, until one is told by its user to give way; that one, and no other, loses. */
 static void test_h16_nobody_loses_unasked(void **state)
 {
@@ -366,6 +394,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(
 	        test_h11_what_was_written_before_a_restart_is_known_after_it, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_doubt_leads_to_a_full_comparison, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_unheard, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h16_nobody_loses_unasked, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_strangers_are_not_attached, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_what_a_new_volume_carries_is_kept, setup, teardown),
