@@ -406,8 +406,9 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->dirty = mirror_job_dirty(job);
 	ret->unequal = min_u64(ret->dirty + dirty_extents_taken(job->extents), ret->size);
 	ret->marked = mirror_verify_keeps(job);
-	/* What is said to be ready is: one fact, not two. */
-	assert(job->state != CUTOVER_READY || ret->unequal == 0);
+	/* One fact, not two: the follower is lost, and run() has not come to it yet. */
+	if (ret->state == CUTOVER_READY && ret->unequal > 0)
+		ret->state = CUTOVER_SYNCING;
 	ret->revert_ready = job->state == CUTOVER_SWITCHED && mirror_job_is_equal(job);
 	ret->comparing = job->options.compare;
 	ret->copied = dirty_extents_copied(job->extents);
