@@ -260,12 +260,15 @@ static void check_resize(struct node *node, unsigned regions)
 	if (regions > MOST || regions < node->regions)
 		return;
 	for (unsigned i = 0; i < ENOUGH && node->regions < regions; i++) {
-		if (are_together(pair) && !node->state.command)
-			tell(node,
+		struct node *teller = peer->state.role == REPLICA_PRIMARY ? peer : node;
+
+		if (are_together(pair) && !teller->state.command)
+			tell(teller,
 			    (struct replica_event){.kind = REPLICA_RESIZE, .size = regions * UINT64_C(1000)});
 		one_step(pair);
 	}
-	for (unsigned i = 0; i < ENOUGH && (node->state.command || !are_together(pair)); i++)
+	for (unsigned i = 0;
+	     i < ENOUGH && (node->state.command || peer->state.command || !are_together(pair)); i++)
 		one_step(pair);
 	if (!are_together(pair) || node->regions != regions || peer->regions != regions ||
 	    memcmp(node->data, peer->data, regions * sizeof(node->data[0])) != 0 ||
