@@ -54,7 +54,10 @@ void replica_resize(struct replica_state *state, uint64_t size)
 
 void replica_hear_enlarge(struct replica_state *state, const struct replica_message *message)
 {
-	if (state->growth || state->asked || message->size < state->options.size) {
+	/* It may have waited until this node was primary. */
+	bool late = state->role == REPLICA_PRIMARY || state->flow != REPLICA_EQUAL;
+
+	if (late || state->growth || state->asked || message->size < state->options.size) {
 		replica_say(state, REPLICA_CANNOT);
 	} else if (state->ids.sender) {
 		/* Whoever grows is not to be asked later who wrote. */

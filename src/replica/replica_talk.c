@@ -352,7 +352,7 @@ bool replica_is_due(const struct replica_state *state, enum replica_say what)
 	case REPLICA_DETACHED:
 		return state->detaching && state->detach_name && state->flow == REPLICA_EQUAL;
 	case REPLICA_ENLARGE:
-		return state->flow == REPLICA_EQUAL && state->role == REPLICA_SECONDARY;
+		return state->flow == REPLICA_EQUAL || state->flow == REPLICA_DISKLESS;
 	case REPLICA_ENLARGED:
 	case REPLICA_CANNOT:
 		return state->growth == REPLICA_GROWTH_ASKED;
