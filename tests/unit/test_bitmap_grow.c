@@ -164,10 +164,10 @@ static void end(bool power)
 /* The new area of a map that has grown, with the region in which it begins. */
 static void note_grown(uint64_t before, uint64_t after)
 {
-	uint64_t first = before / REGION;
-
-	memset(world.must + first, true, regions_of(after) - first);
-	memset(world.clean + first, false, regions_of(after) - first);
+	for (uint64_t i = before / REGION; i < regions_of(after); i++) {
+		world.must[i] = true;
+		world.clean[i] = false;
+	}
 }
 
 static void check(bool exact)
