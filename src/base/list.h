@@ -60,3 +60,13 @@ static inline struct list_node *list_pop(struct list_node *head)
 	list_remove(node);
 	return node;
 }
+
+/* All of the list, in its order: `ret` heads it from now on, whatever it was before, and the list is empty. */
+static inline void list_take(struct list_node *ret, struct list_node *head)
+{
+	list_init(ret);
+	if (list_empty(head))
+		return;
+	list_append(head, ret);
+	list_remove(head);
+}

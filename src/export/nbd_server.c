@@ -124,9 +124,7 @@ void nbd_server_feed(struct nbd_server *server)
 	if (server->stopping)
 		return;
 	/* Each once: who is still hungry then stands in the new list. */
-	list_init(&hungry);
-	while ((node = list_pop(&server->starved)))
-		list_append(&hungry, node);
+	list_take(&hungry, &server->starved);
 	while ((node = list_pop(&hungry)))
 		nbd_client_pump(container_of(node, struct nbd_client, starved));
 }

@@ -127,20 +127,11 @@ static void gate_submit(struct block *block, struct block_io *io)
 	judge(gate_of(block), io);
 }
 
-static void move(struct list_node *from, struct list_node *ret)
-{
-	struct list_node *node;
-
-	list_init(ret);
-	while ((node = list_pop(from)))
-		list_append(ret, node);
-}
-
 static void judge_anew(struct gate *gate, struct list_node *list)
 {
 	struct list_node waited, *node;
 
-	move(list, &waited);
+	list_take(&waited, list);
 	while ((node = list_pop(&waited)))
 		judge(gate, container_of(node, struct block_io, node));
 }
@@ -170,7 +161,7 @@ void gate_divert(struct block *block, struct block *elsewhere)
 
 	gate->keeping = false;
 	gate->elsewhere = elsewhere;
-	move(&gate->kept, &kept);
+	list_take(&kept, &gate->kept);
 	while ((node = list_pop(&kept))) {
 		struct block_io *io = container_of(node, struct block_io, node);
 		int res = -(int)io->driver_u64[RESULT];

@@ -65,9 +65,7 @@ void mirror_unpark(struct mirror *mirror)
 {
 	struct list_node mine, *node;
 
-	list_init(&mine);
-	while ((node = list_pop(&mirror->parked)))
-		list_append(&mine, node);
+	list_take(&mine, &mirror->parked);
 	while ((node = list_pop(&mine)))
 		mirror_io_resume(container_of(node, struct mirror_io, parked));
 }

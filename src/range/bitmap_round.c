@@ -166,9 +166,7 @@ static void answer(struct list_node *claims, int res)
 {
 	struct list_node mine, *node;
 
-	list_init(&mine);
-	while ((node = list_pop(claims)))
-		list_append(&mine, node);
+	list_take(&mine, claims);
 	while ((node = list_pop(&mine))) {
 		struct bitmap_claim *claim = container_of(node, struct bitmap_claim, waiting);
 
@@ -187,11 +185,9 @@ static void round_done(struct bitmap_file *map)
 	map->in_round = false;
 	/* The next round goes to the disk while these do their work. */
 	if (map->with_record) {
-		struct list_node written, *node;
+		struct list_node written;
 
-		list_init(&written);
-		while ((node = list_pop(&map->recording)))
-			list_append(&written, node);
+		list_take(&written, &map->recording);
 		bitmap_round_start(map);
 		answer(&written, 0);
 	}

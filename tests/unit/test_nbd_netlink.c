@@ -72,6 +72,14 @@ static void assert_header(const struct nbd_netlink *message, uint16_t type, uint
 	assert_int_equal(second->cmd, command);
 }
 
+static void assert_index(const struct nbd_netlink *message, uint32_t index)
+{
+	uint32_t got;
+
+	memcpy(&got, value(find_top(message, NBD_ATTR_INDEX), sizeof(got)), sizeof(got));
+	assert_int_equal(got, index);
+}
+
 static void assert_connection(const struct nbd_netlink *message)
 {
 	const struct nlattr *sockets = find_top(message, NBD_ATTR_SOCKETS), *item, *fd;
@@ -106,12 +114,10 @@ static void test_connect(void **state)
 static void test_reconfigure(void **state)
 {
 	struct nbd_netlink message;
-	uint32_t index;
 
 	nbd_netlink_reconfigure(&message, FAMILY, &device);
 	assert_header(&message, FAMILY, NBD_CMD_RECONFIGURE);
-	memcpy(&index, value(find_top(&message, NBD_ATTR_INDEX), sizeof(index)), sizeof(index));
-	assert_int_equal(index, 5);
+	assert_index(&message, 5);
 	assert_null(find_top(&message, NBD_ATTR_SIZE_BYTES));
 	assert_connection(&message);
 }
@@ -120,12 +126,10 @@ static void test_reconfigure(void **state)
 static void test_resize(void **state)
 {
 	struct nbd_netlink message;
-	uint32_t index;
 
 	nbd_netlink_resize(&message, FAMILY, &device);
 	assert_header(&message, FAMILY, NBD_CMD_RECONFIGURE);
-	memcpy(&index, value(find_top(&message, NBD_ATTR_INDEX), sizeof(index)), sizeof(index));
-	assert_int_equal(index, 5);
+	assert_index(&message, 5);
 	assert_int_equal(number(&message, NBD_ATTR_SIZE_BYTES), device.size);
 	assert_string_equal(
 	    value(find_top(&message, NBD_ATTR_BACKEND_IDENTIFIER), strlen(device.backend) + 1),
@@ -138,15 +142,13 @@ static void test_resize(void **state)
 static void test_family_and_disconnect(void **state)
 {
 	struct nbd_netlink message;
-	uint32_t index;
 
 	nbd_netlink_family(&message);
 	assert_header(&message, GENL_ID_CTRL, CTRL_CMD_GETFAMILY);
 	assert_string_equal(value(find_top(&message, CTRL_ATTR_FAMILY_NAME), 4), "nbd");
 	nbd_netlink_disconnect(&message, FAMILY, 7);
 	assert_header(&message, FAMILY, NBD_CMD_DISCONNECT);
-	memcpy(&index, value(find_top(&message, NBD_ATTR_INDEX), sizeof(index)), sizeof(index));
-	assert_int_equal(index, 7);
+	assert_index(&message, 7);
 }
 
 static void test_the_longest_backend_fits(void **state)
