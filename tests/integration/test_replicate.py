@@ -197,9 +197,10 @@ def test_split_brain_is_refused_and_resolved_by_hand(pair, random):
     pair.beta("primary", "--force", "vm1")
     pair.beta.write(theirs, 2300000)
     pair.alpha.up()
-    # Who finds out first hangs up.
-    status = wait_until(lambda: next((now for now in (node.status() for node in pair.nodes) if now["refusal"]), None), "a refusal")
-    assert "both" in status["refusal"] and status["flow"] == "apart" and status["verdict"] == "split", status
+    # Who finds out first says why, hangs up, and is apart then.
+    finder = wait_until(lambda: next((node for node in pair.nodes if node.status()["refusal"]), None), "a refusal")
+    status = finder.wait(flow="apart", verdict="split")
+    assert "both" in status["refusal"], status
     assert any("next: on the node whose writes since the split are to be lost" in str(node("status", "vm1").out) for node in pair.nodes)
     assert (pair.alpha.status()["role"], pair.beta.status()["role"]) == ("secondary", "primary")
     said = pair.beta("resolve", "vm1", code=REFUSED).err
