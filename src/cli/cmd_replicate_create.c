@@ -101,11 +101,26 @@ static bool is_foreign(const struct creation *creation)
 	return creation->facts.signature[0] && !command->overwrite && !command->discard;
 }
 
+static void say_what_helps(const struct creation *creation, const char *folder, struct error *error)
+{
+	const char *file = creation->config->path;
+	struct error why = *error;
+
+	if (why.code == -ENOSPC)
+		error_set(error, why.code,
+		    "%.400s; make room in %.200s, or name another file as `map` in %.200s", why.text, folder,
+		    file);
+	if (why.code == -E2BIG)
+		error_set(error, why.code, "%.400s: give a `region-size` in %.200s", why.text, file);
+}
+
 /* It has its name only when it is whole. */
 static int make_map(struct creation *creation, struct error *error)
 {
+	struct replica_node_birth birth = {.size = creation->command->size,
+	    .region_size = creation->config->region_size,
+	    .foreign = is_foreign(creation)};
 	char folder[PATH_MAX];
-	uint64_t nonce;
 	_cleanup_(cleanup_close) int fd = -1;
 	int res = folder_make(folder_above(creation->map, folder, sizeof(folder)));
 
@@ -115,16 +130,11 @@ static int make_map(struct creation *creation, struct error *error)
 	fd = open(creation->made, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return error_set(error, -errno, "cannot make %s: %s", creation->made, strerror(errno));
-	if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
+	if (getrandom(&birth.nonce, sizeof(birth.nonce), 0) != sizeof(birth.nonce))
 		return error_set(error, -EIO, "there are no random numbers");
-	res = replica_node_create(creation->ring, fd, creation->volume, creation->command->size,
-	    is_foreign(creation), nonce, error);
-	if (res == -ENOSPC) {
-		struct error why = *error;
-
-		error_set(error, res, "%.400s; make room in %.200s, or name another file as `map` in %.200s",
-		    why.text, folder, creation->config->path);
-	}
+	res = replica_node_create(creation->ring, fd, creation->volume, &birth, error);
+	if (res < 0)
+		say_what_helps(creation, folder, error);
 	if (res == 0 && (fsync(fd) < 0 || rename(creation->made, creation->map) < 0))
 		res = error_set(error, -errno, "cannot make the map %s: %s", creation->map, strerror(errno));
 	if (res < 0)

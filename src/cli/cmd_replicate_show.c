@@ -26,13 +26,13 @@ json_t *replicate_map_json(const char *path)
 		res = replica_note_decode(super.note, super.note_length, &ids, &error);
 	if (res < 0)
 		return json_pack("{s:s, s:s}", "state", "damaged", "error", error.text);
-	return json_pack("{s:s, s:I, s:I, s:b, s:b, s:b, s:b, s:b, s:b}", "state",
+	return json_pack("{s:s, s:I, s:I, s:i, s:b, s:b, s:b, s:b, s:b, s:b}", "state",
 	    !ids.current       ? "new"
 	    : ids.inconsistent ? "inconsistent"
 	                       : "good",
-	    "generation", (json_int_t)ids.current, "size", (json_int_t)super.size, "writing", ids.sender,
-	    "outdated", ids.outdated, "follows", ids.follows, "full", ids.full, "foreign", ids.foreign,
-	    "given_up", super.given_up);
+	    "generation", (json_int_t)ids.current, "size", (json_int_t)super.size, "region_size",
+	    (int)super.region_size, "writing", ids.sender, "outdated", ids.outdated, "follows", ids.follows,
+	    "full", ids.full, "foreign", ids.foreign, "given_up", super.given_up);
 }
 
 static void print_value(const char *key, const json_t *value)

@@ -48,6 +48,7 @@ struct replica_config {
 	struct governor_options governor; /* of a resync; impact is 0 */
 	uint64_t verify_every_s;          /* 0: never by itself */
 	uint64_t queue_max;               /* bytes */
+	unsigned region_size;             /* bytes a bit of a new map; 0: as suits the volume */
 	unsigned timeout_ms;
 	char *device; /* of devices.h: the name of what the primary makes; NULL: none */
 	struct replica_config_exports exports;

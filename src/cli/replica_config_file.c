@@ -194,7 +194,7 @@ json_t *replica_config_json(const struct replica_config *config, const char *sta
 
 	return json_pack(
 	    "{s:s, s:s, s:s, s:s, s:s, s:s, s:s?, s:s?, s:o, s:o, s:o, s:b, s:s, s:o, s:I, s:s, s:b, "
-	    "s:i, s:s?, s:s?, s:s?, s:s?, s:[o, o]}",
+	    "s:i, s:o, s:s?, s:s?, s:s?, s:s?, s:[o, o]}",
 	    "name", config->name, "file", config->path, "ack", replicate_ack_name(config->ack),
 	    "on_split_brain", "disconnect", "on_io_error", config->detach ? "detach" : "pass-on",
 	    "on_peer_gone", config->gone == REPLICA_GONE_FREEZE ? "freeze" : "continue", "fence_hook",
@@ -204,8 +204,8 @@ json_t *replica_config_json(const struct replica_config *config, const char *sta
 	    governor->target_ns ? json_real((double)governor->target_ns / NS_PER_MS) : json_null(), "compare",
 	    config->compare, "verify_digest", "gmac", "verify_every_s", number_json(config->verify_every_s),
 	    "queue", (json_int_t)config->queue_max, "congestion", config->pull_ahead ? "pull-ahead" : "wait",
-	    "compress", config->compress, "timeout_ms", (int)config->timeout_ms, "device", config->device,
-	    "tls_psk", config->tls_psk, "tls_user", config->tls_user, "tls_certificates",
-	    config->tls_certificates, "hosts", host_json(config, &config->hosts[0], state_dir),
-	    host_json(config, &config->hosts[1], state_dir));
+	    "compress", config->compress, "timeout_ms", (int)config->timeout_ms, "region_size",
+	    number_json(config->region_size), "device", config->device, "tls_psk", config->tls_psk,
+	    "tls_user", config->tls_user, "tls_certificates", config->tls_certificates, "hosts",
+	    host_json(config, &config->hosts[0], state_dir), host_json(config, &config->hosts[1], state_dir));
 }

@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/replica_config_private.h"
 #include "export/device.h"
+#include "range/bitmap_format.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -128,6 +129,17 @@ static int set_size(struct replica_config_reading *reading, const char *value, v
 	if (parse_size(value, &bytes, NULL) < 0 || bytes < QUEUE_MIN || bytes > QUEUE_MAX)
 		return refuse(reading, value, "write a size from 1M to 64G, such as 64M");
 	*(uint64_t *)field = bytes;
+	return 0;
+}
+
+static int set_region(struct replica_config_reading *reading, const char *value, void *field)
+{
+	uint64_t bytes;
+
+	if (parse_size(value, &bytes, NULL) < 0 || bytes < BITMAP_REGION_MIN || bytes > BITMAP_REGION_MAX ||
+	    (bytes & (bytes - 1)))
+		return refuse(reading, value, "write a power of two from 4k to 1M");
+	*(unsigned *)field = (unsigned)bytes;
 	return 0;
 }
 
@@ -257,6 +269,7 @@ const struct replica_config_key replica_config_resource_keys[] = {
     {"on-peer-gone", set_choice, RESOURCE(gone), gones},
     {"fence-hook", set_text, RESOURCE(fence_hook), NULL},
     {"before-resync", set_text, RESOURCE(before_resync), NULL},
+    {"region-size", set_region, RESOURCE(region_size), NULL},
     {"resync-rate", set_rate, RESOURCE(governor.max_rate), NULL},
     {"resync-min-rate", set_rate, RESOURCE(governor.min_rate), NULL},
     {"latency-target", set_time, RESOURCE(governor.target_ns), NULL},

@@ -6,6 +6,7 @@
 #include "base/folder.h"
 #include "block/open.h"
 #include "cli/control_client.h"
+#include "range/bitmap_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -174,6 +175,23 @@ static int open_files(struct replicate_resource *resource, struct error *error)
 	    map, errno == ENOENT ? "" : strerror(errno), "", resource->name);
 }
 
+/* It is a matter of the map, and that was made before. */
+static void check_regions(struct replicate_resource *resource)
+{
+	const struct replica_config *config = resource->config;
+	struct bitmap_super super;
+	char text[300];
+
+	if (!config->region_size || bitmap_file_peek(resource->map_fd, &super, NULL) < 0 ||
+	    super.region_size == config->region_size)
+		return;
+	snprintf(text, sizeof(text),
+	    "its file has region-size = %uk, and its map was made with %uk, which counts; "
+	    "`blkmove replicate create` makes another one",
+	    config->region_size >> 10, super.region_size >> 10);
+	replicate_warn(resource, text);
+}
+
 static void live(void *data)
 {
 	struct replicate_resource *resource = data;
@@ -196,6 +214,8 @@ static int begin(struct replicate_resource *resource, struct error *error)
 		res = replicate_peer_open(resource, error);
 	if (res == 0)
 		res = new_node(resource, error);
+	if (res == 0)
+		check_regions(resource);
 	if (res == 0)
 		replicate_verify_recall(resource);
 	if (res == 0)

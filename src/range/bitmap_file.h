@@ -32,7 +32,7 @@ struct bitmap_claim {
 
 /*
  * Begins a map in `fd` (borrowed), whatever was in it before. `super` has nonce, size, region_size, records, state,
- * authoritative and ids; `dirty` the regions that differ, or NULL: all. Control path: runs the ring.
+ * authoritative and ids; `dirty` the regions that differ, or NULL: all. -E2BIG: larger regions are needed. Control path: runs the ring.
  */
 int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, const struct bitmap_super *super,
     const struct bitmap *dirty, struct error *error);

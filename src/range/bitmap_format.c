@@ -59,7 +59,7 @@ static bool super_is_sane(const struct bitmap_super *super)
 
 	if (region < BITMAP_REGION_MIN || region > BITMAP_REGION_MAX || (region & (region - 1)))
 		return false;
-	if (super->size == 0 || super->size > INT64_MAX || bitmap_super_regions(super) > BITMAP_BITS_MAX)
+	if (super->size == 0 || bitmap_super_check_size(super, NULL) < 0)
 		return false;
 	if (super->records < BITMAP_RECORDS_MIN || super->records > BITMAP_RECORDS_MAX)
 		return false;
@@ -155,6 +155,16 @@ uint32_t bitmap_region_size_for(uint64_t size_bytes)
 	while (region_size < BITMAP_REGION_MAX && size_bytes / region_size > REGIONS_MANY)
 		region_size *= 2;
 	return region_size;
+}
+
+int bitmap_super_check_size(const struct bitmap_super *super, struct error *error)
+{
+	if (super->size <= INT64_MAX && bitmap_super_regions(super) <= BITMAP_BITS_MAX)
+		return 0;
+	return error_set(error, -E2BIG,
+	    "%llu bytes are more than the map can have in its regions of %u; begin a new one, with larger "
+	    "regions",
+	    (unsigned long long)super->size, super->region_size);
 }
 
 uint64_t bitmap_super_regions(const struct bitmap_super *super)

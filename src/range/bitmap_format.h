@@ -66,6 +66,8 @@ void bitmap_page_encode(uint64_t index, uint64_t sequence, uint64_t nonce, uint8
 bool bitmap_page_decode(const uint8_t *block, uint64_t index, uint64_t nonce, uint64_t *ret_sequence);
 /* What suits a volume: two bits a region are kept in memory, no more than 16 MiB each up to 128 TiB. */
 uint32_t bitmap_region_size_for(uint64_t size_bytes);
+/* -E2BIG with words: it has more regions than a map may have. */
+int bitmap_super_check_size(const struct bitmap_super *super, struct error *error);
 /* How many regions and pages there are. */
 uint64_t bitmap_super_regions(const struct bitmap_super *super);
 uint64_t bitmap_super_pages(const struct bitmap_super *super);

@@ -70,13 +70,7 @@ static int check_size(const struct bitmap_file *map, const struct bitmap_super *
 	if (larger->size < map->super.size)
 		return error_set(error, -EINVAL, "it has %llu bytes, and cannot be made smaller",
 		    (unsigned long long)map->super.size);
-	if (larger->size > INT64_MAX || bitmap_super_regions(larger) > BITMAP_BITS_MAX)
-		return error_set(error, -E2BIG,
-		    "%llu bytes are more than the map can have in its regions of %u; begin a new one, with "
-		    "larger "
-		    "regions",
-		    (unsigned long long)larger->size, larger->region_size);
-	return 0;
+	return bitmap_super_check_size(larger, error);
 }
 
 static int grow(struct bitmap_file *map, uint64_t size, struct error *error)

@@ -110,9 +110,12 @@ static int wipe(struct bitmap_file *map)
 int bitmap_file_create(struct bitmap_file **ret, struct ring *ring, int fd, const struct bitmap_super *super,
     const struct bitmap *dirty, struct error *error)
 {
-	struct bitmap_file *map = map_alloc(ring, fd, super);
-	int res;
+	struct bitmap_file *map;
+	int res = bitmap_super_check_size(super, error);
 
+	if (res < 0)
+		return error_prefix(error, "cannot begin a map");
+	map = map_alloc(ring, fd, super);
 	if (!map)
 		return error_set(error, -ENOMEM, "cannot begin a map: out of memory");
 	assert(!dirty || dirty->bits == map->regions);

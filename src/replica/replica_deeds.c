@@ -108,12 +108,27 @@ static void send_map(struct replica_node *node)
 		replica_node_drop(node, "out of memory");
 }
 
+/* Two maps of which neither fits on the other are of no use. */
+static void warn_of_regions(struct replica_node *node)
+{
+	unsigned own = node->state.options.region_size, other = node->state.peer.region_size;
+
+	if (own != other)
+		replica_node_warn(node,
+		    "a bit of this node's map is for %u bytes, one of the other's for %u: so all is "
+		    "compared, "
+		    "each "
+		    "time; with the same region-size, make one of the maps anew",
+		    own, other);
+}
+
 static void merge(struct replica_node *node, const struct replica_deed *deed)
 {
 	bool all = deed->action.all;
 	struct error error;
 	int res = 0;
 
+	warn_of_regions(node);
 	while (!all && !node->have_peer_map)
 		if (!wait_on(node, deed))
 			return;

@@ -141,13 +141,13 @@ static void wake(void *data)
 
 /* Making one */
 
-int replica_node_create(struct ring *ring, int fd, struct block *volume, uint64_t size, bool foreign,
-    uint64_t nonce, struct error *error)
+int replica_node_create(struct ring *ring, int fd, struct block *volume,
+    const struct replica_node_birth *birth, struct error *error)
 {
 	const struct block_info *info = block_info(volume);
-	const struct replica_ids ids = {.foreign = foreign};
-	struct bitmap_super super = {.nonce = nonce,
-	    .size = size ? size : info->size,
+	const struct replica_ids ids = {.foreign = birth->foreign};
+	struct bitmap_super super = {.nonce = birth->nonce,
+	    .size = birth->size ? birth->size : info->size,
 	    .records = BITMAP_RECORDS,
 	    .state = CUTOVER_SYNCING,
 	    .authoritative = MIRROR_SOURCE,
@@ -165,7 +165,7 @@ int replica_node_create(struct ring *ring, int fd, struct block *volume, uint64_
 		res = error_set(error, -EINVAL, "%s is empty: there is nothing to replicate", info->name);
 	if (res < 0)
 		return res;
-	super.region_size = bitmap_region_size_for(super.size);
+	super.region_size = birth->region_size ? birth->region_size : bitmap_region_size_for(super.size);
 	snprintf(super.ids[MIRROR_SOURCE], BITMAP_ID_MAX, "%s", facts.id);
 	replica_note_encode(&ids, super.note);
 	res = bitmap_file_create(&map, ring, fd, &super, NULL, error);

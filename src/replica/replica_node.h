@@ -89,13 +89,17 @@ struct replica_node_status {
 	struct mirror_job_status mirror; /* dirty, copied, same, rate ... */
 };
 
-/*
- * A new map in `fd` (borrowed), whatever was in it before, for the first `size` bytes of a volume (0: all of it) that was never a
- * replica's: everything differs, and the data are nobody's yet; or (`foreign`) somebody's: see replica_ids.foreign. The nonce is anything that an earlier
- * map there did not have. Control path.
- */
-int replica_node_create(struct ring *ring, int fd, struct block *volume, uint64_t size, bool foreign,
-    uint64_t nonce, struct error *error);
+struct replica_node_birth {
+	uint64_t size; /* of the volume, its first bytes; 0: all of it */
+	uint32_t
+	    region_size; /* bytes a bit of the map, a power of two from 4 KiB to 1 MiB; 0: 64 KiB, more above 8 TiB */
+	bool foreign;   /* the data are somebody's: see replica_ids.foreign; else nobody's yet */
+	uint64_t nonce; /* anything that an earlier map there did not have */
+};
+
+/* A new map in `fd` (borrowed), whatever was in it before, for a volume that was never a replica's: everything differs. Control path. */
+int replica_node_create(struct ring *ring, int fd, struct block *volume,
+    const struct replica_node_birth *birth, struct error *error);
 
 /*
  * Opens volume and map, begins as a secondary that seeks no link. -EBADMSG: the map is damaged; -EXDEV: it is another volume's. Control path.

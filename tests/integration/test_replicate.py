@@ -213,6 +213,58 @@ def test_split_brain_is_refused_and_resolved_by_hand(pair, random):
     assert pair.content(pair.alpha)[2300000:2350000] == theirs and pair.content(pair.alpha)[300000:350000] != mine
 
 
+@pytest.mark.parametrize("region", ["4k", "1M"])
+def test_regions_are_as_large_as_the_file_says(make_pair, random, region):
+    pair = make_pair(region_size=region)
+    pair.begin()
+    bytes_each = {"4k": 4096, "1M": 1 << 20}[region]
+    assert json.loads(pair.beta("show", "--json", "vm1").out)["map"]["region_size"] == bytes_each
+    pair.alpha("disconnect", "vm1")
+    pair.alpha.wait(linked=False, wanted=False)
+    before = pair.alpha.status()["copied"]
+    data = random.randbytes(700)
+    for at in (4000, 2097152, SIZE - 700):  # two regions of 4 KiB, one, and the last, of which there are 4 KiB
+        pair.alpha.write(data, at)
+    pair.connect()
+    pair.wait_equal()
+    assert pair.alpha.status()["copied"] - before == {"4k": 4 * 4096, "1M": (2 << 20) + 4096}[region]
+    pair.assert_same()
+
+
+def test_regions_that_are_too_small_are_refused(make_pair):
+    pair = make_pair(region_size="4k")
+    os.truncate(pair.alpha.volume(), (8 << 40) + 4096)
+    said = pair.alpha("create", "vm1", code=TROUBLE).err
+    assert "more than the map can have in its regions of 4096" in said and "give a `region-size` in " in said and "vm1.ini" in said, said
+    assert not (pair.alpha.folder / "state/replicas/vm1/map").exists()
+    os.truncate(pair.alpha.volume(), 8 << 40)
+    pair.write_file(region_size="8k")
+    pair.alpha("create", "vm1")
+
+
+def test_regions_that_do_not_fit_are_said_and_all_is_compared(make_pair, random):
+    pair = make_pair()
+    pair.create()
+    pair.write_file(region_size="4k")
+    pair.beta("create", "--overwrite=vm1", "vm1")
+    pair.alpha.up()
+    assert "region-size = 4k, and its map was made with 64k" in pair.alpha.running.err()
+    pair.alpha("primary", "--force", "vm1")
+    pair.beta.up()
+    pair.wait_equal()
+    assert "one of the other's for" not in pair.beta.running.err() and "made with" not in pair.beta.running.err()
+    assert "a bit of this node's map is for 65536 bytes, one of the other's for 4096" in pair.alpha.running.err()
+    pair.alpha("disconnect", "vm1")
+    pair.alpha.wait(linked=False, wanted=False)
+    pair.alpha.write(random.randbytes(512), 70000)
+    before = pair.alpha.status()
+    pair.connect()
+    pair.wait_equal()
+    now = pair.alpha.status()
+    assert now["copied"] - before["copied"] <= 1 << 20 and now["same"] - before["same"] >= SIZE - (1 << 20)
+    pair.assert_same()
+
+
 def test_disconnected_and_connected_again(pair, random):
     pair.alpha("disconnect", "vm1")
     pair.alpha.wait(wanted=False, linked=False)

@@ -254,8 +254,8 @@ static inline int setup(void **state)
 		for (unsigned at = 0; at < SIZE + MORE; at++)
 			noise[at] = (uint8_t)(at * 7 + at / 251 + i * 91);
 		assert_int_equal(memory_poke(host->memory, 0, noise, SIZE + MORE), 0);
-		if (replica_node_create(host->ring, host->map_fd, host->memory, SIZE, false, 77 + i, &error) <
-		    0)
+		if (replica_node_create(host->ring, host->map_fd, host->memory,
+		        &(struct replica_node_birth){.size = SIZE, .nonce = 77 + i}, &error) < 0)
 			fail_msg("%s", error.text);
 		begin(host);
 	}

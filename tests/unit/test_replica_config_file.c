@@ -204,7 +204,8 @@ static void test_json(void **state)
 	    "'on_io_error':'detach', 'on_peer_gone':'continue', 'fence_hook':null, 'before_resync':null, "
 	    "'resync_rate':null, 'resync_min_rate':null, 'latency_target_ms':null, 'compare':false, "
 	    "'verify_digest':'gmac', 'verify_every_s':null, 'queue':16777216, 'congestion':'pull-ahead', "
-	    "'compress':false, 'timeout_ms':10000, 'device':null, 'tls_psk':null, 'tls_user':null, "
+	    "'compress':false, 'timeout_ms':10000, 'region_size':null, 'device':null, 'tls_psk':null, "
+	    "'tls_user':null, "
 	    "'tls_certificates':null, 'hosts':[%s, %s]}",
 	    alpha, beta);
 	for (char *at = all; *at; at++)

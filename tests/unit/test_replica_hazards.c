@@ -198,7 +198,9 @@ static void become_foreign(struct host *host)
 
 	finish(host);
 	assert_int_equal(
-	    replica_node_create(host->ring, host->map_fd, host->memory, SIZE, true, 98, &error), 0);
+	    replica_node_create(host->ring, host->map_fd, host->memory,
+	        &(struct replica_node_birth){.size = SIZE, .foreign = true, .nonce = 98}, &error),
+	    0);
 	begin(host);
 }
 
@@ -278,8 +280,9 @@ static void test_h18_other_sizes_are_not_equal(void **state)
 	struct error error;
 
 	finish(small);
-	assert_int_equal(
-	    replica_node_create(small->ring, small->map_fd, small->memory, 1 << 20, false, 99, &error), 0);
+	assert_int_equal(replica_node_create(small->ring, small->map_fd, small->memory,
+	                     &(struct replica_node_birth){.size = 1 << 20, .nonce = 99}, &error),
+	    0);
 	small->size = 1 << 20;
 	begin(small);
 	assert_int_equal(command(&world.hosts[0], REPLICA_MAKE_PRIMARY, true), 0);
