@@ -328,7 +328,7 @@ while {OUTAGE_WRITES} blocks are written, {OUTAGE_RATE} a second. The sync under
 {BUSY_S} s. After the outage and at the end the two disks are compared, and the blocks counted that fio changed meanwhile. CPU is that of the emulators.""".replace(
     "\n", " ")
 WHY = f"""To know: DRBD's map has a bit for 4 KiB, blkmove's one for
-{REGION >> 10} KiB: of blocks that are written far from each other it copies more after an outage. While all is copied, DRBD sends each write to the other node, and
+{REGION >> 10} KiB, unless told otherwise (`region-size = 4k`): of blocks that are written far from each other it copies more after an outage. While all is copied, DRBD sends each write to the other node, and
 waits; blkmove does so only once nearly all is there, before that it notes the write, and copies the region later. Tuned DRBD is `{TUNED[0]} {TUNED[1]}`: a resync as
 fast as it can, whatever that does to writes.""".replace("\n", " ")
 

@@ -114,5 +114,6 @@ TUNED = ("max-buffers 8000; max-epoch-size 8000; sndbuf-size 2M; rcvbuf-size 2M;
 WAYS = [
     Drbd("DRBD, as it comes"),
     Drbd("DRBD, tuned", *TUNED),
+    Blkmove("blkmove, regions of 4 KiB", "region-size = 4k"),
     Blkmove("blkmove"),
 ]
