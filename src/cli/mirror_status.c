@@ -83,6 +83,7 @@ json_t *mirror_status_json(struct mirror_run *run)
 		return NULL;
 	json_object_set_new(
 	    json, "pause_ms", run->have_pause ? json_real((double)status.pause_ns / 1e6) : json_null());
+	json_object_set_new(json, "logged", json_integer((json_int_t)status.logged));
 	json_object_set_new(json, "let_go", json_boolean(status.let_go));
 	json_object_set_new(json, "device", device ? json_string(device) : json_null());
 	add_trouble(json, run, &status);

@@ -88,6 +88,7 @@ static void add_resync(
 	set(json, "ack", json_string(replicate_ack_name(resource->config->ack)));
 	set_number(json, "total", status->size);
 	set_number(json, "dirty", mirror->dirty);
+	set_number(json, "logged", mirror->logged);
 	set(json, "out_of_sync",
 	    is_together(status) ? json_integer((json_int_t)status->differing) : json_null());
 	set_number(json, "queued", status->queued);

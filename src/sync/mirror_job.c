@@ -404,6 +404,8 @@ void mirror_job_status(struct mirror_job *job, struct mirror_job_status *ret)
 	ret->nonce = bitmap_file_super(job->map)->nonce;
 	ret->generation = bitmap_file_super(job->map)->generation;
 	ret->dirty = mirror_job_dirty(job);
+	ret->logged = min_u64(
+	    bitmap_file_logged(job->map)->count * bitmap_file_super(job->map)->region_size, ret->size);
 	ret->unequal = min_u64(ret->dirty + dirty_extents_taken(job->extents), ret->size);
 	ret->marked = mirror_verify_keeps(job);
 	/* One fact, not two: the follower is lost, and run() has not come to it yet. */

@@ -98,11 +98,13 @@ struct mirror_job_status {
 	enum mirror_mode mode;
 	bool attached; /* the following leg is there */
 	bool paused;
-	bool let_go;           /* the target, by an order, and closed */
-	bool revert_ready;     /* switched, and nothing differs */
-	bool ordered;          /* an order waits, or is being carried out */
-	bool marked;           /* what verifications found is not copied before mirror_job_copy_marked() */
-	uint64_t size, dirty;  /* bytes */
+	bool let_go;          /* the target, by an order, and closed */
+	bool revert_ready;    /* switched, and nothing differs */
+	bool ordered;         /* an order waits, or is being carried out */
+	bool marked;          /* what verifications found is not copied before mirror_job_copy_marked() */
+	uint64_t size, dirty; /* bytes */
+	uint64_t
+	    logged; /* bytes: dirty, or the map says that they may differ: after a crash all that is copied */
 	uint64_t unequal;      /* bytes: dirty, or about to be copied; none of them when it is ready */
 	uint64_t copied, same; /* bytes, by this run: copied, found equal */
 	bool comparing;        /* what is dirty is compared before it is copied: not all of it need differ */

@@ -13,7 +13,6 @@ from program import wait_until
 from replica_hosts import Pair
 
 SIZE = (48 << 20) + 4608
-REGION = 64 << 10
 KILLS = int(os.environ.get("BLKMOVE_KILLS", 40)) // 5
 
 WHY_NOT = net.why_not()
@@ -67,17 +66,20 @@ class Writer(threading.Thread):
         self.join(60)
         assert not self.is_alive() and self.failure is None, self.failure
 
-    def regions(self, begun, ended):
-        """Written to, at least in part, between two moments."""
-        return len({offset // REGION for when, until, offset in self.writes if until > begun and when < ended})
+    def regions(self, begun, ended, region):
+        """Bytes of those that were written to, at least in part, between two moments."""
+        return region * len({offset // region for when, until, offset in self.writes if until > begun and when < ended})
 
 
-def test_h24_an_outage_holds_nobody_up_and_only_what_was_written_is_sent_again(make_pair, cable, random):
-    pair = make_pair()
+@pytest.mark.parametrize("region", [64, 4])
+def test_h24_an_outage_holds_nobody_up_and_only_what_was_written_is_sent_again(make_pair, cable, random, region):
+    pair = make_pair(region_size=f"{region}k")
+    # What the first resync sent leaves the map when both sides have flushed it.
+    pair.alpha.wait(logged=0)
     cable.tell("delay 1000")
     writer = Writer(pair.alpha.uri(), random, pair.size)
     writer.start()
-    time.sleep(4)
+    time.sleep(1)
     before = pair.alpha.status()["copied"]
     cut = time.monotonic()
     cable.tell("cut both")
@@ -90,7 +92,7 @@ def test_h24_an_outage_holds_nobody_up_and_only_what_was_written_is_sent_again(m
     time.sleep(0.5)
     writer.stop()
     copied = pair.alpha.status()["copied"] - before
-    due = writer.regions(cut, equal) * REGION
+    due = writer.regions(cut, equal, region << 10)
     longest = max(until - when for when, until, _ in writer.writes)
     print(f"{copied} bytes resynced, {due} written to meanwhile: {copied / due:.2f}; the longest write took {longest:.2f} s")
     assert copied <= due * 1.2

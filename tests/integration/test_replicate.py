@@ -80,8 +80,7 @@ def test_h25_a_secondary_that_was_killed_gets_what_was_written_meanwhile_and_no_
     pair = make_pair(16 << 20, ack=ack)
     pair.begin()
     # What the first resync sent leaves the map when both sides have flushed it.
-    pair.alpha.wait(dirty=0)
-    time.sleep(4)
+    pair.alpha.wait(logged=0)
     pair.beta.kill()
     pair.alpha.wait(flow="apart")
     written = set()
