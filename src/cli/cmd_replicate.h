@@ -38,7 +38,7 @@ const char *replicate_state_dir(const struct replicate_command *command, char *b
  */
 json_t *replicate_ask(const char *name, json_t *take_request, struct error *error);
 json_t *replicate_ask_status(const char *name, struct error *error);
-/* 0 when none runs, else -EALREADY with words. */
+/* 0 when none runs, or it had failed: then its process has let it go. Else -EALREADY with words. */
 int replicate_check_down(const char *name, struct error *error);
 /* For control_each(): adds the name of a resource to an array, once. */
 void replicate_add_name(void *names, const json_t *status);

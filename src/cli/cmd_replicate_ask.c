@@ -8,8 +8,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-#define PREFIX "replica-"
+#define PREFIX      "replica-"
+#define CLEAR_NS    20000000
+#define CLEAR_TRIES 250u
 
 const char *replicate_state_dir(const struct replicate_command *command, char *buf, size_t length)
 {
@@ -88,15 +91,37 @@ json_t *replicate_ask_status(const char *name, struct error *error)
 	return replicate_ask(name, json_pack("{s:s}", "command", "status"), error);
 }
 
+/* What failed has nothing any more but the name, which keeps others from starting. */
+static int clear_away(const char *name, struct error *error)
+{
+	const struct timespec pause = {.tv_nsec = CLEAR_NS};
+	json_t *status;
+
+	for (unsigned i = 0; i < CLEAR_TRIES; i++) {
+		json_decref(replicate_ask(name, json_pack("{s:s}", "command", "down"), error));
+		nanosleep(&pause, NULL);
+		status = replicate_ask_status(name, error);
+		json_decref(status);
+		if (!status && error->code == -ENOENT)
+			return 0;
+	}
+	return error_set(error, -EALREADY,
+	    "%s has failed, and its process does not let it go; `blkmove replicate status %s` has words",
+	    name, name);
+}
+
 int replicate_check_down(const char *name, struct error *error)
 {
 	json_t *status = replicate_ask_status(name, error);
 	int res = status ? -EALREADY : error->code;
+	bool failed = status && !strcmp(control_string(status, "state"), "failed");
 
 	if (status)
 		error_set(error, res, "%s is up, as process %d; `blkmove replicate down %s` ends it", name,
 		    (int)control_number(status, "pid"), name);
 	json_decref(status);
+	if (failed)
+		res = clear_away(name, error);
 	return res == -ENOENT ? 0 : res;
 }
 

@@ -297,8 +297,8 @@ static int bind_all(struct replicate_port *port, const struct replica_config_hos
 			return error_set(error, res, "cannot listen at %s, this host's address: %s; %s",
 			    host->address, strerror(-res),
 			    res == -EADDRINUSE
-			        ? "`ss -ltnp` says who does, and another port may stand in the file of both "
-			          "hosts"
+			        ? "`ss -ltnp` says who does. Resources that share a port are to be up in one "
+			          "process; else another port may stand in the file of both hosts"
 			        : "is it this machine's? The file's [host] of the same name has it");
 		listener->port = port;
 		port->listeners_count++;

@@ -347,9 +347,10 @@ static void print_verify(FILE *to, const json_t *status)
 		return;
 	fprintf(to, "  verification %s, %d%%, ", control_string(verify, "state"),
 	    control_percent(control_number(verify, "position"), control_number(status, "total")));
+	/* What was found and sent again is no more. */
 	if (control_number(verify, "differing"))
-		fprintf(
-		    to, "%s differ\n", format_size(control_number(verify, "differing"), size, sizeof(size)));
+		fprintf(to, "%s %s\n", format_size(control_number(verify, "differing"), size, sizeof(size)),
+		    differs(status) || says(verify, "state", "running") ? "differ" : "differed");
 	else
 		fprintf(to, "nothing %sdiffers\n", differs(status) ? "else " : "");
 }
@@ -424,22 +425,32 @@ static void print_down(FILE *to, const json_t *status)
 
 	if (says(map, "state", "missing"))
 		fprintf(to, "%s: has no map yet\n  next: `blkmove replicate create %s`\n", name, name);
-	else if (has_text(map, "error"))
-		fprintf(to, "%s: down, and its map is %s: %s\n", name, control_string(map, "state"),
-		    control_string(map, "error"));
-	else
+	else if (!has_text(map, "error"))
 		fprintf(to,
 		    "%s: down; by its map this node's data are %s\n  next: `blkmove replicate up %s`\n", name,
 		    is(map, "outdated") ? "outdated" : control_string(map, "state"), name);
+	else
+		fprintf(to, "%s: down, and its map is %s: %s\n", name, control_string(map, "state"),
+		    control_string(map, "error"));
+	if (says(map, "state", "damaged"))
+		fprintf(to,
+		    "  next: `blkmove replicate create --overwrite=%s %s` makes a new one; this node gets "
+		    "all that "
+		    "differs from %s then, and what only this one has is lost\n",
+		    name, name, control_string(status, "peer"));
 }
 
 static bool print_absent(FILE *to, const json_t *status)
 {
+	const char *name = control_string(status, "name");
+
 	if (says(status, "state", "down"))
 		print_down(to, status);
 	else if (says(status, "state", "failed") || says(status, "state", "broken"))
-		fprintf(to, "%s: %s: %s\n", control_string(status, "name"), control_string(status, "state"),
+		fprintf(to, "%s: %s: %s\n", name, control_string(status, "state"),
 		    control_string(status, "error"));
+	else if (says(status, "state", "starting"))
+		fprintf(to, "%s: starting\n", name);
 	else
 		return false;
 	return true;
@@ -470,8 +481,12 @@ void replicate_words_print_line(FILE *to, const json_t *status)
 
 void replicate_words_print(FILE *to, const json_t *status)
 {
-	if (print_absent(to, status))
+	if (print_absent(to, status)) {
+		if (says(status, "state", "failed") || says(status, "state", "broken"))
+			fprintf(to, "  next: mend that, then `blkmove replicate up %s`\n",
+			    control_string(status, "name"));
 		return;
+	}
 	fprintf(to, "%s: ", control_string(status, "name"));
 	print_headline(to, status);
 	fputc('\n', to);

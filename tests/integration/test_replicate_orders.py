@@ -95,6 +95,29 @@ def test_up_without_a_map(fresh):
     assert "next: `blkmove replicate create vm1`" in said(fresh.alpha)
 
 
+def test_one_that_failed_is_up_again_without_the_others(program, folder, random):
+    """Its process lives on with another resource, and has its name."""
+    pair = Pair(program, folder, random, SIZE, names=("vm1", "vm2"))
+    try:
+        pair.port += 1000  # two processes cannot share one
+        pair.write_file("vm2")
+        order(pair.alpha, "create")
+        assert "`blkmove replicate create vm2` makes one" in pair.alpha("up", "vm1", "vm2", code=TROUBLE).err
+        assert "next: mend that, then `blkmove replicate up vm2`" in pair.alpha("status", "vm2").out.decode()
+        pair.alpha("create", "vm2")
+        assert pair.alpha("up", "--all").out == b"vm1: it is up already\nvm2: up\n"
+        assert pair.alpha.state("vm1") == pair.alpha.state("vm2") == "up"
+        pair.alpha("down", "vm2")
+        volume = pair.alpha.volume("vm2")
+        volume.rename(volume.with_suffix(".gone"))
+        pair.alpha("down", "vm1")
+        pair.alpha("up", "--all", code=TROUBLE)
+        volume.with_suffix(".gone").rename(volume)
+        assert pair.alpha("up", "vm2").out == b"vm2: up\n"
+    finally:
+        pair.close()
+
+
 # Both in sync
 
 def test_in_sync_nothing_is_to_do(pair):

@@ -192,12 +192,17 @@ static void test_verification(void **state)
 	check("{\"verify\": {\"state\": \"done\", \"position\": 1, \"differing\": 4096}}",
 	    "vm1: in sync with host2\n", "next");
 	check("{\"verify\": {\"state\": \"done\", \"position\": 1073741824, \"differing\": 4096}}",
-	    "verification done, 100%, 4.0 KiB differ\n", "nothing differs");
+	    "verification done, 100%, 4.0 KiB differed\n", "nothing differs");
+	check("{\"flow\": \"differing\", \"verify\": {\"state\": \"done\", \"position\": 1073741824, "
+	      "\"differing\": 4096}}",
+	    "verification done, 100%, 4.0 KiB differ\n", NULL);
 }
 
 static void test_not_up(void **state)
 {
-	check("{\"state\": \"failed\", \"error\": \"no disk\"}", "vm1: failed: no disk\n", "this node");
+	check("{\"state\": \"failed\", \"error\": \"no disk\"}",
+	    "vm1: failed: no disk\n  next: mend that, then `blkmove replicate up vm1`\n", "this node");
+	check("{\"state\": \"starting\"}", "vm1: starting\n", "this node");
 	check("{\"state\": \"down\", \"map\": {\"state\": \"good\"}}",
 	    "vm1: down; by its map this node's data are good\n  next: `blkmove replicate up vm1`\n", NULL);
 	check("{\"state\": \"down\", \"map\": {\"state\": \"good\", \"outdated\": true}}",
@@ -205,7 +210,9 @@ static void test_not_up(void **state)
 	check("{\"state\": \"down\", \"map\": {\"state\": \"missing\", \"error\": \"x\"}}",
 	    "`blkmove replicate create vm1`", "up vm1");
 	check("{\"state\": \"down\", \"map\": {\"state\": \"damaged\", \"error\": \"crc\"}}",
-	    "its map is damaged: crc\n", NULL);
+	    "its map is damaged: crc\n  next: `blkmove replicate create --overwrite=vm1 vm1`", "by its map");
+	check("{\"state\": \"down\", \"map\": {\"state\": \"unreadable\", \"error\": \"eio\"}}",
+	    "its map is unreadable: eio\n", "next");
 }
 
 static void check_risk(const char *members, const char *wanted, const char *unwanted)
