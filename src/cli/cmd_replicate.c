@@ -101,10 +101,11 @@ static const struct {
             "create: the first bytes of a larger device; the same on both machines. resize: so large "
             "(default: as the smaller device)",
             0}},
-    {PRIMARY | SECONDARY, {"force", KEY_FORCE, NULL, 0,
-                              "primary: though these data may be old or half of a resync; secondary: though "
-                              "clients are attached",
-                              0}},
+    {PRIMARY | SECONDARY | DOWN,
+        {"force", KEY_FORCE, NULL, 0,
+            "primary: though these data may be old or half of a resync; secondary, down: though clients are "
+            "attached",
+            0}},
     {STATUS,
         {"watch", KEY_WATCH, "SECONDS", OPTION_ARG_OPTIONAL,
             "status: again and again (default: every second); with --json, when something has changed", 0}},

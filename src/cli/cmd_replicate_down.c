@@ -28,7 +28,8 @@ static int look(const char *name, struct error *error)
 static int end_one(struct replicate_command *command, const char *name)
 {
 	const struct timespec pause = {.tv_nsec = POLL_NS};
-	json_t *reply = replicate_ask(name, json_pack("{s:s}", "command", "down"), &command->error);
+	json_t *reply = replicate_ask(
+	    name, json_pack("{s:s, s:b}", "command", "down", "force", command->force), &command->error);
 	int res;
 
 	if (!reply)

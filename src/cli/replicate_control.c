@@ -83,6 +83,17 @@ static json_t *fenced(void *data, const struct control_command *command, const j
 	return control_ok();
 }
 
+/* Where data come in there is nothing to hold or to limit. */
+static bool receives(const struct replicate_resource *resource)
+{
+	struct replica_node_status status;
+
+	replica_node_status(resource->node, &status);
+	return status.flow == REPLICA_RECEIVING ||
+	       (status.flow == REPLICA_DIFFERING && status.role == REPLICA_SECONDARY &&
+	           status.peer_role == REPLICA_PRIMARY);
+}
+
 static json_t *resync(void *data, const struct control_command *command, const json_t *request)
 {
 	struct replicate_resource *resource = data;
@@ -95,13 +106,11 @@ static json_t *resync(void *data, const struct control_command *command, const j
 		res = control_get_limits(request, &limits, &any, &error);
 	if (res < 0)
 		return control_refuse("%s", error.text);
-	if (!any && !paused) {
-		/* What is marked now, whatever held it. */
-		if (replica_node_copy_marked(resource->node) < 0)
-			return control_refuse("it is sent from the other node: give resync on %s",
-			    replica_config_other(resource->config)->name);
-		paused = true;
-	}
+	/* What is marked now, whatever held it. */
+	if (receives(resource) || (!any && !paused && replica_node_copy_marked(resource->node) < 0))
+		return control_refuse("it is sent from the other node: give resync on %s",
+		    replica_config_other(resource->config)->name);
+	paused |= !any;
 	resource->governor = limits;
 	if (any)
 		replica_node_govern(resource->node, &limits);
@@ -133,7 +142,13 @@ static json_t *verify(void *data, const struct control_command *command, const j
 
 static json_t *down(void *data, const struct control_command *command, const json_t *request)
 {
-	replicate_resource_down(data, false);
+	bool force = false;
+	struct error error;
+
+	if (control_get_flag(request, "force", &force, NULL, &error) < 0 ||
+	    replicate_order_spare_clients(data, force, &error) < 0)
+		return control_refuse("%s", error.text);
+	replicate_resource_down(data, force);
 	return control_ok();
 }
 

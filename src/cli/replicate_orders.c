@@ -3,6 +3,7 @@
 #include "cli/replicate_process.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -61,18 +62,41 @@ static int command_node(
 }
 
 /* Nobody loses what he uses without having been asked. */
-static int leave_clients(struct replicate_resource *resource, bool force, struct error *error)
+int replicate_order_spare_clients(const struct replicate_resource *resource, bool force, struct error *error)
 {
 	unsigned clients = replicate_serve_clients(resource);
-	int res;
 
-	if (clients > 0 && !force)
-		return error_set(error, -EBUSY,
-		    "%u client%s attached to %s; end %s first, or cut %s off with --force", clients,
-		    clients == 1 ? " is" : "s are", resource->name, clients == 1 ? "it" : "them",
-		    clients == 1 ? "it" : "them");
-	res = replicate_device_remove(resource, error);
+	if (clients == 0 || force)
+		return 0;
+	return error_set(error, -EBUSY,
+	    "%u client%s attached to %s; end %s first, or cut %s off with --force", clients,
+	    clients == 1 ? " is" : "s are", resource->name, clients == 1 ? "it" : "them",
+	    clients == 1 ? "it" : "them");
+}
+
+static int leave_clients(struct replicate_resource *resource, bool force, struct error *error)
+{
+	int res = replicate_order_spare_clients(resource, force, error);
+
+	if (res == 0)
+		res = replicate_device_remove(resource, error);
 	return force ? 0 : res;
+}
+
+/* The other node grows first, and must not for what this one's device cannot follow: they would part and not meet again. */
+static int judge_size(struct replicate_resource *resource, uint64_t *size, struct error *error)
+{
+	uint64_t room;
+	int res = replica_node_room(resource->node, &room, error);
+
+	if (res == 0 && *size > room)
+		res = error_set(error, -ENOSPC,
+		    "%s has %" PRIu64 " bytes, and %" PRIu64
+		    " are wanted; enlarge it first, or give a smaller --size",
+		    replica_config_self(resource->config)->device, room, *size);
+	else if (res == 0 && *size == 0)
+		*size = room;
+	return res;
 }
 
 static int carry_out(struct replicate_resource *resource, struct error *error)
@@ -81,8 +105,8 @@ static int carry_out(struct replicate_resource *resource, struct error *error)
 	bool leaves = command->kind == REPLICA_MAKE_SECONDARY && resource->serving;
 	int res = leaves ? leave_clients(resource, command->force, error) : 0;
 
-	if (command->kind == REPLICA_RESIZE && command->size == 0)
-		res = replica_node_room(resource->node, &command->size, error);
+	if (command->kind == REPLICA_RESIZE)
+		res = judge_size(resource, &command->size, error);
 	if (res == 0)
 		res = command_node(resource, command, error);
 	if (res == 0 && command->kind == REPLICA_RESIZE)

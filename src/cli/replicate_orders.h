@@ -39,6 +39,8 @@ struct replicate_orders {
 int replicate_order_begin(struct replicate_resource *resource, const char *name,
     const struct replica_event *command, struct error *error);
 bool replicate_order_runs(const struct replicate_resource *resource);
+/* -EBUSY with words when clients are attached, but for `force`. */
+int replicate_order_spare_clients(const struct replicate_resource *resource, bool force, struct error *error);
 /* For replica_node_options. */
 void replicate_order_answer(void *resource, int res, const char *text);
 /* NULL: that is none of the last ones. */

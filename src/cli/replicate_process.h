@@ -71,6 +71,7 @@ struct replicate_hook {
 struct replicate_verify {
 	bool known; /* there was one */
 	bool running;
+	bool unwanted;                        /* somebody has stopped it */
 	int res;                              /* of its end */
 	uint64_t position, differing, unread; /* at its end; bytes */
 	uint64_t told;                        /* ranges */

@@ -80,7 +80,8 @@ static void ended(void *data, int res, uint64_t position)
 	verify->res = res;
 	verify->position = position;
 	verify->unread = status.verify_unread;
-	keep(resource, res == 0 ? 0 : position);
+	/* Who stopped it does not want it to go on by itself: the clock begins anew. */
+	keep(resource, res == 0 || verify->unwanted ? 0 : position);
 	replicate_say(resource, "verify %s, %s differ", res == 0 ? "has come to its end" : "was stopped",
 	    format_size(verify->differing, text, sizeof(text)));
 	say_marked(resource);
@@ -131,6 +132,7 @@ int replicate_verify_begin(
 	if (res < 0)
 		return refuse(resource, &status, res, from, error);
 	verify->running = verify->known = true;
+	verify->unwanted = false;
 	verify->told = verify->differing = 0;
 	resource->changed = true;
 	return 0;
@@ -138,6 +140,7 @@ int replicate_verify_begin(
 
 void replicate_verify_stop(struct replicate_resource *resource)
 {
+	resource->verify.unwanted = resource->verify.running;
 	if (resource->verify.running)
 		replica_node_verify_stop(resource->node);
 }

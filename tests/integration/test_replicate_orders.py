@@ -263,6 +263,18 @@ def test_verify_is_stopped_and_goes_on(pair):
     order(pair.alpha, "verify", "--stop")
 
 
+def test_verify_that_was_stopped_waits_for_the_clock(fresh):
+    fresh.write_file(verify_every="1h")
+    fresh.begin()
+    order(fresh.alpha, "verify", "--rate=1M")
+    wait_until(lambda: fresh.alpha.status()["verify"]["position"] > 0, "progress")
+    order(fresh.alpha, "verify", "--stop")
+    stopped = fresh.alpha.wait()["verify"]
+    time.sleep(1)  # ten times as long as the clock takes to look
+    now = fresh.alpha.status()["verify"]
+    assert (now["state"], now["position"]) == ("stopped", stopped["position"]), now
+
+
 def test_up_create_and_down_of_what_is_up(pair):
     assert "`blkmove replicate down vm1` ends it" in order(pair.alpha, "create", "--overwrite=vm1", code=LOCKED).err
     assert order(pair.alpha, "up").out == b"vm1: it is up already\n"
@@ -272,6 +284,17 @@ def test_up_create_and_down_of_what_is_up(pair):
     assert "vm1 is not up on this machine" in order(pair.alpha, "down", code=TROUBLE).err
     pair.beta("down", "--all")
     assert pair.beta.state() == "down"
+
+
+def test_down_cuts_no_client_off_unasked(pair):
+    client = pair.alpha.open()
+    assert "1 client is attached to vm1; end it first, or cut it off with --force" in order(pair.alpha, "down", code=REFUSED).err
+    client.pwrite(b"3" * 512, 512)
+    assert pair.alpha.status()["role"] == "primary"
+    assert order(pair.alpha, "down", "--force").out == b"vm1: down\n"
+    with pytest.raises(nbd.Error):
+        client.pread(512, 512)
+    assert pair.content(pair.beta)[512:1024] == b"3" * 512
 
 
 # Apart
@@ -327,6 +350,8 @@ def test_a_resync_is_held_and_limited(fresh):
     assert re.search(r"\[\.{24}\] \d+%  8.0 MiB left, .*, held$", said(fresh.alpha), re.M), said(fresh.alpha)
     assert "`blkmove replicate resync vm1 --continue`" in next_of(fresh.alpha)
     assert "this node    secondary  inconsistent" in said(fresh.beta) and "on alpha says how much is left" in said(fresh.beta)
+    for words in (["--pause"], ["--rate=1M"], []):
+        assert "give resync on alpha" in order(fresh.beta, "resync", *words, code=REFUSED).err, words
     begun = time.monotonic()
     order(fresh.alpha, "resync", "--continue")
     fresh.beta.wait(flow="equal", good=True)
@@ -351,6 +376,16 @@ def test_a_larger_size_is_taken_over(pair):
     before.pwrite(b"8" * 4096, SIZE + MIB - 4096)
     assert before.pread(4096, SIZE + MIB - 4096) == b"8" * 4096
     before.shutdown()
+
+
+def test_a_size_that_this_nodes_device_lacks(pair):
+    """The other one must not be larger by then: they would part and not meet again."""
+    os.truncate(pair.alpha.volume(), SIZE + 4096)
+    os.truncate(pair.beta.volume(), SIZE + MIB)
+    why = order(pair.alpha, "resize", f"--size={SIZE + MIB}", code=REFUSED).err
+    assert f"{pair.alpha.volume()} has {SIZE + 4096} bytes, and {SIZE + MIB} are wanted" in why, why
+    for node in pair.nodes:
+        assert (node.status()["flow"], node.status()["total"]) == ("equal", SIZE)
 
 
 # Following
