@@ -56,6 +56,8 @@ extern const char *const cli_cache_names[];
 
 /* Of a window or a timeout: "500ms", "2s"; a bare number is milliseconds. At most 10 days. 0 or -EINVAL with words. */
 int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error);
+/* Of --watch[=SECONDS]; NULL: 1. 0 or -EINVAL with words. */
+int cli_parse_watch(const char *text, double *ret_s, struct error *error);
 
 /* The unit, "" or "%", may be left out. 0 or -EINVAL with words. */
 int cli_parse_number(const char *option, const char *text, const char *unit, unsigned least, unsigned most,

@@ -81,9 +81,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		words->json = true;
 		break;
 	case KEY_WATCH:
-		words->watch_s = arg ? atof(arg) : 1;
-		if (!(words->watch_s >= 0.1))
-			argp_failure(state, JOB_TROUBLE, 0, "--watch=%s: write seconds, 0.1 or more", arg);
+		if (cli_parse_watch(arg, &words->watch_s, &words->error) < 0)
+			argp_failure(state, JOB_TROUBLE, 0, "%s", words->error.text);
 		break;
 	case KEY_NO_WAIT:
 		words->no_wait = true;

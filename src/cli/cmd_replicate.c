@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LEASE_LEAST_NS UINT64_C(1000000)
+#define LEASE_MOST_NS  UINT64_C(600000000000)
+
 enum option_key {
 	KEY_JSON = 'j',
 	KEY_QUIET = 'q',
@@ -172,17 +175,17 @@ static void take_size(struct replicate_command *command, const char *arg, struct
 static void take_watch(struct replicate_command *command, const char *arg, struct argp_state *state)
 {
 	command->watch = true;
-	command->watch_s = arg ? atof(arg) : 1;
-	if (!(command->watch_s >= 0.1))
-		argp_failure(state, JOB_TROUBLE, 0, "--watch=%s: write seconds, 0.1 or more", arg);
+	if (cli_parse_watch(arg, &command->watch_s, &command->error) < 0)
+		refuse(state, &command->error);
 }
 
 static void take_lease(struct replicate_command *command, const char *arg, struct argp_state *state)
 {
 	if (cli_parse_duration("lease", arg, &command->lease_ns, &command->error) < 0)
 		refuse(state, &command->error);
-	if (command->lease_ns == 0)
-		argp_failure(state, JOB_TROUBLE, 0, "--lease=%s: no lease is --at-once", arg);
+	if (command->lease_ns < LEASE_LEAST_NS || command->lease_ns > LEASE_MOST_NS)
+		argp_failure(state, JOB_TROUBLE, 0,
+		    "--lease=%s: write a time from 1ms to 600s; no lease is --at-once", arg);
 }
 
 static bool takes(size_t verb, int key)
@@ -274,6 +277,8 @@ static void check(const struct parsing *parsing, struct argp_state *state)
 		argp_failure(state, JOB_TROUBLE, 0, "--pause and --continue are opposites");
 	if (command->stop && (command->proceed || command->resync || command->wait || command->rate))
 		argp_failure(state, JOB_TROUBLE, 0, "--stop takes no other option");
+	if (bit == VERIFY && command->json && !command->wait)
+		argp_failure(state, JOB_TROUBLE, 0, "--json is for what --wait prints; add that");
 	if (command->lease_ns && command->at_once)
 		argp_failure(state, JOB_TROUBLE, 0, "--lease and --at-once are opposites");
 }

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ json_t *replicate_map_json(const char *path)
 	struct bitmap_super super;
 	struct replica_ids ids;
 	struct error error;
+	char generation[17];
 	int res = fd < 0 ? -errno : bitmap_file_peek(fd, &super, &error);
 
 	if (fd < 0)
@@ -26,13 +28,14 @@ json_t *replicate_map_json(const char *path)
 		res = replica_note_decode(super.note, super.note_length, &ids, &error);
 	if (res < 0)
 		return json_pack("{s:s, s:s}", "state", "damaged", "error", error.text);
-	return json_pack("{s:s, s:I, s:I, s:i, s:b, s:b, s:b, s:b, s:b, s:b}", "state",
+	snprintf(generation, sizeof(generation), "%016" PRIx64, ids.current);
+	return json_pack("{s:s, s:s, s:I, s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "state",
 	    !ids.current       ? "new"
 	    : ids.inconsistent ? "inconsistent"
 	                       : "good",
-	    "generation", (json_int_t)ids.current, "size", (json_int_t)super.size, "region_size",
-	    (int)super.region_size, "writing", ids.sender, "outdated", ids.outdated, "follows", ids.follows,
-	    "full", ids.full, "foreign", ids.foreign, "given_up", super.given_up);
+	    "generation", generation, "size", (json_int_t)super.size, "region_size", (int)super.region_size,
+	    "writing", ids.sender, "outdated", ids.outdated, "follows", ids.follows, "full", ids.full,
+	    "grown", ids.grown, "foreign", ids.foreign, "given_up", super.given_up);
 }
 
 static void print_value(const char *key, const json_t *value)
@@ -41,11 +44,14 @@ static void print_value(const char *key, const json_t *value)
 		printf("%s = %s\n", key, json_string_value(value));
 	else if (json_is_integer(value))
 		printf("%s = %" JSON_INTEGER_FORMAT "\n", key, json_integer_value(value));
+	else if (json_is_real(value))
+		printf("%s = %.12g\n", key, json_real_value(value));
 	else if (json_is_boolean(value))
 		printf("%s = %s\n", key, json_is_true(value) ? "yes" : "no");
+	else if (json_is_null(value))
+		printf("%s = none\n", key);
 }
 
-/* What is empty does not apply. */
 static void print_members(const json_t *object)
 {
 	const char *key;

@@ -126,7 +126,7 @@ int replicate_verify(struct replicate_command *command)
 	int res = begin(command);
 
 	if (res < 0)
-		return cli_fail(JOB_TROUBLE, &command->error);
+		return cli_fail(res == -EPERM ? JOB_REFUSED : JOB_TROUBLE, &command->error);
 	if (command->wait)
 		return wait_for_end(command);
 	if (!command->quiet)

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define WATCH_MAX_S     3600u
 #define DURATION_MAX_MS (10 * 86400 * 1e3)
 
 int cli_fail(enum job_result code, const struct error *error)
@@ -136,5 +137,16 @@ int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, s
 	    (*end && strcmp(end, "ms") && strcmp(end, "s")))
 		return error_set(error, -EINVAL, "--%s=%s: write a time such as 500ms or 2s", option, text);
 	*ret_ns = (uint64_t)(value_ms * 1e6);
+	return 0;
+}
+
+int cli_parse_watch(const char *text, double *ret_s, struct error *error)
+{
+	char *end = NULL;
+
+	*ret_s = text ? strtod(text, &end) : 1;
+	if (text && (end == text || *end || !(*ret_s >= 0.1 && *ret_s <= WATCH_MAX_S)))
+		return error_set(
+		    error, -EINVAL, "--watch=%s: write seconds, from 0.1 to %u", text, WATCH_MAX_S);
 	return 0;
 }

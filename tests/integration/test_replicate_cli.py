@@ -67,7 +67,12 @@ def vm1(folder, program):
     (["hand-over", "--lease=1s", "--at-once", "vm1"], "are opposites"),
     (["hand-over", "--lease=soon", "vm1"], "write a time such as"),
     (["hand-over", "--lease=0s", "vm1"], "no lease is --at-once"),
-    (["status", "--watch=0", "vm1"], "write seconds, 0.1 or more"),
+    (["hand-over", "--lease=0.5ms", "vm1"], "from 1ms to 600s"),
+    (["hand-over", "--lease=700s", "vm1"], "from 1ms to 600s"),
+    (["verify", "--json", "vm1"], "--wait"),
+    (["status", "--watch=0", "vm1"], "write seconds, from 0.1 to 3600"),
+    (["status", "--watch=5m", "vm1"], "write seconds, from 0.1 to 3600"),
+    (["status", "--watch=1e9", "vm1"], "write seconds, from 0.1 to 3600"),
 ])
 def test_a_wrong_command_line(vm1, program, words, needle):
     assert needle in program("replicate", *words, code=TROUBLE).err
@@ -107,7 +112,7 @@ def test_create_makes_a_map_and_says_what_is_next(vm1):
     assert f"else those of there replace all that is on {vm1.volume} now" in said
     assert "those of there" in said and "`blkmove replicate up vm1`" in said and "`blkmove replicate primary --force vm1`" in said
     shown = vm1.show()
-    assert shown["map"]["state"] == "new" and shown["map"]["generation"] == 0 and shown["map"]["size"] == MIB, shown
+    assert shown["map"]["state"] == "new" and shown["map"]["generation"] == "0" * 16 and shown["map"]["size"] == MIB, shown
     assert vm1.volume.read_bytes() == before
 
 
@@ -184,6 +189,12 @@ def test_show_is_the_file_and_what_was_not_said(vm1):
     assert shown["map"]["state"] == "missing", shown
     words = vm1("show", "--host=here", "vm1").out.decode()
     assert "ack = durable" in words and "[map]" in words and "state = missing" in words
+    # All that there is, also what is no whole number, and what is not.
+    vm1.write(**{"latency-target": "2.5ms"})
+    words = vm1("show", "--host=here", "vm1").out.decode()
+    assert "latency_target_ms = 2.5\n" in words and "fence_hook = none\n" in words, words
+    words = words.split("\n[")[0]
+    assert {key for key in shown if key not in ("hosts", "map")} == set(re.findall("^(\\w+) = ", words, re.M)), words
 
 
 def test_show_of_a_damaged_map(vm1):

@@ -260,6 +260,8 @@ def test_verify_is_stopped_and_goes_on(pair):
     assert stopped["state"] == "stopped" and 0 < stopped["position"] < SIZE
     order(pair.alpha, "verify", "--continue", "--rate=1M")
     assert pair.alpha.status()["verify"]["position"] >= stopped["position"]
+    assert "being verified already" in order(pair.alpha, "verify", code=REFUSED).err
+    assert "give it on alpha" in order(pair.beta, "verify", "--wait", code=REFUSED).err
     order(pair.alpha, "verify", "--stop")
 
 
