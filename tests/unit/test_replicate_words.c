@@ -174,6 +174,15 @@ static void test_refusals(void **state)
 	    "resolve");
 	check(REFUSED("same", "no-good"), "no node has whole data", NULL);
 	check(REFUSED("self-ahead", "source"), "mend that, then `blkmove replicate connect vm1`", "discard");
+	/* Said by the other node alone. */
+	check("{\"flow\": \"apart\", \"linked\": false, \"trouble\": \"the link to the other node is lost: "
+	      "the other "
+	      "node gave up: the two nodes never had the same data\"}",
+	    "next: `blkmove replicate status vm1` on host2 says what is to be done\n", NULL);
+	check("{\"flow\": \"apart\", \"linked\": false, \"trouble\": \"the link to the other node is lost: "
+	      "the other "
+	      "node gave up: disconnected\"}",
+	    "the other node gave up: disconnected\n", "next");
 }
 
 static void test_verification(void **state)
