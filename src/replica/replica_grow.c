@@ -27,7 +27,7 @@ static void begin(struct replica_state *state, enum replica_growth why, uint64_t
 	state->next = state->ids;
 	if (!PLANTED(PLANTED_NO_GROWN))
 		replica_ids_grow(&state->next);
-	if (state->next.grown != state->ids.grown)
+	if (state->next.grown != state->ids.grown || state->unsure)
 		replica_record(state, REPLICA_THEN_GROW);
 	else
 		replica_grow(state);

@@ -217,6 +217,12 @@ static void greet(struct replica_state *state)
 		return;
 	state->greeted = true;
 	state->offered = state->discards;
+	if (state->unsure) {
+		/* What the other hears is to hold after a crash, too. */
+		state->next = state->ids;
+		replica_record(state, REPLICA_THEN_HELLO);
+		return;
+	}
 	replica_say(state, REPLICA_HELLO);
 	replica_meet(state);
 }
@@ -284,6 +290,27 @@ static void catch_up(struct replica_state *state)
 	hear_later(state);
 }
 
+/* Nobody knows which of the two is recorded: nothing may follow from either. */
+static void cannot_record(struct replica_state *state, int res)
+{
+	replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"
+	                                        : "the state of this node cannot be recorded");
+	/* Its clients are gone, or read only. */
+	if (state->demoting || state->yielding)
+		state->role = REPLICA_SECONDARY;
+	state->yielding = false;
+	/* Of what may be the past by now, and the time of a lease may be over already. */
+	if (state->role == REPLICA_SECONDARY)
+		replica_lease_end(state);
+	state->unsure |= res != -ECANCELED;
+	/* Else GROWN would have ended it. */
+	if (state->then == REPLICA_THEN_GROW) {
+		state->growing = false;
+		state->growth = REPLICA_GROWTH_NONE;
+	}
+	replica_answer(state, res, state->refusal);
+}
+
 static void recorded(struct replica_state *state, int res)
 {
 	assert(state->recording);
@@ -294,16 +321,10 @@ static void recorded(struct replica_state *state, int res)
 		return;
 	}
 	if (res < 0 && state->then != REPLICA_THEN_DIVERT) {
-		/* Nobody knows which of the two is recorded: nothing may follow from either. */
-		replica_refuse(state, res == -ECANCELED ? "this node's hook before a resync has failed"
-		                                        : "the state of this node cannot be recorded");
-		/* Its clients are gone, or read only. */
-		if (state->demoting || state->yielding)
-			state->role = REPLICA_SECONDARY;
-		state->yielding = false;
-		replica_answer(state, res, state->refusal);
+		cannot_record(state, res);
 		return;
 	}
+	state->unsure = res < 0;
 	state->ids = state->next;
 	go_on(state);
 	if (!state->recording)

@@ -219,6 +219,8 @@ struct replica_state {
 	struct replica_ids next; /* being recorded */
 	enum replica_then then;
 	bool recording;
+	bool
+	    unsure; /* the last record failed: it may hold all the same, and is to be written anew before anything counts on `ids` */
 	struct replica_message
 	    later[REPLICA_LATER]; /* that came meanwhile, or must wait for something else */
 	unsigned later_count;

@@ -160,7 +160,9 @@ static void settle(struct node *node)
 /* Nobody looks into the map any more: then nothing may be in it, nor come into it. */
 static void check_rest(const struct node *node, const struct replica_ids *next)
 {
-	if (!node->ids.sender || next->sender || next->current != node->ids.current || next->inconsistent)
+	const struct replica_ids *ids = &node->state.ids;
+
+	if (!ids->sender || next->sender || next->current != ids->current || next->inconsistent)
 		return;
 	if (node->serving)
 		model_fail(node->pair, "at rest, and clients may write");
@@ -173,9 +175,9 @@ static void check_part(const struct node *node, const struct replica_ids *next)
 {
 	const struct replica_state *state = &node->state;
 
-	if (state->options.gone == REPLICA_GONE_FREEZE && node->ids.sender &&
-	    next->current != node->ids.current && state->role == REPLICA_PRIMARY && node->waiting_count > 0 &&
-	    !node->left && !node->fenced)
+	if (state->options.gone == REPLICA_GONE_FREEZE && state->ids.sender &&
+	    next->current != state->ids.current && state->role == REPLICA_PRIMARY &&
+	    node->waiting_count > 0 && !node->left && !node->fenced)
 		model_fail(node->pair, "clients are to be answered, and nobody has fenced the other node");
 }
 
@@ -559,12 +561,29 @@ static void verify_region(struct node *node)
 
 /* Ends of actions */
 
+/* It may hold all the same. The node goes on, or whoever owns it ends it when it knows. */
+static void fail_record(struct node *node)
+{
+	bool yields = node->state.yielding, ends = chance(&node->pair->rand, 2);
+
+	if (chance(&node->pair->rand, 2))
+		take_over(node);
+	tell(node, (struct replica_event){.kind = REPLICA_RECORDED, .res = -EIO});
+	if (!ends)
+		return;
+	if (node->up)
+		tell(node, (struct replica_event){.kind = REPLICA_LOST});
+	if (yields && node->serving)
+		model_fail(node->pair, "nobody knows whose turn it is, and node %u serves", node->which);
+	crash(node);
+}
+
 static void end_record(struct node *node)
 {
 	struct pair *pair = node->pair;
 	const struct node *peer = peer_of(node);
 	bool gives_up = node->state.then == REPLICA_THEN_DIVERT;
-	bool failed = !pair->calm && chance(&pair->rand, gives_up ? 2 : 200);
+	bool failed = !pair->calm && chance(&pair->rand, gives_up ? 2 : 40);
 
 	node->recording = false;
 	if (gives_up)
@@ -577,15 +596,7 @@ static void end_record(struct node *node)
 		return;
 	}
 	if (failed) {
-		if (chance(&pair->rand, 2))
-			take_over(node);
-		failed = node->state.yielding;
-		tell(node, (struct replica_event){.kind = REPLICA_RECORDED, .res = -EIO});
-		if (node->up)
-			tell(node, (struct replica_event){.kind = REPLICA_LOST});
-		if (failed && node->serving)
-			model_fail(pair, "nobody knows whose turn it is, and node %u serves", node->which);
-		crash(node); /* as whoever owns it must */
+		fail_record(node);
 		return;
 	}
 	if (node->next.inconsistent && !node->ids.inconsistent) {
