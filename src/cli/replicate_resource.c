@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/folder.h"
+#include "base/run_dir.h"
 #include "block/open.h"
 #include "cli/control_client.h"
 #include "range/bitmap_file.h"
@@ -13,6 +14,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define PATIENCE_NS   UINT64_C(60000000000) /* for an order to end, on the way down */
 #define LAST_WORDS_MS 200u
@@ -113,6 +116,37 @@ static void map_lost(void *data)
 	mirror_trust_lose(&((struct replicate_resource *)data)->files);
 }
 
+/* A byte for each time: in memory, which does not fail with the disk, and as long as the machine runs. */
+static void failures_path(const struct replicate_resource *resource, char *ret, size_t length)
+{
+	char dir[PATH_MAX];
+
+	snprintf(ret, length, "%s/replica-%s.failures", run_dir_path(dir, sizeof(dir)), resource->name);
+}
+
+static unsigned count_failures(const struct replicate_resource *resource)
+{
+	char path[PATH_MAX + 128];
+	struct stat stat;
+
+	failures_path(resource, path, sizeof(path));
+	return lstat(path, &stat) == 0 ? (unsigned)stat.st_size : 0;
+}
+
+static void disk_failed(void *data)
+{
+	char path[PATH_MAX + 128];
+	int fd;
+
+	failures_path(data, path, sizeof(path));
+	fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || write(fd, ".", 1) != 1)
+		replicate_warn(data, "it cannot be noted that the volume failed: the other node may not send "
+		                     "again what it lost");
+	if (fd >= 0)
+		close(fd);
+}
+
 static int new_node(struct replicate_resource *resource, struct error *error)
 {
 	const struct replica_config *config = resource->config;
@@ -125,6 +159,7 @@ static int new_node(struct replicate_resource *resource, struct error *error)
 	    .detach = config->detach,
 	    .compress = config->compress,
 	    .timeout_ms = config->timeout_ms,
+	    .disk_failures = count_failures(resource),
 	    .distrust = !mirror_trust_check(&resource->files),
 	    .governor = config->governor,
 	    .data = resource,
@@ -139,6 +174,7 @@ static int new_node(struct replicate_resource *resource, struct error *error)
 	    .answer = replicate_order_answer,
 	    .changed = changed,
 	    .warning = warning,
+	    .disk_failed = disk_failed,
 	    .map_lost = map_lost};
 	int res = replica_node_new(&resource->node, resource->process->ring, &options, error);
 

@@ -241,6 +241,7 @@ int replica_node_new(struct replica_node **ret, struct ring *ring, const struct 
 		return error_set(error, -ENOMEM, "no memory for a replica");
 	node->ring = ring;
 	node->options = *options;
+	node->disk_failures = options->disk_failures;
 	list_init(&node->deeds);
 	res = options->open_volume(options->data, &node->volume, error);
 	if (res == 0)

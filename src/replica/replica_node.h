@@ -34,7 +34,9 @@ struct replica_node_options {
 	uint64_t retry_ns;            /* as mirror_job_options.retry_ns */
 	uint64_t follower_timeout_ns; /* as mirror_job_options.follower_timeout_ns */
 	uint64_t log_ahead;           /* as mirror_job_options.log_ahead; 0: 4 MiB */
-	bool distrust; /* the map could not be written at the end of an earlier run: see map_lost() */
+	unsigned
+	    disk_failures; /* how often earlier runs called disk_failed(), since this machine was started */
+	bool distrust;     /* the map could not be written at the end of an earlier run: see map_lost() */
 	struct governor_options governor;
 	struct budget *budget; /* as mirror_job_options.budget */
 
@@ -60,6 +62,8 @@ struct replica_node_options {
 	/* Something that replica_node_status() tells may be another. From the loop. */
 	void (*changed)(void *data);
 	void (*warning)(void *data, const char *text);
+	/* This node's disk has failed what came from the other, who will hear of it: one more for `disk_failures`. From the loop. May be NULL. */
+	void (*disk_failed)(void *data);
 	/* As mirror_job_options.map_lost. May be NULL. */
 	void (*map_lost)(void *data);
 };

@@ -215,6 +215,9 @@ static void receive_failed(void *data, int res)
 	struct replica_node *node = data;
 
 	node->disk_failures++;
+	/* Before anybody can know: a link that is lost now, and this process, would take it along. */
+	if (node->options.disk_failed)
+		node->options.disk_failed(node->options.data);
 	if (!node->options.detach || node->disk_failed)
 		return;
 	node->disk_failed = true;

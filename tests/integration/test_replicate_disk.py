@@ -166,3 +166,20 @@ def test_errors_may_be_passed_on(make_pair, random):
     client.pwrite(random.randbytes(512), 0)
     pair.wait_equal()
     pair.assert_same()
+
+
+def test_a_secondary_notes_that_its_disk_failed(make_pair, random):
+    """What the disk had acknowledged may be gone; who sends must hear of that also when this process has ended meanwhile."""
+    pair = make_pair(on_io_error="pass-on")
+    notes = pair.beta.folder / "run/replica-vm1.failures"
+    assert not notes.exists()
+    break_disk(pair, pair.beta)
+    pair.alpha.write(random.randbytes(512), 0)
+    wait_until(notes.exists, "the note")
+    assert notes.stat().st_size > 0
+    mend_disk(pair, pair.beta)
+    pair.beta.kill()
+    pair.beta.up()
+    pair.connect()
+    pair.wait_equal()
+    pair.assert_same()

@@ -109,6 +109,11 @@ static void warning(void *data, const char *text)
 		replica_world_say(host->world, "%u warns: %s", host->index, text);
 }
 
+static void disk_failed(void *data)
+{
+	((struct replica_host *)data)->disk_failures++;
+}
+
 /* A process */
 
 static struct replica_node_options options_of(struct replica_host *host)
@@ -122,6 +127,7 @@ static struct replica_node_options options_of(struct replica_host *host)
 	    .pull_ahead = scenario->pull_ahead,
 	    .compare = scenario->compare,
 	    .detach = scenario->detach,
+	    .disk_failures = host->disk_failures,
 	    .log_ahead = scenario->log_ahead,
 	    .timeout_ms = TIMEOUT_MS,
 	    .retry_ns = RETRY_NS,
@@ -135,6 +141,7 @@ static struct replica_node_options options_of(struct replica_host *host)
 	    .dial = replica_net_dial,
 	    .serve = serve,
 	    .fence = fence,
+	    .disk_failed = disk_failed,
 	    .before_resync = scenario->hooks ? replica_faults_before_resync : NULL,
 	    .answer = answer,
 	    .changed = changed,

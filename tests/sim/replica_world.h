@@ -109,6 +109,7 @@ struct replica_host {
 	uint32_t sectors;        /* of the replica, likewise */
 	uint32_t shown;          /* to clients, at last */
 	uint64_t cuts;           /* losses of power */
+	unsigned disk_failures;  /* that its processes were told of */
 	uint64_t losses;         /* these, and flushes that failed */
 	uint64_t flushes_failed; /* as its disk counts them */
 	enum replica_map map;

@@ -33,7 +33,7 @@ struct host {
 	struct fiber *fiber;
 	bool seeks, serves, answered, hook_fails;
 	uint64_t hook_ns;
-	unsigned hooks, fences;
+	unsigned hooks, fences, disk_failures;
 	bool writes, wrote;
 	int res, write_res;
 	char text[256], warnings[4096];
@@ -199,6 +199,11 @@ static inline void run(void *data)
 	replica_node_run(host->node);
 }
 
+static inline void disk_failed(void *data)
+{
+	((struct host *)data)->disk_failures++;
+}
+
 static inline void begin(struct host *host)
 {
 	struct replica_node_options options = world.options;
@@ -217,6 +222,8 @@ static inline void begin(struct host *host)
 	options.answer = answer;
 	options.changed = changed;
 	options.warning = warning;
+	options.disk_failures = host->disk_failures;
+	options.disk_failed = disk_failed;
 	if (replica_node_new(&host->node, host->ring, &options, &error) < 0)
 		fail_msg("%s", error.text);
 	assert_int_equal(fiber_start(&host->fiber, host->ring, run, host, &error), 0);

@@ -121,7 +121,7 @@ static void test_h14_doubt_leads_to_a_full_comparison(void **state)
 }
 
 /* Its disk fails to flush, and may have lost what it had; and the link breaks before the primary hears of it. */
-static void test_h14_a_flush_that_failed_unheard(void **state)
+static void lose_a_flush_unheard(bool restarts)
 {
 	const struct fault_rule rule = {.ops = 1u << BLOCK_FLUSH, .result = -EIO, .times = 1};
 	struct host *primary = &world.hosts[0], *secondary = &world.hosts[1];
@@ -143,9 +143,23 @@ static void test_h14_a_flush_that_failed_unheard(void **state)
 	while (!primary->wrote)
 		step();
 	assert_int_equal(primary->write_res, 0);
+	if (restarts) {
+		restart(secondary);
+		assert_int_equal(command(secondary, REPLICA_CONNECT, false), 0);
+	}
 	cut(false);
 	both(REPLICA_EQUAL);
 	assert_true(are_equal());
+}
+
+static void test_h14_a_flush_that_failed_unheard(void **state)
+{
+	lose_a_flush_unheard(false);
+}
+
+static void test_h14_a_flush_that_failed_before_a_restart(void **state)
+{
+	lose_a_flush_unheard(true);
 }
 
 /* Both went on alone: nothing is sent, whoever asks how often, until one is told by its user to give way; that one, and no other, loses. */
@@ -398,6 +412,7 @@ int main(void)
 	        test_h11_what_was_written_before_a_restart_is_known_after_it, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_doubt_leads_to_a_full_comparison, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_unheard, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_before_a_restart, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h16_nobody_loses_unasked, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_strangers_are_not_attached, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_what_a_new_volume_carries_is_kept, setup, teardown),
