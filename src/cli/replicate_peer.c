@@ -113,7 +113,7 @@ static int connect_any(
 static int greet(struct replicate_resource *resource, enum replica_stream stream, uint64_t link,
     uint64_t deadline_ns, int fd, struct error *error)
 {
-	struct replica_greeting greeting = {.stream = stream, .link = link};
+	struct replica_greeting greeting = {.stream = stream, .link = link, .ack = resource->config->ack};
 	char line[REPLICA_GREETING_MAX];
 	int length, res;
 
@@ -193,8 +193,7 @@ static int dial_link(struct replicate_resource *resource, struct error *error)
 	return res < 0 ? res : error_set(error, -ECANCELED, "not wanted any more");
 }
 
-/* Again and again the same is said once. */
-static void note(struct replicate_resource *resource, const char *text)
+void replicate_peer_note(struct replicate_resource *resource, const char *text)
 {
 	struct replicate_peer *peer = &resource->peer;
 
@@ -216,8 +215,9 @@ static void try_once(struct replicate_resource *resource)
 
 	if (res == 0 && dials(resource) && peer->sought && !peer->closing)
 		res = dial_link(resource, &error);
-	/* It may have come from there, or be unwanted now. */
-	note(resource, res < 0 && peer->sought && !peer->closing ? error.text : "");
+	/* It may have come from there, or be unwanted now. What the port has noted stays until it dials in vain no more. */
+	if (res < 0 || dials(resource) || peer->failures)
+		replicate_peer_note(resource, res < 0 && peer->sought && !peer->closing ? error.text : "");
 	peer->failures = res < 0 ? peer->failures + 1 : 0;
 	peer->next_ns =
 	    ring_now_ns(ring) +
@@ -260,7 +260,7 @@ void replicate_peer_seek(void *data, bool on)
 	}
 	peer->sought = on;
 	if (!on)
-		note(resource, "");
+		replicate_peer_note(resource, "");
 }
 
 void replicate_peer_tick(struct replicate_resource *resource)
@@ -281,7 +281,7 @@ int replicate_peer_open(struct replicate_resource *resource, struct error *error
 	/* What cannot be found now may be found later, but for a file that is wrong nobody would look twice. */
 	if (replicate_stream_resolve(resource->process->ring, replica_config_other(resource->config),
 	        peer->addresses, &peer->addresses_count, error) < 0)
-		note(resource, error->text);
+		replicate_peer_note(resource, error->text);
 	return fiber_start(&peer->fiber, resource->process->ring, seek, resource, error);
 }
 

@@ -63,6 +63,23 @@ static struct replicate_resource *find(const struct replicate_port *port, const 
 	return NULL;
 }
 
+/* The sender takes for durable what the receiver has answered, which must mean the same by it. */
+static int judge_ack(struct replicate_resource *resource, enum replicate_ack ack, struct error *error)
+{
+	const struct replica_config *config = resource->config;
+	char words[256];
+
+	if (ack == config->ack)
+		return 0;
+	snprintf(words, sizeof(words),
+	    "%.44s has `ack = %s`, %.44s `ack = %s`: make their files of %.64s the same; then down and up",
+	    replica_config_other(config)->name, replicate_ack_name(ack), replica_config_self(config)->name,
+	    replicate_ack_name(config->ack), resource->name);
+	if (resource->peer.sought)
+		replicate_peer_note(resource, words);
+	return error_set(error, -EINVAL, "%s", words);
+}
+
 /* Who may get a stream: a resource that waits for one, from its other host. */
 static int judge(const struct greeter *greeter, const struct replica_greeting *greeting,
     struct replicate_resource **ret, struct error *error)
@@ -80,6 +97,8 @@ static int judge(const struct greeter *greeter, const struct replica_greeting *g
 		return error_set(error, -EPERM, "%s is no address of %s, the other host of %s",
 		    replicate_stream_name(&greeter->from, name, sizeof(name)),
 		    replica_config_other(resource->config)->name, resource->name);
+	if (judge_ack(resource, greeting->ack, error) < 0)
+		return error->code;
 	replica_node_status(resource->node, &status);
 	if (greeting->stream == REPLICA_STREAM_LINK && !resource->peer.sought)
 		return error_set(error, -EBUSY,

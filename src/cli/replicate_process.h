@@ -204,6 +204,8 @@ void replicate_ports_look(struct replicate_process *process);
 /* replicate_peer.c */
 /* A number never drawn before, from 1 to REPLICA_NAME_MAX. */
 uint64_t replicate_draw(void);
+/* What is in the way of a link, "" when nothing is: for the status, and said, but again and again the same is said once. */
+void replicate_peer_note(struct replicate_resource *resource, const char *text);
 int replicate_peer_open(struct replicate_resource *resource, struct error *error);
 /* For replica_node_options. */
 void replicate_peer_seek(void *resource, bool on);

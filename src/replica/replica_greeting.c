@@ -32,9 +32,9 @@ static int put_line(json_t *take_json, char ret[REPLICA_GREETING_MAX])
 
 int replica_greeting_format(const struct replica_greeting *greeting, char ret[REPLICA_GREETING_MAX])
 {
-	return put_line(json_pack("{s:i, s:s, s:s, s:I}", RELEASE_KEY, (int)REPLICA_GREETING_RELEASE,
+	return put_line(json_pack("{s:i, s:s, s:s, s:I, s:s}", RELEASE_KEY, (int)REPLICA_GREETING_RELEASE,
 	                    "resource", greeting->resource, "stream", stream_names[greeting->stream], "link",
-	                    (json_int_t)greeting->link),
+	                    (json_int_t)greeting->link, "ack", replicate_ack_name(greeting->ack)),
 	    ret);
 }
 
@@ -49,6 +49,19 @@ static int get_stream(const json_t *json, enum replica_stream *ret, struct error
 			return 0;
 		}
 	return res < 0 ? res : error_set(error, -EPROTO, "\"%s\" is no stream", name);
+}
+
+static int get_ack(const json_t *json, enum replicate_ack *ret, struct error *error)
+{
+	char name[16];
+	int res = control_get_text(json, "ack", name, sizeof(name), error);
+
+	for (enum replicate_ack ack = 0; res == 0 && ack < REPLICATE_ACKS; ack++)
+		if (!strcmp(name, replicate_ack_name(ack))) {
+			*ret = ack;
+			return 0;
+		}
+	return res < 0 ? res : error_set(error, -EPROTO, "'ack' is missing, or none that this host knows");
 }
 
 static int check_release(const json_t *json, struct error *error)
@@ -93,6 +106,7 @@ int replica_greeting_parse(const char *line, size_t length, struct replica_greet
 	res = res ? res : control_get_u64(json, "link", &greeting.link, error);
 	if (res == 0 && (greeting.link == 0 || greeting.link > REPLICA_NAME_MAX))
 		res = error_set(error, -EPROTO, "'link' is no link's number");
+	res = res ? res : get_ack(json, &greeting.ack, error);
 	if (res == 0)
 		*ret = greeting;
 	return res;

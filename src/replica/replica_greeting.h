@@ -6,6 +6,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "filter/replicate.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +24,7 @@ struct replica_greeting {
 	char resource[REPLICA_RESOURCE_MAX + 1];
 	enum replica_stream stream;
 	uint64_t link; /* from 1 to REPLICA_NAME_MAX: a new one, or of the link that the data belong to */
+	enum replicate_ack ack;
 };
 
 /* The bytes of the line, at most REPLICA_GREETING_MAX; its end is '\n' and no NUL follows. -errno: out of memory. */

@@ -517,15 +517,30 @@ def hear(stream):
 @pytest.mark.parametrize("line, words", [
     (b"GET / HTTP/1.1\r\n", b"no greeting"),
     (b'{"blkmove-replica":2}\n', b"the same blkmove on both"),
-    (b'{"blkmove-replica":1,"resource":"vm7","stream":"link","link":5}\n', b"vm7 is not up on this host"),
-    (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5}\n', b"has a link still"),
-    (b'{"blkmove-replica":1,"resource":"vm1","stream":"data","link":5}\n', b'"ok":true'),  # of a link that is not: it ends at once
+    (b'{"blkmove-replica":1,"resource":"vm7","stream":"link","link":5,"ack":"durable"}\n', b"vm7 is not up on this host"),
+    (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5,"ack":"durable"}\n', b"has a link still"),
+    (b'{"blkmove-replica":1,"resource":"vm1","stream":"data","link":5,"ack":"durable"}\n', b'"ok":true'),  # of a link that is not: it ends at once
+    (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5,"ack":"received"}\n', b"beta has `ack = received`, alpha `ack = durable`"),
     (b"x" * 600, b""),
 ])
 def test_who_says_the_wrong_thing_is_refused_with_words(pair, line, words):
     with dial(pair, line) as stream:
         assert words in hear(stream)
     assert pair.alpha.status()["flow"] == "equal"
+
+
+def test_hosts_whose_files_promise_different_things_do_not_meet(pair):
+    """The primary would take for durable what the other has only in its memory."""
+    pair.beta("down", "vm1")
+    pair.write_file(ack="received")
+    pair.beta.up()
+    words = "beta has `ack = received`, alpha `ack = durable`: make their files of vm1 the same"
+    wait_until(lambda: all(words in (node.status()["trying"] or "") for node in pair.nodes), "words at both")
+    assert pair.alpha.status()["flow"] == "apart" and words.encode() in pair.alpha("status", "vm1").out
+    pair.alpha("down", "vm1")
+    pair.alpha.up()
+    pair.wait_equal()
+    assert pair.alpha.status()["trying"] is None
 
 
 def test_strangers_are_not_listened_to(pair):
@@ -568,7 +583,7 @@ def test_over_tls(make_pair, random, folder, kind):
     assert client.reconnects == 0 and client.writes > 0
     pair.assert_same()
     # Nobody hears anything in plain words.
-    with dial(pair, b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5}\n') as stream:
+    with dial(pair, b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5,"ack":"durable"}\n') as stream:
         assert b"error" not in hear(stream)
     for node in pair.nodes:
         node.end()

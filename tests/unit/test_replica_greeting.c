@@ -15,9 +15,9 @@
 
 static void test_greeting_comes_back(void **state)
 {
-	static const struct replica_greeting greetings[] = {{"vm1", REPLICA_STREAM_LINK, 1},
+	static const struct replica_greeting greetings[] = {{"vm1", REPLICA_STREAM_LINK, 1, REPLICATE_SENT},
 	    {"a-b_c.0123456789012345678901234567890123456789012345678901234567", REPLICA_STREAM_DATA,
-	        REPLICA_NAME_MAX}};
+	        REPLICA_NAME_MAX, REPLICATE_DURABLE}};
 	char line[REPLICA_GREETING_MAX];
 
 	for (size_t i = 0; i < 2; i++) {
@@ -31,6 +31,7 @@ static void test_greeting_comes_back(void **state)
 		assert_string_equal(got.resource, greetings[i].resource);
 		assert_int_equal(got.stream, greetings[i].stream);
 		assert_int_equal(got.link, greetings[i].link);
+		assert_int_equal(got.ack, greetings[i].ack);
 	}
 }
 
@@ -50,7 +51,7 @@ static void test_refused_greetings(void **state)
 	    {"{\"blkmove-replica\":1,\"resource\":7,\"stream\":\"link\",\"link\":1}", -EPROTO, "'resource'"},
 	    {"{\"blkmove-replica\":1,\"resource\":"
 	     "\"01234567890123456789012345678901234567890123456789012345678"
-	     "90123\",\"stream\":\"link\",\"link\":1}",
+	     "90123\",\"stream\":\"link\",\"link\":1,\"ack\":\"sent\"}",
 	        0, ""},
 	    {"{\"blkmove-replica\":1,\"resource\":"
 	     "\"01234567890123456789012345678901234567890123456789012345678"
@@ -63,6 +64,9 @@ static void test_refused_greetings(void **state)
 	    {"{\"blkmove-replica\":1,\"resource\":\"a\",\"stream\":\"data\",\"link\":-1}", -EPROTO, "'link'"},
 	    {"{\"blkmove-replica\":1,\"resource\":\"a\",\"stream\":\"data\",\"link\":4611686018427387904}",
 	        -EPROTO, "'link'"},
+	    {"{\"blkmove-replica\":1,\"resource\":\"a\",\"stream\":\"data\",\"link\":1}", -EPROTO, "'ack'"},
+	    {"{\"blkmove-replica\":1,\"resource\":\"a\",\"stream\":\"data\",\"link\":1,\"ack\":\"C\"}",
+	        -EPROTO, "'ack'"},
 	};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
