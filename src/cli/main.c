@@ -3,9 +3,12 @@
 #include "agent/agent.h"
 #include "cli/cli.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
 	const char *name;
@@ -43,8 +46,33 @@ static void usage(FILE *to)
 	    to);
 }
 
+/* Else what is opened first takes the number of a stream that the caller has closed, and gets what is printed. To use these fails. */
+static int open_standard_streams(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 &&
+		    open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+			return -1;
+	return 0;
+}
+
+/* Whoever reads what was printed is not to take a part of it for the whole; who has gone away does not read. */
+static int end_output(int code)
+{
+	struct pollfd gone = {.fd = STDOUT_FILENO};
+	bool failed = ferror(stdout);
+
+	failed |= fflush(stdout) != 0;
+	if (!failed || (poll(&gone, 1, 0) > 0 && (gone.revents & POLLERR)))
+		return code;
+	fputs("blkmove: cannot write to standard output: it is full, or closed\n", stderr);
+	return code == JOB_OK ? JOB_TROUBLE : code;
+}
+
 int main(int argc, char **argv)
 {
+	if (open_standard_streams() < 0)
+		return JOB_TROUBLE;
 	/* A reader that went away is an error of that write, not a death. */
 	signal(SIGPIPE, SIG_IGN);
 	if (argc < 2) {
@@ -53,15 +81,15 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
 		puts("blkmove " BLKMOVE_VERSION);
-		return 0;
+		return end_output(JOB_OK);
 	}
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
 		usage(stdout);
-		return 0;
+		return end_output(JOB_OK);
 	}
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (!strcmp(argv[1], commands[i].name))
-			return commands[i].run(argc - 1, argv + 1);
+			return end_output(commands[i].run(argc - 1, argv + 1));
 	fprintf(stderr, "blkmove: there is no command '%s'; `blkmove --help` lists them\n", argv[1]);
 	return JOB_TROUBLE;
 }

@@ -44,6 +44,30 @@ def test_events_from_a_stream_go_to_standard_output(program, source, folder):
     assert first_difference(source.read_bytes(), (folder / "target").read_bytes()) is None
 
 
+# Standard streams.
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_gets_nothing_of_the_volumes(program, source, folder, closed):
+    """Nor do volumes and pipes get its number, and what is printed."""
+    program("copy", source, folder / "target", prefix=["/bin/sh", "-c", f'exec "$@" {closed}', "sh"])
+    assert first_difference(source.read_bytes(), (folder / "target").read_bytes()) is None
+
+
+@pytest.mark.parametrize("word", ["--version", "--help"])
+def test_what_cannot_be_printed_is_an_error(program, word):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([program.path, word], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == TROUBLE and b"cannot write to standard output" in done.stderr
+
+
+def test_who_has_gone_away_needs_not_be_told(program):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as gone:
+        done = subprocess.run([program.path, "--version"], stdout=gone, stderr=subprocess.PIPE)
+    assert done.returncode == OK and done.stderr == b""
+
+
 # Digests.
 
 def test_digest_prints_its_key(program, source):
