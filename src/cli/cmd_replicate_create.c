@@ -61,6 +61,15 @@ static int open_volume(struct creation *creation, struct error *error)
 	                : res;
 }
 
+/* A new map takes the place of what has its name. */
+static bool is_volume(const struct creation *creation, const struct stat *map)
+{
+	struct stat volume;
+
+	return stat(replica_config_self(creation->config)->device, &volume) == 0 &&
+	       volume.st_dev == map->st_dev && volume.st_ino == map->st_ino;
+}
+
 /* What is there may be all that says which of two nodes has the newer data. */
 static int judge_map(struct creation *creation, struct error *error)
 {
@@ -75,6 +84,10 @@ static int judge_map(struct creation *creation, struct error *error)
 	if (creation->existed && !S_ISREG(status.st_mode))
 		return error_set(error, -EPERM,
 		    "%s is to be the map, and is no regular file; give another one as `map` in %s",
+		    creation->map, creation->config->path);
+	if (creation->existed && is_volume(creation, &status))
+		return error_set(error, -EPERM,
+		    "%s is to be the map, and is the volume itself; give another file as `map` in %s",
 		    creation->map, creation->config->path);
 	if (discard && strcmp(discard, name))
 		return error_set(

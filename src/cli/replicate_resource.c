@@ -147,6 +147,23 @@ static void disk_failed(void *data)
 		close(fd);
 }
 
+/* What can be done about the map. */
+static void explain_map(const struct replicate_resource *resource, int res, struct error *error)
+{
+	const struct error why = *error;
+	const char *name = resource->name;
+	char map[PATH_MAX];
+
+	replica_config_map(resource->config, resource->process->options->state_dir, map, sizeof(map));
+	if (res == -EBADMSG || res == -EXDEV)
+		error_set(error, res,
+		    "%.250s%s%.100s; if that cannot be mended, `blkmove replicate create %s --overwrite=%s` "
+		    "makes "
+		    "a new map: then what only this node has is lost to what %s has",
+		    why.text, res == -EBADMSG ? ": " : "", res == -EBADMSG ? map : "", name, name,
+		    replica_config_other(resource->config)->name);
+}
+
 static int new_node(struct replicate_resource *resource, struct error *error)
 {
 	const struct replica_config *config = resource->config;
@@ -178,6 +195,8 @@ static int new_node(struct replicate_resource *resource, struct error *error)
 	    .map_lost = map_lost};
 	int res = replica_node_new(&resource->node, resource->process->ring, &options, error);
 
+	if (res < 0)
+		explain_map(resource, res, error);
 	return res == 0 ? mirror_trust_begin(&resource->files, error) : res;
 }
 

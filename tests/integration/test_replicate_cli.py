@@ -143,6 +143,30 @@ def test_create_takes_no_other_file_for_a_map(vm1, folder):
     assert "is no regular file" in vm1.create("--overwrite=vm1", code=REFUSED).err
 
 
+def test_create_does_not_overwrite_the_volume_with_its_map(vm1, folder):
+    data = vm1.volume.read_bytes()
+    (folder / "link").symlink_to(vm1.volume)
+    text = (folder / "replicas/vm1.ini").read_text()
+    for path in (vm1.volume, folder / "link"):
+        (folder / "replicas/vm1.ini").write_text(text.replace("[host there]", f"map = {path}\n[host there]"))
+        for words in ([], ["--overwrite=vm1"]):
+            assert f"{path} is to be the map, and is the volume itself" in vm1.create(*words, code=REFUSED).err
+    assert vm1.volume.read_bytes() == data
+
+
+def test_up_says_what_can_be_done_about_a_map(vm1, folder):
+    vm1.create()
+    good = vm1.map.read_bytes()
+    vm1.map.write_bytes(b"\1" * len(good))
+    said = vm1("up", "--host=here", "vm1", code=TROUBLE).err
+    assert f"the map is damaged, or is none: {vm1.map}" in said and "`blkmove replicate create vm1 --overwrite=vm1`" in said
+    vm1.map.write_bytes(good)
+    (folder / "copy").write_bytes(vm1.volume.read_bytes())
+    (folder / "copy").rename(vm1.volume)
+    said = vm1("up", "--host=here", "vm1", code=TROUBLE).err
+    assert "is another volume" in said and "what only this node has is lost to what there has" in said
+
+
 def test_create_refuses_a_volume_that_is_open_elsewhere(vm1):
     with open(vm1.volume, "r+b"):
         said = vm1.create(code=REFUSED).err
