@@ -191,15 +191,19 @@ static int follow(struct replicate_command *command)
 	size_t count = json_array_size(names), i;
 	struct follower *followers = calloc(count + 1, sizeof(*followers));
 	struct pollfd *fds = calloc(count + 1, sizeof(*fds));
+	bool had_all = names && followers && fds, gone = false;
 
 	json_array_foreach(names, i, name) followers[i] =
 	    (struct follower){.name = json_string_value(name), .fd = -1};
-	while (names && followers && fds && !ferror(stdout)) {
+	while (had_all && !ferror(stdout) && !gone) {
 		for (i = 0; i < count; i++) {
 			seek(command, &followers[i]);
 			fds[i] = (struct pollfd){.fd = followers[i].fd, .events = POLLIN};
 		}
-		(void)poll(fds, count, RETRY_MS);
+		/* Where nothing changes, nothing else tells that nobody reads any more. */
+		fds[count] = (struct pollfd){.fd = STDOUT_FILENO};
+		(void)poll(fds, count + 1, RETRY_MS);
+		gone = fds[count].revents & POLLERR;
 		for (i = 0; i < count; i++)
 			if (followers[i].fd >= 0 && fds[i].revents)
 				read_some(command, &followers[i]);
@@ -207,7 +211,7 @@ static int follow(struct replicate_command *command)
 	free(followers);
 	free(fds);
 	json_decref(names);
-	return cli_fail(JOB_TROUBLE, &command->error);
+	return had_all ? JOB_OK : cli_fail(JOB_TROUBLE, &command->error);
 }
 
 int replicate_status(struct replicate_command *command)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 
 import nbd
@@ -391,6 +392,16 @@ def test_a_size_that_this_nodes_device_lacks(pair):
 
 
 # Following
+
+def test_who_follows_events_ends_when_nobody_reads_them(pair):
+    reader, writer = os.pipe()
+    with open(writer, "wb") as out:
+        following = subprocess.Popen([pair.program.path, "replicate", "status", "--host=alpha", "--json", "--watch", "vm1"],
+                                     env=dict(pair.program.env, **pair.alpha.env), stdout=out, stderr=subprocess.PIPE)
+    with open(reader, "rb") as lines:
+        assert json.loads(lines.readline())["name"] == "vm1"
+    assert following.communicate(timeout=60)[1] == b"" and following.returncode == OK
+
 
 def test_events_come_when_something_changes(pair):
     running = pair.program.start("replicate", "status", "--json", "--watch", "--host=alpha", "vm1", env=pair.alpha.env)
