@@ -62,8 +62,8 @@ int cli_parse_watch(const char *text, double *ret_s, struct error *error);
 /* The unit, "" or "%", may be left out. 0 or -EINVAL with words. */
 int cli_parse_number(const char *option, const char *text, const char *unit, unsigned least, unsigned most,
     unsigned *ret, struct error *error);
-/* "none", which is 0, or a size. 0 or -EINVAL with words. */
-int cli_parse_rate(const char *text, uint64_t *ret, struct error *error);
+/* "none", which is 0, or a size. `option` NULL: it is no option's. 0 or -EINVAL with words. */
+int cli_parse_rate(const char *option, const char *text, uint64_t *ret, struct error *error);
 /* How a run reports. */
 enum cli_progress { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_LINES, PROGRESS_NONE };
 

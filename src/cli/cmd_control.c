@@ -46,11 +46,11 @@ static void set(struct argp_state *state, struct words *words, const char *key, 
 	json_object_set_new(words->request, key, take_value);
 }
 
-static json_t *as_rate(struct words *words, const char *text)
+static json_t *as_rate(struct words *words, const char *option, const char *text)
 {
 	uint64_t rate;
 
-	return cli_parse_rate(text, &rate, &words->error) < 0 ? NULL : json_integer((json_int_t)rate);
+	return cli_parse_rate(option, text, &rate, &words->error) < 0 ? NULL : json_integer((json_int_t)rate);
 }
 
 static json_t *as_ms(struct words *words, const char *option, const char *text)
@@ -88,10 +88,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		words->no_wait = true;
 		break;
 	case KEY_MIN_RATE:
-		set(state, words, "min_rate", as_rate(words, arg));
+		set(state, words, "min_rate", as_rate(words, "min-rate", arg));
 		break;
 	case KEY_MAX_RATE:
-		set(state, words, "rate", as_rate(words, arg));
+		set(state, words, "rate", as_rate(words, "max-rate", arg));
 		break;
 	case KEY_LATENCY_TARGET:
 		set(state, words, "latency_target_ms", as_ms(words, "latency-target", arg));
@@ -115,7 +115,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (!words->name)
 			words->name = arg;
 		else if (!words->rate && !strcmp(words->command, "throttle"))
-			set(state, words, "rate", as_rate(words, words->rate = arg));
+			set(state, words, "rate", as_rate(words, NULL, words->rate = arg));
 		else
 			return ARGP_ERR_UNKNOWN;
 		break;

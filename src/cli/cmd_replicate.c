@@ -34,6 +34,8 @@ enum option_key {
 	KEY_HOST,
 	KEY_STATE_DIR,
 	KEY_SIZE,
+	KEY_RESYNC_RATE,
+	KEY_LATENCY_TARGET,
 };
 
 /* Sub-commands, as bits of who takes an option. */
@@ -97,6 +99,10 @@ static const struct {
     {UP | DOWN, {"all", KEY_ALL, NULL, 0, "up: each resource that has a file here; down: each that runs", 0}},
     {UP, {"foreground", KEY_FOREGROUND, NULL, 0, "up: stay, as a service does", 0}},
     {UP, {"no-connect", KEY_NO_CONNECT, NULL, 0, "up: look for the other node only after connect", 0}},
+    {UP, {"resync-rate", KEY_RESYNC_RATE, "RATE", 0,
+             "up: all resyncs of these resources together are never faster, such as 200M", 0}},
+    {UP, {"latency-target", KEY_LATENCY_TARGET, "TIME", 0,
+             "up: they slow down while the clients of any of these resources wait longer, such as 20ms", 0}},
     {CREATE, {"overwrite", KEY_OVERWRITE, "NAME", 0,
                  "create: the resource's name once more: the map that it has may be lost", 0}},
     {CREATE | RESIZE,
@@ -158,10 +164,21 @@ static void take_rate(struct replicate_command *command, const char *arg, struct
 {
 	uint64_t rate;
 
-	if (cli_parse_rate(arg, &rate, &command->error) < 0)
+	if (cli_parse_rate("rate", arg, &rate, &command->error) < 0)
 		refuse(state, &command->error);
 	json_decref(command->rate);
 	command->rate = json_integer((json_int_t)rate);
+}
+
+static void take_common(struct replicate_command *command, int key, const char *arg, struct argp_state *state)
+{
+	struct governor_options *common = &command->common;
+	int res = key == KEY_RESYNC_RATE
+	              ? cli_parse_rate("resync-rate", arg, &common->max_rate, &command->error)
+	              : cli_parse_duration("latency-target", arg, &common->target_ns, &command->error);
+
+	if (res < 0)
+		refuse(state, &command->error);
 }
 
 static void take_size(struct replicate_command *command, const char *arg, struct argp_state *state)
@@ -251,6 +268,8 @@ static error_t take_option(struct parsing *parsing, int key, const char *arg, st
 		take_watch(command, arg, state);
 	else if (key == KEY_RATE)
 		take_rate(command, arg, state);
+	else if (key == KEY_RESYNC_RATE || key == KEY_LATENCY_TARGET)
+		take_common(command, key, arg, state);
 	else if (key == KEY_SIZE)
 		take_size(command, arg, state);
 	else if (key == KEY_LEASE)

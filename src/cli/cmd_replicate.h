@@ -4,6 +4,8 @@
 
 #include "cli/cli.h"
 
+#include "sync/governor.h"
+
 #include <jansson.h>
 
 struct replicate_command {
@@ -14,9 +16,10 @@ struct replicate_command {
 	bool pause, proceed, stop, resync, at_once;
 	double watch_s;
 	const char *overwrite, *discard, *to, *host, *state_dir;
-	json_t *rate;            /* NULL: not said; 0: no limit */
-	uint64_t lease_ns, size; /* 0: not said */
-	bool linked;             /* resize: before it */
+	json_t *rate;                   /* NULL: not said; 0: no limit */
+	uint64_t lease_ns, size;        /* 0: not said */
+	bool linked;                    /* resize: before it */
+	struct governor_options common; /* up: of all resyncs together */
 	struct error error;
 };
 

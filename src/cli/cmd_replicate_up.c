@@ -75,6 +75,7 @@ int replicate_up(struct replicate_command *command)
 	    .apart = command->no_connect,
 	    .quiet = command->quiet,
 	    .json = command->json,
+	    .common = command->common,
 	    .state_dir = replicate_state_dir(command, state_dir, sizeof(state_dir))};
 	int res = find_all(&ups, command, &names), code = JOB_TROUBLE;
 

@@ -149,9 +149,9 @@ static int set_pace(struct mirror_command *command, int key, const char *arg)
 	case KEY_INTERVAL:
 		return cli_parse_number("interval", arg, "", 1, INTERVAL_MAX, &command->interval_s, error);
 	case KEY_MIN_RATE:
-		return cli_parse_rate(arg, &command->job.governor.min_rate, error);
+		return cli_parse_rate("min-rate", arg, &command->job.governor.min_rate, error);
 	case KEY_MAX_RATE:
-		return cli_parse_rate(arg, &command->job.governor.max_rate, error);
+		return cli_parse_rate("max-rate", arg, &command->job.governor.max_rate, error);
 	case KEY_CUTOVER:
 		return set_cutover(command, arg);
 	default:

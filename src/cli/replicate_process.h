@@ -19,6 +19,7 @@
 #include "replica/replica_node.h"
 #include "ring/fiber.h"
 #include "ring/ticker.h"
+#include "sync/budget.h"
 
 #include <sys/socket.h>
 
@@ -137,6 +138,7 @@ struct replicate_process {
 	struct signals *signals;
 	struct replicate_resource *resources;
 	unsigned count;
+	struct budget budget, *common; /* of all resyncs together; common: it, or NULL without limits */
 	struct list_node ports, fronts, tls_streams, credentials;
 	struct ticker ticker;
 	bool wake;              /* somebody has something for the loop outside of fibers to do */

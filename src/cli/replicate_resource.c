@@ -179,6 +179,7 @@ static int new_node(struct replicate_resource *resource, struct error *error)
 	    .disk_failures = count_failures(resource),
 	    .distrust = !mirror_trust_check(&resource->files),
 	    .governor = config->governor,
+	    .common = resource->process->common,
 	    .data = resource,
 	    .open_volume = open_volume,
 	    .open_map = open_map,

@@ -84,6 +84,10 @@ static int set_up(
 	signal(SIGPIPE, SIG_IGN);
 	raise_limits();
 	res = ring_new(&process->ring, RING_ENTRIES, error);
+	if (res == 0 && (options->common.max_rate || options->common.target_ns)) {
+		process->common = &process->budget;
+		budget_init(process->common, &options->common, ring_now_ns(process->ring));
+	}
 	if (res == 0)
 		res = signals_new(&process->signals, process->ring, got_signal, process, error);
 	return res;

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include "sync/governor.h"
+
 #include <stdbool.h>
 
 struct block_facts;
@@ -16,7 +18,8 @@ struct replicate_up_options {
 	unsigned count;
 	bool foreground; /* else it returns when all that can be is up, and a process of its own goes on */
 	bool apart;      /* no link is sought before `connect` */
-	const char *state_dir; /* where maps lie that no file names */
+	const char *state_dir;          /* where maps lie that no file names */
+	struct governor_options common; /* of the resyncs of all of them together; zeros: no limits */
 	bool quiet, json;
 };
 

@@ -102,6 +102,9 @@ static void add_resync(
 	set_number(json, "min_rate", resource->governor.min_rate);
 	set(json, "latency_target_ms", json_real((double)resource->governor.target_ns / 1e6));
 	set_number(json, "impact_percent", resource->governor.impact);
+	set_number(json, "common_rate_limit", resource->process->options->common.max_rate);
+	set(json, "common_latency_target_ms",
+	    json_real((double)resource->process->options->common.target_ns / 1e6));
 	set_number(json, "p50_us", latency.p50_ns / 1000);
 	set_number(json, "p99_us", latency.p99_ns / 1000);
 	set(json, "verify", replicate_verify_json(resource, mirror));

@@ -120,10 +120,13 @@ int cli_parse_number(const char *option, const char *text, const char *unit, uns
 	return 0;
 }
 
-int cli_parse_rate(const char *text, uint64_t *ret, struct error *error)
+int cli_parse_rate(const char *option, const char *text, uint64_t *ret, struct error *error)
 {
 	*ret = 0;
-	return strcmp(text, "none") ? parse_size(text, ret, error) : 0;
+	if (!strcmp(text, "none") || parse_size(text, ret, NULL) == 0)
+		return 0;
+	return error_set(error, -EINVAL, "%s%s%s%s: write bytes a second, such as 100M, or none",
+	    option ? "--" : "", option ? option : "", option ? "=" : "", text);
 }
 
 int cli_parse_duration(const char *option, const char *text, uint64_t *ret_ns, struct error *error)

@@ -185,7 +185,7 @@ static int begin_job(struct replica_node *node, struct error *error)
 	    .log_ahead = options->log_ahead ? options->log_ahead : LOG_AHEAD,
 	    .target_keeps = options->ack == REPLICATE_DURABLE,
 	    .governor = options->governor,
-	    .budget = options->budget,
+	    .common = options->common,
 	    .follower_timeout_ns = options->follower_timeout_ns,
 	    .retry_ns = options->retry_ns,
 	    .data = node,

@@ -38,7 +38,7 @@ struct replica_node_options {
 	    disk_failures; /* how often earlier runs called disk_failed(), since this machine was started */
 	bool distrust;     /* the map could not be written at the end of an earlier run: see map_lost() */
 	struct governor_options governor;
-	struct budget *budget; /* as mirror_job_options.budget */
+	struct budget *common; /* as mirror_job_options.common */
 
 	void *data;
 	/* The local volume, for writing; the node owns what it gets. In replica_node_new(). */

@@ -214,8 +214,7 @@ void budget_leave(struct budget_member *member)
 	member->budget = NULL;
 }
 
-void budget_report(struct budget_member *member, const struct budget_report *report, uint64_t now_ns,
-    struct governor_limits *ret)
+void budget_report(struct budget_member *member, const struct budget_report *report, uint64_t now_ns)
 {
 	struct budget_report *all = &member->report;
 	const struct budget_report before = *all;
@@ -227,5 +226,4 @@ void budget_report(struct budget_member *member, const struct budget_report *rep
 	all->p99_ns = max_u64(all->p99_ns, before.p99_ns);
 	member->told_ns = now_ns;
 	look(member->budget, now_ns);
-	*ret = member->limits;
 }

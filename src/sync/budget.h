@@ -39,10 +39,10 @@ struct budget_member {
 	struct list_node node;
 	struct budget_report report; /* since the shares were worked out last */
 	uint64_t told_ns;
-	uint64_t used;        /* bytes per second, smoothed */
-	uint64_t least, most; /* bytes per second, while shares are worked out */
-	bool busy;            /* has a share */
-	struct governor_limits limits;
+	uint64_t used;                 /* bytes per second, smoothed */
+	uint64_t least, most;          /* bytes per second, while shares are worked out */
+	bool busy;                     /* has a share */
+	struct governor_limits limits; /* for the member to read */
 };
 
 /* The options' min_rate does not count: each member has its own. */
@@ -54,8 +54,7 @@ void budget_join(struct budget *budget, struct budget_member *member, uint64_t n
 /* A member that never joined may leave. */
 void budget_leave(struct budget_member *member);
 /*
- * A member tells how it goes, five times a second or so, and hears what it may take from now on. One that says nothing for a
+ * A member tells how it goes, five times a second or so; its limits then say what it may take from now on. One that says nothing for a
  * second does not count.
  */
-void budget_report(struct budget_member *member, const struct budget_report *report, uint64_t now_ns,
-    struct governor_limits *ret);
+void budget_report(struct budget_member *member, const struct budget_report *report, uint64_t now_ns);

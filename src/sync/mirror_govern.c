@@ -79,6 +79,47 @@ static bool is_wanting(const struct mirror_job *job)
 	       dirty_extents_active(job->extents) > 0 || mirror_verify_wanting(job);
 }
 
+/* Of two limits; 0 is none. */
+static uint64_t lesser(uint64_t one, uint64_t other)
+{
+	return one && other ? min_u64(one, other) : max_u64(one, other);
+}
+
+/* What both budgets allow. */
+static void combine_limits(struct mirror_job *job)
+{
+	const struct governor_limits *own = &job->member.limits, *common = &job->common.limits;
+
+	job->limits = *own;
+	job->common_binds = false;
+	if (!job->common.budget)
+		return;
+	job->common_binds = common->rate && (!own->rate || common->rate < own->rate);
+	job->limits = (struct governor_limits){.hold = own->hold || common->hold,
+	    .rate = lesser(own->rate, common->rate),
+	    .window = lesser(own->window, common->window),
+	    .slow_ns = lesser(own->slow_ns, common->slow_ns)};
+}
+
+void mirror_take_limits(struct mirror_job *job)
+{
+	combine_limits(job);
+	mirror_apply_limits(job);
+}
+
+/* The budget that does not keep the copy from more has more for its other members. */
+static void ask_budgets(struct mirror_job *job, struct budget_report *report, uint64_t now_ns)
+{
+	bool limited = report->limited;
+
+	report->limited = limited && !job->common_binds;
+	budget_report(&job->member, report, now_ns);
+	report->limited = limited && job->common_binds;
+	if (job->common.budget)
+		budget_report(&job->common, report, now_ns);
+	combine_limits(job);
+}
+
 void mirror_look_at_speed(struct mirror_job *job)
 {
 	uint64_t now_ns = ring_now_ns(job->ring), copied = done_with(job);
@@ -103,7 +144,7 @@ void mirror_look_at_speed(struct mirror_job *job)
 	job->governed_copied = copied;
 	job->governed_counts = *counts;
 	note_quickest(job);
-	budget_report(&job->member, &report, now_ns, &job->limits);
+	ask_budgets(job, &report, now_ns);
 	mirror_set_slow(job->mirror, job->limits.slow_ns);
 	mirror_apply_limits(job);
 }
@@ -111,14 +152,14 @@ void mirror_look_at_speed(struct mirror_job *job)
 void mirror_job_govern(struct mirror_job *job, const struct governor_options *options)
 {
 	budget_set(job->member.budget, options, ring_now_ns(job->ring));
-	job->member.min_rate = options->min_rate;
+	job->member.min_rate = job->common.min_rate = options->min_rate;
 	job->govern_after_ns = 0;
 	job->wake = true;
 }
 
 void mirror_job_set_priority(struct mirror_job *job, unsigned priority)
 {
-	job->member.priority = priority;
+	job->member.priority = job->common.priority = priority;
 	job->govern_after_ns = 0;
 	job->wake = true;
 }

@@ -335,6 +335,10 @@ int mirror_job_new(
 	job->member.priority = options->priority ? options->priority : 1;
 	job->member.min_rate = options->governor.min_rate;
 	budget_join(options->budget ? options->budget : &job->own_budget, &job->member, ring_now_ns(ring));
+	job->common.priority = job->member.priority;
+	job->common.min_rate = job->member.min_rate;
+	if (options->common)
+		budget_join(options->common, &job->common, ring_now_ns(ring));
 	*ret = job;
 	return 0;
 }
@@ -368,6 +372,7 @@ struct mirror_job *mirror_job_free(struct mirror_job *job)
 		if (ring_step(job->ring) < 0)
 			break;
 	budget_leave(&job->member);
+	budget_leave(&job->common);
 	/* What is freed after it runs the ring, and a leg may be lost then. */
 	job->verify = live_verify_free(job->verify);
 	job->check = live_verify_free(job->check);

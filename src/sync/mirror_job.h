@@ -35,6 +35,8 @@ struct mirror_job_options {
 	struct governor_options governor; /* of the copy; min_rate is this mirror's own in any case */
 	struct budget
 	    *budget; /* shared with others, borrowed; then `governor` is not heeded. NULL: one of its own */
+	struct budget *
+	    common; /* besides, shared with others, borrowed: the copy takes no more than both allow. NULL: none */
 	unsigned priority;            /* in the budget; 0: 1 */
 	uint64_t follower_timeout_ns; /* 0: 10 s */
 	/* How long clients wait for the authoritative leg when its link is lost; 0: 30 s. */

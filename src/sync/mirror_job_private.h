@@ -26,6 +26,8 @@ struct mirror_job {
 	struct cutover cutover;
 	struct budget own_budget; /* where none is shared */
 	struct budget_member member;
+	struct budget_member common; /* in the options' `common`; else it has not joined */
+	bool common_binds;           /* it is `common` that keeps the copy from more */
 
 	/* ring thread only */
 	enum cutover_state state;
@@ -95,6 +97,8 @@ int mirror_hindered(void *data);
 void mirror_look_at_speed(struct mirror_job *job);
 /* The limits of now, in the mode of now. */
 void mirror_apply_limits(struct mirror_job *job);
+/* What the budgets have allowed last. */
+void mirror_take_limits(struct mirror_job *job);
 
 /* mirror_unread.c */
 /* For the copy: a place that cannot be read. */

@@ -267,8 +267,7 @@ int mirror_job_open(struct mirror_job *job, struct error *error)
 	    .held = mirror_held,
 	    .hindered = mirror_hindered,
 	    .data = job};
-	job->limits = job->member.limits;
-	mirror_apply_limits(job);
+	mirror_take_limits(job);
 	job->attach_dirty = mirror_job_dirty(job);
 	return 0;
 }

@@ -81,7 +81,8 @@ static void pass(struct world *world, unsigned intervals)
 			if (!mirror->limits.hold && mirror->p99_ns > mirror->limits.slow_ns)
 				report.slow = mirror->requests / 20;
 			report.limited = may && may < mirror->can;
-			budget_report(&mirror->member, &report, world->now_ns + j * MS, &mirror->limits);
+			budget_report(&mirror->member, &report, world->now_ns + j * MS);
+			mirror->limits = mirror->member.limits;
 		}
 		world->now_ns += INTERVAL;
 	}
