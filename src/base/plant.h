@@ -39,6 +39,8 @@ enum planted {
 	PLANTED_NO_GROWN,            /* a volume grows, and that is not recorded before */
 	PLANTED_CLEAN_END,           /* what is new at its end is not in the map */
 	PLANTED_EARLY_DIVERT, /* a primary whose disk failed goes on before the other node has recorded that */
+	PLANTED_ANY_BOOT, /* what a machine had not flushed before it was started anew is taken for there */
+	PLANTED_NO_OUTDATED, /* a node forgets that the other has gone on alone, and said so */
 	PLANTED_END,
 };
 

@@ -278,7 +278,7 @@ void replica_hear(struct replica_state *state, const struct replica_message *mes
 		hear_demoted(state);
 		break;
 	case REPLICA_AHEAD:
-		state->next.outdated = true;
+		state->next.outdated = !PLANTED(PLANTED_NO_OUTDATED);
 		replica_record(state, REPLICA_THEN_OUTDATED);
 		break;
 	case REPLICA_OUTDATED:

@@ -6,6 +6,7 @@
 #include "sync/mirror_job_private.h"
 
 #include "base/bytes.h"
+#include "base/plant.h"
 #include "filter/share.h"
 
 #include <assert.h>
@@ -277,7 +278,8 @@ static bool is_kept(const struct mirror_job *job, const char *boot)
 {
 	int reason = mirror_detach_reason(job->mirror);
 
-	return job->options.target_keeps && boot[0] && !strcmp(boot, job->boot[MIRROR_TARGET]) &&
+	return job->options.target_keeps && boot[0] &&
+	       (!strcmp(boot, job->boot[MIRROR_TARGET]) || PLANTED(PLANTED_ANY_BOOT)) &&
 	       (reason == -ENOTCONN || reason == -ETIMEDOUT || reason == -ECANCELED) &&
 	       mirror_job_follower(job) == MIRROR_TARGET;
 }

@@ -3,6 +3,7 @@
 #include "replica_world.h"
 
 #include "base/bytes.h"
+#include "filter/gate.h"
 
 #include <errno.h>
 #include <string.h>
@@ -50,8 +51,10 @@ static void client_done(struct block_io *io, int res)
 
 	client->busy = false;
 	host->in_flight--;
+	host->answers++;
 	world->in_flight--;
 	tell(client, "ended", res);
+	host->refuses |= res == -ESHUTDOWN && host->serving && client->life == host->life;
 	/* Nobody hears what the dead say. */
 	if (res < 0 || host->dying || world->story.failures)
 		return;
@@ -156,6 +159,7 @@ static bool choose(struct replica_client *client)
 	}
 	client->io.op = BLOCK_FLUSH;
 	client->set = ledger_node_of(client)->line;
+	client->leased = gate_mode(replica_node_block(world->hosts[client->node].node)) == GATE_DURABLE;
 	return true;
 }
 

@@ -93,6 +93,11 @@ static void strike(struct replica_world *world, enum fault what)
 	                             *map = disk_of(world, host->map_fd);
 
 	world->faults++;
+	if (world->scenario.weak && what < FAULT_LINK) {
+		replica_host_kill(
+		    host->reigns ? replica_host_other(host) : host, world->scenario.ack == REPLICATE_DURABLE);
+		return;
+	}
 	switch (what) {
 	case FAULT_KILL:
 	case FAULT_POWER:
@@ -171,11 +176,8 @@ static void order_primary(struct replica_host *host)
 	struct replica_host *other = replica_host_other(host);
 
 	/* Somebody has looked, and found it down. */
-	if (!other->ring && rand_one_in(&world->rand, 3)) {
-		host->fenced = true;
-		replica_world_say(world, "%u is told that the other is down", host->index);
-		replica_node_fenced(host->node);
-	}
+	if (!other->ring && rand_one_in(&world->rand, 3))
+		replica_host_is_told(host);
 	replica_host_command(host, REPLICA_MAKE_PRIMARY,
 	    rand_one_in(&world->rand, world->scenario.quarrels ? 2
 	                              : other->serving         ? 20
@@ -248,10 +250,8 @@ static void order(struct replica_world *world)
 		replica_node_pause(host->node, rand_one_in(&world->rand, 2));
 		break;
 	case 9:
-		if (status.frozen && !other->ring) {
-			host->fenced = true;
-			replica_node_fenced(host->node);
-		}
+		if (status.frozen && !other->ring)
+			replica_host_is_told(host);
 		break;
 	default:
 		if (!status.wanted || status.disk_failed)
@@ -288,6 +288,21 @@ static void begin_well(struct replica_world *world)
 		replica_host_command(&world->hosts[i], REPLICA_CONNECT, false);
 		if (i == 0)
 			replica_host_command(&world->hosts[i], REPLICA_MAKE_PRIMARY, true);
+	}
+}
+
+/* What happens to it is over by the time somebody looks. */
+static void look_at_weak(struct replica_world *world)
+{
+	for (unsigned i = 0; i < LEDGER_NODES && world->scenario.weak; i++) {
+		struct replica_host *host = &world->hosts[i];
+		struct replica_node_status status;
+
+		if (!replica_host_is_up(host) || !replica_host_other(host)->reigns)
+			continue;
+		replica_node_status(host->node, &status);
+		if (!status.wanted && !status.refusal)
+			replica_host_command(host, REPLICA_CONNECT, false);
 	}
 }
 
@@ -383,6 +398,7 @@ void replica_faults_step(struct replica_world *world)
 	if (rand_one_in(rand, world->scenario.order_every))
 		order(world);
 	replica_scrub_strike(world);
+	look_at_weak(world);
 	for (unsigned i = 0; i < LEDGER_NODES && world->scenario.dies; i++)
 		if (rand_one_in(rand, DIES_EVERY) && !world->hosts[i].dead && may_detach(&world->hosts[i])) {
 			kill_disk(&world->hosts[i]);

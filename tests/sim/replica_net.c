@@ -94,7 +94,8 @@ static void take(struct replica_parcel *parcel, struct replica_host *host)
 	if (res == 0 && !parcel->data) {
 		replica_faults_soon(host->world);
 		host->link = parcel->link;
-		host->seeks = false;
+		host->seeks = host->asks_to_fence = false;
+		host->excused = true;
 	}
 }
 

@@ -191,6 +191,8 @@ static void note(struct replica_host *host, const struct replica_ids *ids)
 		ledger_begin_gen(&host->world->ledger, ids->current, old.inconsistent ? 0 : old.current);
 		replica_world_say(host->world, "%u: generation %llx after %llx", host->index,
 		    (unsigned long long)ids->current, (unsigned long long)old.current);
+		if (old.sender && !old.inconsistent && !ids->follows)
+			replica_patience_check_parting(host);
 		/* By an order that said so, and it holds although the node may crash before it serves. */
 		host->knows = host->knows && !host->forced && !host->fenced;
 		if (host->anew && !host->forced)
@@ -420,7 +422,8 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 	if (!are_equal(host))
 		return;
 	ledger_cover(ledger, other->index, &client->set, flush);
-	if (world->scenario.ack == REPLICATE_DURABLE && client->peer_losses == other->losses)
+	if ((world->scenario.ack == REPLICATE_DURABLE || client->leased) &&
+	    client->peer_losses == other->losses)
 		make_last(ledger, other->index, &client->set);
 }
 
@@ -550,6 +553,7 @@ static void look_who_knows(struct replica_host *host)
 	replica_node_status(other->node, &peer);
 	if (self.linked)
 		host->fenced = false;
+	host->excused &= !self.linked || (self.flow != REPLICA_EQUAL && self.flow != REPLICA_SENDING);
 	if (!self.linked || !peer.linked || self.role == REPLICA_PRIMARY)
 		return;
 	if (other->reigns &&

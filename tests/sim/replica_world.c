@@ -52,7 +52,7 @@ static void serve(void *data, bool open)
 	struct replica_host *host = data;
 
 	host->serving = open && !host->dying;
-	host->reigns = false;
+	host->reigns = host->refuses = false;
 	if (host->serving)
 		replica_promise_look_at_role(host);
 	else if (!open && !host->dying)
@@ -67,9 +67,7 @@ static void fence_done(void *data)
 
 	if (!replica_host_is_up(host) || replica_host_other(host)->ring)
 		return;
-	host->fenced = true;
-	replica_world_say(host->world, "%u has fenced the other", host->index);
-	replica_node_fenced(host->node);
+	replica_host_is_told(host);
 }
 
 static void fence(void *data)
@@ -77,6 +75,7 @@ static void fence(void *data)
 	struct replica_host *host = data, *other = replica_host_other(host);
 	struct replica_world *world = host->world;
 
+	host->asks_to_fence = true;
 	/* In peace the hook fails: the other node is well. */
 	if (host->dying || world->peace)
 		return;
@@ -188,8 +187,9 @@ void replica_host_begin(struct replica_host *host)
 		ring_sim_power_on(world->sim, host->map_fd);
 	}
 	host->off = host->dying = host->ended = host->running = host->serving = host->reigns = host->seeks =
-	    false;
-	host->commanded = host->verifies = false;
+	    host->refuses = false;
+	host->commanded = host->verifies = host->asks_to_fence = false;
+	host->excused = true;
 	host->map_fails = ring_sim_disk_options(world->sim, host->map_fd)->fsync_error_ppm > 0;
 	host->answer = 0;
 	host->link = 0;
@@ -341,8 +341,10 @@ static void step_hook(void *data)
 	for (unsigned i = 0; i < LEDGER_NODES; i++)
 		look_at_flushes(&world->hosts[i]);
 	replica_promise_notes(world);
-	if (step % LOOK_EVERY == 0)
+	if (step % LOOK_EVERY == 0) {
 		replica_promise_look(world);
+		replica_patience_look(world);
+	}
 	if (step % CHECK_EVERY == 0)
 		replica_promise_check(world);
 	for (unsigned i = 0; i < LEDGER_NODES; i++) {
@@ -435,6 +437,7 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	    .grows = rand_one_in(rand, 3),
 	    .hooks = rand_one_in(rand, 3),
 	    .forgets = rand_one_in(rand, 4),
+	    .weak = seed % 8 == 3,
 	    .idle = (uint32_t)rand_between(rand, 20, 200),
 	    .order_every = (uint32_t)rand_between(rand, 30, 500),
 	    .fault_every = (uint32_t)rand_between(rand, 300, 3000),
@@ -449,6 +452,9 @@ static void scenario_init(struct replica_scenario *scenario, uint64_t seed, stru
 	                                                   : rand_between(rand, 2000000, 1000000000),
 	        .capacity = rand_one_in(rand, 2) ? 16384 : 65536,
 	        .short_ppm = (uint32_t)rand_below(rand, 2) * 200000}};
+	/* There it matters what the other's memory had. */
+	if (scenario->weak)
+		scenario->ack = seed / 8 % 3 ? REPLICATE_DURABLE : REPLICATE_RECEIVED;
 }
 
 static void make_host(struct replica_world *world, unsigned index)

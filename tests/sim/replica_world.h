@@ -35,6 +35,7 @@ struct replica_client {
 	/* The other node when it was submitted. */
 	uint64_t peer_life, peer_losses;
 	uint64_t losses; /* of its node, then */
+	bool leased;     /* a flush: both nodes have clients, and it lasts on both */
 };
 
 /* What a seed decides. */
@@ -53,6 +54,8 @@ struct replica_scenario {
 	bool hooks;                 /* before a resync a hook runs, or fails */
 	bool grows;                 /* its disks become larger, and so may the volume */
 	bool dies;                  /* its primaries' disks fail where their clients need not hear of it */
+	bool
+	    weak; /* who follows is killed, or loses its power, again and again, and is soon back; who leads lives on */
 	uint32_t idle, order_every, fault_every; /* steps */
 	uint64_t chaos_steps;
 	unsigned span;
@@ -87,19 +90,23 @@ struct replica_host {
 	bool serving, forced; /* `forced`: what it was told at last */
 	bool reigns;          /* its clients may write; with a lease those of both may read */
 	unsigned in_flight;
+	uint64_t answers, told_answers; /* to its clients; and when patience began, at `patient_step` */
+	uint64_t patient_step;
+	bool refuses; /* a client was told that this is the end of its service */
 	bool seeks;
-	bool verifies;     /* ended() is owed */
-	bool commanded;    /* a command has no answer yet */
-	int answer;        /* of the last one */
-	uint64_t link;     /* the last one that it took */
-	uint64_t begin_ns; /* when it is started again */
-	bool map_fails;    /* now and then, or did when it began */
-	bool prepared;     /* the hook has allowed a resync */
-	bool off;          /* its disks have no power */
-	bool damaged;      /* its map will be, before it begins again */
-	uint32_t device;   /* sectors of its disk */
-	bool dead;         /* its disk fails for good, that is until somebody puts in another */
-	bool map_dies;     /* with it, once its clients wait; while this is all that happens */
+	bool asks_to_fence; /* since its link came last */
+	bool verifies;      /* ended() is owed */
+	bool commanded;     /* a command has no answer yet */
+	int answer;         /* of the last one */
+	uint64_t link;      /* the last one that it took */
+	uint64_t begin_ns;  /* when it is started again */
+	bool map_fails;     /* now and then, or did when it began */
+	bool prepared;      /* the hook has allowed a resync */
+	bool off;           /* its disks have no power */
+	bool damaged;       /* its map will be, before it begins again */
+	uint32_t device;    /* sectors of its disk */
+	bool dead;          /* its disk fails for good, that is until somebody puts in another */
+	bool map_dies;      /* with it, once its clients wait; while this is all that happens */
 	uint64_t
 	    rotten_step; /* since then its flushes fail, and lose what they were to make last; 0: they do not */
 
@@ -116,9 +123,11 @@ struct replica_host {
 	bool anew;        /* its data are nobody's since its map was lost */
 	uint64_t carried; /* by its volume, then: bytes, and their sum */
 	uint32_t carried_crc;
-	bool discards;                     /* was told to since it was good last */
-	bool fenced;                       /* the other is known to be down, or was when it was told */
-	bool knows;                        /* that the other is primary */
+	bool discards; /* was told to since it was good last */
+	bool fenced;   /* the other is known to be down, or was when it was told */
+	bool knows;    /* that the other is primary */
+	bool
+	    excused; /* it may go on alone: nothing went to both since its link came last, or the other is down since */
 	bool given_up;                     /* what its volume carried, by an order */
 	bool shaky;                        /* its disk failed: what was in memory may be gone */
 	uint32_t promised[LEDGER_SECTORS]; /* when it began to follow: what it will have */
@@ -236,6 +245,14 @@ void replica_promise_check_doubts(struct replica_host *host);
 /* The map of the node that acknowledges a write has it, on stable storage. */
 void replica_promise_check_intent(struct replica_host *host, const struct replica_client *client);
 void replica_promise_check_sizes(struct replica_world *world);
+
+/* replica_patience.c */
+/* Often: nobody who could have an answer waits for ever. */
+void replica_patience_look(struct replica_world *world);
+/* A primary without the other node has recorded a new generation: with `freeze` not before it may. */
+void replica_patience_check_parting(struct replica_host *host);
+/* The other is down, and it hears so. */
+void replica_host_is_told(struct replica_host *host);
 
 /* replica_faults.c */
 void replica_faults_step(struct replica_world *world);

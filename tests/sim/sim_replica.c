@@ -23,6 +23,8 @@ static const struct sim_mistake mistakes[] = {
     {"no-grown", PLANTED_NO_GROWN},
     {"clean-end", PLANTED_CLEAN_END},
     {"early-divert", PLANTED_EARLY_DIVERT},
+    {"any-boot", PLANTED_ANY_BOOT},
+    {"no-outdated", PLANTED_NO_OUTDATED},
 };
 
 static bool run_seed(struct sim_line *line, uint64_t seed)
