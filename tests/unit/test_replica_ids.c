@@ -64,6 +64,8 @@ static const struct {
         {.current = 8, .base = {3}, .history = {4}}, REPLICA_PARTED_LONG_AGO, REPLICA_SPLIT},
     {"its clients used the other's disk, and its own is back", {.current = 7, .sender = true},
         {.current = 8, .history = {7}, .follows = true}, REPLICA_PEER_FAR_AHEAD, REPLICA_TARGET_FULL},
+    {"both went on, one of them from what it had before it was to be a target",
+        {.current = 9, .base = {7, 5}}, {.current = 8, .base = {5}}, REPLICA_PARTED, REPLICA_SPLIT},
     {"they never came there", {.current = 9, .base = {7, 8}}, {.current = 8, .history = {7}, .follows = true},
         REPLICA_SELF_AHEAD, REPLICA_SOURCE},
 };
@@ -79,7 +81,39 @@ static void test_table(void **state)
 			    replica_relation_name(replica_relate(&rows[i].self, &rows[i].peer)),
 			    replica_verdict_name(verdict));
 		assert_int_equal(replica_judge(&rows[i].peer, &rows[i].self), replica_verdict_flip(verdict));
+		if (rows[i].relation == REPLICA_PARTED)
+			assert_int_equal(replica_relate(&rows[i].peer, &rows[i].self), REPLICA_PARTED);
 	}
+}
+
+/* What was true of a node before it went on, or sent, is not any more. */
+static void test_flags_end(void **state)
+{
+	const struct replica_ids begin = {
+	    .current = 7, .base = {5}, .history = {6}, .outdated = true, .follows = true, .grown = true};
+	struct replica_ids ids = begin;
+
+	replica_ids_part(&ids, 9);
+	assert_false(ids.outdated || ids.follows);
+	assert_true(ids.grown);
+	ids = begin;
+	ids.full = true;
+	replica_ids_send(&ids, &(struct replica_ids){.current = 4});
+	assert_false(ids.outdated || ids.follows || ids.grown || ids.full);
+	assert_true(ids.sender);
+	/* Nothing is there twice: it would push out what was earlier. */
+	assert_int_equal(ids.base[0], 4);
+	replica_ids_followed(&ids);
+	ids.base[0] = 6;
+	replica_ids_followed(&ids);
+	assert_memory_equal(ids.history, ((uint64_t[REPLICA_HISTORY]){4, 5, 6}), sizeof(ids.history));
+	ids = begin;
+	ids.inconsistent = true;
+	replica_ids_force(&ids, 9);
+	assert_false(ids.outdated || ids.follows || ids.inconsistent || ids.base[0]);
+	assert_true(ids.full);
+	replica_ids_give_up(&ids);
+	assert_true(ids.inconsistent && !ids.current);
 }
 
 /* Each step that says what such data are ends it, and no other does. */
@@ -517,6 +551,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_table),
+	    cmocka_unit_test(test_flags_end),
 	    cmocka_unit_test(test_foreign),
 	    cmocka_unit_test(test_note),
 	    cmocka_unit_test(test_pairs),
