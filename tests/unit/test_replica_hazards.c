@@ -162,6 +162,32 @@ static void test_h14_a_flush_that_failed_before_a_restart(void **state)
 	lose_a_flush_unheard(true);
 }
 
+/* It lost what it had not flushed, and went on alone: also the node that gives its data up knows where they differ from that. */
+static void test_h07_what_the_other_lost_before_a_split_brain(void **state)
+{
+	struct host *one = &world.hosts[0], *other = &world.hosts[1];
+	uint8_t lost[512];
+
+	for (unsigned i = 0; i < NODES; i++)
+		snprintf(world.hosts[i].boot, sizeof(world.hosts[i].boot), "boot %u", i);
+	begin_replica();
+	memory_peek(other->memory, 0, lost, sizeof(lost));
+	assert_int_equal(write_at(one, 0, sizeof(lost), 0xa0), 0);
+	cut(true);
+	assert_int_equal(write_at(one, 300000, 100, 0xa1), 0);
+	assert_int_equal(memory_poke(other->memory, 0, lost, sizeof(lost)), 0);
+	snprintf(other->boot, sizeof(other->boot), "another");
+	restart(other);
+	assert_int_equal(command(other, REPLICA_MAKE_PRIMARY, true), 0);
+	assert_int_equal(write_at(other, 500000, 100, 0xb0), 0);
+	assert_int_equal(command(one, REPLICA_MAKE_SECONDARY, false), 0);
+	assert_int_equal(command(one, REPLICA_DISCARD, false), 0);
+	world.cut = false;
+	connect_both();
+	both(REPLICA_EQUAL);
+	assert_true(are_equal());
+}
+
 /* Both went on alone: nothing is sent, whoever asks how often, until one is told by its user to give way; that one, and no other, loses. */
 static void test_h16_nobody_loses_unasked(void **state)
 {
@@ -413,6 +439,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_h14_doubt_leads_to_a_full_comparison, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_unheard, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_before_a_restart, setup, teardown),
+	    cmocka_unit_test_setup_teardown(
+	        test_h07_what_the_other_lost_before_a_split_brain, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h16_nobody_loses_unasked, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_strangers_are_not_attached, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h17_what_a_new_volume_carries_is_kept, setup, teardown),
