@@ -104,17 +104,19 @@ static int print_all(struct replicate_command *command, const json_t *names)
 
 static int watch(struct replicate_command *command)
 {
-	bool redraw = isatty(STDOUT_FILENO);
+	bool redraw = isatty(STDOUT_FILENO), begun = false;
 	int code = JOB_OK;
 
-	while (code == JOB_OK && !ferror(stdout)) {
+	/* Who was there once may be busy, or away for a while. */
+	while ((code == JOB_OK || begun) && !ferror(stdout)) {
 		json_t *names = find_names(command);
 
 		if (redraw)
 			fputs("\033[H\033[2J", stdout);
 		code = names ? print_all(command, names) : cli_fail(JOB_TROUBLE, &command->error);
 		json_decref(names);
-		if (code == JOB_OK)
+		begun |= code == JOB_OK;
+		if (begun)
 			usleep((useconds_t)(command->watch_s * 1e6));
 	}
 	return code;

@@ -403,6 +403,19 @@ def test_who_follows_events_ends_when_nobody_reads_them(pair):
     assert following.communicate(timeout=60)[1] == b"" and following.returncode == OK
 
 
+def test_who_watches_sees_the_end_of_a_silence(pair):
+    running = pair.program.start("replicate", "status", "--watch=0.2", "--host=alpha", "vm1", env=pair.alpha.env)
+    wait_until(lambda: b"in sync with beta" in running.out(), "the first one")
+    pid = pair.alpha.status()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    running.wait_for_words("vm1")
+    os.kill(pid, signal.SIGCONT)
+    before = len(running.out())
+    wait_until(lambda: b"in sync with beta" in running.out()[before:], "its return")
+    running.kill()
+    running.end(-9)
+
+
 def test_events_come_when_something_changes(pair):
     running = pair.program.start("replicate", "status", "--json", "--watch", "--host=alpha", "vm1", env=pair.alpha.env)
 
