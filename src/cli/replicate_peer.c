@@ -278,10 +278,9 @@ int replicate_peer_open(struct replicate_resource *resource, struct error *error
 	res = replicate_port_use(resource, error);
 	if (res < 0)
 		return res;
-	/* What cannot be found now may be found later, but for a file that is wrong nobody would look twice. */
-	if (replicate_stream_resolve(resource->process->ring, replica_config_other(resource->config),
-	        peer->addresses, &peer->addresses_count, error) < 0)
-		replicate_peer_note(resource, error->text);
+	/* A name is looked up when the other host is: where no name server answers, this host's clients need not wait for that. */
+	(void)replicate_stream_resolve(
+	    NULL, replica_config_other(resource->config), peer->addresses, &peer->addresses_count, NULL);
 	return fiber_start(&peer->fiber, resource->process->ring, seek, resource, error);
 }
 

@@ -158,9 +158,11 @@ void replicate_resource_done(struct replicate_resource *resource);
 void replicate_say(struct replicate_resource *resource, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void replicate_warn(struct replicate_resource *resource, const char *text);
+/* What a line on standard error begins with: the program, in the log behind the time. Returns buf. */
+const char *replicate_prefix(const struct replicate_process *process, char buf[48]);
 
 /* replicate_stream.c; all in fibers or control paths. */
-/* Text to addresses. A name is looked up on a thread. */
+/* Text to addresses. A name is looked up on a thread; `ring` NULL: only what takes no time, and is none. */
 int replicate_stream_resolve(struct ring *ring, const struct replica_config_host *host,
     struct replicate_address ret[REPLICATE_ADDRESSES_MAX], unsigned *ret_count, struct error *error);
 /* Whether it is one of those, whatever the port. */

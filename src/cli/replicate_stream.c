@@ -48,7 +48,7 @@ int replicate_stream_resolve(struct ring *ring, const struct replica_config_host
 
 	/* Names may take their time. */
 	lookup.flags = 0;
-	if (res < 0)
+	if (res < 0 && ring)
 		res = ring_call(ring, look_up, &lookup, error);
 	if (res < 0)
 		return res;

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -117,6 +118,24 @@ def test_one_that_failed_is_up_again_without_the_others(program, folder, random)
         assert pair.alpha("up", "vm2").out == b"vm2: up\n"
     finally:
         pair.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a mount namespace, and port 53")
+def test_names_that_no_server_answers_keep_nobody_waiting(fresh, folder):
+    server = f"{fresh.alpha.address.rpartition('.')[0]}.53"
+    (folder / "resolv.conf").write_text(f"nameserver {server}\n")
+    text = (fresh.files / "vm1.ini").read_text()
+    (fresh.files / "vm1.ini").write_text(text.replace(f"{fresh.beta.address}:", "beta.example:"))
+    order(fresh.alpha, "create")
+    fresh.alpha.prefix = ["unshare", "-m", "sh", "-c", f'mount --bind {folder}/resolv.conf /etc/resolv.conf && exec "$@"', "-"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((server, 53))
+        order(fresh.alpha, "up")
+        # It is looked up still.
+        assert fresh.alpha.status()["trying"] is None
+        order(fresh.alpha, "primary", "--force")
+        fresh.alpha.wait(serving=True)
+        wait_until(lambda: "cannot find the address beta.example" in said(fresh.alpha), "the end of the lookup")
 
 
 # Both in sync
