@@ -141,10 +141,13 @@ static void hand_over(
 /* Who has not proved who he is may say so again and again. */
 static void tell(struct replicate_port *port, const struct error *error)
 {
+	char prefix[48];
+
 	if (!strcmp(port->said, error->text) || port->process->options->quiet)
 		return;
 	snprintf(port->said, sizeof(port->said), "%s", error->text);
-	fprintf(stderr, "blkmove: %s:%s: %s\n", port->host, port->number, error->text);
+	fprintf(stderr, "%s: %s:%s: %s\n", replicate_prefix(port->process, prefix), port->host, port->number,
+	    error->text);
 }
 
 /* 0: greeted, and the stream is the resource's. */

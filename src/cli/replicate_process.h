@@ -141,6 +141,7 @@ struct replicate_process {
 	struct budget budget, *common; /* of all resyncs together; common: it, or NULL without limits */
 	struct list_node ports, fronts, tls_streams, credentials;
 	struct ticker ticker;
+	bool detached;          /* what is printed goes to the log */
 	bool wake;              /* somebody has something for the loop outside of fibers to do */
 	bool stopping, insists; /* a signal came; a second one */
 };

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PATIENCE_NS   UINT64_C(60000000000) /* for an order to end, on the way down */
@@ -22,10 +23,22 @@
 
 /* Words */
 
+const char *replicate_prefix(const struct replicate_process *process, char buf[48])
+{
+	const time_t now = time(NULL);
+	struct tm local;
+	size_t used = 0;
+
+	if (process->detached && localtime_r(&now, &local))
+		used = strftime(buf, 32, "%Y-%m-%dT%H:%M:%S%z ", &local);
+	snprintf(buf + used, 48 - used, "blkmove");
+	return buf;
+}
+
 void replicate_say(struct replicate_resource *resource, const char *format, ...)
 {
 	const struct replicate_up_options *options = resource->process->options;
-	char text[600];
+	char text[600], prefix[48];
 	json_t *json;
 	va_list args;
 
@@ -37,7 +50,8 @@ void replicate_say(struct replicate_resource *resource, const char *format, ...)
 		cli_print_json(stdout, json);
 		json_decref(json);
 	} else if (!options->quiet) {
-		fprintf(stderr, "blkmove: %s: %s\n", resource->name, text);
+		fprintf(stderr, "%s: %s: %s\n", replicate_prefix(resource->process, prefix), resource->name,
+		    text);
 	}
 }
 
@@ -308,10 +322,13 @@ static void close_all(struct replicate_resource *resource)
 
 static void fail(struct replicate_resource *resource)
 {
+	char prefix[48];
+
 	if (resource->process->options->json)
 		replicate_say(resource, "%s", resource->error.text);
 	else
-		fprintf(stderr, "blkmove: %s: %s\n", resource->name, resource->error.text);
+		fprintf(stderr, "%s: %s: %s\n", replicate_prefix(resource->process, prefix), resource->name,
+		    resource->error.text);
 	resource->state = REPLICATE_STOPPING;
 	close_all(resource);
 	resource->state = REPLICATE_FAILED;

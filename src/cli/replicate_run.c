@@ -137,6 +137,7 @@ static int detach(struct replicate_process *process, int take_fd, struct error *
 	res = log < 0 ? -errno
 	              : background_leave(
 	                    take_fd, log, count_in(process, REPLICATE_FAILED) > 0 ? JOB_TROUBLE : JOB_OK);
+	process->detached = res == 0;
 	return res < 0 ? error_set(error, res, "cannot write %s: %s", path, strerror(-res)) : 0;
 }
 

@@ -39,9 +39,10 @@ static void clients_changed(void *data, unsigned count)
 static void client_failed(void *data, const struct error *why)
 {
 	struct replicate_front *front = data;
+	char prefix[48];
 
 	if (!front->process->options->quiet && !front->process->options->json)
-		fprintf(stderr, "blkmove: %s\n", why->text);
+		fprintf(stderr, "%s: %s\n", replicate_prefix(front->process, prefix), why->text);
 }
 
 /* Whether another resource of this process has exports at the address: who asks for no name then gets nothing. */
