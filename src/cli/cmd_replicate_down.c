@@ -32,6 +32,9 @@ static int end_one(struct replicate_command *command, const char *name)
 	    name, json_pack("{s:s, s:b}", "command", "down", "force", command->force), &command->error);
 	int res;
 
+	/* One that failed goes with the last of its process that did not. */
+	if (!reply && command->all && command->error.code == -ENOENT)
+		return JOB_OK;
 	if (!reply)
 		return cli_fail(command->error.code == -EPERM ? JOB_REFUSED : JOB_TROUBLE, &command->error);
 	json_decref(reply);

@@ -137,7 +137,9 @@ int replica_greeting_answer_parse(const char *line, size_t length, struct error 
 
 	if (!json || control_get_bool(json, "ok", &ok, error) < 0 ||
 	    (!ok && control_get_text(json, "error", words, sizeof(words), error) < 0))
-		return error_set(error, -EPROTO, "what answers there is no blkmove replica");
+		return error_set(error, -EPROTO,
+		    "what answers there is no blkmove replica, or one with TLS; is the file the same on both "
+		    "hosts?");
 	if (!ok)
 		return error_set(error, -ECONNREFUSED, "the other host says: %s", words[0] ? words : "no");
 	return 0;

@@ -13,7 +13,7 @@ import pytest
 
 from keys import make_certificates, make_psk
 from nbd_client import Client
-from program import LOCKED, REFUSED, TROUBLE, wait_until
+from program import LOCKED, OK, REFUSED, TROUBLE, wait_until
 from replica_hosts import Pair
 
 SIZE = (4 << 20) + 4096
@@ -455,7 +455,9 @@ def test_one_that_cannot_start_does_not_keep_the_others(make_pair):
     assert "is failed" in pair.alpha("primary", "vm1", code=REFUSED).err
     pair.alpha("down", "vm1")
     assert pair.alpha.state("vm1") == "down" and pair.alpha.state("vm2") == "up"
-    pair.alpha.end()
+    # vm3 goes with the last one.
+    assert pair.alpha("down", "--all").out == b"vm2: down\n"
+    pair.alpha.running.end(code=(OK, TROUBLE))
 
 
 def test_an_address_that_is_taken(make_pair):
