@@ -76,7 +76,9 @@ static const struct {
     {"connect", "NAME", "Looks for the other node.", CONNECT, false, replicate_order},
     {"disconnect", "NAME", "Gives the link up, and looks for none until connect.", DISCONNECT, false,
         replicate_order},
-    {"verify", "NAME", "Compares both nodes' data while they are used: exit 0 same, 1 differs, 2 trouble.",
+    {"verify", "NAME",
+        "Compares both nodes' data while they are used. With --wait: exit 0 same, 1 differs, 2 trouble, 3 "
+        "refused.",
         VERIFY, false, replicate_verify},
     {"resync", "NAME", "Sends what verify has marked; holds the resync, lets it go on, limits it.", RESYNC,
         false, replicate_order},

@@ -37,12 +37,13 @@ int device_shape_of(
 	if (logical > LOGICAL_MOST || (logical & (logical - 1)))
 		return error_set(error, -EINVAL,
 		    "%s takes requests in units of %" PRIu64
-		    " bytes only, and a device can have sectors of 512 to %u; use --listen",
+		    " bytes only, and a device can have sectors of 512 to %u; serve it by NBD",
 		    info->name, logical, LOGICAL_MOST);
 	if (info->size == 0 || info->size % logical)
 		return error_set(error, -EINVAL,
 		    "%s has %" PRIu64 " bytes, which is no multiple of its sectors of %" PRIu64
-		    ": the last ones could not be reached through a device; make it longer, or use --listen",
+		    ": the last ones could not be reached through a device; make it longer, or serve it by "
+		    "NBD",
 		    info->name, info->size, logical);
 	*ret = (struct device_shape){.size = info->size,
 	    .logical = (uint32_t)logical,
