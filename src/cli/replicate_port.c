@@ -103,9 +103,9 @@ static int judge(const struct greeter *greeter, const struct replica_greeting *g
 	if (greeting->stream == REPLICA_STREAM_LINK && !resource->peer.sought)
 		return error_set(error, -EBUSY,
 		    status.linked || status.wanted
-		        ? "%s has a link still, which is given up when nothing comes from it"
-		        : "%s is disconnected on this host; `blkmove replicate connect %s` there",
-		    resource->name, resource->name);
+		        ? "%s has a link still on %s, which is given up when nothing comes from it"
+		        : "%s is disconnected on %s; `blkmove replicate connect %s` there",
+		    resource->name, replica_config_self(resource->config)->name, resource->name);
 	if (greeting->stream == REPLICA_STREAM_DATA && !status.linked)
 		return error_set(error, -ENOTCONN, "%s has no link: there can be no data", resource->name);
 	*ret = resource;

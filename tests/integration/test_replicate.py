@@ -273,6 +273,7 @@ def test_disconnected_and_connected_again(pair, random):
     assert pair.beta.wait(linked=False, outdated=True)
     said = pair.beta("primary", "vm1", code=REFUSED).err
     assert "--force" in said, said
+    wait_until(lambda: "vm1 is disconnected on alpha; `blkmove replicate connect vm1` there" in (pair.beta.status()["trying"] or ""), "why")
     pair.connect()
     pair.wait_equal()
     pair.assert_same()
@@ -522,7 +523,7 @@ def hear(stream):
     (b"GET / HTTP/1.1\r\n", b"no greeting"),
     (b'{"blkmove-replica":2}\n', b"the same blkmove on both"),
     (b'{"blkmove-replica":1,"resource":"vm7","stream":"link","link":5,"ack":"durable"}\n', b"vm7 is not up on this host"),
-    (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5,"ack":"durable"}\n', b"has a link still"),
+    (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5,"ack":"durable"}\n', b"has a link still on alpha"),
     (b'{"blkmove-replica":1,"resource":"vm1","stream":"data","link":5,"ack":"durable"}\n', b'"ok":true'),  # of a link that is not: it ends at once
     (b'{"blkmove-replica":1,"resource":"vm1","stream":"link","link":5,"ack":"received"}\n', b"beta has `ack = received`, alpha `ack = durable`"),
     (b"x" * 600, b""),
