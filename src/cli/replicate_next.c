@@ -92,7 +92,9 @@ static bool is_alone_and_foreign(const json_t *status)
 
 static bool is_held(const json_t *status)
 {
-	return status_is(status, "paused") && resyncs(status);
+	const json_t *verify = json_object_get(status, "verify");
+
+	return status_is(status, "paused") && (resyncs(status) || status_says(verify, "state", "running"));
 }
 
 bool replicate_words_differ(const json_t *status)

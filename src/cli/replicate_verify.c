@@ -100,6 +100,12 @@ static int refuse(const struct replicate_resource *resource, const struct replic
 		return error_set(error, res,
 		    "verify is not possible: %s is %s, and only what both nodes have can be compared", name,
 		    replica_flow_name(status->flow));
+	case -EAGAIN:
+		return error_set(error, res,
+		    "%s is held by `resync --pause`, and nothing would be compared: `blkmove replicate "
+		    "resync %s "
+		    "--continue` first",
+		    name, name);
 	case -EINVAL:
 		return error_set(
 		    error, res, "from=%" PRIu64 ": %s has %" PRIu64 " bytes", from, name, status->size);
@@ -128,7 +134,7 @@ int replicate_verify_begin(
 	int res;
 
 	replica_node_status(resource->node, &status);
-	res = replica_node_verify(resource->node, &options);
+	res = status.paused ? -EAGAIN : replica_node_verify(resource->node, &options);
 	if (res < 0)
 		return refuse(resource, &status, res, from, error);
 	verify->running = verify->known = true;

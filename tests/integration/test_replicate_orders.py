@@ -271,6 +271,19 @@ def test_what_verify_marked_survives_its_process(pair):
     assert pair.content(pair.alpha) == pair.content(pair.beta)
 
 
+def test_verify_does_not_wait_for_a_pause_that_was_forgotten(pair):
+    order(pair.alpha, "resync", "--pause")
+    text = order(pair.alpha, "verify", "--wait", code=REFUSED).err
+    assert "is held by `resync --pause`" in text and "`blkmove replicate resync vm1 --continue` first" in text
+    order(pair.alpha, "resync", "--continue")
+    order(pair.alpha, "verify", "--rate=1M")
+    order(pair.alpha, "resync", "--pause")
+    assert "`blkmove replicate resync vm1 --continue`" in next_of(pair.alpha)
+    order(pair.alpha, "resync", "--continue")
+    assert next_of(pair.alpha) is None
+    order(pair.alpha, "verify", "--stop")
+
+
 def test_verify_is_stopped_and_goes_on(pair):
     order(pair.alpha, "verify", "--rate=1M")
     wait_until(lambda: pair.alpha.status()["verify"]["position"] > 0, "progress")
