@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/folder.h"
 #include "base/parse_size.h"
+#include "block/inspect.h"
 #include "block/open.h"
 #include "cli/cmd_replicate.h"
 #include "cli/replica_config.h"
@@ -26,6 +27,7 @@ struct creation {
 	char map[PATH_MAX], made[PATH_MAX + 8]; /* made: the new one, until it is whole */
 	struct block_facts facts;
 	bool existed;
+	int old_fd; /* of the map that there was, locked; -1: none */
 };
 
 static int judge_size(const struct creation *creation, struct error *error)
@@ -104,6 +106,17 @@ static int judge_map(struct creation *creation, struct error *error)
 		    "and what only this one has is lost. If that is wanted, add --overwrite=%s",
 		    name, creation->map, name, name);
 	return 0;
+}
+
+/* The map of a resource that is up, perhaps of another one, would go on being written where nobody finds it. */
+static int lock_map(struct creation *creation, struct error *error)
+{
+	if (!creation->existed)
+		return 0;
+	creation->old_fd = open(creation->map, O_RDONLY | O_CLOEXEC);
+	if (creation->old_fd < 0)
+		return error_set(error, -errno, "cannot open the map %s: %s", creation->map, strerror(errno));
+	return inspect_lock(creation->old_fd, creation->map, error);
 }
 
 /* What the volume carries is not a replica's, and nobody has said that it may be lost. */
@@ -204,17 +217,20 @@ static int create(struct creation *creation, struct error *error)
 	    creation->map, sizeof(creation->map));
 	res = judge_map(creation, error);
 	if (res == 0)
+		res = lock_map(creation, error);
+	if (res == 0)
 		res = open_volume(creation, error);
 	return res == 0 ? make_map(creation, error) : res;
 }
 
 int replicate_create(struct replicate_command *command)
 {
-	struct creation creation = {.command = command};
+	struct creation creation = {.command = command, .old_fd = -1};
 	int res = create(&creation, &command->error);
 
 	if (res == 0 && !command->quiet)
 		say_next(&creation);
+	cleanup_close(&creation.old_fd);
 	block_free(creation.volume);
 	ring_free(creation.ring);
 	replica_config_free(creation.config);

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/folder.h"
 #include "base/run_dir.h"
+#include "block/inspect.h"
 #include "block/open.h"
 #include "cli/control_client.h"
 #include "range/bitmap_file.h"
@@ -238,7 +239,7 @@ static int open_files(struct replicate_resource *resource, struct error *error)
 	replica_config_map(resource->config, state_dir, map, sizeof(map));
 	resource->map_fd = open(map, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	if (resource->map_fd >= 0)
-		return 0;
+		return inspect_lock(resource->map_fd, map, error);
 	return error_set(error, -errno,
 	    errno == ENOENT ? "there is no map %s%s%s; `blkmove replicate create %s` makes one"
 	                    : "cannot open the map %s: %s%.0s%.0s",

@@ -154,6 +154,21 @@ def test_create_does_not_overwrite_the_volume_with_its_map(vm1, folder):
     assert vm1.volume.read_bytes() == data
 
 
+def test_a_map_is_of_one_resource(vm1, folder):
+    """Also where the files of two name the same one."""
+    text = (folder / "replicas/vm1.ini").read_text().replace("[host there]", f"map = {folder}/map\n[host there]")
+    (folder / "replicas/vm1.ini").write_text(text)
+    (folder / "volume2").write_bytes(vm1.volume.read_bytes())
+    (folder / "replicas/vm2.ini").write_text(text.replace("vm1", "vm2").replace(f"device = {vm1.volume}\n", f"device = {folder}/volume2\n"))
+    vm1.create()
+    vm1("up", "--host=here", "vm1")
+    inode = os.stat(folder / "map").st_ino
+    for verb, *words in (("create", "--overwrite=vm2"), ("up",)):
+        assert f"{folder}/map: it is in use by another blkmove" in vm1(verb, "--host=here", *words, "vm2", code=(LOCKED, TROUBLE)).err
+    assert os.stat(folder / "map").st_ino == inode
+    vm1("down", "vm1")
+
+
 def test_up_says_what_can_be_done_about_a_map(vm1, folder):
     vm1.create()
     good = vm1.map.read_bytes()
