@@ -5,6 +5,11 @@
 #include <errno.h>
 #include <stddef.h>
 
+bool replica_state_is_good(const struct replica_state *state)
+{
+	return state->ids.current != 0 && !state->ids.inconsistent;
+}
+
 static void make_primary(struct replica_state *state, bool force)
 {
 	const struct replica_ids *ids = &state->ids;

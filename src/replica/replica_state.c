@@ -409,6 +409,9 @@ static void settled(struct replica_state *state, int res)
 	if (res < 0)
 		replica_act(state, REPLICA_DO_DROP);
 	rest(state);
+	/* Where nothing is recorded, because this node has become primary meanwhile, what had to wait is heard now. */
+	if (!state->recording)
+		catch_up(state);
 }
 
 static void linked(struct replica_state *state)
@@ -427,11 +430,6 @@ void replica_state_init(
     struct replica_state *state, const struct replica_options *options, const struct replica_ids *ids)
 {
 	*state = (struct replica_state){.options = *options, .ids = *ids};
-}
-
-bool replica_state_is_good(const struct replica_state *state)
-{
-	return state->ids.current != 0 && !state->ids.inconsistent;
 }
 
 static int event_of(struct replica_state *state, const struct replica_event *event)

@@ -157,30 +157,6 @@ static void settle(struct node *node)
 	node->settle_step = node->pair->steps;
 }
 
-/* Nobody looks into the map any more: then nothing may be in it, nor come into it. */
-static void check_rest(const struct node *node, const struct replica_ids *next)
-{
-	const struct replica_ids *ids = &node->state.ids;
-
-	if (!ids->sender || next->sender || next->current != ids->current || next->inconsistent)
-		return;
-	if (node->serving)
-		model_fail(node->pair, "at rest, and clients may write");
-	if (node->settle_step < node->wrote_step || node->map)
-		model_fail(node->pair, "at rest, and not all is on both sides");
-}
-
-/* A client of a primary that freezes gets no answer before the other node can do no harm. */
-static void check_part(const struct node *node, const struct replica_ids *next)
-{
-	const struct replica_state *state = &node->state;
-
-	if (state->options.gone == REPLICA_GONE_FREEZE && state->ids.sender &&
-	    next->current != state->ids.current && state->role == REPLICA_PRIMARY &&
-	    node->waiting_count > 0 && !node->left && !node->fenced)
-		model_fail(node->pair, "clients are to be answered, and nobody has fenced the other node");
-}
-
 static void answered(struct node *node, int res)
 {
 	const struct node *peer = peer_of(node);
@@ -252,12 +228,13 @@ static void drop(struct node *node)
 	node->pair->refused += node->state.refusal != NULL;
 }
 
-static void record(struct node *node, const struct replica_ids *ids)
+static void record(struct node *node, const struct replica_action *action)
 {
-	check_rest(node, ids);
-	check_part(node, ids);
+	check_rest(node, &action->ids);
+	check_part(node, &action->ids);
 	node->recording = true;
-	node->next = *ids;
+	node->lapses = action->lapses;
+	node->next = action->ids;
 }
 
 static void receive(struct node *node)
@@ -306,7 +283,7 @@ static void act(void *data, const struct replica_action *action)
 		say(node, &action->message);
 		break;
 	case REPLICA_DO_RECORD:
-		record(node, &action->ids);
+		record(node, action);
 		break;
 	case REPLICA_DO_SEND_MAP:
 		send_map(node);
@@ -586,6 +563,12 @@ static void end_record(struct node *node)
 	bool failed = !pair->calm && chance(&pair->rand, gives_up ? 2 : 40);
 
 	node->recording = false;
+	/* The user's hook fails, or takes longer than the link lasts. */
+	if (node->lapses && (!node->up || (!pair->calm && chance(&pair->rand, 20)))) {
+		tell(node,
+		    (struct replica_event){.kind = REPLICA_RECORDED, .res = node->up ? -ECANCELED : -ESTALE});
+		return;
+	}
 	if (gives_up)
 		check_loses_nothing(pair, peer, node);
 	if (gives_up && failed) {
@@ -630,22 +613,28 @@ static void end_actions(struct node *node)
 	if (node->recording && chance(&pair->rand, 3)) {
 		end_record(node);
 	} else if (node->merging && (node->merge_all || node->map_came) && chance(&pair->rand, 3)) {
+		bool fails = !pair->calm && chance(&pair->rand, 40);
+
 		node->merging = false;
 		node->dirty |= node->merge_all ? all_of(node) : node->peer_map;
 		node->map |= node->dirty;
-		tell(node, (struct replica_event){.kind = REPLICA_MERGED});
+		tell(node, (struct replica_event){.kind = REPLICA_MERGED, .res = fails ? -EIO : 0});
 	} else if (node->growing && chance(&pair->rand, 3)) {
 		end_growth(node);
 	} else if (node->emptying) {
+		bool fails = !pair->calm && chance(&pair->rand, 40);
+
 		node->emptying = false;
-		tell(node, (struct replica_event){.kind = REPLICA_EMPTIED});
+		tell(node, (struct replica_event){.kind = REPLICA_EMPTIED, .res = fails ? -EIO : 0});
 	} else if (node->settling && pair->link && node->dirty == 0 && chance(&pair->rand, 3)) {
 		if (node->yielded && node->waiting_count > 0)
 			model_fail(pair, "settled, and a client waits");
 		node->settling = false;
+		bool fails = !pair->calm && (node->keeping || node->diverted) && chance(&pair->rand, 10);
+
 		if (!node->keeping && node->state.flow != REPLICA_DISKLESS)
 			node->map = 0;
-		tell(node, (struct replica_event){.kind = REPLICA_SETTLED});
+		tell(node, (struct replica_event){.kind = REPLICA_SETTLED, .res = fails ? -EIO : 0});
 	} else if (node->fencing && chance(&pair->rand, 20)) {
 		node->fencing = false;
 		if (pair->calm)

@@ -34,6 +34,7 @@ struct node {
 	unsigned in_use; /* regions, by clients and by COPY */
 	unsigned met;    /* regions, as this node has said */
 	bool left;       /* the other knows */
+	bool lapses;     /* the record under way */
 	bool recording, merging, merge_all, emptying, settling, fencing;
 	struct replica_ids next;
 	unsigned peer_map; /* as it came */
@@ -95,4 +96,28 @@ static struct node *peer_of(struct node *node)
 static unsigned all_of(const struct node *node)
 {
 	return (1u << node->regions) - 1;
+}
+
+/* Nobody looks into the map any more: then nothing may be in it, nor come into it. */
+static void check_rest(const struct node *node, const struct replica_ids *next)
+{
+	const struct replica_ids *ids = &node->state.ids;
+
+	if (!ids->sender || next->sender || next->current != ids->current || next->inconsistent)
+		return;
+	if (node->serving)
+		model_fail(node->pair, "at rest, and clients may write");
+	if (node->settle_step < node->wrote_step || node->map)
+		model_fail(node->pair, "at rest, and not all is on both sides");
+}
+
+/* A client of a primary that freezes gets no answer before the other node can do no harm. */
+static void check_part(const struct node *node, const struct replica_ids *next)
+{
+	const struct replica_state *state = &node->state;
+
+	if (state->options.gone == REPLICA_GONE_FREEZE && state->ids.sender &&
+	    next->current != state->ids.current && state->role == REPLICA_PRIMARY &&
+	    node->waiting_count > 0 && !node->left && !node->fenced)
+		model_fail(node->pair, "clients are to be answered, and nobody has fenced the other node");
 }
