@@ -111,7 +111,8 @@ static void child_done(struct block_io *io, int res)
 	struct send_io *sio = io->user;
 	struct send *send = sio->send;
 
-	if (res < 0 && sio->res == 0)
+	/* How many extents there are, or the first that fails. */
+	if (sio->res == 0 || (res < 0 && sio->res > 0))
 		sio->res = res;
 	if (--sio->pending > 0) {
 		if (res == 0 && io == &sio->child && send->options.ack == REPLICATE_RECEIVED)

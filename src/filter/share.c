@@ -66,6 +66,8 @@ int share_new(struct block **ret, struct block *below, uint64_t size, struct err
 	share->filter.block.info.size = size;
 	share->filter.block.info.resizable = false;
 	share->filter.block.info.zeroed = share->filter.block.info.created = false;
+	/* Others may write to it, and what they wrote not be written out when its holes are asked for. */
+	share->filter.block.info.holes_trusted = false;
 	*ret = &share->filter.block;
 	return 0;
 }
@@ -89,5 +91,6 @@ int share_take(struct block **ret, struct block *take_below, uint64_t size, stru
 	container_of(*ret, struct share, filter.block)->owns = true;
 	(*ret)->info.zeroed = info->zeroed;
 	(*ret)->info.created = info->created;
+	(*ret)->info.holes_trusted = info->holes_trusted;
 	return 0;
 }

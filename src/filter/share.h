@@ -8,7 +8,7 @@
 
 /*
  * Of one that somebody else owns, and which outlives it: for those who take what they use. size: bytes, a multiple of its request_align, at
- * most its own.
+ * most its own. Its holes are not to be trusted: others write to the volume, too.
  */
 int share_new(struct block **ret, struct block *below, uint64_t size, struct error *error);
 /* Takes `below`, which is longer than `size` bytes, also when it fails: -ENOMEM, or -EINVAL when `size` lies within one of its blocks. */

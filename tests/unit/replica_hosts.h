@@ -32,6 +32,7 @@ struct host {
 	struct replica_node *node;
 	struct fiber *fiber;
 	bool seeks, serves, answered, hook_fails;
+	bool late_holes, unwritten; /* what is not flushed is told as a hole, as some file systems do */
 	uint64_t hook_ns;
 	unsigned hooks, fences, disk_failures;
 	bool writes, wrote;
@@ -60,8 +61,21 @@ static inline void step(void)
 
 /* The owner of a node */
 
+static inline struct host *host_of(const struct block *block)
+{
+	return &world.hosts[block->ring == world.hosts[1].ring];
+}
+
 static inline void machine_submit(struct block *block, struct block_io *io)
 {
+	struct host *host = host_of(block);
+
+	host->unwritten = io->op == BLOCK_WRITE || (host->unwritten && io->op != BLOCK_FLUSH);
+	if (io->op == BLOCK_EXTENTS && host->late_holes && host->unwritten) {
+		io->extents[0] = (struct extent){io->offset, io->length, EXTENT_ZERO};
+		block_complete_later(block, io, 1);
+		return;
+	}
 	filter_forward(filter_of(block), io);
 }
 
@@ -69,9 +83,7 @@ static inline int machine_facts(struct block *block, struct block_facts *ret, st
 {
 	int res = filter_facts(block, ret, error);
 
-	for (unsigned i = 0; i < NODES; i++)
-		if (block->ring == world.hosts[i].ring)
-			snprintf(ret->boot, sizeof(ret->boot), "%s", world.hosts[i].boot);
+	snprintf(ret->boot, sizeof(ret->boot), "%s", host_of(block)->boot);
 	return res;
 }
 

@@ -152,6 +152,23 @@ static void lose_a_flush_unheard(bool restarts)
 	assert_true(are_equal());
 }
 
+/* What was received is in no hole, whatever a file system says that has not written it out. */
+static void test_h14_holes_of_what_was_received(void **state)
+{
+	struct host *old = &world.hosts[0], *new = &world.hosts[1];
+
+	begin_replica();
+	new->late_holes = true;
+	assert_int_equal(write_at(old, 4096, 4096, 0xb1), 0);
+	finish(old);
+	wait_for(new, REPLICA_APART);
+	assert_int_equal(command(new, REPLICA_MAKE_PRIMARY, true), 0);
+	begin(old);
+	assert_int_equal(command(old, REPLICA_CONNECT, false), 0);
+	both(REPLICA_EQUAL);
+	assert_true(are_equal());
+}
+
 static void test_h14_a_flush_that_failed_unheard(void **state)
 {
 	lose_a_flush_unheard(false);
@@ -437,6 +454,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(
 	        test_h11_what_was_written_before_a_restart_is_known_after_it, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_doubt_leads_to_a_full_comparison, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_h14_holes_of_what_was_received, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_unheard, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_h14_a_flush_that_failed_before_a_restart, setup, teardown),
 	    cmocka_unit_test_setup_teardown(

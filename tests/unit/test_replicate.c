@@ -246,9 +246,31 @@ static void test_a_link_that_is_lost(void **state)
 	world_done(&world);
 }
 
+/* How many there are is the answer's result. */
+static void test_extents_are_told(void **state)
+{
+	static uint8_t buf[PIECE] = {1};
+	struct extent extents[8];
+	struct block_io write = {.op = BLOCK_WRITE, .offset = PIECE, .length = PIECE, .buf = buf},
+	                ask = {.op = BLOCK_EXTENTS, .length = SIZE, .extents = extents, .extents_max = 8};
+
+	for (unsigned ack = 0; ack < REPLICATE_ACKS; ack++) {
+		struct world world;
+
+		world_init(&world, ack);
+		assert_int_equal(block_wait(world.top, &write), 0);
+		assert_int_equal(took_ms(&world, BLOCK_FLUSH, BLOCK_DURABLE, 0) > 0, true);
+		assert_int_equal(block_wait(world.top, &ask), 3);
+		assert_int_equal(extents[1].offset, PIECE);
+		assert_int_equal(extents[1].kind, EXTENT_DATA);
+		world_done(&world);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_extents_are_told),
 	    cmocka_unit_test(test_when),
 	    cmocka_unit_test(test_congestion),
 	    cmocka_unit_test(test_requests_without_data_are_bounded),
