@@ -88,8 +88,8 @@ uint64_t bitmap_file_doubt(struct bitmap_file *map);
  */
 int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more);
 /*
- * Nothing is dirty or logged any more, durably when this returns; after a crash in its midst some may be. No claim is held, nor comes
- * meanwhile. 0, or -errno: the map is lost. Control path.
+ * Nothing is dirty or logged any more, durably when this returns; after a crash in its midst some may be. Waits for claims that are held; none
+ * comes meanwhile. 0, or -errno: the map is lost. Control path.
  */
 int bitmap_file_empty(struct bitmap_file *map);
 /*

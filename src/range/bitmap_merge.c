@@ -57,9 +57,13 @@ int bitmap_file_merge(struct bitmap_file *map, const struct bitmap *more)
 
 int bitmap_file_empty(struct bitmap_file *map)
 {
-	assert(list_empty(&map->uses));
-	if (map->lost)
-		return map->lost;
+	int res = 0;
+
+	/* What a verification found last may wait for its record yet. */
+	while (res == 0 && !list_empty(&map->uses))
+		res = ring_step(map->ring);
+	if (res < 0 || map->lost)
+		return res < 0 ? res : map->lost;
 	map->settling = false;
 	touch(map, &map->logged);
 	bitmap_clear(&map->logged, 0, map->regions);
