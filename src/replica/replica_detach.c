@@ -96,6 +96,21 @@ void replica_detach_lost(struct replica_state *state)
 	state->detaching = false;
 }
 
+void replica_detach_note(struct replica_state *state)
+{
+	if (state->detach_name)
+		replica_ids_was_named(&state->next, state->detach_name);
+}
+
+void replica_detach_noted(struct replica_state *state)
+{
+	const struct replica_ids *ids = &state->ids;
+	uint64_t name = state->detach_name;
+
+	if (ids->base[0] == name || ids->base[1] == name || ids->history[0] == name)
+		state->detach_name = 0;
+}
+
 /* At the other */
 
 static void hear_detach(struct replica_state *state, uint64_t name)

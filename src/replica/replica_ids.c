@@ -271,11 +271,10 @@ void replica_ids_give_up(struct replica_ids *ids)
 
 void replica_ids_was_named(struct replica_ids *ids, uint64_t name)
 {
-	assert(ids->base[0]);
 	if (ids->base[1])
 		remember(ids, name);
 	else
-		ids->base[1] = name;
+		ids->base[ids->base[0] != 0] = name;
 }
 
 void replica_ids_grow(struct replica_ids *ids)

@@ -112,7 +112,7 @@ void replica_ids_arrived(struct replica_ids *ids);
 void replica_ids_bear(struct replica_ids *ids, uint64_t name);
 /* At that primary, when the other is known to have recorded it. */
 void replica_ids_give_up(struct replica_ids *ids);
-/* It is not known to have: this node goes on alone, has just parted, and the other may have that name for what it had. */
+/* It is not known to have: this node goes on with its own data, and the other may have that name for what it had. */
 void replica_ids_was_named(struct replica_ids *ids, uint64_t name);
 /* The volume is to be larger: before it is. */
 void replica_ids_grow(struct replica_ids *ids);

@@ -64,6 +64,10 @@ void replica_disk_failed(struct replica_state *state);
 /* The other side is flushed, or is not: whether that was for this. */
 bool replica_detach_settled(struct replica_state *state, int res);
 void replica_hear_detach(struct replica_state *state, const struct replica_message *message);
+/* The other may have the name that this node gave it, or not: for the next record. */
+void replica_detach_note(struct replica_state *state);
+/* Recorded; whether that was in it. */
+void replica_detach_noted(struct replica_state *state);
 /* What it led to is recorded; or cannot be, at the primary. */
 void replica_detach_recorded(struct replica_state *state);
 /* Who has no disk is no primary any more, by an order. */

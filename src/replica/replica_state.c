@@ -104,9 +104,7 @@ static void part(struct replica_state *state)
 	state->frozen = false;
 	state->next = state->ids;
 	replica_ids_part(&state->next, state->fresh);
-	if (state->detach_name)
-		replica_ids_was_named(&state->next, state->detach_name);
-	state->detach_name = 0;
+	replica_detach_note(state);
 	replica_record(state, REPLICA_THEN_RELEASE);
 }
 
@@ -217,9 +215,10 @@ static void greet(struct replica_state *state)
 		return;
 	state->greeted = true;
 	state->offered = state->discards;
-	if (state->unsure) {
+	if (state->unsure || state->detach_name) {
 		/* What the other hears is to hold after a crash, too. */
 		state->next = state->ids;
+		replica_detach_note(state);
 		replica_record(state, REPLICA_THEN_HELLO);
 		return;
 	}
@@ -326,6 +325,7 @@ static void recorded(struct replica_state *state, int res)
 	}
 	state->unsure = res < 0;
 	state->ids = state->next;
+	replica_detach_noted(state);
 	go_on(state);
 	if (!state->recording)
 		look_at_loss(state);

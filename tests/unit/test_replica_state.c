@@ -602,6 +602,41 @@ static void test_who_asks_in_vain_has_an_answer(void **state)
 	assert_int_equal(said, REPLICA_DENIED);
 }
 
+/* It waits for somebody to fence the other, which may have taken the name that this node gave it; and they meet again. */
+static void test_a_name_that_nobody_has_confirmed(void **state)
+{
+	const struct replica_ids ids = {.current = 7, .sender = true};
+	const struct replica_message hello = {.say = REPLICA_HELLO,
+	    .ids = {.current = 9, .history = {7}, .follows = true},
+	    .size = 1 << 20,
+	    .region_size = 1 << 16,
+	    .name = 2};
+	enum replica_say said = REPLICA_DETACH;
+	const struct replica_options options = {.name = 1,
+	    .size = 1 << 20,
+	    .region_size = 1 << 16,
+	    .gone = REPLICA_GONE_FREEZE,
+	    .act = note_say,
+	    .data = &said};
+	struct replica_state node;
+
+	replica_state_init(&node, &options, &ids);
+	node.role = REPLICA_PRIMARY;
+	node.wanted = node.withheld = node.frozen = true;
+	node.detach_name = 9;
+	replica_state_event(&node, &(struct replica_event){.kind = REPLICA_LINK, .fresh = 10});
+	assert_true(node.recording);
+	assert_int_equal(said, REPLICA_DETACH);
+	replica_state_event(&node, &(struct replica_event){.kind = REPLICA_RECORDED, .fresh = 11});
+	assert_int_equal(said, REPLICA_HELLO);
+	replica_state_event(
+	    &node, &(struct replica_event){.kind = REPLICA_HEARD, .fresh = 12, .message = &hello});
+	assert_int_equal(node.flow, REPLICA_MEETING);
+	assert_int_equal(node.verdict, REPLICA_SOURCE);
+	assert_int_equal(replica_judge(&hello.ids, &node.ids), REPLICA_TARGET);
+	assert_true(node.withheld);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -609,6 +644,7 @@ int main(void)
 	    cmocka_unit_test(test_a_hand_over_that_cannot_be_recorded),
 	    cmocka_unit_test(test_two_primaries_of_the_same_data),
 	    cmocka_unit_test(test_who_asks_in_vain_has_an_answer),
+	    cmocka_unit_test(test_a_name_that_nobody_has_confirmed),
 	    cmocka_unit_test(test_pairs),
 	};
 
