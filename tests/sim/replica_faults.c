@@ -300,6 +300,11 @@ static void look_at_weak(struct replica_world *world)
 
 		if (!replica_host_is_up(host) || !replica_host_other(host)->reigns)
 			continue;
+		/* What it has in its memory alone, it has there for a while. */
+		if (world->scenario.ack == REPLICATE_RECEIVED) {
+			disk_of(world, host->disk_fd)->slow_ppm = 5 * SLOW_PPM;
+			disk_of(world, host->disk_fd)->slow_ns = SLOW_NS;
+		}
 		replica_node_status(host->node, &status);
 		if (!status.wanted && !status.refusal)
 			replica_host_command(host, REPLICA_CONNECT, false);
@@ -311,6 +316,12 @@ void replica_faults_soon(struct replica_world *world)
 {
 	if (!world->peace && rand_one_in(&world->rand, 8))
 		world->strike_step = ring_sim_steps(world->sim) + rand_below(&world->rand, 150);
+}
+
+void replica_faults_now(struct replica_world *world)
+{
+	if (!world->peace && rand_one_in(&world->rand, 2))
+		world->strike_step = ring_sim_steps(world->sim);
 }
 
 /*

@@ -103,6 +103,8 @@ static void begin_to_follow(struct replica_host *host, const struct replica_ids 
 	    !old->inconsistent && !host->prepared && !host->map_fails)
 		replica_world_fail(world, "%u: nobody has asked its hook before a resync", host->index);
 	host->prepared = false;
+	/* What it has given up before, for want of a disk, it does not lose now. */
+	host->discards |= !old->current;
 	for (uint32_t n = 1; n < ledger->writes_count && !host->discards && !host->anew; n++) {
 		const struct ledger_write *write = &ledger->writes[n];
 
@@ -257,25 +259,43 @@ static void raise_to(uint32_t *due, const struct replica_client *client)
 			due[i] = client->write;
 }
 
-/* The other's disk has it now. */
+/* The first sector of a write that the other's disk does not have now; or the end. */
+static uint32_t find_missing(struct replica_host *other, const struct replica_client *client, int *ret_seen)
+{
+	struct ledger *ledger = &other->world->ledger;
+	uint64_t size;
+	const uint8_t *data = ring_sim_disk_data(other->world->sim, other->disk_fd, &size);
+	uint32_t at = client->first;
+
+	for (; at < client->first + client->count; at++) {
+		uint32_t seen = at < other->sectors ? ledger_stamp(ledger, data + at * LEDGER_SECTOR, at) : 0;
+
+		*ret_seen = (int)seen;
+		if (seen == LEDGER_NOTHING || seen < client->write)
+			break;
+	}
+	return at;
+}
+
 static void expect_there(struct replica_host *other, const struct replica_client *client)
 {
+	int seen;
+	uint32_t at = find_missing(other, client, &seen);
+
+	if (at < client->first + client->count)
+		replica_world_fail(other->world,
+		    "write %u was acknowledged by %u, and %u, of the same generation, has %d in sector %u",
+		    client->write, client->node, other->index, seen, at);
+}
+
+/* What it has in its memory alone is there for a moment. */
+static void look_at_memory(struct replica_host *other, const struct replica_client *client)
+{
 	struct replica_world *world = other->world;
-	uint64_t size;
-	const uint8_t *data = ring_sim_disk_data(world->sim, other->disk_fd, &size);
+	int seen;
 
-	for (uint32_t i = client->first; i < client->first + client->count; i++) {
-		uint32_t seen =
-		    i < other->sectors ? ledger_stamp(&world->ledger, data + i * LEDGER_SECTOR, i) : 0;
-
-		if (seen == LEDGER_NOTHING || seen < client->write) {
-			replica_world_fail(world,
-			    "write %u was acknowledged by %u, and %u, of the same generation, has %d in "
-			    "sector %u",
-			    client->write, client->node, other->index, (int)seen, i);
-			return;
-		}
-	}
+	if (world->scenario.weak && find_missing(other, client, &seen) < client->first + client->count)
+		replica_faults_now(world);
 }
 
 static void acknowledged_there(struct replica_host *other, const struct replica_client *client)
@@ -296,6 +316,7 @@ static void acknowledged_there(struct replica_host *other, const struct replica_
 			raise_to(node->lasting, client);
 	} else if (ack == REPLICATE_RECEIVED && client->peer_life == other->life && !other->dying) {
 		raise_to(node->memory, client);
+		look_at_memory(other, client);
 	}
 }
 

@@ -260,6 +260,7 @@ void replica_faults_step(struct replica_world *world);
 int replica_faults_before_resync(void *data, struct error *error);
 /* Perhaps something strikes soon. */
 void replica_faults_soon(struct replica_world *world);
+void replica_faults_now(struct replica_world *world);
 void replica_faults_mend(struct replica_world *world);
 
 /* replica_sizes.c */
