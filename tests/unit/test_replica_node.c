@@ -94,6 +94,44 @@ static void test_only_what_differs_is_sent(void **state)
 	assert_in_range(copied_after(20), 21, 23);
 }
 
+/* With these what it has acknowledged may have been in a process's memory. */
+static void test_what_may_be_lost_is_sent_again(void **state)
+{
+	world.options.ack = REPLICATE_RECEIVED;
+	for (unsigned i = 0; i < NODES; i++) {
+		finish(&world.hosts[i]);
+		snprintf(world.hosts[i].boot, sizeof(world.hosts[i].boot), "boot %u", i);
+		begin(&world.hosts[i]);
+	}
+	begin_replica();
+	assert_in_range(copied_after(20), 21, 23);
+	assert_in_range(copied_after(20), 21, 23);
+}
+
+/* A stream that was late, or that nobody is to send. */
+static void test_data_that_are_not_due(void **state)
+{
+	static const struct {
+		unsigned host, link; /* how many links ago */
+		int res;
+	} cases[] = {{1, 1, -EINVAL}, {0, 0, -EINVAL}, {1, 0, -EBUSY}};
+	struct error error;
+	int fds[NODES];
+
+	begin_replica();
+	copied_after(0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct replica_node *node = world.hosts[cases[i].host].node;
+
+		ring_sim_link_new(world.sim, world.hosts[0].ring, world.hosts[1].ring, &cable, fds);
+		assert_int_equal(
+		    replica_node_take_data(node, fds[cases[i].host], world.links - cases[i].link, &error),
+		    cases[i].res);
+	}
+	assert_int_equal(write_at(&world.hosts[0], 5, 7, 9), 0);
+	assert_true(are_equal());
+}
+
 static void test_restarted_nodes(void **state)
 {
 	begin_replica();
@@ -472,6 +510,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_roles_change, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_link_that_breaks, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_only_what_differs_is_sent, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_what_may_be_lost_is_sent_again, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_data_that_are_not_due, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_restarted_nodes, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_split_brain, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_frozen_until_fenced, setup, teardown),
