@@ -172,9 +172,9 @@ static void explain_map(const struct replicate_resource *resource, int res, stru
 	replica_config_map(resource->config, resource->process->options->state_dir, map, sizeof(map));
 	if (res == -EBADMSG || res == -EXDEV)
 		error_set(error, res,
-		    "%.250s%s%.100s; if that cannot be mended, `blkmove replicate create %s --overwrite=%s` "
-		    "makes "
-		    "a new map: then what only this node has is lost to what %s has",
+		    "%.340s%s%.100s; else `blkmove replicate create %s --overwrite=%s` makes a new map, and "
+		    "what "
+		    "only this node has is lost to what %s has",
 		    why.text, res == -EBADMSG ? ": " : "", res == -EBADMSG ? map : "", name, name,
 		    replica_config_other(resource->config)->name);
 }

@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from program import LOCKED, OK, REFUSED, TROUBLE
+from program import LOCKED, OK, REFUSED, TROUBLE, wait_until
+from replica_hosts import addresses
 
 MIB = 1 << 20
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
@@ -32,10 +33,11 @@ class Resource:
 
     def write(self, **more):
         keys = "".join(f"{key} = {value}\n" for key, value in more.items())
+        here, there = addresses()
         (self.files / "vm1.ini").write_text(
             f"[resource]\nname = vm1\nexport = nbd+unix:///?socket={self.folder}/vm1.sock\n{keys}"
-            f"[host here]\naddress = 127.0.0.1:7811\ndevice = {self.volume}\n"
-            f"[host there]\naddress = 127.0.0.1:7812\ndevice = {self.volume}2\n")
+            f"[host here]\naddress = {here}:7811\ndevice = {self.volume}\n"
+            f"[host there]\naddress = {there}:7811\ndevice = {self.volume}2\n")
 
     def __call__(self, verb, *words, **how):
         return self.program("replicate", verb, *words, **how)
@@ -161,12 +163,13 @@ def test_a_map_is_of_one_resource(vm1, folder):
     (folder / "volume2").write_bytes(vm1.volume.read_bytes())
     (folder / "replicas/vm2.ini").write_text(text.replace("vm1", "vm2").replace(f"device = {vm1.volume}\n", f"device = {folder}/volume2\n"))
     vm1.create()
-    vm1("up", "--host=here", "vm1")
+    running = vm1.program.start("replicate", "up", "--foreground", "--host=here", "vm1")
+    wait_until(lambda: vm1("status", "--json", "--host=here", "vm1").events()[0]["state"] == "up", "up")
     inode = os.stat(folder / "map").st_ino
     for verb, *words in (("create", "--overwrite=vm2"), ("up",)):
         assert f"{folder}/map: it is in use by another blkmove" in vm1(verb, "--host=here", *words, "vm2", code=(LOCKED, TROUBLE)).err
     assert os.stat(folder / "map").st_ino == inode
-    vm1("down", "vm1")
+    running.kill()
 
 
 def test_up_says_what_can_be_done_about_a_map(vm1, folder):
@@ -179,7 +182,8 @@ def test_up_says_what_can_be_done_about_a_map(vm1, folder):
     (folder / "copy").write_bytes(vm1.volume.read_bytes())
     (folder / "copy").rename(vm1.volume)
     said = vm1("up", "--host=here", "vm1", code=TROUBLE).err
-    assert "is another volume" in said and "what only this node has is lost to what there has" in said
+    assert "is another volume" in said and "; put the right one there; else `blkmove replicate create vm1 --overwrite=vm1` makes" in said
+    assert said.endswith("what only this node has is lost to what there has\n")
 
 
 def test_create_refuses_a_volume_that_is_open_elsewhere(vm1):

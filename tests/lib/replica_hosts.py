@@ -15,7 +15,7 @@ from program import OK, PATIENCE_S, wait_until
 _ports = itertools.count(7789)
 
 
-def _addresses():
+def addresses():
     """Two that nobody else has who runs tests at the same time."""
     number = os.getpid() & 0xffff
     return [f"127.{number >> 8}.{number & 0xff}.{host}" for host in (1, 2)]
@@ -26,7 +26,7 @@ class Node:
 
     def __init__(self, pair, host, index):
         self.pair, self.host, self.index = pair, host, index
-        self.address = (pair.net.addresses if pair.net else _addresses())[index]
+        self.address = (pair.net.addresses if pair.net else addresses())[index]
         self.prefix = pair.net.inside(index, []) if pair.net else []
         self.folder = pair.folder / host
         self.folder.mkdir()
