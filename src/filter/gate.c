@@ -85,7 +85,7 @@ static void answered_elsewhere(struct filter *filter, struct block_io *parent, i
 
 static void pass(struct gate *gate, struct block_io *io)
 {
-	if (io->op == BLOCK_FLUSH && gate->mode == GATE_DURABLE)
+	if (io->op == BLOCK_FLUSH && (gate->mode == GATE_DURABLE || gate->mode == GATE_READ))
 		io->flags |= BLOCK_DURABLE;
 	gate->under_way += !is_read(io);
 	if (gate->elsewhere && io->op != BLOCK_RESIZE)

@@ -10,7 +10,7 @@
 
 enum gate_mode {
 	GATE_SHUT, /* everything gets -ESHUTDOWN */
-	GATE_READ, /* writes get -EPERM */
+	GATE_READ, /* writes get -EPERM; each flush is with BLOCK_DURABLE: what was written before may be on its way */
 	GATE_WAIT, /* writes wait, and wanted() is called with the first: for GATE_OPEN, or for one of those above */
 	GATE_OPEN,    /* all may */
 	GATE_DURABLE, /* and each flush is with BLOCK_DURABLE */

@@ -3,7 +3,6 @@
 #include "replica_world.h"
 
 #include "base/bytes.h"
-#include "filter/gate.h"
 
 #include <errno.h>
 #include <string.h>
@@ -146,6 +145,19 @@ static void begin_read(struct replica_client *client)
 	memcpy(client->floor, node->top + client->first, client->count * sizeof(client->floor[0]));
 }
 
+/* The other node's clients may read: it was told so when this one's flushes lasted there. */
+static bool is_leased(struct replica_host *host)
+{
+	const struct replica_host *other = replica_host_other(host);
+	struct replica_node_status self, peer;
+
+	if (!replica_host_is_up(host) || !replica_host_is_up(other))
+		return false;
+	replica_node_status(host->node, &self);
+	replica_node_status(other->node, &peer);
+	return self.role == REPLICA_PRIMARY && self.leased && peer.leased;
+}
+
 static bool choose(struct replica_client *client)
 {
 	struct replica_world *world = client->world;
@@ -159,7 +171,7 @@ static bool choose(struct replica_client *client)
 	}
 	client->io.op = BLOCK_FLUSH;
 	client->set = ledger_node_of(client)->line;
-	client->leased = gate_mode(replica_node_block(world->hosts[client->node].node)) == GATE_DURABLE;
+	client->leased = is_leased(&world->hosts[client->node]);
 	return true;
 }
 

@@ -424,7 +424,7 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 {
 	struct replica_host *host = &world->hosts[client->node], *other = replica_host_other(host);
 	struct ledger *ledger = &world->ledger;
-	uint32_t flush;
+	uint32_t flush, seen[LEDGER_SECTORS];
 
 	/* What a secondary flushes is its own. */
 	replica_promise_look_at_role(host);
@@ -444,8 +444,11 @@ void replica_promise_flushed(struct replica_world *world, const struct replica_c
 		return;
 	ledger_cover(ledger, other->index, &client->set, flush);
 	if ((world->scenario.ack == REPLICATE_DURABLE || client->leased) &&
-	    client->peer_losses == other->losses)
+	    client->peer_losses == other->losses) {
 		make_last(ledger, other->index, &client->set);
+		scan(other, true, seen);
+		expect(other, seen, ledger->nodes[other->index].lasting, "was flushed there, too");
+	}
 }
 
 /* What happens to a node */
