@@ -30,15 +30,14 @@ static int end_one(struct replicate_command *command, const char *name)
 	const struct timespec pause = {.tv_nsec = POLL_NS};
 	json_t *reply = replicate_ask(
 	    name, json_pack("{s:s, s:b}", "command", "down", "force", command->force), &command->error);
-	int res;
-
 	/* One that failed goes with the last of its process that did not. */
-	if (!reply && command->all && command->error.code == -ENOENT)
-		return JOB_OK;
-	if (!reply)
+	bool gone = !reply && command->all && command->error.code == -ENOENT;
+	int res = 0;
+
+	if (!reply && !gone)
 		return cli_fail(command->error.code == -EPERM ? JOB_REFUSED : JOB_TROUBLE, &command->error);
 	json_decref(reply);
-	while ((res = look(name, &command->error)) == -EAGAIN)
+	while (!gone && (res = look(name, &command->error)) == -EAGAIN)
 		nanosleep(&pause, NULL);
 	if (res < 0)
 		return cli_fail(JOB_REFUSED, &command->error);
