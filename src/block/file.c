@@ -431,7 +431,7 @@ static void file_free(struct block *block)
 	file_zero_free(file->zero);
 	if (!block->ring->simulated) {
 		cleanup_close(&file->options.fd_direct);
-		cleanup_close(&file->options.fd);
+		inspect_close(&file->options.fd);
 	}
 	free(file);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Looks at an open volume, and locks it against a second writer. The parts are in the inspect_*.c files. */
 #include "block/inspect.h"
+#include "base/cleanup.h"
 #include "block/inspect_private.h"
 
 #include <errno.h>
@@ -152,6 +153,13 @@ int inspect_lock(int fd, const char *name, struct error *error)
 	    "another "
 	    "target",
 	    name, owner);
+}
+
+void inspect_close(int *fd)
+{
+	if (*fd >= 0)
+		(void)flock(*fd, LOCK_UN);
+	cleanup_close(fd);
 }
 
 /* Words that go on after "it is in use by ". */

@@ -28,6 +28,8 @@ bool inspect_identity(int fd, char *ret, unsigned length);
  * holder as /proc/locks has it.
  */
 int inspect_lock(int fd, const char *name, struct error *error);
+/* Closes what may have the lock, and ends it at once: the kernel may keep the open file a little longer, for a ring or a child. -1 is none. */
+void inspect_close(int *fd);
 /*
  * Words for who holds a device exclusively, after an O_EXCL open failed with EBUSY; "" if that cannot be
  * seen. They go on after "it is in use by ": "a file system, mounted at /srv", "dm-3 (vg-lv)", "pid 12

@@ -230,7 +230,7 @@ int replicate_create(struct replicate_command *command)
 
 	if (res == 0 && !command->quiet)
 		say_next(&creation);
-	cleanup_close(&creation.old_fd);
+	inspect_close(&creation.old_fd);
 	block_free(creation.volume);
 	ring_free(creation.ring);
 	replica_config_free(creation.config);

@@ -316,7 +316,7 @@ static void close_all(struct replicate_resource *resource)
 	/* It runs the ring, and who looks at the resource meanwhile finds none. */
 	resource->node = NULL;
 	replica_node_free(node);
-	cleanup_close(&resource->map_fd);
+	inspect_close(&resource->map_fd);
 	cleanup_close(&resource->files.dir_fd);
 	resource->map_fd = resource->files.dir_fd = -1;
 }

@@ -98,7 +98,7 @@ check_units()
 	check_unit "$1/blkmove-recover.service" "$2" "recover --all"
 	"$2" recover --all >/dev/null || fail "$2 recover --all"
 	check_unit "$1/blkmove-replica@.service" "$2" "replicate up --foreground %i"
-	check_unit "$1/blkmove-replicas.service" "$2" "replicate up --foreground --all"
+	check_unit "$1/blkmove-replicas.service" "$2" "replicate up --foreground --all \$BLKMOVE_UP"
 }
 
 check_contents()

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -355,6 +357,29 @@ static void test_file_opened_for_reading(void **state)
 	world_done(&world);
 }
 
+/* The kernel keeps an open file for a while: for a child that has not executed its program yet, for what a ring has not cleaned up. */
+static void test_lock_ends_with_the_block(void **state)
+{
+	struct world world;
+	int status, res;
+	pid_t child;
+
+	world_init(&world);
+	world.options = (struct block_open_options){.write = true, .create = true};
+	world_must_open(&world);
+	child = fork();
+	if (child == 0) {
+		pause();
+		_exit(0);
+	}
+	world.block = block_free(world.block);
+	res = world_open(&world);
+	kill(child, SIGKILL);
+	waitpid(child, &status, 0);
+	assert_int_equal(res, 0);
+	world_done(&world);
+}
+
 static void test_failed_open_leaves_no_file(void **state)
 {
 	struct world world;
@@ -471,6 +496,7 @@ int main(void)
 	    cmocka_unit_test(test_uncached_writes),
 	    cmocka_unit_test(test_digest_beside_write),
 	    cmocka_unit_test(test_file_opened_for_reading),
+	    cmocka_unit_test(test_lock_ends_with_the_block),
 	    cmocka_unit_test(test_failed_open_leaves_no_file),
 	    cmocka_unit_test(test_a_file_that_has_grown),
 	    cmocka_unit_test(test_a_device_that_has_grown),
